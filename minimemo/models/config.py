@@ -1,0 +1,256 @@
+"""The decoder's blueprint: a validated, frozen description read from a Hugging Face `config.json`.
+
+Rule of this file: it knows no weights and no tensors. Whatever it does not understand it refuses by name,
+because a silently ignored field means silently wrong text. GGUF metadata is first turned into the same
+`config.json` form (`models/gguf.py`), so there is one parser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minimemo.errors import ModelError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding (RoFormer, arXiv 2104.09864) and how its frequencies are stretched.
+
+    scaling: "none", "linear" (arXiv 2306.15595), "llama3" (Llama 3.1 release), "yarn" (arXiv 2309.00071)
+    or "factors" (a divisor for each pair of dimensions, as GGUF files state the llama3 rule).
+    """
+
+    base: float
+    scaling: str = "none"
+    factor: float = 1.0
+    original_context: int = 0  # tokens the model was trained on before stretching: llama3, yarn
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float = 1.0  # yarn: multiplies cos and sin
+    truncate: bool = True  # yarn: ramp limits rounded to whole dimensions
+    factors: tuple[float, ...] = ()  # factors: D/2 of them
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything the decoder needs to know before it sees a weight.
+
+    Letters used throughout: L layers, H query heads, G kv heads, T tokens, D head dim, C hidden size.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int  # C
+    intermediate_size: int
+    num_layers: int  # L
+    num_heads: int  # H
+    num_kv_heads: int  # G
+    head_dim: int  # D
+    max_context: int  # tokens
+    norm_eps: float
+    rope: RopeConfig
+    local_rope: RopeConfig | None = None  # for layers with a window, when it differs
+    windows: tuple[int | None, ...] = ()  # per layer: keys a query sees, itself included; None: all
+    activation: str = "silu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    sandwich_norms: bool = False  # norms after attention and MLP as well (Gemma)
+    norm_offset: float = 0.0  # added to every norm weight when loaded (Gemma stores w - 1)
+    embedding_scale: float = 1.0
+    query_scale: float = 0.0  # multiplies q.k; 0: 1/sqrt(D)
+    tied_head: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
+            if getattr(self, name) <= 0:
+                raise ModelError(f"config: {name} must be positive, found {getattr(self, name)}")
+        if self.head_dim <= 0 or self.head_dim % 2:
+            raise ModelError(f"config: head_dim must be positive and even, found {self.head_dim}")
+        if self.num_heads % self.num_kv_heads:
+            raise ModelError(f"config: {self.num_heads} query heads do not divide into {self.num_kv_heads} kv heads")
+        if not self.windows:
+            object.__setattr__(self, "windows", (None,) * self.num_layers)
+        if len(self.windows) != self.num_layers:
+            raise ModelError(f"config: {len(self.windows)} layer types for {self.num_layers} layers")
+        for rope in (self.rope, self.local_rope):
+            if rope and rope.scaling == "factors" and len(rope.factors) != self.head_dim // 2:
+                raise ModelError(f"config: {len(rope.factors)} rope factors for {self.head_dim // 2} dimension pairs")
+        if not self.query_scale:
+            object.__setattr__(self, "query_scale", self.head_dim**-0.5)
+
+    # Costs, kept beside the numbers they follow from.
+
+    def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
+        """Bytes of keys and values a token takes over all layers (2 bytes an element: the fp16 yardstick)."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+
+    def matmul_parameters(self) -> int:
+        """Weights that each token is multiplied with, the output head included."""
+        qkv = self.hidden_size * (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        out = self.num_heads * self.head_dim * self.hidden_size
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        return self.num_layers * (qkv + out + mlp) + self.vocab_size * self.hidden_size
+
+    def layer_rope(self, layer: int) -> RopeConfig:
+        """The rotary settings that `layer` uses."""
+        return self.local_rope if self.local_rope and self.windows[layer] is not None else self.rope
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> ModelConfig:
+        """Reads `config.json` of a Hugging Face directory. Raises ModelError for anything not understood."""
+        path = Path(directory) / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{directory}: no config.json; a model directory or a .gguf file is needed") from None
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
+        return parse_config(raw, str(path))
+
+
+def parse_config(raw: Mapping[str, Any], origin: str = "config.json") -> ModelConfig:
+    """A Hugging Face configuration -> ModelConfig. `origin` names the file in errors."""
+    if raw.get("model_type") == "gemma3" and "text_config" in raw:
+        raw = {**raw["text_config"], "model_type": "gemma3_text"}
+    reader = _Reader(raw, origin)
+    family = raw.get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"{origin}: model_type {family!r} is not supported; known: {', '.join(FAMILIES)}")
+    gemma = family == "gemma3_text"
+    reader.refuse("mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "quantization_config")
+    reader.refuse("use_bidirectional_attention")
+    if raw.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelError(f"{origin}: partial_rotary_factor {raw['partial_rotary_factor']} is not supported")
+    activation = raw.get("hidden_activation") or raw.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu")
+    if activation not in _ACTIVATIONS:
+        raise ModelError(f"{origin}: activation {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}")
+
+    layers, heads, hidden = (reader.integer(k) for k in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    max_context = reader.integer("max_position_embeddings")
+    windows = _windows(raw, family, layers, origin)
+    default_base = 1_000_000.0 if gemma else 10_000.0
+    rope, local = _ropes(raw, default_base, max_context, gemma, origin)
+    return ModelConfig(
+        family=family,
+        vocab_size=reader.integer("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=reader.integer("intermediate_size"),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=int(raw.get("num_key_value_heads") or heads),
+        head_dim=int(raw.get("head_dim") or hidden // heads),
+        max_context=max_context,
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=rope,
+        local_rope=local,
+        windows=windows,
+        activation=_ACTIVATIONS[activation],
+        qkv_bias=family == "qwen2" or bool(raw.get("attention_bias", False)),
+        out_bias=family != "qwen2" and bool(raw.get("attention_bias", False)),
+        qk_norm=family in ("qwen3", "gemma3_text"),
+        sandwich_norms=gemma,
+        norm_offset=float(raw.get("minimemo_norm_offset", 1.0 if gemma else 0.0)),
+        embedding_scale=hidden**0.5 if gemma else 1.0,
+        query_scale=float(raw.get("query_pre_attn_scalar", 256)) ** -0.5 if gemma else 0.0,
+        tied_head=bool(raw.get("tie_word_embeddings", gemma)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    raw: Mapping[str, Any]
+    origin: str
+
+    def integer(self, name: str) -> int:
+        value = self.raw.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ModelError(f"{self.origin}: {name} must be a positive integer, found {value!r}")
+        return value
+
+    def refuse(self, *names: str) -> None:
+        for name in names:
+            if self.raw.get(name):
+                raise ModelError(f"{self.origin}: {name}={self.raw[name]!r} is not supported")
+
+
+def _windows(raw: Mapping[str, Any], family: str, layers: int, origin: str) -> tuple[int | None, ...]:
+    """Sliding windows a layer, from `layer_types` or from what older files imply."""
+    window = raw.get("sliding_window")
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        if family == "gemma3_text":
+            period = int(raw.get("sliding_window_pattern") or 6)
+            kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
+        elif family == "mistral":
+            kinds = ["sliding_attention" if window else "full_attention"] * layers
+        elif raw.get("use_sliding_window"):
+            first = int(raw.get("max_window_layers") or 0)
+            kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+        else:
+            kinds = ["full_attention"] * layers
+    unknown = set(kinds) - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise ModelError(f"{origin}: layer type {sorted(unknown)[0]!r} is not supported")
+    if "sliding_attention" in kinds and not (isinstance(window, int) and window > 0):
+        raise ModelError(f"{origin}: layers with sliding_attention need a positive sliding_window, found {window!r}")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _ropes(
+    raw: Mapping[str, Any], default_base: float, max_context: int, gemma: bool, origin: str
+) -> tuple[RopeConfig, RopeConfig | None]:
+    """(rope of full layers, rope of windowed layers or None), from the old and the new spelling."""
+    new = raw.get("rope_parameters") or {}
+    if "full_attention" in new or "sliding_attention" in new:
+        full, sliding = new.get("full_attention") or {}, new.get("sliding_attention") or {}
+    else:
+        full, sliding = {**(raw.get("rope_scaling") or {}), **new}, {}
+    base = float(full.get("rope_theta") or raw.get("rope_theta") or default_base)
+    rope = _rope(full, base, max_context, origin)
+    if not gemma:
+        return rope, None
+    local_base = float(sliding.get("rope_theta") or raw.get("rope_local_base_freq") or 10_000.0)
+    return rope, _rope(sliding, local_base, max_context, origin)
+
+
+def _rope(scaling: Mapping[str, Any], base: float, max_context: int, origin: str) -> RopeConfig:
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    factor = float(scaling.get("factor") or 1.0)
+    original = int(scaling.get("original_max_position_embeddings") or max_context)
+    if kind == "default":
+        return RopeConfig(base)
+    if kind == "linear":
+        return RopeConfig(base, "linear", factor)
+    if kind == "llama3":
+        low, high = float(scaling.get("low_freq_factor", 1.0)), float(scaling.get("high_freq_factor", 4.0))
+        return RopeConfig(base, "llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
+    if kind == "yarn":
+        if scaling.get("mscale") or scaling.get("mscale_all_dim"):
+            raise ModelError(f"{origin}: yarn with mscale is not supported")
+        attention = scaling.get("attention_factor")
+        if attention is None:
+            attention = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0  # arXiv 2309.00071, section 3.4
+        return RopeConfig(
+            base,
+            "yarn",
+            factor,
+            original,
+            beta_fast=float(scaling.get("beta_fast") or 32.0),
+            beta_slow=float(scaling.get("beta_slow") or 1.0),
+            attention_factor=float(attention),
+            truncate=bool(scaling.get("truncate", True)),
+        )
+    if kind == "factors":
+        return RopeConfig(base, "factors", factors=tuple(float(f) for f in scaling.get("factors", ())))
+    raise ModelError(f"{origin}: rope scaling {kind!r} is not supported; known: linear, llama3, yarn")

@@ -1,0 +1,216 @@
+"""The decoder: token ids through L layers to logits. No files, no sampling, no text.
+
+One forward pass serves every use. Its rows are sequences, each with its own cache; they may share one read-only
+prefix (a memory), whose attention is computed once for all rows and merged with each row's own tail by log-sum-exp
+(arXiv 2402.05099). A single prompt is one row without a prefix.
+
+Letters: L layers, H query heads, G kv heads, N tokens of this pass over all rows, D head dim, C hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minimemo.kernels import apply_rope, attention, gated_mlp_activation, merge_attention, rms_norm
+from minimemo.models.config import ModelConfig
+from minimemo.models.rope import RopeTable
+
+
+class Cache(Protocol):
+    """What the decoder asks of a KV cache (engine/cache.py holds the real one)."""
+
+    keys: Tensor  # (L, G, capacity, D), after RoPE
+    values: Tensor  # (L, G, capacity, D)
+    length: int
+
+    def require(self, tokens: int) -> None: ...
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None: ...
+    def advance(self, tokens: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """weight (out, in), bias (out,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One block. Fused where one input feeds several products."""
+
+    attention_norm: Tensor  # (C,)
+    qkv: Linear  # ((H + 2G) D, C)
+    out: Linear  # (C, H D)
+    mlp_norm: Tensor  # (C,)
+    gate_up: Linear  # (2I, C)
+    down: Linear  # (C, I)
+    q_norm: Tensor | None = None  # (D,)
+    k_norm: Tensor | None = None  # (D,)
+    post_attention_norm: Tensor | None = None  # (C,), Gemma
+    post_mlp_norm: Tensor | None = None  # (C,), Gemma
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    embedding: Tensor  # (V, C)
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor  # (C,)
+    head: Tensor  # (V, C); the embedding itself when tied
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`count` new tokens that continue the sequence held by `cache` (after the shared prefix, if there is one)."""
+
+    cache: Cache
+    count: int
+
+
+class Decoder:
+    """Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Gemma 3 text, told apart only by their ModelConfig."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights) -> None:
+        self.config = config
+        self.weights = weights
+        self.rope = RopeTable(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and cache."""
+        return self.weights.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.embedding.device
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Tensor,
+        rows: Sequence[Row],
+        *,
+        prefix: Cache | None = None,
+        raw_keys: Tensor | None = None,
+        logits: str = "last",
+    ) -> Tensor:
+        """Runs ids (N,), the rows' new tokens one row after the other, and appends them to the rows' caches.
+
+        raw_keys: (L, G, N, D), filled with the keys before RoPE. logits: "last" (rows, V) of each row's last token,
+        "all" (N, V), or "none" (empty). Returned in float32.
+        """
+        counts = [row.count for row in rows]
+        if ids.shape != (sum(counts),):
+            raise ValueError(f"decoder: {tuple(ids.shape)} ids for rows of {counts}")
+        for row in rows:
+            row.cache.require(row.count)
+        shared = prefix.length if prefix else 0
+        starts = [shared + row.cache.length for row in rows]
+        positions = torch.cat(
+            [torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)]
+        )
+        rotations = self.rope.tables(positions)
+
+        x = F.embedding(ids, self.weights.embedding)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        for index, layer in enumerate(self.weights.layers):
+            x = self._layer(index, layer, x, rows, prefix, positions, rotations[self.rope.kind[index]], raw_keys)
+        for row in rows:
+            row.cache.advance(row.count)
+
+        if logits == "none":
+            return x.new_empty((0, self.config.vocab_size), dtype=torch.float32)
+        if logits == "last":
+            x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
+        elif logits != "all":
+            raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
+        return F.linear(rms_norm(x, self.weights.norm, self.config.norm_eps), self.weights.head).float()
+
+    def _layer(
+        self,
+        index: int,
+        layer: LayerWeights,
+        x: Tensor,
+        rows: Sequence[Row],
+        prefix: Cache | None,
+        positions: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        raw_keys: Tensor | None,
+    ) -> Tensor:
+        """(N, C) -> (N, C)."""
+        config, eps = self.config, self.config.norm_eps
+        heads, kv_heads, dim, n = config.num_heads, config.num_kv_heads, config.head_dim, x.shape[0]
+
+        qkv = layer.qkv(rms_norm(x, layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
+        q, k, v = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))  # (H, N, D), (G, N, D), (G, N, D)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
+        if raw_keys is not None:
+            raw_keys[index] = k
+        q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
+
+        mixed = self._attend(index, q, k, v, rows, prefix, positions)  # (H, N, D)
+        mixed = layer.out(mixed.transpose(0, 1).reshape(n, heads * dim))
+        if layer.post_attention_norm is not None:
+            mixed = rms_norm(mixed, layer.post_attention_norm, eps)
+        x = x + mixed
+
+        fed = layer.down(gated_mlp_activation(layer.gate_up(rms_norm(x, layer.mlp_norm, eps)), config.activation))
+        if layer.post_mlp_norm is not None:
+            fed = rms_norm(fed, layer.post_mlp_norm, eps)
+        return x + fed
+
+    def _attend(
+        self,
+        index: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: Sequence[Row],
+        prefix: Cache | None,
+        positions: Tensor,
+    ) -> Tensor:
+        """Writes k, v into the rows' caches and mixes: own tails row by row, the shared prefix once for all rows."""
+        window, scale = self.config.windows[index], self.config.query_scale
+        shared = prefix.length if prefix else 0
+        outs, lses, first = [], [], 0
+        for row in rows:
+            last = first + row.count
+            row.cache.write(index, k[:, first:last], v[:, first:last])
+            end = row.cache.length + row.count
+            out, lse = attention(
+                q[:, first:last],
+                row.cache.keys[index, :, :end],
+                row.cache.values[index, :, :end],
+                scale=scale,
+                query_positions=positions[first:last],
+                key_start=shared,
+                window=window,
+            )
+            outs.append(out)
+            lses.append(lse)
+            first = last
+        out, lse = (outs[0], lses[0]) if len(rows) == 1 else (torch.cat(outs, dim=1), torch.cat(lses, dim=1))
+        if prefix is None or shared == 0:
+            return out
+        # Every prefix key precedes every query, so without a window no mask is needed.
+        past = attention(
+            q,
+            prefix.keys[index, :, :shared],
+            prefix.values[index, :, :shared],
+            scale=scale,
+            query_positions=None if window is None else positions,
+            window=window,
+        )
+        return merge_attention(*past, out, lse)[0]

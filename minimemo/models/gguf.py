@@ -1,0 +1,265 @@
+"""GGUF -> a directory in Hugging Face layout, once; from then on that directory is memory-mapped.
+
+Quantized matrices keep their integer codes: value = code * scale + offset with one scale (and offset) a group of 16 or
+32 columns. This is exact for the formats below and a quarter of float32's size. Stored as `NAME.codes` int8 (out, in),
+`NAME.scales` and, where the format has one, `NAME.offsets` float32 (out, in / group).
+Block layouts: ggml's ggml-common.h. Formats not listed are dequantized by the `gguf` library and kept as float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minimemo.errors import ModelError
+from minimemo.events import Event, Listener, silent
+
+Bytes = NDArray[np.uint8]
+_FAMILIES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+class Codes(NamedTuple):
+    """codes (rows, columns) int8; scales and offsets (rows, columns / group) float32."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    offsets: NDArray[np.float32] | None
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Every key of a GGUF file's header. Raises ModelError when it is not a GGUF file."""
+    return _metadata(_reader(path))
+
+
+def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
+    """Writes config.json, model.safetensors and the tokenizer's files into `directory`. Raises ModelError."""
+    from safetensors.numpy import save_file
+
+    from minimemo.models.gguf_tokenizer import write_tokenizer
+
+    on_event(Event("convert", 0, 0, "tensors"))
+    reader = _reader(path)
+    metadata = _metadata(reader)
+    config = _config(metadata, {t.name: tuple(int(n) for n in t.shape) for t in reader.tensors}, path)
+    arch = metadata["general.architecture"]
+    arrays: dict[str, NDArray[Any]] = {}
+    for done, tensor in enumerate(reader.tensors):
+        on_event(Event("convert", done, len(reader.tensors), "tensors"))
+        if tensor.name == "rope_freqs.weight":
+            config["rope_scaling"] = {"rope_type": "factors", "factors": [float(f) for f in tensor.data]}
+            continue
+        name = _name(tensor.name, arch, path)
+        heads = 0
+        if arch in ("llama", "mistral"):
+            heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
+                name.split(".")[-2], 0
+            )
+        for suffix, array in _arrays(tensor).items():
+            arrays[name + suffix] = np.ascontiguousarray(_unpermute(array, heads) if heads else array)
+    save_file(arrays, str(directory / "model.safetensors"))
+    write_tokenizer(metadata, directory)
+    (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    on_event(Event("convert", len(reader.tensors), len(reader.tensors), "tensors"))
+
+
+def _reader(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(str(path))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (OSError, ValueError, IndexError, KeyError, UnicodeError) as error:
+        raise ModelError(f"{path}: not a readable GGUF file ({error}); download it again") from None
+
+
+def _metadata(reader: Any) -> dict[str, Any]:
+    return {name: field.contents() for name, field in reader.fields.items()}
+
+
+def _config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
+    """GGUF metadata -> the fields of a Hugging Face config.json. `shapes` are ggml's: columns first."""
+    arch = metadata.get("general.architecture")
+    if arch not in _FAMILIES:
+        raise ModelError(f"{path}: architecture {arch!r} is not supported; known: {', '.join(_FAMILIES)}")
+
+    def get(key: str, default: Any = None) -> Any:
+        value = metadata.get(f"{arch}.{key}", default)
+        if value is None:
+            raise ModelError(f"{path}: metadata {arch}.{key} is missing; the file is incomplete")
+        return value
+
+    heads, hidden, layers = get("attention.head_count"), get("embedding_length"), get("block_count")
+    config = {
+        "model_type": _FAMILIES[arch],
+        "vocab_size": shapes.get("token_embd.weight", (0, 0))[1],
+        "hidden_size": hidden,
+        "intermediate_size": get("feed_forward_length"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "head_dim": get("attention.key_length", hidden // heads),
+        "max_position_embeddings": get("context_length"),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "rope_theta": get("rope.freq_base", 10_000.0),
+        "tie_word_embeddings": "output.weight" not in shapes,
+    }
+    scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
+    if scaling != "none":
+        config["rope_scaling"] = {"rope_type": scaling, "factor": get("rope.scaling.factor")}
+        original = metadata.get(f"{arch}.rope.scaling.original_context_length")
+        if original:
+            config["rope_scaling"]["original_max_position_embeddings"] = original
+    if arch == "gemma3":
+        # Norm weights are stored with the +1 already in; 27B scales queries by C/H instead of D (llama.cpp's rule).
+        config |= {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": get("attention.sliding_window"),
+            "query_pre_attn_scalar": hidden // heads if layers == 62 else config["head_dim"],
+            "minimemo_norm_offset": 0.0,
+        }
+    elif metadata.get(f"{arch}.attention.sliding_window"):
+        config["sliding_window"] = get("attention.sliding_window")
+        config["use_sliding_window"] = True
+        if arch == "llama":
+            config["model_type"] = "mistral"
+    if arch in ("llama", "mistral"):
+        config["attention_bias"] = "blk.0.attn_q.bias" in shapes
+    return config
+
+
+def _name(name: str, arch: str, path: Path) -> str:
+    """ggml's tensor name -> Hugging Face's."""
+    parts = name.split(".")
+    if parts[0] == "blk" and len(parts) == 4 and parts[2] in _LAYER_NAMES:
+        stem = _LAYER_NAMES[parts[2]]
+        if arch == "gemma3" and parts[2] == "ffn_norm":
+            stem = "pre_feedforward_layernorm"
+        return f"model.layers.{parts[1]}.{stem}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in _TOP_NAMES:
+        return f"{_TOP_NAMES[parts[0]]}.{parts[1]}"
+    raise ModelError(f"{path}: tensor {name} is not known to the {arch} family")
+
+
+def _unpermute(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """llama's GGUF interleaves the two halves of each head's rotary pairs; this puts the halves back apart."""
+    shape = rows.shape
+    return rows.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _arrays(tensor: Any) -> dict[str, NDArray[Any]]:
+    """A GGUF tensor -> the arrays stored for it, by name suffix."""
+    from gguf.quants import dequantize
+
+    kind = tensor.tensor_type.name
+    if kind not in _UNPACK:
+        return {"": dequantize(tensor.data, tensor.tensor_type).astype(np.float32)}
+    block_bytes, unpack = _UNPACK[kind]
+    rows = tensor.data.shape[0]
+    found = unpack(tensor.data.reshape(-1, block_bytes))
+
+    def shape(array: NDArray[Any]) -> NDArray[Any]:
+        return array.reshape(rows, -1)
+
+    arrays = {".codes": shape(found.codes), ".scales": shape(found.scales)}
+    if found.offsets is not None:
+        arrays[".offsets"] = shape(found.offsets)
+    return arrays
+
+
+# Blocks (n, bytes) -> codes. A "half" is float16 in two bytes.
+
+
+def _half(blocks: Bytes, at: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32)  # (n, 1)
+
+
+def _nibbles(packed: Bytes) -> Bytes:
+    """(..., b) -> (..., 2b): all low nibbles, then all high ones."""
+    return np.concatenate((packed & 15, packed >> 4), axis=-1)
+
+
+def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
+    """32 bits at `at` -> (n, 32), each 0 or 16."""
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+
+
+def _q4_0(b: Bytes) -> Codes:
+    return Codes(_nibbles(b[:, 2:]).view(np.int8) - 8, _half(b, 0), None)
+
+
+def _q4_1(b: Bytes) -> Codes:
+    return Codes(_nibbles(b[:, 4:]).view(np.int8), _half(b, 0), _half(b, 2))
+
+
+def _q5_0(b: Bytes) -> Codes:
+    return Codes((_nibbles(b[:, 6:]) | _fifth_bits(b, 2)).view(np.int8) - 16, _half(b, 0), None)
+
+
+def _q5_1(b: Bytes) -> Codes:
+    return Codes((_nibbles(b[:, 8:]) | _fifth_bits(b, 4)).view(np.int8), _half(b, 0), _half(b, 2))
+
+
+def _q8_0(b: Bytes) -> Codes:
+    return Codes(b[:, 2:].view(np.int8), _half(b, 0), None)
+
+
+def _k_scales(b: Bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The 6-bit scales and minima of a 256-column block, 12 bytes from byte 4: two (n, 8)."""
+    low, mid, high = b[:, 4:8], b[:, 8:12], b[:, 12:16]
+    scales = np.concatenate((low & 63, (high & 15) | (low >> 6 << 4)), axis=1)
+    minima = np.concatenate((mid & 63, (high >> 4) | (mid >> 6 << 4)), axis=1)
+    return _half(b, 0) * scales, -(_half(b, 2) * minima)
+
+
+def _q4_k(b: Bytes) -> Codes:
+    scales, offsets = _k_scales(b)
+    return Codes(_nibbles(b[:, 16:].reshape(-1, 4, 32)).view(np.int8), scales, offsets)
+
+
+def _q5_k(b: Bytes) -> Codes:
+    scales, offsets = _k_scales(b)
+    shifts = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
+    fifth = (b[:, None, 16:48] >> shifts & 1) << 4  # (n, 8, 32)
+    return Codes((_nibbles(b[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32) | fifth).view(np.int8), scales, offsets)
+
+
+def _q6_k(b: Bytes) -> Codes:
+    low = _nibbles(b[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8).reshape(1, 1, 4, 1)
+    high = (b[:, 128:192].reshape(-1, 2, 1, 32) >> shifts & 3) << 4  # (n, 2, 4, 32)
+    scales = np.ascontiguousarray(b[:, 192:208]).view(np.int8).astype(np.float32)
+    return Codes((low | high).view(np.int8) - 32, _half(b, 208) * scales, None)
+
+
+_UNPACK: dict[str, tuple[int, Callable[[Bytes], Codes]]] = {
+    "Q4_0": (18, _q4_0),
+    "Q4_1": (20, _q4_1),
+    "Q5_0": (22, _q5_0),
+    "Q5_1": (24, _q5_1),
+    "Q8_0": (34, _q8_0),
+    "Q4_K": (144, _q4_k),
+    "Q5_K": (176, _q5_k),
+    "Q6_K": (210, _q6_k),
+}

@@ -1,0 +1,63 @@
+"""Rotary position tables: positions -> cos, sin for each layer's kind of rotation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minimemo.models.config import ModelConfig, RopeConfig
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """(D/2,) float32 angles a position, stretched as `rope.scaling` says (sources: RopeConfig)."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    inverse = 1.0 / (rope.base**exponent)
+    if rope.scaling == "linear":
+        return inverse / rope.factor
+    if rope.scaling == "factors":
+        return inverse / torch.tensor(rope.factors)
+    if rope.scaling == "llama3":
+        # Short waves stay, long waves are stretched by `factor`, those between are blended.
+        turns = rope.original_context * inverse / (2 * math.pi)
+        keep = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
+        return inverse * keep + inverse / rope.factor * (1 - keep)
+    if rope.scaling == "yarn":
+
+        def dimension(turns: float) -> float:
+            """The dimension whose wave makes `turns` turns within the original context."""
+            return (
+                head_dim * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
+            )
+
+        low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+        if rope.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+        return inverse / rope.factor * ramp + inverse * (1 - ramp)
+    return inverse
+
+
+class RopeTable:
+    """cos and sin for any positions. Full and windowed layers may rotate differently: two kinds at most."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        kinds = [config.rope, *([config.local_rope] if config.local_rope else [])]
+        self._inverse = [inverse_frequencies(rope, config.head_dim) for rope in kinds]
+        self._factor = [rope.attention_factor for rope in kinds]
+        self.kind = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
+
+    def tables(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,)."""
+        found = []
+        for inverse, factor in zip(self._inverse, self._factor, strict=True):
+            angles = positions.to(torch.float32)[:, None] * inverse.to(positions.device)
+            angles = torch.cat((angles, angles), dim=-1)
+            found.append((angles.cos() * factor, angles.sin() * factor))
+        return found
+
+    def cos_sin(self, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of `layer`, each (n, D) float32."""
+        return self.tables(positions)[self.kind[layer]]

@@ -1,0 +1,178 @@
+"""Tensors on disk -> the decoder's weights: a name map, a fuse map, and the dtype policy.
+
+A directory holds one `model.safetensors` or shards with an index, always memory-mapped. Matrices converted from GGUF
+are kept there as integer codes with group scales (see `models/gguf.py`), which is exact, and widened when loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from minimemo.errors import ModelError
+from minimemo.events import Event, Listener, silent
+from minimemo.models.config import ModelConfig
+from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights, Linear
+
+_PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
+
+
+def preferred_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the hardware multiplies it quickly, else float32 (bfloat16 products on an AVX2 machine without
+    AVX-512 BF16 measured 6x slower than float32; float16 on a CPU is slower still)."""
+    if device != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def expand_groups(codes: Tensor, scales: Tensor, offsets: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """codes (out, in) int8, scales and offsets (out, in/group) float32 -> code * scale + offset, (out, in)."""
+    rows, columns = codes.shape
+    groups = scales.shape[1]
+    wide = codes.view(rows, groups, columns // groups).to(torch.float32)
+    wide.mul_(scales.unsqueeze(-1))
+    if offsets is not None:
+        wide.add_(offsets.unsqueeze(-1))
+    return wide.view(rows, columns).to(dtype)
+
+
+class TensorFiles:
+    """The safetensors of a directory as one name -> tensor map. Use as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = Path(directory)
+        self._where: dict[str, str] = {}
+        self._open: dict[str, object] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> TensorFiles:
+        index = self._directory / "model.safetensors.index.json"
+        if index.exists():
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError):
+                raise ModelError(f"{index}: not an index of shards; download the model again") from None
+        else:
+            names = ["model.safetensors"]
+        for name in names:
+            path = self._directory / name
+            if Path(name).name != name or not path.exists():
+                raise ModelError(f"{path}: missing; download the model again")
+            try:
+                shard = self._stack.enter_context(safe_open(str(path), framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+            self._open[name] = shard
+            self._where.update(dict.fromkeys(shard.keys(), name))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def names(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def get(self, name: str) -> Tensor:
+        """The tensor as stored. Raises ModelError when it is not there."""
+        if name not in self._where:
+            raise ModelError(f"{self._directory}: tensor {name} is missing; is it the right model for its config.json?")
+        return self._open[self._where[name]].get_tensor(name)  # type: ignore[attr-defined]
+
+    def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor in `dtype`, widened from codes and scales where it was stored so."""
+        if name in self._where or f"{name}.codes" not in self._where:
+            return self.get(name).to(dtype)
+        offsets = self.get(f"{name}.offsets") if f"{name}.offsets" in self else None
+        return expand_groups(self.get(f"{name}.codes"), self.get(f"{name}.scales"), offsets, dtype)
+
+
+def load_decoder(
+    directory: Path, *, dtype: torch.dtype | None = None, device: str = "cpu", on_event: Listener = silent
+) -> Decoder:
+    """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError."""
+    config = ModelConfig.from_directory(directory)
+    dtype = dtype or preferred_dtype(device)
+    with TensorFiles(directory) as files, torch.no_grad():
+        return Decoder(config, _assemble(config, files, dtype, device, on_event))
+
+
+def _assemble(
+    config: ModelConfig, files: TensorFiles, dtype: torch.dtype, device: str, on_event: Listener
+) -> DecoderWeights:
+    prefix = next((p for p in _PREFIXES if any(n.startswith(f"{p}embed_tokens.weight") for n in files.names())), None)
+    if prefix is None:
+        raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
+
+    def matrix(*names: str) -> Tensor:
+        parts = [files.matrix(f"{prefix}{name}.weight", dtype) for name in names]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
+
+    def linear(bias: bool, *names: str) -> Linear:
+        if not bias:
+            return Linear(matrix(*names))
+        return Linear(matrix(*names), torch.cat([files.get(f"{prefix}{n}.bias").to(dtype) for n in names]).to(device))
+
+    def norm(name: str) -> Tensor:
+        return (files.get(f"{prefix}{name}.weight").float() + config.norm_offset).to(dtype).to(device)
+
+    layers = []
+    for index in range(config.num_layers):
+        on_event(Event("load model", index, config.num_layers, "layers"))
+        at, sandwich = f"layers.{index}.", config.sandwich_norms
+        attn, mlp = at + "self_attn.", at + "mlp."
+        layers.append(
+            LayerWeights(
+                attention_norm=norm(at + "input_layernorm"),
+                qkv=linear(config.qkv_bias, attn + "q_proj", attn + "k_proj", attn + "v_proj"),
+                out=linear(config.out_bias, attn + "o_proj"),
+                mlp_norm=norm(at + ("pre_feedforward_layernorm" if sandwich else "post_attention_layernorm")),
+                gate_up=linear(False, mlp + "gate_proj", mlp + "up_proj"),
+                down=linear(False, mlp + "down_proj"),
+                q_norm=norm(attn + "q_norm") if config.qk_norm else None,
+                k_norm=norm(attn + "k_norm") if config.qk_norm else None,
+                post_attention_norm=norm(at + "post_attention_layernorm") if sandwich else None,
+                post_mlp_norm=norm(at + "post_feedforward_layernorm") if sandwich else None,
+            )
+        )
+    embedding = matrix("embed_tokens")
+    head = embedding
+    if not config.tied_head:
+        name = next((n for n in ("lm_head.weight", "language_model.lm_head.weight") if _has(files, n)), "lm_head.weight")
+        head = files.matrix(name, dtype).to(device)
+    weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head)
+    _check_shapes(config, weights)
+    on_event(Event("load model", config.num_layers, config.num_layers, "layers"))
+    return weights
+
+
+def _has(files: TensorFiles, name: str) -> bool:
+    return name in files or f"{name}.codes" in files
+
+
+def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
+    """Names the first tensor that does not have the shape the configuration promises."""
+    c, h, g, d = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+    expected = {
+        "qkv": ((h + 2 * g) * d, c),
+        "out": (c, h * d),
+        "gate_up": (2 * config.intermediate_size, c),
+        "down": (c, config.intermediate_size),
+    }
+    for index, layer in enumerate(weights.layers):
+        for name, shape in expected.items():
+            found = tuple(getattr(layer, name).weight.shape)
+            if found != shape:
+                raise ModelError(f"weights: layer {index} {name} has shape {found}, config.json says {shape}")
+    for name in ("embedding", "head"):
+        found = tuple(getattr(weights, name).shape)
+        if found[1] != c or found[0] < config.vocab_size:
+            raise ModelError(f"weights: {name} has shape {found}, config.json says {(config.vocab_size, c)}")
