@@ -1,0 +1,106 @@
+"""Hits of many queries -> the passages of one prompt: ranked, within a token budget, in document order, none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minimemo.loop.answer import Passage
+
+if TYPE_CHECKING:
+    from minimemo.retrieval.index import Hit
+
+LABEL = "[{number}] "  # how passages are numbered in a prompt
+SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text to search with and what it is: "question" or a clue's kind."""
+
+    kind: str
+    text: str
+
+
+def rank_passages(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], lead: int = 1) -> tuple[Passage, ...]:
+    """The union of all hits (one list a query, best first), best passage first.
+
+    Order: what the `lead` first queries rank first (the question's, so that no clue can push it out); then by the
+    best score over queries; then by how many queries found it. A passage keeps that score and the kinds that found it.
+    """
+    found: dict[tuple[int, int], list[tuple[Hit, str]]] = {}
+    for query, query_hits in zip(queries, hits, strict=True):
+        for hit in query_hits:
+            found.setdefault((hit.chunk.start, hit.chunk.end), []).append((hit, query.kind))
+    first = {(hit.chunk.start, hit.chunk.end) for query_hits in hits[:lead] for hit in query_hits[:1]}
+
+    def order(span: tuple[int, int]) -> tuple[bool, float, int, int]:
+        entries = found[span]
+        return (span not in first, -max(hit.score for hit, _ in entries), -len(entries), span[0])
+
+    return tuple(_passage(found[span]) for span in sorted(found, key=order))
+
+
+def _passage(entries: Sequence[tuple[Hit, str]]) -> Passage:
+    best = max((hit for hit, _ in entries), key=lambda hit: hit.score)
+    chunk = best.chunk
+    sources = dict.fromkeys(source for hit, _ in entries for source in hit.sources)
+    kinds = dict.fromkeys(kind for _, kind in entries)
+    return Passage(chunk.start, chunk.end, chunk.text, float(best.score), tuple(sources), tuple(kinds))
+
+
+def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[[str], int]) -> tuple[Passage, ...]:
+    """The best passages whose labelled texts take at most `budget` tokens, in document order.
+
+    Text that a better passage already shows is cut off; a passage that does not fit is passed over for smaller ones,
+    but the best one is cut rather than dropped: its longest fitting beginning stays.
+    """
+    chosen: list[Passage] = []
+    left = budget
+    for passage in ranked:
+        trimmed = _without(passage, chosen)
+        if trimmed is None:
+            continue
+        cost = _cost(trimmed.text, count_tokens)
+        if cost > left and not chosen:
+            trimmed = _longest_fitting(trimmed, left, count_tokens)
+            cost = _cost(trimmed.text, count_tokens)
+        if trimmed.text.strip() and cost <= left:
+            chosen.append(trimmed)
+            left -= cost
+    return tuple(sorted(chosen, key=lambda passage: passage.start))
+
+
+def render_passages(passages: Sequence[Passage]) -> str:
+    """Numbered from 1, a blank line between: "[1] first passage"."""
+    return SEPARATOR.join(LABEL.format(number=n) + p.text.strip() for n, p in enumerate(passages, 1))
+
+
+def _cost(text: str, count_tokens: Callable[[str], int]) -> int:
+    return count_tokens(LABEL.format(number=10) + text.strip() + SEPARATOR)
+
+
+def _without(passage: Passage, chosen: Sequence[Passage]) -> Passage | None:
+    """The passage less what the chosen ones cover; None when nothing is left, or only pieces on both sides."""
+    start, end = passage.start, passage.end
+    for other in chosen:
+        if other.start <= start < other.end:
+            start = min(other.end, end)
+        elif other.start < end <= other.end:
+            end = other.start
+        elif start < other.start and other.end < end:
+            return None
+    return passage.cut(start, end) if start < end else None
+
+
+def _longest_fitting(passage: Passage, budget: int, count_tokens: Callable[[str], int]) -> Passage:
+    """The longest beginning that fits, by bisection over characters."""
+    low, high = 0, len(passage.text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _cost(passage.text[:middle], count_tokens) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return passage.cut(passage.start, passage.start + low)

@@ -1,0 +1,226 @@
+"""Every prompt, English and Chinese, written for instruction models of 0.5-1.5 billion parameters: one job each, short.
+
+The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
+turn with one of the `recall`, `rewrite`, `draft`, `memory_answer` or `key_points` texts and closes it; so those texts
+begin with a break and speak of the document "above". The other prompts are whole turns of their own.
+A user's file may replace any of them (`load_prompts`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import string
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from minimemo.errors import InputError
+from minimemo.loop.language import Language
+
+if TYPE_CHECKING:
+    from minimemo.models.tokenizer import Tokenizer
+
+_PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "recall": frozenset({"question"}),
+        "rewrite": frozenset({"question"}),
+        "draft": frozenset({"question"}),
+        "memory_answer": frozenset({"question"}),
+        "answer": frozenset({"passages", "question", "not_found"}),
+        "draft_passage": frozenset({"draft"}),
+        "closed": frozenset({"question"}),
+        "summary": frozenset({"points", "passages"}),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The texts of one language; `{name}` marks a placeholder, a literal brace is doubled.
+
+    Raises InputError naming the field when a placeholder is missing or unknown.
+    """
+
+    system: str  # the system message of every turn; "" for the model's own default
+    memory_intro: str  # stands before the document in memory
+    recall: str  # {question} -> passages of the document, one a line
+    rewrite: str  # {question} -> other questions, one a line
+    draft: str  # {question} -> a first answer from memory
+    memory_answer: str  # {question} -> the answer of mode `memory`
+    answer: str  # {passages} {question} {not_found} -> the answer from evidence
+    draft_passage: str  # {draft} -> how a draft stands among the passages
+    not_found: str  # what the model is to write when the passages do not hold the answer
+    closed: str  # {question} -> the answer of mode `closed`
+    key_points: str  # -> what the document says, one point a line
+    summary: str  # {points} {passages} -> the summary
+    summary_query: str  # what to search for when no key point could be used
+    answer_cue: str  # ends an answer prompt for a base model, which has no chat template
+    list_cue: str  # ends a list prompt for a base model
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_placeholders(field.name, getattr(self, field.name))
+
+
+def _check_placeholders(name: str, text: str) -> None:
+    wanted = _PLACEHOLDERS.get(name, frozenset())
+    try:
+        found = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
+    except ValueError as error:
+        raise InputError(f"prompt {name}: {error}; write a literal brace twice, {{{{ or }}}}") from error
+    names = {str(field) for field, _, _ in found}
+    for missing in sorted(wanted - names):
+        raise InputError(f"prompt {name}: the placeholder {{{missing}}} is missing; put it where its text belongs")
+    for unknown in sorted(names - wanted):
+        allowed = ", ".join(f"{{{n}}}" for n in sorted(wanted)) or "none"
+        raise InputError(
+            f"prompt {name}: unknown placeholder {{{unknown}}} (allowed: {allowed}); write {{{{ for a brace"
+        )
+    if any(spec or conversion for _, spec, conversion in found):
+        raise InputError(f"prompt {name}: placeholders take no format; write {{name}} alone")
+
+
+ENGLISH = Prompts(
+    system="You answer questions about a document.",
+    memory_intro="Read this document carefully. Questions about it follow.\n\n",
+    recall=(
+        "\n\n---\nQuestion: {question}\nDo not answer the question. Copy from the document above the sentences that "
+        "help to answer it: at most three, one per line, in the document's own words."
+    ),
+    rewrite=(
+        "\n\n---\nQuestion: {question}\nDo not answer the question. Write three short questions, one per line, that "
+        "ask for the facts needed to answer it. Use the names and words of the document above."
+    ),
+    draft="\n\n---\nQuestion: {question}\nAnswer from the document above in one short sentence.",
+    memory_answer=(
+        "\n\n---\nQuestion: {question}\nAnswer from the document above. Be brief: when a name, a date or a phrase is "
+        "asked for, write only that. Answer in the language of the question."
+    ),
+    answer=(
+        "Passages from a document:\n\n{passages}\n\nQuestion: {question}\nAnswer from the passages. Be brief: when a "
+        "name, a date or a phrase is asked for, write only that, in the words of the passages. If the passages say "
+        "nothing about it, write: {not_found}. Answer in the language of the question."
+    ),
+    draft_passage="The answer might be: {draft}",
+    not_found="Not found",
+    closed=(
+        "Question: {question}\nBe brief: when a name, a date or a phrase is asked for, write only that. Answer in the "
+        "language of the question."
+    ),
+    key_points=(
+        "\n\n---\nList the main points of the document above, in order: who, what, where, when, how it ends. One short "
+        "sentence per line."
+    ),
+    summary=(
+        "Key points of a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nWrite a summary of the document in "
+        "one or two paragraphs, from the key points and the passages. Use the language of the passages."
+    ),
+    summary_query="What is this document about?",
+    answer_cue="\nAnswer:",
+    list_cue="\n1.",
+)
+
+CHINESE = Prompts(
+    system="你根据文档回答问题。",
+    memory_intro="请仔细阅读下面的文档，之后会有关于它的问题。\n\n",
+    recall="\n\n---\n问题：{question}\n不要回答问题。从上面的文档中抄出有助于回答这个问题的原句，最多三句，每行一句。",
+    rewrite="\n\n---\n问题：{question}\n不要回答问题。写出三个简短的小问题，每行一个，问清回答它所需要的事实，用上面文档里的名称和词语。",
+    draft="\n\n---\n问题：{question}\n根据上面的文档，用一句简短的话回答。",
+    memory_answer="\n\n---\n问题：{question}\n根据上面的文档回答。回答要简短：问人名、时间、地点或短语时，只写答案本身。",
+    answer=(
+        "文档中的段落：\n\n{passages}\n\n问题：{question}\n根据这些段落回答。回答要简短：问人名、时间、地点或短语时，"
+        "只用段落里的原词写出答案本身。如果段落中完全没有提到，就写：{not_found}。"
+    ),
+    draft_passage="答案可能是：{draft}",
+    not_found="未提及",
+    closed="问题：{question}\n回答要简短：问人名、时间、地点或短语时，只写答案本身。",
+    key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。",
+    summary="文档的要点：\n{points}\n\n文档中的段落：\n\n{passages}\n\n根据要点和段落，用一到两段话写出这份文档的摘要。",
+    summary_query="这份文档主要讲了什么？",
+    answer_cue="\n答案：",
+    list_cue="\n1.",
+)
+
+PROMPTS: Mapping[Language, Prompts] = MappingProxyType({"en": ENGLISH, "zh": CHINESE})
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOpening:
+    """What stands before the document in memory. `version` changes with any of it; a memo records it."""
+
+    system: str | None
+    intro: str
+    version: str
+
+    def ids(self, tokenizer: Tokenizer) -> list[int]:
+        """The tokens to prefill before the document's own."""
+        opening, _ = tokenizer.turn(self.system)
+        return [*opening, *tokenizer.encode(self.intro)]
+
+
+def memory_opening(language: Language, prompts: Mapping[Language, Prompts] = PROMPTS) -> MemoryOpening:
+    """The opening for a document of `language`: the same at build and at ask, given the same prompts."""
+    texts = prompts[language]
+    version = hashlib.sha256(f"{texts.system}\0{texts.memory_intro}".encode()).hexdigest()[:16]
+    return MemoryOpening(texts.system or None, texts.memory_intro, version)
+
+
+def instruction(template: str) -> str:
+    """A prompt without its placeholders: what a model that echoes its instructions would repeat."""
+    return " ".join(literal for literal, _, _, _ in string.Formatter().parse(template))
+
+
+def load_prompts(path: str | Path) -> Mapping[Language, Prompts]:
+    """The prompts with those replaced that a file gives: `{"en": {"recall": "..."}, "zh": {...}}`, JSON or TOML.
+
+    Raises InputError naming file, language and prompt for anything that is not a known prompt with its placeholders.
+    """
+    path = Path(path)
+    content = _read_table(path)
+    known = {field.name for field in dataclasses.fields(Prompts)}
+    for key in content:
+        if key not in PROMPTS:
+            raise InputError(f"{path}: unknown language {key!r}; use {' or '.join(map(repr, PROMPTS))}")
+    books = dict(PROMPTS)
+    for language in PROMPTS:
+        texts = content.get(language, {})
+        if not isinstance(texts, dict):
+            raise InputError(f"{path}: {language!r} must hold a table of prompts by name")
+        for name, text in texts.items():
+            if name not in known:
+                raise InputError(f"{path}: {language}.{name} is no prompt; known: {', '.join(sorted(known))}")
+            if not isinstance(text, str):
+                raise InputError(f"{path}: {language}.{name} must be text, not {type(text).__name__}")
+        try:
+            books[language] = dataclasses.replace(books[language], **texts)
+        except InputError as error:
+            raise InputError(f"{path}: {language}: {error}") from error
+    return MappingProxyType(books)
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
+        raise InputError(f"{path}: cannot read the prompts: {reason}") from error
+    try:
+        content = _parse_toml(text, path) if path.suffix.lower() == ".toml" else json.loads(text)
+    except ValueError as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
+        raise InputError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'JSON'}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a table of languages, like {{'en': {{'recall': '...'}}}}")
+    return content
+
+
+def _parse_toml(text: str, path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        return tomllib.loads(text)
+    raise InputError(f"{path}: TOML needs Python 3.11 or newer; write the prompts as JSON")

@@ -1,0 +1,97 @@
+"""What the memory of a document says: clues to search with, a draft, an answer. The memory is lent, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from minimemo.errors import InputError
+from minimemo.loop.answer import is_refusal
+from minimemo.loop.clues import Clue, ClueKind, parse_draft, parse_lines, select_clues
+from minimemo.loop.language import Language
+from minimemo.loop.prompts import Prompts, instruction
+from minimemo.loop.run import Meter, Run
+from minimemo.loop.writer import MemoryLoan, Piece, Writer
+
+if TYPE_CHECKING:
+    from minimemo.engine.cache import KVCache
+    from minimemo.engine.engine import Engine
+
+_PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
+    {"recall": "recall", "rewrite": "rewrite", "draft": "draft", "point": "key_points"}
+)
+
+
+class Recollection:
+    """One document's memory, asked in words. `language` is the document's; each call names the question's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        memory: MemoryLoan,
+        language: Language,
+        prompts: Mapping[Language, Prompts],
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._memory = memory
+        self._language = language
+        self._prompts = prompts
+
+    def clues(self, kinds: Sequence[ClueKind], run: Run, max_tokens: int) -> tuple[tuple[Clue, ...], str]:
+        """The clues of all `kinds` and the draft ("" when not asked for, or empty), from one batch over the memory.
+
+        Recalled passages, rewritten questions and key points are asked for in the document's language, since they are
+        to be found in it; a draft in the question's.
+        """
+        rows = [self._prompt(kind, run.question, run.language if kind == "draft" else self._language) for kind in kinds]
+        with self._borrow(run.meter) as memory:
+            self._check_room(max(rows, key=len), max_tokens, memory().length, self._engine.config.max_context)
+            with run.meter.stage("recall"):
+                replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
+        draft = parse_draft(replies.pop("draft", ""))
+        if is_refusal(draft, self._prompts[run.language].not_found):
+            draft = ""
+        items: dict[ClueKind, list[str]] = {kind: parse_lines(reply) for kind, reply in replies.items()}
+        if draft:
+            items["draft"] = [draft]
+        echoes = [instruction(self._template(kind, self._language)) for kind in replies]
+        return select_clues(items, question=run.question, instructions=echoes), draft
+
+    def answer(self, run: Run) -> Generator[Piece, None, tuple[str, int, int]]:
+        """Yields an answer from memory alone in pieces; returns its text, its tokens and those of the prompt."""
+        prompts = self._prompts[run.language]
+        text = prompts.memory_answer.format(question=run.question)
+        ids = self._writer.end_of_turn(prompts.system, text, prompts.answer_cue)
+        with self._borrow(run.meter) as memory:
+            room = min(memory().capacity, self._engine.config.max_context)
+            self._check_room(ids, run.max_tokens, memory().length, room)
+            with run.meter.stage("answer", report=False):
+                reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
+        return reply, count, len(ids)
+
+    def _template(self, kind: ClueKind, language: Language) -> str:
+        template: str = getattr(self._prompts[language], _PROMPT_OF[kind])
+        return template
+
+    def _prompt(self, kind: ClueKind, question: str, language: Language) -> list[int]:
+        prompts = self._prompts[language]
+        cue = prompts.answer_cue if kind == "draft" else prompts.list_cue
+        text = self._template(kind, language).format(question=question)
+        return self._writer.end_of_turn(prompts.system, text, cue)
+
+    def _borrow(self, meter: Meter) -> AbstractContextManager[Callable[[], KVCache]]:
+        if not self._memory.loaded:
+            with meter.stage("memory"):
+                self._memory.load()
+        return self._memory.lend()
+
+    def _check_room(self, ids: Sequence[int], max_tokens: int, used: int, limit: int) -> None:
+        if used + len(ids) + max_tokens > limit:
+            raise InputError(
+                f"question: its prompt of {len(ids)} tokens and a reply of {max_tokens} do not fit behind the "
+                f"document, where {max(0, limit - used)} are free: shorten it, or lower max_tokens"
+            )

@@ -1,0 +1,111 @@
+"""What one run of the loop is made of: its limits, the steps it streams, its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from minimemo.events import Event, Listener
+from minimemo.loop.answer import Answer, AnswerMode, Passage
+from minimemo.loop.clues import Clue
+from minimemo.loop.language import Language
+from minimemo.loop.writer import Piece
+
+if TYPE_CHECKING:
+    from minimemo.engine.engine import Engine
+
+_PROMPT_ROOM = 192  # tokens of the longest memory prompt with its chat frame, the question not counted; generous
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits of the loop, in tokens and hits."""
+
+    clue_tokens: int = 128  # of each reply from memory
+    point_tokens: int = 512  # of the key points of a summary
+    question_tokens: int = 1024  # the longest question
+    evidence_tokens: int = 1500  # passages of an answer, the draft among them
+    summary_evidence_tokens: int = 3000  # passages of a summary
+    question_hits: int = 3  # passages that the question retrieves
+    clue_hits: int = 3  # passages that each clue retrieves
+    use_draft: bool = True  # draft an answer from memory, search with it, and show it beside the passages
+
+    def memory_room(self, max_tokens: int = 256) -> int:
+        """Tokens to leave free after the document, in a memory's cache and in the model's context."""
+        return _PROMPT_ROOM + self.question_tokens + max(self.clue_tokens, self.point_tokens, max_tokens)
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an answer will be written from; streamed once, before its first piece."""
+
+    clues: tuple[Clue, ...] = ()
+    draft: str = ""
+    passages: tuple[Passage, ...] = ()
+
+
+Steps: TypeAlias = Generator[Found | Piece, None, Answer]
+
+
+class Meter:
+    """Seconds by stage and tokens prefilled since it was made; reports the stages as events."""
+
+    def __init__(self, engine: Engine, on_event: Listener) -> None:
+        self.on_event = on_event
+        self._engine = engine
+        self._prefilled = engine.prefilled
+        self._begin = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, *, report: bool = True) -> Iterator[None]:
+        """Times a block; `report` false when the block reports its own progress."""
+        if report:
+            self.on_event(Event(name, 0, 1))
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+        if report:
+            self.on_event(Event(name, 1, 1))
+
+    @property
+    def prefilled(self) -> int:
+        return self._engine.prefilled - self._prefilled
+
+    def timings(self) -> dict[str, float]:
+        """Seconds by stage, and "total"; a stage that streams includes what its reader did between two steps."""
+        return {**self._seconds, "total": time.perf_counter() - self._begin}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One question on its way to an answer; `language` is that of its prompts."""
+
+    question: str
+    mode: AnswerMode
+    language: Language
+    max_tokens: int
+    meter: Meter
+
+
+def last(steps: Steps) -> Answer:
+    """Runs the steps to their end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
+
+
+def with_answer(steps: Steps) -> Iterator[Found | Piece | Answer]:
+    """The steps, and what they return as the last one."""
+    yield (yield from steps)

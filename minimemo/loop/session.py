@@ -1,0 +1,265 @@
+"""A question -> an answer with its sources: clues from memory, passages by retrieval, an answer written from them.
+
+The loop is MemoRAG's (arXiv 2409.05591): from memory, passages are recalled, the question is rewritten and an answer
+drafted; question and clues search the document; the answer is written from what they find. The memory is only read:
+one batch of clue prompts over it, no copy, and its length is the same after every question, answered or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
+
+from minimemo.errors import InputError
+from minimemo.events import Listener, silent
+from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
+from minimemo.loop.clues import Clue, ClueKind
+from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
+from minimemo.loop.language import Language, detect_language
+from minimemo.loop.prompts import PROMPTS, Prompts
+from minimemo.loop.recollection import Recollection
+from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, last, with_answer
+from minimemo.loop.writer import MemoryLoan, Piece, Writer
+
+if TYPE_CHECKING:
+    from minimemo.engine.cache import KVCache
+    from minimemo.engine.engine import Engine
+    from minimemo.models.tokenizer import Tokenizer
+    from minimemo.retrieval.index import Retriever
+
+_MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
+
+
+class Session:
+    """Answers questions about one document; greedy, so the same question gives the same answer. Not thread-safe.
+
+    `load_memory` is called at the first question that needs the memory. It returns a cache that holds
+    `memory_opening(language, prompts).ids(tokenizer)` and the document's ids, with `settings.memory_room()` free.
+    `language` is the document's, `prompts` the texts of each language. Recalled passages and rewritten questions are
+    asked for in the document's language, since they are to be found in it; drafts and answers in the question's.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        retriever: Retriever,
+        load_memory: Callable[[], KVCache],
+        *,
+        language: Language = "en",
+        prompts: Mapping[Language, Prompts] = PROMPTS,
+        settings: Settings = DEFAULTS,
+        on_event: Listener = silent,
+    ) -> None:
+        self.language = language
+        self.settings = settings
+        self._engine = engine
+        self._retriever = retriever
+        self._prompts = prompts
+        self._on_event = on_event
+        self._writer = Writer(engine, tokenizer)
+        self._recollection = Recollection(engine, self._writer, MemoryLoan(load_memory), language, prompts)
+
+    # -- verbs -------------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
+        """Answers a question. Modes: `memorag`, `rag` (no memory), `memory` (no retrieval), `closed` (neither).
+
+        Raises InputError for an empty question, one that does not fit (saying by how much), or an unknown mode.
+        """
+        return last(self._ask(self._run(question, mode, max_tokens)))
+
+    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
+        """As `ask`, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here, not later.
+
+        A stream may be left half read; going on with it after the memory was asked again is an InputError.
+        """
+        return with_answer(self._ask(self._run(question, mode, max_tokens)))
+
+    def recall(self, question: str) -> tuple[Clue, ...]:
+        """Sentences of the document that the memory recalls for a question."""
+        return self._recollect(("recall",), self._run(question, "memory", self.settings.clue_tokens))[0]
+
+    def rewrite(self, question: str) -> tuple[Clue, ...]:
+        """Other questions, in the document's words, whose answers help with this one."""
+        return self._recollect(("rewrite",), self._run(question, "memory", self.settings.clue_tokens))[0]
+
+    def draft(self, question: str) -> str:
+        """A first short answer from memory; "" when it has none."""
+        return self._recollect(("draft",), self._run(question, "memory", self.settings.clue_tokens))[1]
+
+    def answer(self, question: str, evidence: Sequence[str], max_tokens: int = 256) -> Answer:
+        """Answers from given texts, best first, as many as fit; no memory, no retrieval.
+
+        The offsets of the answer's passages count through the texts joined without anything between them.
+        """
+        ranked: list[Passage] = []
+        for text in evidence:
+            start = ranked[-1].end if ranked else 0
+            ranked.append(Passage(start, start + len(text), text, score=0.0))
+        return last(self._from_evidence(self._run(question, "rag", max_tokens), Found(passages=tuple(ranked))))
+
+    def summarize(self, max_tokens: int = 512) -> Answer:
+        """A summary: key points from memory, the passages that they find, a text composed of both."""
+        return last(self._summary(self._summary_run(max_tokens)))
+
+    def stream_summary(self, max_tokens: int = 512) -> Iterator[Found | Piece | Answer]:
+        """As `summarize`, in steps like those of `stream`."""
+        return with_answer(self._summary(self._summary_run(max_tokens)))
+
+    # -- ways to an answer -------------------------------------------------------------------------------------------
+
+    def _ask(self, run: Run) -> Steps:
+        if run.mode == "memory":
+            yield Found()
+            text, count, size = yield from self._recollection.answer(run)
+            return self._answer(run, Found(), text, count, size)
+        if run.mode == "closed":
+            return (
+                yield from self._write(run, Found(), self._prompts[run.language].closed.format(question=run.question))
+            )
+        clues: tuple[Clue, ...] = ()
+        draft = ""
+        if run.mode == "memorag":
+            clues, draft = self._recollect(
+                ("recall", "rewrite", "draft") if self.settings.use_draft else ("recall", "rewrite"), run
+            )
+        queries = [Query("question", run.question)]
+        # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
+        queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
+        return (yield from self._from_evidence(run, Found(clues, draft, self._search(queries, run.meter, lead=1))))
+
+    def _from_evidence(self, run: Run, found: Found) -> Steps:
+        """The answer from `found.passages` (best first), as many as the budget and the context hold."""
+        prompts = self._prompts[run.language]
+        note = prompts.draft_passage.format(draft=found.draft) if found.draft else ""
+        cost = self._writer.count(note + SEPARATOR) if note else 0
+        budget = self.settings.evidence_tokens - cost
+
+        def text(passages: Sequence[Passage]) -> str:
+            evidence = SEPARATOR.join(filter(None, (render_passages(passages), note)))
+            return prompts.answer.format(passages=evidence, question=run.question, not_found=prompts.not_found)
+
+        if note and self._room(run, text(())) < _MIN_EVIDENCE:  # a guess may not crowd out the evidence
+            note, budget = "", self.settings.evidence_tokens
+        passages = self._fit(run, found.passages, budget, text)
+        return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages)))
+
+    def _summary(self, run: Run) -> Steps:
+        prompts = self._prompts[run.language]
+        clues, _ = self._recollect(("point",), run)
+        queries = [Query(clue.kind, clue.text) for clue in clues] or [Query("summary", prompts.summary_query)]
+        ranked = self._search(queries, run.meter, lead=len(queries))  # the best of each point before the second of any
+        points = [clue.text for clue in clues]
+
+        def text(passages: Sequence[Passage]) -> str:
+            listed = "\n".join(f"- {point}" for point in points)
+            return prompts.summary.format(points=listed, passages=render_passages(passages))
+
+        while points and self._room(run, text(())) < _MIN_EVIDENCE:
+            points.pop()
+        passages = self._fit(run, ranked, self.settings.summary_evidence_tokens, text)
+        return (yield from self._write(run, Found(clues, "", passages), text(passages)))
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
+        """Clues of some kinds, and the draft when it is one of them."""
+        max_tokens = self.settings.point_tokens if "point" in kinds else self.settings.clue_tokens
+        return self._recollection.clues(kinds, run, max_tokens)
+
+    def _search(self, queries: Sequence[Query], meter: Meter, lead: int) -> tuple[Passage, ...]:
+        """The union of what the queries find, best first; the first hits of the `lead` first queries before all."""
+        settings = self.settings
+        with meter.stage("retrieve"):
+            hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
+            limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
+            return rank_passages(queries, [found[:k] for found, k in zip(hits, limits, strict=True)], lead)
+
+    def _fit(
+        self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]
+    ) -> tuple[Passage, ...]:
+        """The passages within the budget and, with the prompt's own text, within the context."""
+        budget = min(budget, self._room(run, text(())))
+        passages = fit_passages(ranked, budget, self._writer.count)
+        while passages and (room := self._room(run, text(passages))) < 0:
+            budget += room  # joined texts may take a token more than their parts
+            passages = fit_passages(ranked, budget, self._writer.count)
+        return passages
+
+    def _room(self, run: Run, text: str) -> int:
+        """Tokens of the context that a prompt and its answer leave; negative when they do not fit."""
+        return self._engine.config.max_context - len(self._ids(run.language, text)) - run.max_tokens
+
+    def _ids(self, language: Language, text: str) -> list[int]:
+        prompts = self._prompts[language]
+        return self._writer.whole_turn(prompts.system, text, prompts.answer_cue)
+
+    def _write(self, run: Run, found: Found, text: str) -> Steps:
+        """The answer to a prompt that stands alone, from a fresh cache of just its size."""
+        yield found
+        with run.meter.stage("answer", report=False):
+            ids = self._ids(run.language, text)
+            cache = self._engine.new_cache(len(ids) + run.max_tokens)
+            reply, count = yield from self._writer.reply(lambda: cache, ids, run.max_tokens, self._on_event)
+        return self._answer(run, found, reply, count, len(ids))
+
+    def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:
+        return Answer(
+            text=text,
+            question=run.question,
+            mode=run.mode,
+            language=run.language,
+            clues=found.clues,
+            draft=found.draft,
+            passages=cite(text, run.question, found.passages),
+            supported=is_supported(text, run.question, found.passages, self._prompts[run.language].not_found),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
+            prefilled_tokens=run.meter.prefilled,
+            timings=run.meter.timings(),
+        )
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    def _run(self, question: str, mode: Mode, max_tokens: int) -> Run:
+        """A checked question; InputError for what cannot be asked."""
+        if mode not in get_args(Mode):
+            raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
+        question = question.strip()
+        if not any(char.isalnum() for char in question):
+            raise InputError("question is empty: it holds no letter or digit; ask something")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"question is not valid Unicode text (character {error.start}); type it again") from error
+        run = Run(
+            question, mode, detect_language(question, self.language), max_tokens, Meter(self._engine, self._on_event)
+        )
+        prompts = self._prompts[run.language]
+        bare = prompts.closed.format(question="")
+        if mode in ("memorag", "rag"):
+            bare = prompts.answer.format(question="", passages="", not_found=prompts.not_found)
+        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag") else 0
+        limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
+        count = self._writer.count(question)
+        if count > limit:
+            raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
+        return run
+
+    def _summary_run(self, max_tokens: int) -> Run:
+        run = Run("", "summarize", self.language, max_tokens, Meter(self._engine, self._on_event))
+        self._checked_room(run, self._prompts[self.language].summary.format(points="", passages=""))
+        return run
+
+    def _checked_room(self, run: Run, text: str) -> int:
+        """The room beside a prompt and its answer, at least 1; InputError when max_tokens leaves none."""
+        if run.max_tokens < 1:
+            raise InputError(f"max_tokens is {run.max_tokens}: it must be at least 1")
+        room = self._room(run, text)
+        if room < 1:
+            raise InputError(
+                f"max_tokens is {run.max_tokens}, too many for this model's context of "
+                f"{self._engine.config.max_context} tokens: lower it by {1 - room} or more"
+            )
+        return room

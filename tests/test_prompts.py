@@ -1,0 +1,143 @@
+"""Prompts: their exact rendering, the file that replaces them, the language they are chosen in."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+
+from minimemo.errors import InputError
+from minimemo.loop.language import content_units, detect_language, information, normalize, shingles
+from minimemo.loop.prompts import CHINESE, ENGLISH, PROMPTS, instruction, load_prompts, memory_opening
+
+
+def test_english_prompts_rendered():
+    assert ENGLISH.recall.format(question="Who {was} he?") == (
+        "\n\n---\nQuestion: Who {was} he?\nDo not answer the question. Copy from the document above the sentences that "
+        "help to answer it: at most three, one per line, in the document's own words."
+    )
+    rendered = ENGLISH.answer.format(passages="[1] It rained.", question="Did it rain?", not_found=ENGLISH.not_found)
+    assert rendered.startswith("Passages from a document:\n\n[1] It rained.\n\nQuestion: Did it rain?\n")
+    assert "write: Not found." in rendered
+
+
+def test_chinese_prompts_rendered():
+    assert CHINESE.draft.format(question="谁来了？") == "\n\n---\n问题：谁来了？\n根据上面的文档，用一句简短的话回答。"
+    rendered = CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found)
+    assert rendered.startswith("文档中的段落：\n\n[1] 下雨了。\n\n问题：下雨了吗？\n")
+    assert rendered.endswith("就写：未提及。")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_memory_prompts_begin_with_a_break(language):
+    """The document stands right before them: without a break its last line and the prompt would be one."""
+    prompts = PROMPTS[language]
+    for text in (prompts.recall, prompts.rewrite, prompts.draft, prompts.memory_answer, prompts.key_points):
+        assert text.startswith("\n\n")
+    assert prompts.memory_intro.endswith("\n\n")
+
+
+def test_chinese_prompts_hold_no_english():
+    for field in dataclasses.fields(CHINESE):
+        literal = instruction(getattr(CHINESE, field.name))
+        assert not any(char.isascii() and char.isalpha() for char in literal), field.name
+
+
+def test_memory_opening_depends_on_language_and_intro_only():
+    assert memory_opening("en") == memory_opening("en")
+    assert memory_opening("en").version != memory_opening("zh").version
+    other_question = {"en": dataclasses.replace(ENGLISH, recall="{question}?"), "zh": CHINESE}
+    assert memory_opening("en", other_question) == memory_opening("en")
+    other_intro = {"en": dataclasses.replace(ENGLISH, memory_intro="Look:\n\n"), "zh": CHINESE}
+    assert memory_opening("en", other_intro).version != memory_opening("en").version
+
+
+def test_json_file_replaces_what_it_names(tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"zh": {"recall": "抄写：{question}"}}), encoding="utf-8")
+    prompts = load_prompts(path)
+    assert prompts["zh"].recall == "抄写：{question}"
+    assert prompts["zh"].rewrite == CHINESE.rewrite
+    assert prompts["en"] == ENGLISH
+    assert PROMPTS["zh"].recall == CHINESE.recall  # the defaults stay
+
+
+def test_toml_file(tmp_path):
+    path = tmp_path / "prompts.toml"
+    path.write_text('[en]\nnot_found = "No idea"\n', encoding="utf-8")
+    if sys.version_info >= (3, 11):
+        assert load_prompts(path)["en"].not_found == "No idea"
+    else:
+        with pytest.raises(InputError, match=r"JSON"):
+            load_prompts(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"fr": {}}', "'fr'"),
+        ('{"en": []}', "'en'"),
+        ('{"en": {"recal": "x"}}', r"en\.recal"),
+        ('{"en": {"recall": 3}}', r"en\.recall"),
+        ('{"en": {"recall": "no placeholder"}}', r"en: prompt recall: .*\{question\} is missing"),
+        ('{"en": {"recall": "{question} {name}"}}', r"prompt recall: unknown placeholder \{name\}"),
+        ('{"en": {"recall": "{question.__class__}"}}', r"\{question\} is missing"),
+        ('{"en": {"recall": "{question!r}"}}', "no format"),
+        ('{"en": {"recall": "{question} {"}}', "prompt recall"),
+        ('{"en": {"system": "{}"}}', "prompt system"),
+        ('["en"]', "table of languages"),
+        ('{"en": ', "not valid JSON"),
+    ],
+)
+def test_bad_file_names_file_and_place(tmp_path, content, named):
+    path = tmp_path / "mine.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"mine\.json.*{named}"):
+        load_prompts(path)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.json: cannot read"):
+        load_prompts(tmp_path / "absent.json")
+    with pytest.raises(InputError, match="cannot read"):
+        load_prompts(tmp_path)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_prompts(tmp_path / "bytes.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Who wrote the letter?", "en"),
+        ("谁写了这封信？", "zh"),
+        ("誰寫了這封信？", "zh"),
+        ("GPT-4 和 BERT 有什么区别？", "zh"),
+        ("Is 孙悟空 a monkey?", "en"),
+        ("この手紙を書いたのは誰ですか。", "en"),
+        ("누가 이 편지를 썼습니까?", "en"),
+        ("Wer schrieb den Brief?", "en"),
+    ],
+)
+def test_language(text, language):
+    assert detect_language(text) == language
+
+
+def test_language_of_a_text_without_letters_is_the_default():
+    assert detect_language("1984?", "zh") == "zh"
+    assert detect_language("", "en") == "en"
+
+
+def test_information_counts_by_script():
+    assert information("北京") == information("Peking") == 6
+    assert information("とり") == 4
+    assert information("... !") == 0
+
+
+def test_shingles_and_units_see_both_scripts():
+    assert shingles("黑死病") == {"黑死", "死病"}
+    assert shingles("King") == {"kin", "ing"}
+    assert shingles("ＡＢＣＤ") == shingles("abcd")
+    assert content_units("The King of 法国国王") == {"king", "法国", "国国", "国王"}
+    assert content_units("of the") == frozenset()
+    assert normalize(" Ａ  b\n") == "a b"

@@ -1,0 +1,571 @@
+"""The loop, with a scripted engine: what is asked of memory, what is searched, what is shown, what comes back.
+
+Several tests hold a defect of the system that the loop follows: each says which.
+"""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from minimemo.errors import InputError
+from minimemo.events import Event
+from minimemo.loop import Answer, Found, Piece, Session, Settings, memory_opening
+from minimemo.loop.language import shingles
+
+ENGLISH = (
+    "The plague came to Paris in 1348. ",
+    "A report was written by the doctors for the king of France. ",
+    "It blamed the heavens, where three planets had met. ",
+    "Later the fleas of black rats were found guilty. ",
+    "Nothing else of note was built in that year. ",
+)
+CHINESE = (
+    "一三四八年，黑死病传到了巴黎。",
+    "医生们为法国国王写了一份医疗报告。",
+    "报告把瘟疫归咎于天上三颗行星的会合。",
+    "后来人们发现，黑鼠身上的跳蚤才是元凶。",
+    "那一年没有别的值得一提的建筑。",
+)
+
+
+class FakeTokenizer:
+    """One token a character; control tokens are negative and cannot come from text."""
+
+    stop_ids = frozenset({-9})
+
+    def __init__(self, has_chat_template=True):
+        self.has_chat_template = has_chat_template
+
+    def encode(self, text):
+        return [ord(char) for char in text]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i >= 0)
+
+    def turn(self, system):
+        if not self.has_chat_template:
+            return [-1], []
+        return [-1, *self.encode(system or ""), -2], [-3]
+
+    def stream(self):
+        return SimpleNamespace(push=lambda token: self.decode([token]), flush=lambda: "")
+
+
+class FakeCache:
+    def __init__(self, capacity, ids=()):
+        self.capacity = capacity
+        self.ids = list(ids)
+
+    @property
+    def length(self):
+        return len(self.ids)
+
+    def truncate(self, n):
+        assert 0 <= n <= self.length
+        del self.ids[n:]
+
+    def extend(self, ids):
+        assert self.length + len(ids) <= self.capacity
+        self.ids.extend(ids)
+
+    def __copy__(self):
+        raise AssertionError("the memory was copied")
+
+    __deepcopy__ = __copy__
+
+
+class FakeEngine:
+    """Replies with the first script whose key stands in the prompt (after the document, when there is one)."""
+
+    def __init__(self, script, max_context=6000):
+        self.script = script
+        self.config = SimpleNamespace(max_context=max_context)
+        self.prefilled = self.decoded = 0
+        self.prompts, self.batches = [], []
+
+    def new_cache(self, capacity):
+        return FakeCache(capacity)
+
+    def reply_to(self, ids):
+        prompt = FakeTokenizer().decode(ids)
+        reply = next((reply for key, reply in self.script.items() if key in prompt), "nothing scripted")
+        if isinstance(reply, BaseException):
+            raise reply
+        return FakeTokenizer().encode(reply)
+
+    def generate(self, cache, ids, *, max_tokens, stop, sampling=None):
+        assert cache.length + len(ids) + max_tokens <= self.config.max_context
+        self.prompts.append(FakeTokenizer().decode(ids))
+        cache.extend(ids)
+        self.prefilled += len(ids)
+        for token in self.reply_to(ids)[:max_tokens]:
+            yield token
+            cache.extend([token])
+            self.decoded += 1
+
+    def generate_batch(self, memory, prompts, *, max_tokens, stop, sampling=None):
+        assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
+        self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
+        self.prefilled += sum(map(len, prompts))
+        return [self.reply_to(ids)[:max_tokens] for ids in prompts]
+
+
+class FakeRetriever:
+    """Scores the sentences of a document by shared character n-grams."""
+
+    def __init__(self, sentences):
+        self.queries = []
+        self.chunks = []
+        for text in sentences:
+            start = self.chunks[-1].end if self.chunks else 0
+            self.chunks.append(SimpleNamespace(start=start, end=start + len(text), text=text))
+
+    def retrieve(self, queries, k):
+        self.queries.append(list(queries))
+        return [self._one(query, k) for query in queries]
+
+    def _one(self, query, k):
+        grams = shingles(query)
+        scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
+        scored.sort(key=lambda pair: -pair[0])
+        return [SimpleNamespace(chunk=c, score=score, sources=("dense",)) for score, c in scored[:k] if score > 0]
+
+
+EN_SCRIPT = {
+    "Copy from the document": "1. A report was written by the doctors for the king of France.\n2. A report was",
+    "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
+    "in one short sentence": "It was for Philip the Sixth.",
+    "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
+    "Write a summary": "The plague came to Paris; fleas were guilty.",
+    "Passages from a document": "the king of France",
+    "Answer from the document above. Be brief": "the king of France",
+    "Question:": "a king",
+}
+ZH_SCRIPT = {
+    "抄出": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
+    "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
+    "一句简短的话": "腓力六世陛下",
+    "列出上面文档的要点": "1. 黑死病传到了巴黎。\n2. 跳蚤是元凶。",
+    "摘要": "黑死病传到巴黎，跳蚤是元凶。",
+    "文档中的段落": "法国国王",
+    "根据上面的文档回答": "法国国王",
+    "问题": "国王",
+}
+
+
+class House:
+    """A session with everything in it at hand."""
+
+    def __init__(
+        self, sentences=ENGLISH, script=EN_SCRIPT, language="en", *, context=6000, chat=True, engine=None, **options
+    ):
+        self.document = "".join(sentences)
+        self.engine = engine or FakeEngine(script, context)
+        self.tokenizer = FakeTokenizer(chat)
+        self.retriever = FakeRetriever(sentences)
+        self.loads = 0
+        ids = memory_opening(language).ids(self.tokenizer) + self.tokenizer.encode(self.document)
+        self.memory = FakeCache(len(ids) + options.pop("free", 2000), ids)
+        self.ids = list(ids)
+        self.events: list[Event] = []
+        self.session = Session(
+            self.engine,
+            self.tokenizer,
+            self.retriever,
+            self.load,
+            language=language,
+            on_event=self.events.append,
+            **options,
+        )
+
+    def load(self):
+        self.loads += 1
+        return self.memory
+
+    def untouched(self):
+        return self.memory.ids == self.ids
+
+
+def chinese_house(**options):
+    return House(CHINESE, ZH_SCRIPT, "zh", **options)
+
+
+QUESTION = "Who was the report written for?"
+ZH_QUESTION = "医疗报告是为谁写的？"
+
+
+def test_memorag_walks_from_clues_to_an_answer_with_sources():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    assert answer.text == "the king of France"
+    assert (answer.mode, answer.language, answer.question) == ("memorag", "en", QUESTION)
+    assert [clue.kind for clue in answer.clues] == ["recall", "rewrite", "rewrite", "draft"]
+    assert answer.draft == "It was for Philip the Sixth."
+    assert answer.supported
+    assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
+    assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]]
+    assert len(house.engine.batches) == 1 and len(house.engine.batches[0]) == 3  # recall, rewrite, draft together
+    assert "The answer might be: It was for Philip the Sixth." in house.engine.prompts[-1]
+
+
+def test_the_question_is_always_searched_and_searched_first():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    (queries,) = house.retriever.queries
+    assert queries[0] == QUESTION
+    assert queries[1 : 1 + 3] == [clue.text for clue in answer.clues[:3]]
+    assert queries[4] == f"{QUESTION} {answer.draft}"
+    silent = House(script={"Passages from": "the king of France", "document above": ""})
+    assert silent.session.ask(QUESTION).clues == ()
+    assert silent.retriever.queries == [[QUESTION]]
+
+
+def test_chinese_clues_reach_the_search():
+    """Defect: clues were kept when they had more than three words between spaces, so no Chinese one ever was."""
+    house = chinese_house()
+    answer = house.session.ask(ZH_QUESTION)
+    assert [clue.kind for clue in answer.clues] == ["recall", "recall", "rewrite", "rewrite", "draft"]
+    assert house.retriever.queries[0][1] == "医生们为法国国王写了一份医疗报告。"
+    assert answer.text == "法国国王" and answer.language == "zh" and answer.supported
+    assert [p.text for p in answer.passages if p.cited] == [CHINESE[1]]
+
+
+def test_passages_come_once_in_document_order_with_their_scores():
+    """Defects: duplicates were shown twice, scores thrown away."""
+    answer = House().session.ask(QUESTION)
+    starts = [p.start for p in answer.passages]
+    assert starts == sorted(set(starts)) and len(starts) >= 3
+    assert all(p.score > 0 and p.sources == ("dense",) for p in answer.passages)
+    assert "question" in answer.passages[starts.index(len(ENGLISH[0]))].found_by
+
+
+@pytest.mark.parametrize("budget", [30, 90, 200, 1500])
+def test_evidence_stays_within_its_budget(budget):
+    """Defect: evidence could pass 30,000 tokens unchecked."""
+    house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
+    answer = house.session.ask(QUESTION)
+    shown = house.engine.prompts[-1].split("document:\n\n")[1].split("\n\nQuestion:")[0]
+    assert 0 < len(shown) <= budget
+    assert 1 <= len(answer.passages) <= len(ENGLISH)
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag"])
+def test_the_prompt_and_the_answer_fit_the_context(mode):
+    """The fake engine refuses a prompt past the context; a long evidence budget must not lead there."""
+    sentences = tuple(f"Report {n} on the king was written by doctor number {n}. " * 3 for n in range(20))
+    house = House(sentences, context=4700, settings=Settings(evidence_tokens=100_000, question_hits=20))
+    answer = house.session.ask(QUESTION, mode, max_tokens=1000)
+    assert answer.prompt_tokens + 1000 <= 4700
+    assert answer.passages
+
+
+def test_the_memory_is_never_copied_nor_changed():
+    """Defect: every question deep-copied the whole cache. Here the same cache serves all, and keeps its length."""
+    house = House()
+    for mode in ("memorag", "memory", "memorag"):
+        house.session.ask(QUESTION, mode)
+        assert house.untouched()
+    house.session.summarize()
+    assert house.untouched()
+    assert house.loads == 1
+
+
+def test_modes_without_memory_do_not_load_it():
+    house = House()
+    rag = house.session.ask(QUESTION, "rag")
+    closed = house.session.ask(QUESTION, "closed")
+    assert house.loads == 0 and house.engine.batches == []
+    assert rag.clues == () and rag.draft == "" and rag.passages and rag.supported
+    assert closed.passages == () and not closed.supported
+    assert closed.text == "a king"
+    assert house.retriever.queries == [[QUESTION]]
+
+
+def test_memory_mode_asks_the_memory_alone():
+    house = House()
+    answer = house.session.ask(QUESTION, "memory")
+    assert answer.text == "the king of France"
+    assert house.retriever.queries == [] and answer.passages == () and not answer.supported
+    assert house.engine.prompts[-1].startswith("\n\n---\nQuestion: Who was the report written for?")
+
+
+def test_no_ask_prefills_the_document():
+    """A memory that is restored and then computed again would be no memory."""
+    house = House()
+    answer = house.session.ask(QUESTION)
+    rows = sum(len(house.tokenizer.encode(row)) + 1 for row in house.engine.batches[0])
+    assert answer.prefilled_tokens == rows + answer.prompt_tokens
+    answer = house.session.ask(QUESTION, "memory")
+    assert answer.prefilled_tokens == answer.prompt_tokens
+    assert answer.generated_tokens == len("the king of France")
+
+
+def test_one_engine_serves_many_documents():
+    """Defect: memorizing a second document wiped the first."""
+    engine = FakeEngine({**EN_SCRIPT, **ZH_SCRIPT})
+    house, other = House(engine=engine), chinese_house(engine=engine)
+    for _ in range(2):
+        assert house.session.ask(QUESTION, "memory").text == "the king of France"
+        assert other.session.ask(ZH_QUESTION, "memory").text == "法国国王"
+    assert house.untouched() and other.untouched()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")])
+@pytest.mark.parametrize("mode", ["memory", "memorag"])
+def test_an_interrupted_question_leaves_the_memory_whole(error, mode):
+    house = House()
+    house.engine.script = {"document above": error}
+    with pytest.raises(type(error)):
+        house.session.ask(QUESTION, mode)
+    assert house.untouched()
+    house.engine.script = EN_SCRIPT
+    assert house.session.ask(QUESTION, mode).text == "the king of France"
+
+
+def test_an_interrupt_between_two_tokens_leaves_the_memory_whole():
+    house = House()
+    stream = house.session.stream(QUESTION, "memory")
+    assert next(stream) == Found()
+    next(stream), next(stream)
+    assert not house.untouched()
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt())
+    assert house.untouched()
+
+
+def test_a_closed_or_forgotten_stream_gives_the_memory_back():
+    house = House()
+    stream = house.session.stream(QUESTION, "memory")
+    next(stream), next(stream)
+    stream.close()
+    assert house.untouched()
+    stream = house.session.stream(QUESTION, "memory")
+    next(stream), next(stream)
+    del stream
+    assert house.untouched()
+
+
+def test_a_half_read_stream_cannot_write_under_the_next_question():
+    """Two streams over one cache would mix their tokens: the second takes it, the first says so when it goes on."""
+    house = House()
+    first = house.session.stream(QUESTION, "memory")
+    next(first), next(first)
+    second = house.session.stream(QUESTION, "memory")
+    next(second), next(second)
+    during = list(house.memory.ids)
+    with pytest.raises(InputError, match="another question"):
+        next(first)
+    assert house.memory.ids == during
+    *_, last = second
+    assert isinstance(last, Answer) and last.text == "the king of France"
+    assert house.untouched()
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory", "closed"])
+def test_stream_gives_what_ask_gives(mode):
+    found, *pieces, answer = House().session.stream(QUESTION, mode)
+    assert isinstance(found, Found) and isinstance(answer, Answer)
+    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == answer.text
+    assert found.clues == answer.clues and found.draft == answer.draft
+    assert [p.start for p in found.passages] == [p.start for p in answer.passages]
+    again = House().session.ask(QUESTION, mode)
+    assert {**again.to_dict(), "timings": 0} == {**answer.to_dict(), "timings": 0}
+    json.dumps(answer.to_dict())
+
+
+def test_white_space_around_an_answer_is_dropped_and_kept_inside():
+    house = House(script={"Question:": " \n\n The king,\n\nof France.\n\n  "})
+    *pieces, answer = house.session.stream(QUESTION, "closed")
+    assert answer.text == "The king,\n\nof France."
+    assert "".join(piece.text for piece in pieces[1:]) == answer.text
+
+
+@pytest.mark.parametrize("question", ["", " \n\t", "?!", "。？", "\u200b"])
+@pytest.mark.parametrize("mode", ["memorag", "closed"])
+def test_an_empty_question_is_refused_before_anything_runs(question, mode):
+    house = House()
+    for ask in (house.session.ask, house.session.stream):
+        with pytest.raises(InputError, match="question is empty"):
+            ask(question, mode)
+    assert house.loads == 0 and house.events == []
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory", "closed"])
+def test_a_question_of_100000_characters_is_refused_with_both_numbers(mode):
+    house = House()
+    with pytest.raises(InputError, match=r"question is 100000 tokens long, and at most 1024 fit"):
+        house.session.ask("w" * 100_000, mode)
+    assert house.loads == 0
+    with pytest.raises(InputError, match="100000 tokens"):
+        house.session.recall("为" * 100_000)
+
+
+def test_a_small_context_lowers_the_limit():
+    house = House(context=1500)
+    with pytest.raises(InputError, match=r"question is 1000 tokens long, and at most \d{3} fit"):
+        house.session.ask("w" * 1000, "rag")
+
+
+def test_a_question_that_does_not_fit_behind_the_document_is_refused():
+    house = House(free=300)
+    with pytest.raises(InputError, match=r"do not fit behind the document, where 300 are free"):
+        house.session.ask(QUESTION, "memory")
+    assert house.untouched()
+    full = House(context=500)
+    with pytest.raises(InputError, match="do not fit behind the document"):
+        full.session.recall(QUESTION)
+
+
+def test_other_arguments_are_checked():
+    session = House().session
+    with pytest.raises(InputError, match="unknown mode 'graph': use memorag, rag, memory, closed"):
+        session.ask(QUESTION, "graph")
+    for tokens in (0, -1):
+        with pytest.raises(InputError, match="at least 1"):
+            session.ask(QUESTION, max_tokens=tokens)
+        with pytest.raises(InputError, match="at least 1"):
+            session.summarize(max_tokens=tokens)
+    with pytest.raises(InputError, match=r"max_tokens is 6000, too many .* context of 6000"):
+        session.ask(QUESTION, max_tokens=6000)
+    with pytest.raises(InputError, match="too many"):
+        session.summarize(max_tokens=6000)
+    with pytest.raises(InputError, match=r"not valid Unicode text \(character 3\)"):
+        session.ask("Who\udc80?")
+
+
+def test_a_question_in_another_language_than_the_document():
+    """Clues are asked for in the language they are to be found in, the answer in the language of the question."""
+    house = chinese_house(engine=FakeEngine({**ZH_SCRIPT, **EN_SCRIPT}))
+    answer = house.session.ask(QUESTION)
+    recall, rewrite, draft = house.engine.batches[0]
+    assert "抄出" in recall and "小问题" in rewrite and "in one short sentence" in draft
+    assert "Passages from a document" in house.engine.prompts[-1]
+    assert answer.language == "en" and answer.clues
+
+
+def test_single_verbs():
+    session = House().session
+    assert [clue.text for clue in session.recall(QUESTION)] == [
+        "A report was written by the doctors for the king of France."
+    ]
+    assert [clue.kind for clue in session.rewrite(QUESTION)] == ["rewrite", "rewrite"]
+    assert session.draft(QUESTION) == "It was for Philip the Sixth."
+
+
+def test_a_draft_that_says_nothing_is_no_draft():
+    house = House(script={**EN_SCRIPT, "in one short sentence": "Not found."})
+    answer = house.session.ask(QUESTION)
+    assert answer.draft == "" and "might be" not in house.engine.prompts[-1]
+    assert house.session.draft(QUESTION) == ""
+
+
+def test_answer_from_given_evidence():
+    house = House()
+    evidence = ["It rained.", "The report was for the king of France."]
+    answer = house.session.answer(QUESTION, evidence)
+    assert answer.text == "the king of France" and answer.supported
+    assert ["".join(evidence)[p.start : p.end] for p in answer.passages] == evidence
+    assert [p.cited for p in answer.passages] == [False, True]
+    assert house.loads == 0 and house.retriever.queries == []
+    assert not house.session.answer(QUESTION, []).supported
+
+
+def test_evidence_that_does_not_hold_the_answer_is_said():
+    refusing = House(script={**EN_SCRIPT, "Passages from a document": "Not found."})
+    assert not refusing.session.ask(QUESTION).supported
+    inventing = House(script={**EN_SCRIPT, "Passages from a document": "Napoleon Bonaparte"})
+    assert not inventing.session.ask(QUESTION).supported
+
+
+def test_a_question_without_any_hit_is_still_asked():
+    house = House(sentences=("xyzzy",), script={"Passages from": "Not found."})
+    answer = house.session.ask("qqq jjj?", "rag")
+    assert answer.passages == () and answer.text == "Not found." and not answer.supported
+
+
+def test_summary():
+    house = House()
+    answer = house.session.summarize()
+    assert answer.mode == "summarize" and answer.question == ""
+    assert answer.text == "The plague came to Paris; fleas were guilty."
+    assert [clue.kind for clue in answer.clues] == ["point", "point"]
+    assert ENGLISH[0] in [p.text for p in answer.passages] and ENGLISH[3] in [p.text for p in answer.passages]
+    assert answer.supported
+    found, *_pieces, last = House().session.stream_summary()
+    assert isinstance(found, Found) and isinstance(last, Answer) and last.text == answer.text
+
+
+def test_chinese_summary():
+    """Defect: with every Chinese clue dropped, Chinese summaries crashed."""
+    house = chinese_house()
+    answer = house.session.summarize()
+    assert answer.text == "黑死病传到巴黎，跳蚤是元凶。" and answer.language == "zh"
+    assert [clue.text for clue in answer.clues] == ["黑死病传到了巴黎。", "跳蚤是元凶。"]
+    assert answer.passages
+
+
+@pytest.mark.parametrize("make", [House, chinese_house])
+def test_a_summary_without_key_points_does_not_crash(make):
+    house = make()
+    house.engine.script = {"List the main": "", "列出上面": "无", "summary": "A plague.", "摘要": "一场瘟疫。"}
+    answer = house.session.summarize()
+    assert answer.clues == () and answer.text in ("A plague.", "一场瘟疫。")
+    assert len(house.retriever.queries[0]) == 1
+
+
+def test_many_key_points_leave_room_for_passages():
+    points = "\n".join(
+        f"{n}. Point number {n} of chapter {n * n} tells of king {chr(65 + n) * 9}." for n in range(1, 13)
+    )
+    house = House(script={**EN_SCRIPT, "List the main points": points}, context=1300)
+    answer = house.session.summarize(max_tokens=300)
+    assert answer.prompt_tokens + 300 <= 1300 and answer.passages and answer.clues
+
+
+def test_a_base_model_gets_a_cue_and_ends_with_its_first_line():
+    house = House(chat=False, script={"Passages from": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})
+    answer = house.session.ask(QUESTION, "rag")
+    assert house.engine.prompts[-1].endswith("\nAnswer:")
+    assert answer.text == "the king of France"
+    house.session.recall(QUESTION)
+    assert house.engine.batches[-1][0].endswith("\n1.")
+
+
+def test_a_looping_answer_is_stopped():
+    house = House(script={"Question:": "The king. " + "And then he went home again, " * 100})
+    answer = house.session.ask(QUESTION, "closed", max_tokens=2000)
+    assert answer.generated_tokens < 200
+    assert answer.text.startswith("The king. And then he went home again,")
+
+
+def test_events_and_timings():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    stages = dict.fromkeys(event.stage for event in house.events)
+    assert list(stages) == ["memory", "recall", "retrieve", "answer"]
+    for stage in stages:
+        last = [event for event in house.events if event.stage == stage][-1]
+        assert last.done == last.total > 0
+    assert set(answer.timings) == {*stages, "total"}
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+    assert answer.timings["total"] >= answer.timings["answer"]
+    assert list(house.session.ask(QUESTION, "closed").timings) == ["answer", "total"]
+
+
+def test_settings_room_covers_the_longest_prompts():
+    """What a memo leaves free after its document must hold any question that is let through, in any mode."""
+    settings = Settings(question_tokens=300)
+    for house, letter in ((House(settings=settings), "w"), (chinese_house(settings=settings), "为")):
+        free = settings.memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
+        house.memory.capacity = len(house.ids) + free
+        house.engine.config.max_context = 10_000
+        assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
+
+
+def test_the_loop_imports_nothing_heavy():
+    code = "import minimemo.loop, sys; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
