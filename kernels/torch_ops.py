@@ -135,7 +135,7 @@ def _windowed(
     hidden = (keys[None, :] > positions[:, None]) | (keys[None, :] <= positions[:, None] - window)
     group = heads // k.shape[0]
     folded = q.reshape(k.shape[0], group * rows, dim)
-    scores = (folded @ k.transpose(-1, -2)).float().mul_(scale).view(k.shape[0], group, rows, -1)
+    scores = (folded.float() @ k.float().transpose(-1, -2)).mul_(scale).view(k.shape[0], group, rows, -1)
     scores.masked_fill_(hidden, _NEVER)
     lse = torch.logsumexp(scores, dim=-1)
     weights = (scores - lse.masked_fill(lse == _NEVER, 0.0)[..., None]).exp_().to(v.dtype)

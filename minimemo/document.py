@@ -1,0 +1,79 @@
+"""A document from a file or a stream: bytes -> text, or one clear reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from minimemo.errors import InputError
+
+_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Text exactly as decoded: line ends, emoji and combining marks untouched. Offsets everywhere count its characters.
+
+    name: what to call it. sha256: of the text in UTF-8.
+    """
+
+    name: str
+    text: str
+    sha256: str
+
+    @classmethod
+    def of(cls, text: str, name: str = "text") -> Document:
+        """Raises InputError for text that is empty or holds nothing to read."""
+        if not any(char.isalnum() for char in text):
+            raise InputError(f"{name}: the document is empty; there is nothing to remember")
+        try:
+            content = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name}: not valid Unicode at character {error.start}; decode it again") from None
+        return cls(name, text, hashlib.sha256(content).hexdigest())
+
+
+def read_document(source: str | Path, encoding: str | None = None) -> Document:
+    """Reads a file, or standard input for "-". A byte order mark decides the encoding, else `encoding`, else UTF-8.
+
+    Raises InputError naming the file: missing, a directory, not readable, empty, binary, wrongly encoded.
+    """
+    name = "standard input" if str(source) == "-" else str(source)
+    try:
+        content = sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file; give a text file, or - for standard input") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a directory; give one text file") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror}); check its permissions") from None
+    for mark, marked in _MARKS:
+        if content.startswith(mark):
+            content, encoding = content[len(mark) :], marked
+            break
+    text = _decode(content, encoding or "utf-8", name)
+    return Document.of(text, Path(source).name if str(source) != "-" else "stdin")
+
+
+def _decode(content: bytes, encoding: str, name: str) -> str:
+    try:
+        text = content.decode(encoding)
+    except LookupError:
+        raise InputError(f"{name}: encoding {encoding!r} is not known to Python; try utf-8, gb18030 or big5") from None
+    except UnicodeDecodeError as error:
+        if _looks_binary(content):
+            raise InputError(f"{name}: a binary file; convert it to plain text first") from None
+        raise InputError(
+            f"{name}: not {encoding} at byte {error.start}; name its encoding, for example --encoding gb18030"
+        ) from None
+    if "\0" in text:
+        raise InputError(f"{name}: a binary file (it holds NUL characters); convert it to plain text first")
+    return text
+
+
+def _looks_binary(content: bytes) -> bool:
+    """Control bytes that no text encoding in use here has, in the first 64 KiB."""
+    sample = content[:65536]
+    return sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in sample) > len(sample) // 100

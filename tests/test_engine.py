@@ -1,0 +1,113 @@
+"""The engine: chunking, generation, batches over one memory, sampling. Golden tokens of a tiny seeded model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from minimemo.engine.sampling import Sampler, Sampling
+from minimemo.errors import InputError
+
+from .helpers import assert_close
+from .tiny import tiny_engine
+
+PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9, 50, 28, 8]
+
+
+def test_golden_greedy_tokens() -> None:
+    """Any change of meaning in decoder or engine shows here first."""
+    engine = tiny_engine(seed=3)
+    cache = engine.new_cache(64)
+    tokens = list(engine.generate(cache, PROMPT, max_tokens=16))
+    assert tokens == [29, 13, 48, 60, 18, 29, 40, 47, 40, 47, 60, 54, 60, 7, 60, 35]
+    assert cache.length == len(PROMPT) + 15  # the last token is not run
+    assert (engine.prefilled, engine.decoded) == (len(PROMPT), 15)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 22, 23, 24])
+def test_chunked_prefill_equals_whole(chunk: int) -> None:
+    whole, cut = tiny_engine(), tiny_engine(chunk=chunk)
+    a, b = whole.new_cache(23), cut.new_cache(23)
+    assert_close(cut.prefill(b, PROMPT), whole.prefill(a, PROMPT).double(), "logits")
+    assert_close(b.keys[:, :, :23], a.keys[:, :, :23].double(), "keys")
+    assert cut.prefilled == 23
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23, 100])
+def test_read_hands_over_keys_before_rope_and_values(chunk: int) -> None:
+    """Rotating the raw keys by their positions gives the cache's keys, bit for bit."""
+    from minimemo.kernels import apply_rope
+
+    engine = tiny_engine(chunk=chunk)
+    cache = engine.new_cache(40)
+    seen = []
+    for piece in engine.read(cache, PROMPT):
+        positions = torch.arange(piece.start, piece.start + len(piece.ids))
+        for layer in range(engine.config.num_layers):
+            rotated = apply_rope(piece.keys[layer], *engine.decoder.rope.cos_sin(layer, positions))
+            assert torch.equal(rotated, cache.keys[layer, :, piece.start : cache.length])
+            assert torch.equal(piece.values[layer], cache.values[layer, :, piece.start : cache.length])
+        seen += piece.ids
+    assert seen == PROMPT and cache.length == 23 and engine.prefilled == 23
+
+
+def test_truncate_forgets() -> None:
+    engine = tiny_engine()
+    cache = engine.new_cache(64)
+    engine.prefill(cache, PROMPT)
+    first = list(engine.generate(cache, [1, 2], max_tokens=8))
+    cache.truncate(23)
+    list(engine.generate(cache, [40, 41, 42], max_tokens=8))
+    cache.truncate(23)
+    assert list(engine.generate(cache, [1, 2], max_tokens=8)) == first
+    with pytest.raises(ValueError, match="cannot truncate"):
+        cache.truncate(99)
+
+
+def test_batch_over_one_memory_equals_each_alone() -> None:
+    engine = tiny_engine(seed=3)
+    memory = engine.new_cache(60)
+    engine.prefill(memory, PROMPT)
+    prompts = [[5, 6], [7], [8, 9, 10, 11, 12]]
+    alone = []
+    for prompt in prompts:
+        alone.append(list(engine.generate(memory, prompt, max_tokens=12)))
+        memory.truncate(23)
+    assert engine.generate_batch(memory, prompts, max_tokens=12) == alone
+    assert memory.length == 23
+    stop = {alone[0][4], alone[2][2]}  # rows end at different times, the others go on
+    expected = [row[: next((i for i, t in enumerate(row) if t in stop), None)] for row in alone]
+    assert engine.generate_batch(memory, prompts, max_tokens=12, stop=stop) == expected
+
+
+def test_stop_tokens_are_not_yielded() -> None:
+    engine = tiny_engine()
+    tokens = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=16))
+    stop = tokens[5]
+    again = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=16, stop={stop}))
+    assert again == tokens[: tokens.index(stop)]
+
+
+def test_a_full_cache_says_so() -> None:
+    engine = tiny_engine()
+    with pytest.raises(ValueError, match="0 \\+ 23 tokens do not fit into 10"):
+        engine.prefill(engine.new_cache(10), PROMPT)
+    with pytest.raises(ValueError, match="nothing to prefill"):
+        engine.prefill(engine.new_cache(10), [])
+    with pytest.raises(ValueError, match="at least one prompt"):
+        engine.generate_batch(engine.new_cache(10), [[1], []], max_tokens=3)
+
+
+def test_sampling_limits_and_seed() -> None:
+    logits = torch.tensor([[0.0, 3.0, 2.9, -5.0, 2.0]]).repeat(400, 1)
+    assert set(Sampler(Sampling())(logits)) == {1}
+    assert set(Sampler(Sampling(1.0, top_k=2))(logits)) == {1, 2}
+    assert set(Sampler(Sampling(1.0, top_p=0.5))(logits)) == {1, 2}
+    assert set(Sampler(Sampling(1.0, top_p=0.1))(logits)) == {1}
+    drawn = Sampler(Sampling(2.0, seed=4))(logits)
+    assert len(set(drawn)) == 5 and drawn == Sampler(Sampling(2.0, seed=4))(logits)
+    share = Sampler(Sampling(1.0))(logits.repeat(20, 1)).count(1) / 8000
+    assert abs(share - float(logits[0].softmax(0)[1])) < 0.03
+    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"temperature": float("nan")}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            Sampling(**bad)
