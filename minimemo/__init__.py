@@ -1,5 +1,69 @@
-"""minimemo: ask questions of a long document on your own machine, from a compact KV memory."""
+"""minimemo: ask questions of a long document on your own machine, from a compact KV memory.
+
+    import minimemo
+    memo = minimemo.build("book.txt")            # or minimemo.open("book.memo")
+    print(memo.ask("Who is Mr. Knightley?").text)
+
+Names are loaded when first used: importing the package costs nothing.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minimemo.builder import build
+    from minimemo.document import Document
+    from minimemo.errors import FetchError, InputError, MemoError, MinimemoError, ModelError
+    from minimemo.events import Event
+    from minimemo.language_model import LanguageModel, load_model
+    from minimemo.loop import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
+    from minimemo.memo import Memo, open_embedder
+    from minimemo.memo import open_memo as open
+    from minimemo.models.catalog import pull
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "build": "builder",
+    "Document": "document",
+    "FetchError": "errors",
+    "InputError": "errors",
+    "MemoError": "errors",
+    "MinimemoError": "errors",
+    "ModelError": "errors",
+    "Event": "events",
+    "LanguageModel": "language_model",
+    "load_model": "language_model",
+    "Answer": "loop",
+    "Clue": "loop",
+    "Found": "loop",
+    "Passage": "loop",
+    "Piece": "loop",
+    "Prompts": "loop",
+    "load_prompts": "loop",
+    "Memo": "memo",
+    "open": "memo",
+    "open_embedder": "memo",
+    "pull": "models.catalog",
+}
+_NAMES = {"open": "open_memo"}
+
+__all__ = [
+    "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
+    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "build", "load_model", "load_prompts", "open",
+    "open_embedder", "pull",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minimemo' has no attribute {name!r}")
+    value = getattr(import_module(f"minimemo.{_HOMES[name]}"), _NAMES.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""Progress of anything that takes longer than a second; the command line's bar and library users read the same events."""
+"""Progress of anything longer than a second; the command line's bar and library users read the same events."""
 
 from __future__ import annotations
 

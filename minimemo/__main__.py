@@ -1,0 +1,7 @@
+"""`python -m minimemo`."""
+
+import sys
+
+from minimemo.cli import main
+
+sys.exit(main())

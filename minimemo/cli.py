@@ -1,0 +1,387 @@
+"""The command line: parses, calls the API, prints. Answers on stdout, progress on stderr; the one error boundary.
+
+Rule of this file: nothing heavy is imported before the arguments are parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from minimemo.errors import MinimemoError
+
+if TYPE_CHECKING:
+    from minimemo.loop import Answer, Found, Piece
+    from minimemo.memo import Memo
+
+_EXAMPLES = """\
+examples:
+  minimemo build book.txt                         reads it once, leaves book.memo
+  minimemo ask book.memo "Who is Mr. Knightley?"  answers, with its sources
+  minimemo ask book.memo                          question after question
+  minimemo summarize book.memo
+  minimemo inspect book.memo                      what is in it, and how small it is
+"""
+_MODES = ("memorag", "rag", "memory", "closed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 2 a mistake that can be mended (one line on stderr), 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except MinimemoError as error:
+        if os.environ.get("MINIMEMO_DEBUG"):
+            raise
+        print(f"minimemo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nminimemo: interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="minimemo",
+        description="Ask questions of a long document on your own machine, from a compact KV memory.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        return added
+
+    pull = command("pull", _pull, "get models by name", "minimemo pull")
+    pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
+
+    build = command("build", _build, "read a document once and leave a memo of it", "minimemo build book.txt")
+    build.add_argument("document", help="a text file; - reads standard input")
+    build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
+    _models(build)
+    build.add_argument("--memory", choices=("int4", "exact"), default="int4", help="how the memory is coded")
+    build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
+    build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
+
+    ask = command("ask", _ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"')
+    ask.add_argument("memo", help="a memo folder")
+    ask.add_argument("question", nargs="?", help="none: a prompt, question after question; - reads standard input")
+    _models(ask)
+    ask.add_argument(
+        "--mode",
+        choices=_MODES,
+        default="memorag",
+        help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither",
+    )
+    ask.add_argument("--show-clues", action="store_true", help="also print what the memory recalled")
+    ask.add_argument("--max-tokens", type=_positive, default=256, metavar="N", help="of the answer (default: 256)")
+    _printing(ask)
+
+    summarize = command("summarize", _summarize, "summarize a memo's document", "minimemo summarize book.memo")
+    summarize.add_argument("memo", help="a memo folder")
+    _models(summarize)
+    summarize.add_argument("--show-clues", action="store_true", help="also print the key points from memory")
+    summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
+    _printing(summarize)
+
+    inspect = command("inspect", _inspect, "show what a memo is made of", "minimemo inspect book.memo")
+    inspect.add_argument("memo", help="a memo folder")
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+
+    verify = command("verify", _verify, "check every byte of a memo", "minimemo verify book.memo")
+    verify.add_argument("memo", help="a memo folder")
+
+    listing = command("list", _list, "list models and memos on this machine", "minimemo list")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    return top
+
+
+def _models(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", default=os.environ.get("MINIMEMO_MODEL"), metavar="NAME|DIR|FILE.gguf", help="[$MINIMEMO_MODEL]"
+    )
+    command.add_argument(
+        "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR", help="[$MINIMEMO_EMBEDDER]"
+    )
+
+
+def _printing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
+    command.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+def _version() -> str:
+    from minimemo import __version__
+
+    return f"minimemo {__version__}"
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    from minimemo.models.catalog import CATALOG, defaults, pull
+
+    for name in arguments.name or defaults():
+        with _progress(arguments) as on_event:
+            path = pull(name, on_event)
+            if name not in CATALOG or CATALOG[name].kind == "decoder":
+                from minimemo.models.converted import as_directory
+
+                path = as_directory(path, on_event)
+        print(f"{name}: {path}")
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from minimemo.builder import build
+
+    with _progress(arguments) as on_event:
+        memo = build(
+            arguments.document,
+            arguments.out,
+            model=arguments.model,
+            embedder=arguments.embedder,
+            codec=arguments.memory,
+            encoding=arguments.encoding,
+            prompts=_prompts(arguments),
+            on_event=on_event,
+        )
+    told = memo.inspect()
+    memory = told["memory"]
+    print(
+        f"{told['path']}: {memory['tokens']:,} tokens, memory {_size(memory['bytes'])} "
+        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {_size(told['bytes'])} in all\n"
+        f'ask it: minimemo ask {told["path"]} "your question"'
+    )
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    with _progress(arguments) as on_event:
+        memo = _open(arguments, on_event)
+        if arguments.question is not None:
+            question = sys.stdin.read() if arguments.question == "-" else arguments.question
+            _show(memo.stream(question, arguments.mode, arguments.max_tokens), arguments, on_event)
+            return
+        memo.session()  # models first, so that the prompt appears when it can be answered
+        for question in _questions(on_event):
+            try:
+                _show(memo.stream(question, arguments.mode, arguments.max_tokens), arguments, on_event)
+            except MinimemoError as error:
+                print(f"minimemo: {error}", file=sys.stderr)
+
+
+def _questions(on_event: _Bar) -> Iterator[str]:
+    """Lines typed at a prompt; ends with end of file."""
+    with suppress(ImportError):  # not on every platform
+        import readline  # noqa: F401 (line editing and history for input())
+    while True:
+        on_event.clear()
+        try:
+            line = input("? " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def _summarize(arguments: argparse.Namespace) -> None:
+    with _progress(arguments) as on_event:
+        memo = _open(arguments, on_event)
+        _show(memo.session().stream_summary(arguments.max_tokens), arguments, on_event)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from minimemo.memo import open_memo
+
+    told = open_memo(arguments.memo).inspect()
+    if arguments.json:
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    document, memory, chunks = told["document"], told["memory"], told["chunks"]
+    settings = " ".join(f"{key} {value}" for key, value in memory["params"].items())
+    rows = [
+        ("document", f"{document['name']}, {document['characters']:,} characters, language {document['language']}"),
+        ("model", f"{told['model']['source']} ({told['model']['fingerprint'][:12]})"),
+        ("embedder", f"{told['embedder']['source']} ({told['embedder']['fingerprint'][:12]})"),
+        ("memory", f"{memory['tokens']:,} tokens in {memory['blocks']} blocks, {_size(memory['bytes'])}"),
+        ("", f"{memory['bytes_per_token']:.0f} bytes a token, {memory['ratio_to_fp16']:.2f}x smaller than fp16 KV "
+             f"({memory['fp16_bytes_per_token']} bytes a token)"),
+        ("", f"codec {memory['codec']}: {settings}"),
+        ("", "parts: " + ", ".join(f"{name} {_size(size)}" for name, size in memory["parts"].items())),
+        ("index", _size(told["index"]["bytes"])),
+        ("chunks", f"{_size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
+        ("in all", _size(told["bytes"])),
+    ]  # fmt: skip
+    for name, text in rows:
+        print(f"{name:<10}{text}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from minimemo.memo import open_memo
+
+    with _progress(arguments) as on_event:
+        open_memo(arguments.memo).verify(on_event)
+    print(f"{arguments.memo}: every checksum is right")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from minimemo.models.catalog import CATALOG, defaults, pulled
+    from minimemo.shelf import remembered
+
+    here = {model.name: model for model in pulled()}
+    models = [
+        {
+            "name": name,
+            "kind": CATALOG[name].kind if name in CATALOG else "hub",
+            "pulled": name in here,
+            "default": name in defaults(),
+            "bytes": here[name].bytes if name in here else CATALOG[name].size,
+            "about": f"{CATALOG[name].licence}; {CATALOG[name].notes}" if name in CATALOG else "",
+            "path": str(here[name].path) if name in here else None,
+        }
+        for name in [*CATALOG, *(name for name in here if name not in CATALOG)]
+    ]
+    memos = [
+        {"path": str(path), "bytes": sum(f.stat().st_size for f in path.iterdir() if f.is_file())}
+        for path in remembered()
+    ]
+    if arguments.json:
+        print(json.dumps({"models": models, "memos": memos}, ensure_ascii=False))
+        return
+    for model in models:
+        state = "pulled" if model["pulled"] else "-"
+        print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{_size(model['bytes']):>9}  {model['about']}")
+    for memo in memos:
+        print(f"{memo['path']}  {_size(memo['bytes'])}")
+
+
+# -- printing ----------------------------------------------------------------------------------------------------------
+
+
+def _open(arguments: argparse.Namespace, on_event: _Bar) -> Memo:
+    from minimemo.memo import open_memo
+
+    return open_memo(
+        arguments.memo,
+        model=arguments.model,
+        embedder=arguments.embedder,
+        prompts=_prompts(arguments),
+        on_event=on_event,
+    )
+
+
+def _prompts(arguments: argparse.Namespace) -> Any:
+    from minimemo.loop import PROMPTS, load_prompts
+
+    return load_prompts(arguments.prompts) if arguments.prompts else PROMPTS
+
+
+def _show(steps: Iterator[Found | Piece | Answer], arguments: argparse.Namespace, on_event: _Bar) -> None:
+    """Streams an answer: clues when wanted, the text as it comes, then the sources."""
+    from minimemo.loop import Answer, Found, Piece
+
+    for step in steps:
+        on_event.clear()
+        if isinstance(step, Answer):
+            answer = step
+        elif arguments.json:
+            continue
+        elif isinstance(step, Piece):
+            print(step.text, end="", flush=True)
+        elif isinstance(step, Found) and arguments.show_clues:
+            for clue in step.clues:
+                print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
+        return
+    print()
+    if answer.passages and not answer.supported:
+        print("(the passages do not clearly hold this answer)")
+    for passage in answer.passages:
+        start = " ".join(passage.text.split())
+        print(
+            f"  {'*' if passage.cited else ' '} [{passage.start}-{passage.end}] {start[:90]}{'…' * (len(start) > 90)}"
+        )
+    sys.stdout.flush()
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+class _Bar:
+    """Events as one progress bar on stderr, the stage's name before it. Off when stderr is no terminal or with -q."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, event: Any) -> None:
+        if event.unit == "note":
+            self.clear()
+            print(event.stage, file=sys.stderr)
+            return
+        if not self._shown or event.stage == "answer":
+            return
+        if event.stage != self._stage:
+            self.clear()
+            from tqdm import tqdm
+
+            self._stage = event.stage
+            whole = event.unit == "B"
+            self._bar = tqdm(
+                total=event.total or None, desc=event.stage, unit=event.unit, unit_scale=whole, leave=False,
+                file=sys.stderr, dynamic_ncols=True, smoothing=0.1, delay=0.2,
+            )  # fmt: skip
+        self._bar.total = event.total or None
+        self._bar.update(event.done - self._bar.n)
+        if event.total and event.done >= event.total:
+            self.clear()
+
+    def clear(self) -> None:
+        """Takes the bar away, so that something can be printed."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+
+@contextmanager
+def _progress(arguments: argparse.Namespace) -> Iterator[_Bar]:
+    bar = _Bar(not arguments.quiet and sys.stderr.isatty())
+    try:
+        yield bar
+    finally:
+        bar.clear()

@@ -1,0 +1,67 @@
+"""A decoder that runs: engine and tokenizer of one model, and the hash that says which model it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimemo.events import Listener, silent
+from minimemo.models.catalog import CATALOG, defaults, resolve
+from minimemo.models.converted import as_directory
+from minimemo.models.fingerprint import decoder_files, fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from minimemo.engine.engine import Engine
+    from minimemo.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedModel:
+    """A decoder on this disk, not loaded. source: what finds it again, a catalogue name or an absolute path."""
+
+    source: str
+    directory: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """One engine with its tokenizer; serves any number of memos, one call at a time."""
+
+    located: LocatedModel
+    engine: Engine
+    tokenizer: Tokenizer
+
+
+def locate_model(name: str | Path | None = None, on_event: Listener = silent) -> LocatedModel:
+    """Finds a decoder by catalogue name, directory, .gguf file or a hub's owner/name; None: the default one.
+
+    A catalogue model that is missing is pulled, a GGUF file is converted once. Raises InputError, ModelError or
+    FetchError.
+    """
+    given = str(name or defaults()[0])
+    found = resolve(given, pull_missing=given in CATALOG, on_event=on_event)
+    source = str(found.absolute()) if Path(given).expanduser().exists() and given not in CATALOG else given
+    directory = as_directory(found, on_event)
+    return LocatedModel(source, directory, fingerprint(decoder_files(directory)))
+
+
+def load_model(
+    model: str | Path | LocatedModel | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    on_event: Listener = silent,
+) -> LanguageModel:
+    """Loads a decoder into memory; `dtype` None: what this machine multiplies fastest."""
+    from minimemo.engine.engine import Engine
+    from minimemo.models.tokenizer import Tokenizer
+    from minimemo.models.weights import load_decoder
+
+    located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
+    tokenizer = Tokenizer.load(located.directory)
+    decoder = load_decoder(located.directory, dtype=dtype, device=device, on_event=on_event)
+    return LanguageModel(located, Engine(decoder), tokenizer)

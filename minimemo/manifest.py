@@ -1,0 +1,113 @@
+"""manifest.json: what a memo is made of, and the hashes that hold its files together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from minimemo.errors import MemoError
+
+FORMAT = 1
+NAME = "manifest.json"
+MEMORY, INDEX, CHUNKS = "memory.bin", "index.bin", "chunks.json"
+_AGAIN = "build it again: minimemo build DOCUMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    name: str
+    sha256: str  # of the text in UTF-8
+    characters: int
+    tokens: int  # of the decoder
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    source: str  # a catalogue name, or the absolute path it was built with
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides a memo's bytes; equal recipes give equal memos."""
+
+    document_sha256: str
+    model: str  # fingerprint
+    dtype: str
+    embedder: str  # fingerprint
+    codec: str
+    opening: str  # version of the text before the document
+    chunk_size: int  # tokens of the embedder
+    chunk_overlap: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    document: DocumentInfo
+    model: ModelInfo
+    embedder: ModelInfo
+    recipe: Recipe
+    files: Mapping[str, FileInfo]
+
+    def save(self, folder: Path) -> None:
+        body = {"format": FORMAT, **asdict(self)}
+        text = json.dumps({**body, "checksum": _checksum(body)}, ensure_ascii=False, indent=1, sort_keys=True)
+        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Raises MemoError when `folder` is no memo, or one that is damaged or of another version."""
+        path = folder / NAME
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            what = "has no manifest.json, so it is no memo" if folder.is_dir() else "no such memo"
+            raise MemoError(f"{folder}: {what}; make one: minimemo build DOCUMENT") from None
+        except NotADirectoryError:
+            raise MemoError(f"{folder}: is a file, not a memo; make one: minimemo build {folder}") from None
+        except OSError as error:
+            raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        except ValueError:
+            raise MemoError(f"{path}: damaged (not JSON); {_AGAIN}") from None
+        if not isinstance(body, dict) or "format" not in body:
+            raise MemoError(f"{path}: damaged (no format); {_AGAIN}")
+        if body["format"] != FORMAT:
+            raise MemoError(
+                f"{path}: memo format {body['format']!r}, but this minimemo reads format {FORMAT}; {_AGAIN}"
+            )
+        if body.pop("checksum", None) != _checksum(body):
+            raise MemoError(f"{path}: damaged (checksum); {_AGAIN}")
+        try:
+            return cls(
+                DocumentInfo(**body["document"]),
+                ModelInfo(**body["model"]),
+                ModelInfo(**body["embedder"]),
+                Recipe(**body["recipe"]),
+                {name: FileInfo(**body["files"][name]) for name in (MEMORY, INDEX, CHUNKS)},
+            )
+        except (KeyError, TypeError) as error:
+            raise MemoError(f"{path}: damaged ({error}); {_AGAIN}") from None
+
+
+def file_info(path: Path) -> FileInfo:
+    """Size and hash of a file as it is now."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return FileInfo(path.stat().st_size, content.hexdigest())
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
