@@ -1,0 +1,133 @@
+"""Blocks: the unit in which a memory is coded, stored, checked and chosen.
+
+Rule of this file: a block is immutable and owns its tensors, so the cache that it came from may go on without it.
+Letters: L layers, G kv heads, n tokens of a block, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # reading and verifying a file needs this module but not torch
+    from torch import Tensor
+
+BLOCK_TOKENS = 256  # tokens of every block but the last of a sequence
+HASH_BYTES = 16
+FIRST_PREVIOUS = bytes(HASH_BYTES)  # stands for the hash before the first block
+
+
+def token_array(ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """ids as a read-only (n,) int32 array of its own; raises ValueError for anything but token ids."""
+    wide = np.asarray(ids)
+    if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iu"):
+        raise ValueError(f"token ids must be a list of whole numbers, got {wide.dtype} of shape {wide.shape}")
+    if wide.size and not (wide.min() >= 0 and wide.max() < 2**31):
+        raise ValueError("token ids must lie in 0 .. 2**31 - 1")
+    narrow = wide.astype(np.int32)
+    narrow.setflags(write=False)
+    return narrow
+
+
+def block_hash(previous: bytes, ids: np.ndarray) -> bytes:
+    """blake2b-128 of the previous block's hash and this block's token ids (int32, little-endian).
+
+    Equal hashes mean equal token sequences from the start of the document on, hence equal KV under one model.
+    """
+    return blake2b(previous + ids.astype("<i4").tobytes(), digest_size=HASH_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVBlock:
+    """Up to BLOCK_TOKENS tokens of all layers.
+
+    start: position of the first token in its sequence. ids: (n,) int32. keys (before RoPE), values: (L, G, n, D).
+    previous: hash of the block before (FIRST_PREVIOUS for the first). hash: `block_hash(previous, ids)`.
+    """
+
+    start: int
+    ids: np.ndarray
+    keys: Tensor
+    values: Tensor
+    previous: bytes
+    hash: bytes
+
+    @property
+    def tokens(self) -> int:
+        """n."""
+        return len(self.ids)
+
+
+class BlockAssembler:
+    """Cuts a stream of chunks of any size into blocks; holds less than one block of pending tokens."""
+
+    def __init__(self) -> None:
+        self._start = 0  # of the pending block
+        self._filled = 0  # tokens pending
+        self._ids = np.empty(BLOCK_TOKENS, dtype=np.int32)
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+        self._kind: tuple[object, ...] | None = None  # dtype, device, L, G, D of the first chunk
+        self._previous = FIRST_PREVIOUS
+        self._open = True
+
+    def push(self, ids: Sequence[int] | np.ndarray, keys: Tensor, values: Tensor) -> list[KVBlock]:
+        """The blocks that this chunk completes. ids (c,), keys (before RoPE) and values (L, G, c, D); all are copied.
+
+        Raises ValueError for chunks that fit neither each other nor the chunks before, and after `finish`.
+        """
+        found = token_array(ids)
+        self._check(found, keys, values)
+        blocks = []
+        at = 0
+        while at < len(found):
+            if self._keys is None or self._values is None:
+                shape = (*keys.shape[:2], BLOCK_TOKENS, keys.shape[3])
+                self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
+            count = min(BLOCK_TOKENS - self._filled, len(found) - at)
+            to = slice(self._filled, self._filled + count)
+            self._ids[to] = found[at : at + count]
+            self._keys[:, :, to] = keys[:, :, at : at + count]
+            self._values[:, :, to] = values[:, :, at : at + count]
+            self._filled += count
+            at += count
+            if self._filled == BLOCK_TOKENS:
+                blocks.append(self._cut())
+        return blocks
+
+    def finish(self) -> KVBlock | None:
+        """The last, partial block, or None when the tokens came out even. Nothing can be pushed afterwards."""
+        self._open = False
+        return self._cut() if self._filled else None
+
+    def _cut(self) -> KVBlock:
+        if self._keys is None or self._values is None:
+            raise ValueError("block assembler: no tokens are pending")
+        keys, values, count = self._keys, self._values, self._filled
+        if count < BLOCK_TOKENS:
+            keys, values = keys[:, :, :count].clone(), values[:, :, :count].clone()
+        ids = token_array(self._ids[:count])
+        block = KVBlock(self._start, ids, keys, values, self._previous, block_hash(self._previous, ids))
+        self._start += count
+        self._filled = 0
+        self._keys = self._values = None
+        self._previous = block.hash
+        return block
+
+    def _check(self, ids: np.ndarray, keys: Tensor, values: Tensor) -> None:
+        if not self._open:
+            raise ValueError("block assembler: already finished")
+        if keys.ndim != 4 or keys.shape != values.shape or keys.dtype != values.dtype or keys.shape[2] != len(ids):
+            raise ValueError(
+                f"block assembler: {len(ids)} ids, keys {keys.dtype} {tuple(keys.shape)} and "
+                f"values {values.dtype} {tuple(values.shape)} do not fit together"
+            )
+        kind = (keys.dtype, keys.device, *keys.shape[:2], keys.shape[3])
+        if self._kind is None:
+            self._kind = kind
+        if kind != self._kind:
+            raise ValueError(f"block assembler: a chunk of {kind} after chunks of {self._kind}")

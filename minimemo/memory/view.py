@@ -1,0 +1,101 @@
+"""Views: which blocks of a memory a question gets, at which positions, and their way into a cache.
+
+Keys are stored before RoPE, so a block can be placed anywhere: a view may skip blocks and close the gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from minimemo.engine.cache import KVCache
+from minimemo.errors import MemoError
+from minimemo.events import Event, Listener, silent
+from minimemo.kernels import apply_rope
+from minimemo.memory.codec import Codec
+from minimemo.memory.container import MemoryReader
+
+
+class Rope(Protocol):
+    """The model's rotations; layers of equal `kind` share one."""
+
+    @property
+    def kind(self) -> Sequence[int]:
+        """Of each layer."""
+
+    def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        """For each kind (cos, sin), each (n, D) float32, of positions (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryView:
+    """blocks: indices into a memory, in the order in which they enter the cache; positions: of their first token."""
+
+    blocks: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) != len(self.positions):
+            raise ValueError(f"memory view: {len(self.blocks)} blocks at {len(self.positions)} positions")
+        if any(number < 0 for number in (*self.blocks, *self.positions)):
+            raise ValueError("memory view: blocks and positions are counted from 0")
+
+    @classmethod
+    def whole(cls, reader: MemoryReader) -> MemoryView:
+        """Every block where it was."""
+        blocks = tuple(range(len(reader)))
+        return cls(blocks, tuple(reader.block(index).start for index in blocks))
+
+
+@torch.inference_mode()
+def load(
+    reader: MemoryReader,
+    codec: Codec,
+    view: MemoryView,
+    rope: Rope,
+    cache: KVCache,
+    on_event: Listener = silent,
+) -> None:
+    """Appends the view's blocks to the cache, keys rotated to the view's positions.
+
+    One block is decoded at a time, and `cache.length` moves once, at the end: a failure leaves the cache as it was.
+    Raises MemoError when the cache is too small or of another model, and for damaged blocks.
+    """
+    tokens = sum(reader.block(index).tokens for index in view.blocks)
+    _check_fit(codec, cache, tokens)
+    layers_of = {kind: [layer for layer, own in enumerate(rope.kind) if own == kind] for kind in set(rope.kind)}
+    at = cache.length
+    for done, (index, position) in enumerate(zip(view.blocks, view.positions, strict=True), 1):
+        count = reader.block(index).tokens
+        keys, values = codec.decode(reader.payload(index), count)
+        rotations = rope.tables(torch.arange(position, position + count, device=cache.keys.device))
+        for kind, layers in layers_of.items():
+            rotated = apply_rope(keys[layers].to(cache.keys.device), *rotations[kind])
+            cache.keys[layers, :, at : at + count] = rotated.to(cache.dtype)
+        cache.values[:, :, at : at + count] = values
+        at += count
+        on_event(Event("load memory", done, len(view.blocks), "blocks"))
+    cache.length = at
+
+
+def _check_fit(codec: Codec, cache: KVCache, tokens: int) -> None:
+    layers, heads, _, dim = cache.keys.shape
+    if codec.layout.shape(cache.capacity) != (layers, heads, cache.capacity, dim):
+        raise MemoError(
+            f"the memory holds {codec.layout}, the model runs {layers} layers of {heads} x {dim}: "
+            "open it with the model that it was built with"
+        )
+    if codec.lossless and codec.layout.torch_dtype != cache.dtype:
+        raise MemoError(
+            f"the memory is exact in {codec.layout.dtype}, the model runs in {cache.dtype}: use the same dtype"
+        )
+    missing = cache.length + tokens - cache.capacity
+    if missing > 0:
+        raise MemoError(
+            f"the memory's {tokens} tokens after {cache.length} others exceed the cache of {cache.capacity} "
+            f"by {missing}: choose fewer blocks or a larger cache"
+        )
