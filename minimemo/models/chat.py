@@ -22,7 +22,7 @@ from minimemo.errors import ModelError
 
 _SECONDS = 30  # wall clock for the child, start of the interpreter on a busy machine included
 _CPU_SECONDS = 5
-_MEMORY = 1 << 30  # bytes of address space
+_MEMORY = 1 << 29  # bytes of address space
 _LONGEST = 1 << 20  # characters of one rendering
 
 Message = dict[str, str]
@@ -63,7 +63,12 @@ class ChatTemplate:
         """Each conversation rendered, with the assistant's opening, or why it could not be.
 
         Raises ModelError where the template breaks the limits of time and memory."""
-        job = {"template": self.text, "variables": self.variables, "conversations": conversations, "cpu": _CPU_SECONDS}
+        job = {
+            "template": self.text,
+            "variables": self.variables,
+            "conversations": conversations,
+            "limits": {"cpu": _CPU_SECONDS, "memory": _MEMORY},
+        }
         root = Path(__file__).parents[2]  # a working folder that holds no stranger's modules
         paths = [str(root), *(path for path in sys.path if os.path.isabs(path))]
         try:
@@ -138,21 +143,21 @@ def _render(job: dict[str, Any]) -> list[dict[str, str]]:
                 raise ValueError(f"{len(text)} characters written for one short message")
             rendered.append({"text": text})
         except Exception as error:  # whatever a stranger's template provokes is told as its failure
-            rendered.append({"failure": f"{type(error).__name__}: {error}"})
+            rendered.append({"failure": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
     return rendered
 
 
-def _limit(cpu_seconds: int) -> None:
+def _limit(cpu: int, memory: int) -> None:
     """Bound this process where the system can (Linux)."""
     if sys.platform == "linux":
         import resource
 
-        for kind, most in ((resource.RLIMIT_CPU, cpu_seconds), (resource.RLIMIT_AS, _MEMORY)):
+        for kind, most in ((resource.RLIMIT_CPU, cpu), (resource.RLIMIT_AS, memory)):
             hard = resource.getrlimit(kind)[1]
             resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 
 if __name__ == "__main__":
     work = json.loads(sys.stdin.buffer.read())
-    _limit(work["cpu"])
+    _limit(**work["limits"])
     sys.stdout.write(json.dumps(_render(work)))

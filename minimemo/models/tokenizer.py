@@ -161,7 +161,8 @@ class Tokenizer:
 
     def turn(self, system: str | None) -> tuple[list[int], list[int]]:
         """The ids that open a user's turn (BOS where the model wants it, the system prompt, the user marker) and those
-        that close it and open the assistant's: `opening + encode(text) + closing` is a whole prompt.
+        that close it and open the assistant's: `opening + encode(text) + closing` is a whole prompt, as the template
+        writes it. (Where `encode` puts a space before every text, as in Llama 2, the text has it here too.)
 
         A base model without a template gets BOS and the system prompt as plain text. Raises ModelError where the
         template cannot be used."""
