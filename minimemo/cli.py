@@ -258,7 +258,7 @@ def _list(arguments: argparse.Namespace) -> None:
     from minimemo.shelf import remembered
 
     here = {model.name: model for model in pulled()}
-    models = [
+    models: list[dict[str, Any]] = [
         {
             "name": name,
             "kind": CATALOG[name].kind if name in CATALOG else "hub",
@@ -270,7 +270,7 @@ def _list(arguments: argparse.Namespace) -> None:
         }
         for name in [*CATALOG, *(name for name in here if name not in CATALOG)]
     ]
-    memos = [
+    memos: list[dict[str, Any]] = [
         {"path": str(path), "bytes": sum(f.stat().st_size for f in path.iterdir() if f.is_file())}
         for path in remembered()
     ]

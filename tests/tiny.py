@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import cast
+
 import torch
+from safetensors.torch import save_file
 
 from minimemo.engine.engine import Engine
 from minimemo.models.config import ModelConfig, RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights, Linear
+from minimemo.models.gguf_tokenizer import from_gguf
+
+from . import tiny_tokenizers
 
 
 def tiny_config(vocab_size: int = 64, num_layers: int = 2, max_context: int = 4096) -> ModelConfig:
@@ -44,3 +52,91 @@ def tiny_decoder(config: ModelConfig | None = None, seed: int = 0) -> Decoder:
 
 def tiny_engine(seed: int = 0, chunk: int = 512, max_context: int = 4096) -> Engine:
     return Engine(tiny_decoder(tiny_config(max_context=max_context), seed), chunk=chunk)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_model(directory: Path, *, max_context: int = 6144, seed: int = 0) -> Path:
+    """A tiny Qwen2-like model in Hugging Face layout, with a byte-level tokenizer and a chat template."""
+    directory.mkdir(parents=True, exist_ok=True)
+    metadata = tiny_tokenizers.byte_level(tokenizer__chat_template=CHATML)
+    from_gguf(metadata).save(directory)
+    config = tiny_config(vocab_size=len(cast(list[str], metadata["tokenizer.ggml.tokens"])), max_context=max_context)
+    weights = tiny_decoder(config, seed).weights
+    tensors = {
+        "model.embed_tokens.weight": weights.embedding,
+        "model.norm.weight": weights.norm,
+        "lm_head.weight": weights.head,
+    }
+    sizes = [config.num_heads * config.head_dim] + [config.num_kv_heads * config.head_dim] * 2
+    for index, layer in enumerate(weights.layers):
+        at = f"model.layers.{index}."
+        assert layer.qkv.bias is not None
+        parts = zip("qkv", layer.qkv.weight.split(sizes), layer.qkv.bias.split(sizes), strict=True)
+        for name, weight, bias in parts:
+            tensors[f"{at}self_attn.{name}_proj.weight"] = weight
+            tensors[f"{at}self_attn.{name}_proj.bias"] = bias
+        gate, up = layer.gate_up.weight.chunk(2)
+        tensors |= {
+            f"{at}self_attn.o_proj.weight": layer.out.weight,
+            f"{at}mlp.gate_proj.weight": gate,
+            f"{at}mlp.up_proj.weight": up,
+            f"{at}mlp.down_proj.weight": layer.down.weight,
+            f"{at}input_layernorm.weight": layer.attention_norm,
+            f"{at}post_attention_layernorm.weight": layer.mlp_norm,
+        }
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors")
+    fields = {
+        "model_type": "qwen2", "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size, "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim, "max_position_embeddings": max_context, "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": False, "rope_theta": 10000.0,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(fields))
+    return directory
+
+
+def write_embedder(directory: Path, *, seed: int = 0) -> Path:
+    """A tiny BERT in sentence-transformers layout: 64 tokens at most, mean pooling, prompts like e5's."""
+    directory.mkdir(parents=True, exist_ok=True)
+    metadata = tiny_tokenizers.byte_level(tokenizer__chat_template=CHATML)
+    from_gguf(metadata).save(directory)
+    width, middle, vocab = 24, 40, len(cast(list[str], metadata["tokenizer.ggml.tokens"]))
+    random = torch.Generator().manual_seed(seed)
+    shapes = {
+        "embeddings.word_embeddings.weight": (vocab, width), "embeddings.position_embeddings.weight": (64, width),
+        "embeddings.token_type_embeddings.weight": (2, width), "embeddings.LayerNorm.weight": (width,),
+        "embeddings.LayerNorm.bias": (width,),
+    }  # fmt: skip
+    at = "encoder.layer.0."
+    for name, (rows, columns) in {
+        "attention.self.query": (width, width), "attention.self.key": (width, width),
+        "attention.self.value": (width, width), "attention.output.dense": (width, width),
+        "intermediate.dense": (middle, width), "output.dense": (width, middle),
+    }.items():  # fmt: skip
+        shapes |= {f"{at}{name}.weight": (rows, columns), f"{at}{name}.bias": (rows,)}
+    for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+        shapes |= {f"{at}{name}.weight": (width,), f"{at}{name}.bias": (width,)}
+    save_file({n: torch.randn(s, generator=random) * 0.5 for n, s in shapes.items()}, directory / "model.safetensors")
+    files = {
+        "config.json": {
+            "model_type": "bert", "vocab_size": vocab, "hidden_size": width, "intermediate_size": middle,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64, "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12, "pad_token_id": 0, "hidden_act": "gelu",
+        },
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_N", "Normalize")))
+        ],
+        "config_sentence_transformers.json": {"prompts": {"query": "user: ", "document": "model: "}},
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+    }  # fmt: skip
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content))
+    return directory

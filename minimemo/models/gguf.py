@@ -213,7 +213,7 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
     """32 bits at `at` -> (n, 32), each 0 or 16."""
-    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") * np.uint8(16)
 
 
 def _q4_0(b: Bytes) -> Codes:

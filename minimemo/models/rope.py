@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +28,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
 
         def dimension(turns: float) -> float:
             """The dimension whose wave makes `turns` turns within the original context."""
-            return (
-                head_dim * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
-            )
+            return head_dim * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
 
         low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
         if rope.truncate:
@@ -47,9 +46,9 @@ class RopeTable:
         kinds = [config.rope, *([config.local_rope] if config.local_rope else [])]
         self._inverse = [inverse_frequencies(rope, config.head_dim) for rope in kinds]
         self._factor = [rope.attention_factor for rope in kinds]
-        self.kind = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
+        self.kind: Sequence[int] = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
 
-    def tables(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
         """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,)."""
         found = []
         for inverse, factor in zip(self._inverse, self._factor, strict=True):

@@ -1,0 +1,30 @@
+"""Every test has a minimemo folder of its own; tests marked `real` use the user's, where models are pulled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
+    if "real" not in request.keywords:
+        monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Folders of a tiny decoder and a tiny embedder."""
+
+    decoder: Path
+    embedder: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    from .tiny import write_embedder, write_model
+
+    folder = tmp_path_factory.mktemp("models")
+    return TinyModels(write_model(folder / "decoder"), write_embedder(folder / "embedder"))

@@ -1,0 +1,207 @@
+"""Memos end to end on tiny models: build, open, ask from memory without reading again, verify, damage, interruption."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import minimemo
+from minimemo.errors import InputError, MemoError
+from minimemo.events import Event
+from minimemo.loop import memory_opening
+
+from .conftest import TinyModels
+from .tiny import write_model
+
+TEXT = "\n\n".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。" for i in range(14)) + "\n"
+
+
+@pytest.fixture(scope="module")
+def built(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memo")
+    (folder / "doc.txt").write_text(TEXT, encoding="utf-8")
+    memo = minimemo.build(folder / "doc.txt", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    return memo.folder
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "doc.memo"))
+
+
+def test_a_memo_has_four_files_and_nothing_is_left_beside_it(built: Path) -> None:
+    assert sorted(p.name for p in built.iterdir()) == ["chunks.json", "index.bin", "manifest.json", "memory.bin"]
+    assert sorted(p.name for p in built.parent.iterdir()) == ["doc.memo", "doc.txt"]
+    minimemo.open(built).verify()
+
+
+def test_chunks_are_exact_and_open_with_any_json_reader(built: Path) -> None:
+    content = json.loads((built / "chunks.json").read_text(encoding="utf-8"))
+    assert len(content["chunks"]) > 5
+    for chunk in content["chunks"]:
+        assert TEXT[chunk["start"] : chunk["end"]] == chunk["text"]
+        assert 0 <= chunk["token_start"] < chunk["token_end"]
+
+
+def test_index_opens_with_plain_faiss(built: Path) -> None:
+    import faiss
+
+    assert faiss.read_index(str(built / "index.bin")).ntotal == len(minimemo.open(built).chunks())
+
+
+@pytest.mark.parametrize("codec", ["exact", "int4"])
+def test_restored_memory_continues_like_the_cache_that_was_saved(
+    codec: str, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    """save -> load -> continue: bit-equal logits for the exact codec, close ones for int4; nothing is prefilled."""
+    model = minimemo.load_model(tiny_models.decoder, dtype=torch.float32)
+    document = minimemo.Document.of(TEXT, "doc")
+    memo = minimemo.build(document, tmp_path / "a.memo", model=model, embedder=tiny_models.embedder, codec=codec)
+    sequence = memory_opening("en").ids(model.tokenizer) + model.tokenizer.encode(TEXT)
+    question = model.tokenizer.encode("Hello world")
+
+    never_saved = model.engine.new_cache(len(sequence) + 64)
+    model.engine.prefill(never_saved, sequence)
+    before = model.engine.prefilled
+    restored = memo._load_memory()
+    assert restored.length == len(sequence) and model.engine.prefilled == before
+    if codec == "exact":
+        assert torch.equal(restored.keys[:, :, : len(sequence)], never_saved.keys[:, :, : len(sequence)])
+    expected, found = model.engine.prefill(never_saved, question), model.engine.prefill(restored, question)
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    assert difference == 0 if codec == "exact" else 0 < difference < 0.1
+
+
+def test_asking_prefills_the_question_only(built: Path, tiny_models: TinyModels) -> None:
+    """A re-prefill of the document in disguise would show in the engine's own count."""
+    model = minimemo.load_model(tiny_models.decoder)
+    memo = minimemo.open(built, model=model, embedder=tiny_models.embedder)
+    tokens = memo.manifest.document.tokens
+    assert tokens > 600
+    answer = memo.ask("What did user number 3 say?", "memory", max_tokens=4)
+    assert 0 < model.engine.prefilled == answer.prefilled_tokens < 300
+    before = model.engine.prefilled
+    memo.ask("What did user number 3 say?", "memory", max_tokens=4)
+    assert model.engine.prefilled - before == answer.prefilled_tokens
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory", "closed"])
+def test_every_mode_answers_with_exact_sources(built: Path, tiny_models: TinyModels, mode: str) -> None:
+    memo = minimemo.open(built, embedder=tiny_models.embedder)
+    answer = memo.ask("What did user number 3 say?", mode, max_tokens=8)  # type: ignore[arg-type]
+    assert bool(answer.passages) == (mode in ("memorag", "rag"))
+    for passage in answer.passages:
+        assert TEXT[passage.start : passage.end] == passage.text
+    assert json.loads(json.dumps(answer.to_dict()))["mode"] == mode
+
+
+def test_one_engine_serves_many_memos(built: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
+    model = minimemo.load_model(tiny_models.decoder)
+    embedder = minimemo.open_embedder(tiny_models.embedder)
+    other = minimemo.build(minimemo.Document.of("Hello. " * 40), tmp_path / "b.memo", model=model, embedder=embedder)
+    first = minimemo.open(built, model=model, embedder=embedder)
+    question = "What did user number 3 say?"
+    one = first.ask(question, "memory", max_tokens=6).text
+    two = other.ask(question, "memory", max_tokens=6).text
+    assert first.ask(question, "memory", max_tokens=6).text == one
+    assert other.ask(question, "memory", max_tokens=6).text == two
+
+
+def test_building_again_returns_at_once(built: Path, tiny_models: TinyModels) -> None:
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in built.iterdir()}
+    events: list[Event] = []
+    document = built.parent / "doc.txt"
+    minimemo.build(document, model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=events.append)
+    assert "already built" in {e.stage for e in events} and "read" not in {e.stage for e in events}
+    assert before == {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in built.iterdir()}
+
+
+def test_the_same_document_gives_the_same_bytes(built: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
+    document = built.parent / "doc.txt"
+    memo = minimemo.build(document, tmp_path / "c.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    for path in built.iterdir():
+        assert (memo.folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_changed_document_replaces_the_memo(tiny_models: TinyModels, tmp_path: Path) -> None:
+    source = tmp_path / "doc.txt"
+    for text in ("Hello world. " * 20, "Be brief. " * 20):
+        source.write_text(text)
+        memo = minimemo.build(source, model=tiny_models.decoder, embedder=tiny_models.embedder)
+        assert memo.chunks()[0].text.startswith(text[:5])
+        memo.verify()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["doc.memo", "doc.txt"]
+
+
+@pytest.mark.parametrize("name", ["chunks.json", "index.bin", "memory.bin", "manifest.json"])
+def test_a_flipped_byte_is_found(copy: Path, name: str) -> None:
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), max(1, len(content) // 23)):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(MemoError, match=r"build it again"):
+            minimemo.open(copy).verify()
+
+
+@pytest.mark.parametrize("name", ["chunks.json", "index.bin", "memory.bin", "manifest.json"])
+def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
+    path = copy / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(MemoError, match=name):
+        minimemo.open(copy).verify()
+    path.unlink()
+    with pytest.raises(MemoError, match=name):
+        minimemo.open(copy).verify()
+
+
+def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=9)
+    memo = minimemo.open(copy, model=other, embedder=tiny_models.embedder)
+    with pytest.raises(MemoError, match="built with another model .* name that one with --model"):
+        memo.ask("Who?", "memory")
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(MemoError, match="memo format 2, but this minimemo reads format 1"):
+        minimemo.open(copy)
+
+
+def test_a_document_past_the_context_is_refused_by_how_much(tiny_models: TinyModels, tmp_path: Path) -> None:
+    long = minimemo.Document.of("Hello world. " * 2000, "long.txt")
+    with pytest.raises(InputError, match=r"long.txt: \d+ tokens, \d+ more than this model's context leaves"):
+        minimemo.build(long, tmp_path / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["embed", "read"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_build_leaves_nothing(
+    tiny_models: TinyModels, tmp_path: Path, stage: str, error: BaseException
+) -> None:
+    def fail(event: Event) -> None:
+        if event.stage == stage and event.done:
+            raise error
+
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError):
+        minimemo.build(
+            minimemo.Document.of(TEXT, "doc"), tmp_path / "x.memo",
+            model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=fail,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_memo_is_not_overwritten(tiny_models: TinyModels, tmp_path: Path) -> None:
+    document = minimemo.Document.of(TEXT, "doc")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name in ("mine", "file"):
+        with pytest.raises(InputError, match="exists and is no memo"):
+            minimemo.build(document, tmp_path / name, model=tiny_models.decoder, embedder=tiny_models.embedder)
+    with pytest.raises(InputError, match="no such folder"):
+        minimemo.build(document, tmp_path / "no" / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
