@@ -13,19 +13,32 @@ from minimemo.loop.prompts import CHINESE, ENGLISH, PROMPTS, instruction, load_p
 
 def test_english_prompts_rendered():
     assert ENGLISH.recall.format(question="Who {was} he?") == (
-        "\n\n---\nQuestion: Who {was} he?\nDo not answer the question. Copy from the document above the sentences that "
-        "help to answer it: at most three, one per line, in the document's own words."
+        "\n\n---\nCopy from the document above the sentences that help to answer the question: at most three, one per "
+        "line, in the document's own words. Do not answer the question.\nQuestion: Who {was} he?\nSentences:"
     )
-    rendered = ENGLISH.answer.format(passages="[1] It rained.", question="Did it rain?", not_found=ENGLISH.not_found)
-    assert rendered.startswith("Passages from a document:\n\n[1] It rained.\n\nQuestion: Did it rain?\n")
-    assert "write: Not found." in rendered
+    assert ENGLISH.answer.format(passages="[1] It rained.", question="Did it?", not_found=ENGLISH.not_found) == (
+        "Passages from a document:\n\n[1] It rained.\n\nAnswer the question from the passages, in the language of the "
+        "question. When a name, a number or a phrase is asked for, write only that. If the passages say nothing about "
+        "it, write: Not found.\nQuestion: Did it?\nAnswer:"
+    )
 
 
 def test_chinese_prompts_rendered():
-    assert CHINESE.draft.format(question="谁来了？") == "\n\n---\n问题：谁来了？\n根据上面的文档，用一句简短的话回答。"
-    rendered = CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found)
-    assert rendered.startswith("文档中的段落：\n\n[1] 下雨了。\n\n问题：下雨了吗？\n")
-    assert rendered.endswith("就写：未提及。")
+    assert CHINESE.draft.format(question="谁来了？") == (
+        "\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：谁来了？\n答案："
+    )
+    assert CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found) == (
+        "文档中的段落：\n\n[1] 下雨了。\n\n根据段落回答问题。问人名、数字或短语时，只写答案本身。"
+        "如果段落完全没有提到，就写：未提及。\n问题：下雨了吗？\n答案："
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_prompt_ends_with_a_cue(language):
+    """A base model has no template to tell it that its turn has come, and small models answer best after a cue."""
+    prompts = PROMPTS[language]
+    for name in ("recall", "rewrite", "draft", "memory_answer", "answer", "closed", "key_points", "summary"):
+        assert getattr(prompts, name).splitlines()[-1].endswith((":", "：")), name
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

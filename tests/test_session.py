@@ -135,19 +135,19 @@ class FakeRetriever:
 
 
 EN_SCRIPT = {
-    "Copy from the document": "1. A report was written by the doctors for the king of France.\n2. A report was",
+    "Copy from the document above": "1. A report was written by the doctors for the king of France.\n2. A report was",
     "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
-    "in one short sentence": "It was for Philip the Sixth.",
+    "as briefly as possible": "It was for Philip the Sixth.",
     "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
     "Write a summary": "The plague came to Paris; fleas were guilty.",
     "Passages from a document": "the king of France",
-    "Answer from the document above. Be brief": "the king of France",
+    "Answer the question from the document above, in": "the king of France",
     "Question:": "a king",
 }
 ZH_SCRIPT = {
     "抄出": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
     "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
-    "一句简短的话": "腓力六世陛下",
+    "越简短越好": "腓力六世陛下",
     "列出上面文档的要点": "1. 黑死病传到了巴黎。\n2. 跳蚤是元凶。",
     "摘要": "黑死病传到巴黎，跳蚤是元凶。",
     "文档中的段落": "法国国王",
@@ -247,7 +247,7 @@ def test_evidence_stays_within_its_budget(budget):
     """Defect: evidence could pass 30,000 tokens unchecked."""
     house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
     answer = house.session.ask(QUESTION)
-    shown = house.engine.prompts[-1].split("document:\n\n")[1].split("\n\nQuestion:")[0]
+    shown = house.engine.prompts[-1].split("document:\n\n")[1].split("\n\nAnswer the question")[0]
     assert 0 < len(shown) <= budget
     assert 1 <= len(answer.passages) <= len(ENGLISH)
 
@@ -289,7 +289,7 @@ def test_memory_mode_asks_the_memory_alone():
     answer = house.session.ask(QUESTION, "memory")
     assert answer.text == "the king of France"
     assert house.retriever.queries == [] and answer.passages == () and not answer.supported
-    assert house.engine.prompts[-1].startswith("\n\n---\nQuestion: Who was the report written for?")
+    assert house.engine.prompts[-1].startswith("\n\n---\nAnswer the question from the document above")
 
 
 def test_no_ask_prefills_the_document():
@@ -442,7 +442,7 @@ def test_a_question_in_another_language_than_the_document():
     house = chinese_house(engine=FakeEngine({**ZH_SCRIPT, **EN_SCRIPT}))
     answer = house.session.ask(QUESTION)
     recall, rewrite, draft = house.engine.batches[0]
-    assert "抄出" in recall and "小问题" in rewrite and "in one short sentence" in draft
+    assert "抄出" in recall and "小问题" in rewrite and "as briefly as possible" in draft
     assert "Passages from a document" in house.engine.prompts[-1]
     assert answer.language == "en" and answer.clues
 
@@ -457,7 +457,7 @@ def test_single_verbs():
 
 
 def test_a_draft_that_says_nothing_is_no_draft():
-    house = House(script={**EN_SCRIPT, "in one short sentence": "Not found."})
+    house = House(script={**EN_SCRIPT, "as briefly as possible": "Not found."})
     answer = house.session.ask(QUESTION)
     assert answer.draft == "" and "might be" not in house.engine.prompts[-1]
     assert house.session.draft(QUESTION) == ""
@@ -526,13 +526,14 @@ def test_many_key_points_leave_room_for_passages():
     assert answer.prompt_tokens + 300 <= 1300 and answer.passages and answer.clues
 
 
-def test_a_base_model_gets_a_cue_and_ends_with_its_first_line():
+def test_a_base_model_ends_with_its_first_line():
+    """It knows no end of turn and goes on with a next question of its own."""
     house = House(chat=False, script={"Passages from": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})
     answer = house.session.ask(QUESTION, "rag")
     assert house.engine.prompts[-1].endswith("\nAnswer:")
     assert answer.text == "the king of France"
-    house.session.recall(QUESTION)
-    assert house.engine.batches[-1][0].endswith("\n1.")
+    chat = House(script=house.engine.script).session.ask(QUESTION, "rag")
+    assert chat.text == "the king of France\nQuestion: What next?"
 
 
 def test_a_looping_answer_is_stopped():

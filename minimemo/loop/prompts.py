@@ -3,6 +3,9 @@
 The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
 turn with one of the `recall`, `rewrite`, `draft`, `memory_answer` or `key_points` texts and closes it; so those texts
 begin with a break and speak of the document "above". The other prompts are whole turns of their own.
+Each says first what to do, then the question, then a cue ("Answer:") as its last word: with the instruction last, a
+0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its answer; and a base
+model, without a chat template, needs the cue to know that it is its turn.
 A user's file may replace any of them (`load_prompts`).
 """
 
@@ -59,8 +62,6 @@ class Prompts:
     key_points: str  # -> what the document says, one point a line
     summary: str  # {points} {passages} -> the summary
     summary_query: str  # what to search for when no key point could be used
-    answer_cue: str  # ends an answer prompt for a base model, which has no chat template
-    list_cue: str  # ends a list prompt for a base model
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -89,61 +90,64 @@ ENGLISH = Prompts(
     system="You answer questions about a document.",
     memory_intro="Read this document carefully. Questions about it follow.\n\n",
     recall=(
-        "\n\n---\nQuestion: {question}\nDo not answer the question. Copy from the document above the sentences that "
-        "help to answer it: at most three, one per line, in the document's own words."
+        "\n\n---\nCopy from the document above the sentences that help to answer the question: at most three, one per "
+        "line, in the document's own words. Do not answer the question.\nQuestion: {question}\nSentences:"
     ),
     rewrite=(
-        "\n\n---\nQuestion: {question}\nDo not answer the question. Write three short questions, one per line, that "
-        "ask for the facts needed to answer it. Use the names and words of the document above."
+        "\n\n---\nWrite three short questions, one per line, that ask for the facts needed to answer the question "
+        "below. Use the names and words of the document above. Do not answer.\nQuestion: {question}\nShort questions:"
     ),
-    draft="\n\n---\nQuestion: {question}\nAnswer from the document above in one short sentence.",
+    draft=(
+        "\n\n---\nAnswer the question from the document above, as briefly as possible.\nQuestion: {question}\nAnswer:"
+    ),
     memory_answer=(
-        "\n\n---\nQuestion: {question}\nAnswer from the document above. Be brief: when a name, a date or a phrase is "
-        "asked for, write only that. Answer in the language of the question."
+        "\n\n---\nAnswer the question from the document above, in the language of the question. When a name, a number "
+        "or a phrase is asked for, write only that.\nQuestion: {question}\nAnswer:"
     ),
     answer=(
-        "Passages from a document:\n\n{passages}\n\nQuestion: {question}\nAnswer from the passages. Be brief: when a "
-        "name, a date or a phrase is asked for, write only that, in the words of the passages. If the passages say "
-        "nothing about it, write: {not_found}. Answer in the language of the question."
+        "Passages from a document:\n\n{passages}\n\nAnswer the question from the passages, in the language of the "
+        "question. When a name, a number or a phrase is asked for, write only that. If the passages say nothing about "
+        "it, write: {not_found}.\nQuestion: {question}\nAnswer:"
     ),
     draft_passage="The answer might be: {draft}",
     not_found="Not found",
     closed=(
-        "Question: {question}\nBe brief: when a name, a date or a phrase is asked for, write only that. Answer in the "
-        "language of the question."
+        "Answer the question, in its own language. When a name, a number or a phrase is asked for, write only that.\n"
+        "Question: {question}\nAnswer:"
     ),
     key_points=(
         "\n\n---\nList the main points of the document above, in order: who, what, where, when, how it ends. One short "
-        "sentence per line."
+        "sentence per line.\nMain points:"
     ),
     summary=(
         "Key points of a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nWrite a summary of the document in "
-        "one or two paragraphs, from the key points and the passages. Use the language of the passages."
+        "one or two paragraphs, from the key points and the passages, in the language of the passages.\nSummary:"
     ),
     summary_query="What is this document about?",
-    answer_cue="\nAnswer:",
-    list_cue="\n1.",
 )
 
 CHINESE = Prompts(
     system="你根据文档回答问题。",
     memory_intro="请仔细阅读下面的文档，之后会有关于它的问题。\n\n",
-    recall="\n\n---\n问题：{question}\n不要回答问题。从上面的文档中抄出有助于回答这个问题的原句，最多三句，每行一句。",
-    rewrite="\n\n---\n问题：{question}\n不要回答问题。写出三个简短的小问题，每行一个，问清回答它所需要的事实，用上面文档里的名称和词语。",
-    draft="\n\n---\n问题：{question}\n根据上面的文档，用一句简短的话回答。",
-    memory_answer="\n\n---\n问题：{question}\n根据上面的文档回答。回答要简短：问人名、时间、地点或短语时，只写答案本身。",
+    recall="\n\n---\n从上面的文档中抄出有助于回答问题的原句，最多三句，每行一句。不要回答问题。\n问题：{question}\n原句：",
+    rewrite=(
+        "\n\n---\n为了回答下面的问题，写出三个简短的小问题，问清需要的事实，每行一个，用上面文档里的名称和词语。不要回答。\n"
+        "问题：{question}\n小问题："
+    ),
+    draft="\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：{question}\n答案：",
+    memory_answer=("\n\n---\n根据上面的文档回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案："),
     answer=(
-        "文档中的段落：\n\n{passages}\n\n问题：{question}\n根据这些段落回答。回答要简短：问人名、时间、地点或短语时，"
-        "只用段落里的原词写出答案本身。如果段落中完全没有提到，就写：{not_found}。"
+        "文档中的段落：\n\n{passages}\n\n根据段落回答问题。问人名、数字或短语时，只写答案本身。"
+        "如果段落完全没有提到，就写：{not_found}。\n问题：{question}\n答案："
     ),
     draft_passage="答案可能是：{draft}",
     not_found="未提及",
-    closed="问题：{question}\n回答要简短：问人名、时间、地点或短语时，只写答案本身。",
-    key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。",
-    summary="文档的要点：\n{points}\n\n文档中的段落：\n\n{passages}\n\n根据要点和段落，用一到两段话写出这份文档的摘要。",
+    closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",
+    key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。\n要点：",
+    summary=(
+        "文档的要点：\n{points}\n\n文档中的段落：\n\n{passages}\n\n根据要点和段落，用一到两段话写出这份文档的摘要。\n摘要："
+    ),
     summary_query="这份文档主要讲了什么？",
-    answer_cue="\n答案：",
-    list_cue="\n1.",
 )
 
 PROMPTS: Mapping[Language, Prompts] = MappingProxyType({"en": ENGLISH, "zh": CHINESE})

@@ -65,7 +65,7 @@ class Recollection:
         """Yields an answer from memory alone in pieces; returns its text, its tokens and those of the prompt."""
         prompts = self._prompts[run.language]
         text = prompts.memory_answer.format(question=run.question)
-        ids = self._writer.end_of_turn(prompts.system, text, prompts.answer_cue)
+        ids = self._writer.end_of_turn(prompts.system, text)
         with self._borrow(run.meter) as memory:
             room = min(memory().capacity, self._engine.config.max_context)
             self._check_room(ids, run.max_tokens, memory().length, room)
@@ -78,10 +78,8 @@ class Recollection:
         return template
 
     def _prompt(self, kind: ClueKind, question: str, language: Language) -> list[int]:
-        prompts = self._prompts[language]
-        cue = prompts.answer_cue if kind == "draft" else prompts.list_cue
         text = self._template(kind, language).format(question=question)
-        return self._writer.end_of_turn(prompts.system, text, cue)
+        return self._writer.end_of_turn(self._prompts[language].system, text)
 
     def _borrow(self, meter: Meter) -> AbstractContextManager[Callable[[], KVCache]]:
         if not self._memory.loaded:

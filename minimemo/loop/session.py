@@ -192,8 +192,7 @@ class Session:
         return self._engine.config.max_context - len(self._ids(run.language, text)) - run.max_tokens
 
     def _ids(self, language: Language, text: str) -> list[int]:
-        prompts = self._prompts[language]
-        return self._writer.whole_turn(prompts.system, text, prompts.answer_cue)
+        return self._writer.whole_turn(self._prompts[language].system, text)
 
     def _write(self, run: Run, found: Found, text: str) -> Steps:
         """The answer to a prompt that stands alone, from a fresh cache of just its size."""

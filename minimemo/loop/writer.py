@@ -27,7 +27,7 @@ class Piece:
 
 
 class Writer:
-    """Speaks to one model through its chat template, or through a cue ("Answer:") when it has none."""
+    """Speaks to one model, through its chat template where it has one."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
         self._engine = engine
@@ -37,18 +37,15 @@ class Writer:
         """Tokens of a text."""
         return len(self._tokenizer.encode(text))
 
-    def whole_turn(self, system: str, text: str, cue: str) -> list[int]:
+    def whole_turn(self, system: str, text: str) -> list[int]:
         """Ids of a prompt that stands alone; the model's reply comes next."""
         opening, closing = self._tokenizer.turn(system or None)
-        return [*opening, *self._tokenizer.encode(self._with_cue(text, cue)), *closing]
+        return [*opening, *self._tokenizer.encode(text), *closing]
 
-    def end_of_turn(self, system: str, text: str, cue: str) -> list[int]:
+    def end_of_turn(self, system: str, text: str) -> list[int]:
         """Ids that end the turn which a memory began."""
         _, closing = self._tokenizer.turn(system or None)
-        return [*self._tokenizer.encode(self._with_cue(text, cue)), *closing]
-
-    def _with_cue(self, text: str, cue: str) -> str:
-        return text if self._tokenizer.has_chat_template else text + cue
+        return [*self._tokenizer.encode(text), *closing]
 
     def reply_batch(self, memory: KVCache, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
         """One reply a row, all over the same memory, which stays as it is."""
