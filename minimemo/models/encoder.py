@@ -1,0 +1,132 @@
+"""BERT and XLM-R encoders: token ids in, one vector a token out. Knows no text, no pooling.
+
+Shapes: B texts, T tokens, C hidden size, H heads, D = C / H. Method: Devlin et al., arXiv:1810.04805 (post-norm
+layers, erf GELU); Conneau et al., arXiv:1911.02116 (positions counted from past the padding index).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from minimemo.errors import ModelError
+from minimemo.models.encoder_config import EncoderConfig
+
+_PREFIXES = ("", "bert.", "roberta.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Affine:
+    """Weight and bias of a linear layer (out, in), (out,) or of a layer norm (C,), (C,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    qkv: _Affine  # (3C, C): one product instead of three
+    attention_out: _Affine
+    attention_norm: _Affine
+    up: _Affine
+    down: _Affine
+    norm: _Affine
+
+
+class Encoder:
+    """A text encoder for inference. It runs in `dtype`; the word table stays as stored, its rows are cast on lookup."""
+
+    def __init__(self, config: EncoderConfig, get: Callable[[str, tuple[int, ...]], Tensor], dtype: torch.dtype):
+        """`get(name, shape)` returns the tensor of that Hugging Face name, unprefixed, on the wanted device."""
+        self.config = config
+        self.dtype = dtype
+        C, I = config.hidden_size, config.intermediate_size  # noqa: E741
+
+        def affine(name: str, *shape: int) -> _Affine:
+            return _Affine(get(f"{name}.weight", shape).to(dtype), get(f"{name}.bias", shape[:1]).to(dtype))
+
+        self._words = get("embeddings.word_embeddings.weight", (config.vocab_size, C))
+        positions = get("embeddings.position_embeddings.weight", (config.max_positions, C)).to(dtype)
+        types = get("embeddings.token_type_embeddings.weight", (config.type_vocab_size, C)).to(dtype)
+        # Every text here is a first segment, so its type vector is part of each position vector.
+        self._positions = positions[config.position_offset :] + types[0]
+        self._embedding_norm = affine("embeddings.LayerNorm", C)
+        self._layers: list[_Layer] = []
+        for i in range(config.num_layers):
+            at = f"encoder.layer.{i}"
+            parts = [affine(f"{at}.attention.self.{name}", C, C) for name in ("query", "key", "value")]
+            self._layers.append(
+                _Layer(
+                    qkv=_Affine(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])),
+                    attention_out=affine(f"{at}.attention.output.dense", C, C),
+                    attention_norm=affine(f"{at}.attention.output.LayerNorm", C),
+                    up=affine(f"{at}.intermediate.dense", I, C),
+                    down=affine(f"{at}.output.dense", C, I),
+                    norm=affine(f"{at}.output.LayerNorm", C),
+                )
+            )
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
+        """Read config.json and model.safetensors (memory-mapped) of a Hugging Face folder.
+
+        Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
+        """
+        config = EncoderConfig.load(folder / "config.json")
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; save the model's weights as one safetensors file")
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                names = set(file.keys())
+                prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in names), None)
+                if prefix is None:
+                    raise ModelError(f"{path}: holds no BERT or XLM-R word embeddings")
+
+                def get(name: str, shape: tuple[int, ...]) -> Tensor:
+                    if prefix + name not in names:
+                        raise ModelError(f"{path}: tensor {prefix + name} is missing")
+                    tensor = file.get_tensor(prefix + name)
+                    if tuple(tensor.shape) != shape:
+                        raise ModelError(
+                            f"{path}: {prefix + name} has shape {tuple(tensor.shape)}, config.json asks for {shape}"
+                        )
+                    return tensor
+
+                return cls(config, get, dtype)
+        except SafetensorError as error:
+            raise ModelError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encode ids (B, T) -> (B, T, C). `mask` (B, T) is true on real tokens, padding on the right; None: no padding.
+
+        Vectors at padded places are meaningless.
+        """
+        B, T = ids.shape
+        longest = self.config.max_tokens
+        if longest < T:
+            raise ModelError(f"{T} tokens are more than the encoder's {longest}")
+        H, D, eps = self.config.num_heads, self.config.head_dim, self.config.layer_norm_eps
+
+        def norm(x: Tensor, a: _Affine) -> Tensor:
+            return F.layer_norm(x, x.shape[-1:], a.weight, a.bias, eps)
+
+        visible = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, T), broadcast over heads and rows
+        x = F.embedding(ids, self._words).to(self.dtype) + self._positions[:T]
+        x = norm(x, self._embedding_norm)
+        for layer in self._layers:
+            qkv = F.linear(x, layer.qkv.weight, layer.qkv.bias).view(B, T, 3, H, D)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+            mixed = mixed.transpose(1, 2).reshape(B, T, H * D)
+            x = norm(x + F.linear(mixed, layer.attention_out.weight, layer.attention_out.bias), layer.attention_norm)
+            wide = F.gelu(F.linear(x, layer.up.weight, layer.up.bias))
+            x = norm(x + F.linear(wide, layer.down.weight, layer.down.bias), layer.norm)
+        return x

@@ -1,0 +1,118 @@
+"""Unit vectors -> ranked passages: an exact inner-product index in FAISS, and the retriever that speaks text."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from minimemo.errors import InputError, MemoError
+from minimemo.retrieval.chunks import Chunk, Hit
+from minimemo.retrieval.embedder import Embedder
+
+# The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
+_HEAD = struct.Struct("<4siqqqBiQ")
+
+
+class VectorIndex:
+    """An IndexFlatIP: exact, so a search over a book's few thousand passages needs no tuning and takes under 1 ms."""
+
+    def __init__(self, index: Any):
+        """`index` is a faiss.IndexFlatIP; use build or open."""
+        self._index = index
+
+    @classmethod
+    def build(cls, vectors: npt.NDArray[np.float32]) -> VectorIndex:
+        """Index the rows of `vectors` (n, d), float32 and of unit length; row numbers become the ids."""
+        if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.shape[1]:
+            raise InputError(f"vectors: shape {vectors.shape} of {vectors.dtype}, not (n, d) of float32")
+        if len(vectors) and not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            raise InputError("vectors: not all finite and of unit length; normalize them first")
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors))
+        return cls(index)
+
+    @classmethod
+    def open(cls, path: Path, *, dim: int | None = None, count: int | None = None) -> VectorIndex:
+        """Read a saved index; `dim` and `count`, where given, must match. Raises MemoError naming the file."""
+        if not path.is_file():
+            raise MemoError(f"{path}: no such file; build the memo again")
+        try:
+            # faiss believes the sizes in a header and may reserve gigabytes for a damaged one: look first
+            with path.open("rb") as file:
+                head = file.read(_HEAD.size)
+            kind, width, rows, _, _, _, metric, numbers = _HEAD.unpack(head)
+            whole = path.stat().st_size == _HEAD.size + 4 * numbers and numbers == width * rows
+            if kind != b"IxFI" or metric != faiss.METRIC_INNER_PRODUCT or width < 1 or rows < 0 or not whole:
+                raise MemoError(f"{path}: damaged, or not a flat inner-product FAISS index; build the memo again")
+            index = faiss.read_index(str(path))
+        except (struct.error, RuntimeError) as error:
+            raise MemoError(f"{path}: damaged, or not a FAISS index; build the memo again") from error
+        except OSError as error:
+            raise MemoError(f"{path}: cannot be read ({error.strerror})") from error
+        if dim is not None and index.d != dim:
+            raise MemoError(f"{path}: vectors of {index.d} numbers, the embedder makes {dim}; use the memo's embedder")
+        if count is not None and index.ntotal != count:
+            raise MemoError(f"{path}: {index.ntotal} vectors for {count} chunks; build the memo again")
+        return cls(index)
+
+    @property
+    def dim(self) -> int:
+        return int(self._index.d)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def save(self, path: Path) -> None:
+        """Write a file that faiss.read_index opens: whole or not at all. Raises OSError when it cannot be written."""
+        data = faiss.serialize_index(self._index)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(data.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def search(self, queries: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Best k rows for each of `queries` (q, d): scores (q, k), falling, and ids (q, k). k is clipped to n."""
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise InputError(f"queries: shape {queries.shape}, not (q, {self.dim})")
+        k = min(k, len(self))
+        if not k or not len(queries):
+            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        return scores, ids
+
+
+class Retriever:
+    """Texts in, passages out: embeds the queries and looks them up."""
+
+    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder):
+        if len(index) != len(chunks):
+            raise MemoError(f"index of {len(index)} vectors for {len(chunks)} chunks; build the memo again")
+        if index.dim != embedder.dim:
+            raise MemoError(
+                f"index of dimension {index.dim}, the embedder makes {embedder.dim}; use the memo's embedder"
+            )
+        self._index = index
+        self._chunks = chunks
+        self._embedder = embedder
+
+    def retrieve(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """The k best passages of each query, best first; fewer when the document has fewer."""
+        scores, ids = self._index.search(self._embedder.embed_queries(queries), k)
+        return [
+            [Hit(self._chunks[i], float(score), ("embedding",)) for score, i in zip(row, row_ids, strict=True)]
+            for row, row_ids in zip(scores, ids, strict=True)
+        ]

@@ -1,0 +1,138 @@
+"""The vector index as a file and as a search; the retriever on top of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from minimemo.errors import InputError, MemoError
+from minimemo.retrieval.chunks import Chunk
+from minimemo.retrieval.embedder import Embedder
+from minimemo.retrieval.index import Retriever, VectorIndex
+from tests.test_embedder import tiny_embedder
+
+
+def unit(n: int, d: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "q", "k"), [(1, 1, 1, 1), (17, 33, 5, 3), (97, 24, 1, 97), (5, 8, 3, 9), (9, 8, 0, 3), (0, 8, 2, 3)]
+)
+def test_search_is_exact(n: int, d: int, q: int, k: int) -> None:
+    vectors, queries = unit(n, d), unit(q, d, 1)
+    scores, ids = VectorIndex.build(vectors).search(queries, k)
+    assert scores.shape == ids.shape == (q, min(k, n))
+    assert (scores.dtype, ids.dtype) == (np.float32, np.int64)
+    full = queries @ vectors.T
+    np.testing.assert_allclose(scores, -np.sort(-full, axis=1)[:, :k], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(full, ids, 1), scores, atol=1e-6)
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    path, vectors = tmp_path / "index.bin", unit(33, 24)
+    index = VectorIndex.build(vectors)
+    index.save(path)
+    index.save(path)  # over an older one
+    assert [file.name for file in tmp_path.iterdir()] == ["index.bin"]
+    plain = faiss.read_index(str(path))
+    np.testing.assert_array_equal(plain.reconstruct_n(0, 33), vectors)
+    opened = VectorIndex.open(path, dim=24, count=33)
+    assert (len(opened), opened.dim) == (33, 24)
+    for found, expected in zip(opened.search(unit(4, 24, 2), 5), index.search(unit(4, 24, 2), 5), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.bin"
+    VectorIndex.build(unit(3, 8)).save(path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        VectorIndex.build(unit(9, 8)).save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["index.bin"]
+
+
+def test_damaged_and_mismatched_files(tmp_path: Path) -> None:
+    path = tmp_path / "index.bin"
+    with pytest.raises(MemoError, match=r"index\.bin: no such file"):
+        VectorIndex.open(path)
+    VectorIndex.build(unit(33, 24)).save(path)
+    whole = path.read_bytes()
+    for length in [0, 1, 4, 20, 40, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(MemoError, match=r"index\.bin: damaged, or not a"):
+            VectorIndex.open(path)
+    path.write_bytes(whole)
+    with pytest.raises(MemoError, match="vectors of 24 numbers, the embedder makes 384"):
+        VectorIndex.open(path, dim=384)
+    with pytest.raises(MemoError, match="33 vectors for 34 chunks"):
+        VectorIndex.open(path, count=34)
+    for other in (faiss.IndexFlatL2(24), faiss.IndexHNSWFlat(24, 4)):
+        faiss.write_index(other, str(path))
+        with pytest.raises(MemoError, match="not a flat inner-product FAISS index"):
+            VectorIndex.open(path)
+
+
+def test_a_flipped_header_bit_never_passes_as_another_shape(tmp_path: Path) -> None:
+    """Checksums are the memo's; but whatever a damaged header says, opening ends in a MemoError or the right shape."""
+    path = tmp_path / "index.bin"
+    VectorIndex.build(unit(5, 8)).save(path)
+    whole = path.read_bytes()
+    for i in range(8 * (len(whole) - 5 * 8 * 4)):
+        data = bytearray(whole)
+        data[i // 8] ^= 1 << i % 8
+        path.write_bytes(data)
+        try:
+            opened = VectorIndex.open(path, dim=8, count=5)
+        except MemoError:
+            continue
+        assert opened.search(unit(1, 8), 3)[1].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.ones(4, np.float32), unit(3, 4).astype(np.float64), unit(3, 4) * 2, np.full((2, 4), np.nan, np.float32)],
+)
+def test_bad_vectors(vectors: np.ndarray) -> None:
+    with pytest.raises(InputError, match="vectors:"):
+        VectorIndex.build(vectors)
+
+
+def test_bad_searches() -> None:
+    index = VectorIndex.build(unit(3, 4))
+    with pytest.raises(InputError, match="k must be at least 1"):
+        index.search(unit(1, 4), 0)
+    with pytest.raises(InputError, match=r"shape \(1, 5\), not \(q, 4\)"):
+        index.search(unit(1, 5), 1)
+
+
+def test_retriever(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    passages = ["the cat ran", "dogs far .", "中文", "the dog"]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    index = VectorIndex.build(embedder.embed_passages(passages))
+    retriever = Retriever(index, chunks, embedder)
+    found = retriever.retrieve(passages[::-1], k=2)
+    assert [hits[0].chunk.text for hits in found] == passages[::-1]
+    for hits in found:
+        assert len(hits) == 2
+        assert hits[0].score == pytest.approx(1, abs=1e-5)
+        assert hits[0].score >= hits[1].score
+        assert hits[0].sources == ("embedding",)
+        assert isinstance(hits[0].score, float)
+    assert [len(hits) for hits in retriever.retrieve(["cat"], k=99)] == [4]
+    assert retriever.retrieve([]) == []
+    with pytest.raises(MemoError, match="4 vectors for 3 chunks"):
+        Retriever(index, chunks[:3], embedder)
+    with pytest.raises(MemoError, match="dimension 8, the embedder makes 24"):
+        Retriever(VectorIndex.build(unit(4, 8)), chunks, embedder)
