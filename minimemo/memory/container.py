@@ -44,7 +44,7 @@ VERSION = 1
 MAX_HEADER = 1 << 20  # bytes
 MAX_FRAMES = 64  # a block
 MAX_RAW_BLOCK = 512 << 20  # bytes of a block inflated: 256 tokens of an 80-layer float32 model are 168 MB
-LEVEL = 3  # zstd; for int4 level 19 is 1 % smaller and 50 times slower
+LEVEL = 3  # zstd; on int4 streams level 1 is 0.3 % larger, level 19 1 % smaller and 80 times slower
 
 _PROLOGUE = struct.Struct("<8sHHI")
 _FOOTER = struct.Struct("<QQIII")

@@ -5,12 +5,9 @@ Keys are stored before RoPE, so a block can be placed anywhere: a view may skip 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from minimemo.engine.cache import KVCache
 from minimemo.errors import MemoError
@@ -18,17 +15,7 @@ from minimemo.events import Event, Listener, silent
 from minimemo.kernels import apply_rope
 from minimemo.memory.codec import Codec
 from minimemo.memory.container import MemoryReader
-
-
-class Rope(Protocol):
-    """The model's rotations; layers of equal `kind` share one."""
-
-    @property
-    def kind(self) -> Sequence[int]:
-        """Of each layer."""
-
-    def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """For each kind (cos, sin), each (n, D) float32, of positions (n,)."""
+from minimemo.models.rope import RopeTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +43,7 @@ def load(
     reader: MemoryReader,
     codec: Codec,
     view: MemoryView,
-    rope: Rope,
+    rope: RopeTable,
     cache: KVCache,
     on_event: Listener = silent,
 ) -> None:
@@ -71,7 +58,11 @@ def load(
     at = cache.length
     for done, (index, position) in enumerate(zip(view.blocks, view.positions, strict=True), 1):
         count = reader.block(index).tokens
-        keys, values = codec.decode(reader.payload(index), count)
+        streams = reader.payload(index)
+        try:
+            keys, values = codec.decode(streams, count)
+        except MemoError as error:
+            raise MemoError(f"{reader.path}: block {index}: {error}; build it again: minimemo build DOCUMENT") from None
         rotations = rope.tables(torch.arange(position, position + count, device=cache.keys.device))
         for kind, layers in layers_of.items():
             rotated = apply_rope(keys[layers].to(cache.keys.device), *rotations[kind])
