@@ -39,9 +39,7 @@ def _environment(models: TinyModels, folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _run(
-    folder: Path, models: TinyModels, *arguments: str, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, models: TinyModels, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "minimemo", *arguments],
         cwd=folder, env=_environment(models, folder), input=stdin, capture_output=True, text=True, check=False,
@@ -53,7 +51,8 @@ def _run(
 def test_build_ask_inspect_verify_list(desk: Path, tiny_models: TinyModels) -> None:
     told = json.loads(_run(desk, tiny_models, "inspect", "doc.memo", "--json").stdout)
     assert told["document"]["name"] == "doc.txt" and told["memory"]["ratio_to_fp16"] > 2
-    assert sum(told["memory"]["parts"].values()) == told["memory"]["bytes"] == (desk / "doc.memo/memory.bin").stat().st_size
+    size = (desk / "doc.memo/memory.bin").stat().st_size
+    assert sum(told["memory"]["parts"].values()) == told["memory"]["bytes"] == size
     assert "int4" in _run(desk, tiny_models, "inspect", "doc.memo").stdout
     assert "every checksum is right" in _run(desk, tiny_models, "verify", "doc.memo").stdout
     listed = json.loads(_run(desk, tiny_models, "list", "--json").stdout)
@@ -65,7 +64,8 @@ def test_build_ask_inspect_verify_list(desk: Path, tiny_models: TinyModels) -> N
     assert answer["mode"] == "memorag" and answer["passages"] and asked.stderr == ""
     for passage in answer["passages"]:
         assert TEXT[passage["start"] : passage["end"]] == passage["text"]
-    shown = _run(desk, tiny_models, "ask", "doc.memo", "-", "--mode", "rag", "--max-tokens", "4", stdin="What?\n").stdout
+    asked = _run(desk, tiny_models, "ask", "doc.memo", "-", "--mode", "rag", "--max-tokens", "4", stdin="What?\n")
+    shown = asked.stdout
     assert re.search(r"^  [ *] \[\d+-\d+\] The user number", shown, re.MULTILINE)
 
 

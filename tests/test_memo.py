@@ -17,7 +17,7 @@ from minimemo.loop import memory_opening
 from .conftest import TinyModels
 from .tiny import write_model
 
-TEXT = "\n\n".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。" for i in range(14)) + "\n"
+TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(14))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
 def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=9)
     memo = minimemo.open(copy, model=other, embedder=tiny_models.embedder)
-    with pytest.raises(MemoError, match="built with another model .* name that one with --model"):
+    with pytest.raises(MemoError, match=r"built with another model .* name that one with --model"):
         memo.ask("Who?", "memory")
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))

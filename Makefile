@@ -1,0 +1,39 @@
+# make demo: the only set-up. make test: the tests. make check: style and types. make test-real: on pulled models.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A GPU machine takes any torch; elsewhere the pinned CPU build keeps the set-up light.
+CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
+
+.PHONY: demo install dev test test-real check clean
+
+demo: install
+	$(BIN)/minimemo pull
+	$(BIN)/minimemo build examples/lighthouse.txt
+	$(BIN)/minimemo ask examples/lighthouse.memo "Who repaired the lamp, and what did she ask for in return?"
+	$(BIN)/minimemo ask examples/lighthouse.memo "灯塔的看守人叫什么名字？"
+
+install: $(VENV)/installed
+$(VENV)/installed: pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e .
+	touch $@
+
+dev: $(VENV)/installed-dev
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e '.[test,check]'
+	touch $@
+
+test: dev
+	$(BIN)/python -m pytest -m "not real" --durations=8
+
+test-real: dev
+	$(BIN)/python -m pytest -m real --durations=0 -rA
+
+check: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/*.memo
