@@ -25,7 +25,8 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PROMPTS = (
     "What is the capital of France?", "Write a short poem about the sea.", "Explain how a bicycle stays upright.",
     "def fibonacci(n):\n    ", "List three differences between cats and dogs.", "请用一句话介绍北京。",
-    "《西游记》的作者是谁？", "怎样煮一碗好吃的面？", "把这句话翻译成英文：今天天气很好。", "用 Python 写一个冒泡排序。",
+    "《西游记》的作者是谁？", "怎样煮一碗好吃的面？", "把这句话翻译成英文：今天天气很好。",
+    "用 Python 写一个冒泡排序。",
 )  # fmt: skip
 
 

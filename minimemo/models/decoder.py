@@ -116,9 +116,7 @@ class Decoder:
             row.cache.require(row.count)
         shared = prefix.length if prefix else 0
         starts = [shared + row.cache.length for row in rows]
-        positions = torch.cat(
-            [torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)]
-        )
+        positions = torch.cat([torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)])
         rotations = self.rope.tables(positions)
 
         x = F.embedding(ids, self.weights.embedding)

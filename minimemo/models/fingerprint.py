@@ -55,4 +55,3 @@ def _file_hash(path: Path) -> str:
     except OSError:
         pass  # a folder that cannot be written costs a second a run, no more
     return found
-

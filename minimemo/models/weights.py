@@ -146,7 +146,9 @@ def _assemble(
     embedding = matrix("embed_tokens")
     head = embedding
     if not config.tied_head:
-        name = next((n for n in ("lm_head.weight", "language_model.lm_head.weight") if _has(files, n)), "lm_head.weight")
+        name = next(
+            (n for n in ("lm_head.weight", "language_model.lm_head.weight") if _has(files, n)), "lm_head.weight"
+        )
         head = files.matrix(name, dtype).to(device)
     weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head)
     _check_shapes(config, weights)
