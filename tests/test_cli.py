@@ -168,6 +168,23 @@ def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path:
     assert [p.name for p in folder.iterdir()] == ["doc.txt"]
 
 
+def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:
+    """In the middle of a session of questions: exit 130, no traceback, the memo untouched."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--max-tokens", "4000", "--mode", "rag"],
+        cwd=desk, env=_environment(tiny_models, desk), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    process.stdin.write("What did user 3 say?\n")
+    process.stdin.flush()
+    assert process.stdout.read(1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    _run(desk, tiny_models, "verify", "doc.memo")
+
+
 def test_a_full_disk_is_one_line(tiny_models: TinyModels, desk: Path) -> None:
     """RLIMIT_FSIZE stands for a full disk: writes fail with an OSError in the middle of memory.bin."""
     program = (
