@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimemo import manifest as names
 from minimemo.document import Document, read_document
@@ -23,6 +24,9 @@ from minimemo.loop import DEFAULTS, PROMPTS, Language, MemoryOpening, Prompts, d
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo, OpenEmbedder, open_embedder
 from minimemo.shelf import remember
+
+if TYPE_CHECKING:
+    import torch
 
 CODEC = "int4"
 OPENING_ROOM = 64  # tokens kept for the text before the document; the real one is about 30
@@ -51,7 +55,8 @@ def build(
     opened = embedder if isinstance(embedder, OpenEmbedder) else open_embedder(embedder, on_event)
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
-    recipe = _recipe(document, located, opened, codec, opening)
+    dtype = model.engine.decoder.dtype if isinstance(model, LanguageModel) else None
+    recipe = _recipe(document, located, opened, codec, dtype, opening)
     if (target / names.NAME).exists() and (known := Manifest.load(target)).recipe == recipe:
         on_event(Event("already built", 1, 1))
         return Memo(target, known, model=model, embedder=opened, prompts=prompts)
@@ -90,20 +95,29 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
 
 
 def _recipe(
-    document: Document, located: LocatedModel, embedder: OpenEmbedder, codec: str, opening: MemoryOpening
+    document: Document,
+    located: LocatedModel,
+    embedder: OpenEmbedder,
+    codec: str,
+    dtype: torch.dtype | None,
+    opening: MemoryOpening,
 ) -> Recipe:
-    from minimemo.memory.codec import CODECS
+    from minimemo.memory.codec import CODECS, KVLayout, make_codec
+    from minimemo.models.config import ModelConfig
     from minimemo.models.weights import preferred_dtype
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
     if codec not in CODECS:
         raise InputError(f"memory {codec!r} is unknown; choose one of {', '.join(CODECS)}")
+    config = ModelConfig.from_directory(located.directory)
+    stored = str(dtype or preferred_dtype()).removeprefix("torch.")
+    layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
     return Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,
-        dtype=str(preferred_dtype()).removeprefix("torch."),
         embedder=embedder.fingerprint,
         codec=codec,
+        params=make_codec(codec, asdict(layout)).params(),
         opening=opening.version,
         chunk_size=min(DEFAULT_SIZE, embedder.embedder.passage_room),
         chunk_overlap=DEFAULT_OVERLAP,
@@ -151,21 +165,19 @@ def _memory(
 ) -> None:
     """Prefills opening and document; every finished block goes through the codec into memory.bin."""
     from minimemo.memory.blocks import BlockAssembler
-    from minimemo.memory.codec import KVLayout, make_codec
+    from minimemo.memory.codec import make_codec
     from minimemo.memory.container import MemoryWriter
 
-    engine, config = model.engine, model.engine.config
+    engine = model.engine
     sequence = [*opening.ids(model.tokenizer), *ids]
-    dtype = str(engine.decoder.dtype).removeprefix("torch.")
-    layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
-    codec = make_codec(recipe.codec, asdict(layout))
+    codec = make_codec(recipe.codec, recipe.params)
     header = {
         "model": recipe.model,
         "document": recipe.document_sha256,
         "opening": recipe.opening,
         "opening_tokens": len(sequence) - len(ids),
-        "codec": codec.name,
-        "params": codec.params(),
+        "codec": recipe.codec,
+        "params": recipe.params,
     }
     assembler = BlockAssembler()
     cache = engine.new_cache(len(sequence))

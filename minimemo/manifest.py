@@ -38,9 +38,9 @@ class Recipe:
 
     document_sha256: str
     model: str  # fingerprint
-    dtype: str
     embedder: str  # fingerprint
     codec: str
+    params: Mapping[str, Any]  # of the codec
     opening: str  # version of the text before the document
     chunk_size: int  # tokens of the embedder
     chunk_overlap: int

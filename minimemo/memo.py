@@ -158,7 +158,10 @@ class Memo:
         self._check_file(names.MEMORY)
         reader = MemoryReader(self.folder / names.MEMORY)
         recipe = self.manifest.recipe
-        for key, wanted in (("model", recipe.model), ("document", recipe.document_sha256), ("codec", recipe.codec)):
+        belongs = {
+            "model": recipe.model, "document": recipe.document_sha256, "codec": recipe.codec, "params": recipe.params,
+        }  # fmt: skip
+        for key, wanted in belongs.items():
             if reader.header.get(key) != wanted:
                 reader.close()
                 raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {_AGAIN}")
@@ -171,7 +174,7 @@ class Memo:
 
         engine = self.model().engine
         with self.reader() as reader:
-            codec = make_codec(reader.header["codec"], reader.header["params"])
+            codec = make_codec(self.manifest.recipe.codec, self.manifest.recipe.params)
             cache = engine.new_cache(min(reader.tokens + DEFAULTS.memory_room(), engine.config.max_context))
             load(reader, codec, MemoryView.whole(reader), engine.decoder.rope, cache, self._on_event)
         return cache
@@ -202,8 +205,8 @@ class Memo:
         """What the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings."""
         manifest = self.manifest
         with self.reader() as reader:
-            params, parts, tokens = reader.header["params"], reader.sizes(), reader.tokens
-            blocks, opening = len(reader), reader.header["opening_tokens"]
+            parts, tokens, blocks = reader.sizes(), reader.tokens, len(reader)
+        params = manifest.recipe.params
         fp16 = 2 * 2 * params["num_layers"] * params["num_kv_heads"] * params["head_dim"]
         size = manifest.files[names.MEMORY].bytes
         return {
@@ -215,7 +218,7 @@ class Memo:
                 "codec": manifest.recipe.codec,
                 "params": params,
                 "tokens": tokens,
-                "opening_tokens": opening,
+                "opening_tokens": tokens - manifest.document.tokens,
                 "blocks": blocks,
                 "bytes": size,
                 "bytes_per_token": size / tokens,
