@@ -7,6 +7,7 @@ import pytest
 from minimemo.loop.clues import (
     CAPS,
     MAX_CHARS,
+    MAX_DRAFT,
     Clue,
     collapse_loops,
     is_informative,
@@ -84,19 +85,22 @@ def test_json_and_quoted_lists():
     assert parse_lines("[The king fled.]") == ["[The king fled.]"]  # no strings in it: a line
 
 
-def test_long_lines_are_cut_into_sentences():
-    long = "The king fled to the north with his men. It rained 3.5 inches! " + " ".join(
-        f"On day {n} of the march, {n * 7} of them were lost." for n in range(12)
-    )
-    items = parse_lines(long)
-    assert all(len(item) <= MAX_CHARS for item in items)
-    assert items[:3] == [
-        "The king fled to the north with his men.",
-        "It rained 3.5 inches!",
-        "On day 0 of the march, 0 of them were lost.",
+def test_long_lines_are_cut_at_sentences_into_pieces_that_say_something():
+    """A 0.5B model copies half a page on one line; cut after every full stop it gave "pestis strains Y." as a clue."""
+    expected = [
+        "The study found two clades of the Y. pestis genome, known as Y. p. orientalis and Y. p. medievalis. "
+        "They came in waves, long apart.",
+        "The first entered Europe through the port of Marseille around November 1347, and spread through France over "
+        "the next two years!",
+        "It reached England in 3.5 years. The second is thought to have come from the Low Countries, where remains of "
+        "it were found in a plague pit of the town of Bergen op Zoom by the sea.",
     ]
-    chinese = parse_lines("".join(f"第{n}天国王带着他的人马一路向北方逃走了。" for n in range(40)))
-    assert len(chinese) == 40 and chinese[0] == "第0天国王带着他的人马一路向北方逃走了。"
+    assert parse_lines(" ".join(expected)) == expected
+    pieces = parse_lines("".join(f"第{n}天国王带着他的人马一路向北方逃走了。" for n in range(40)))
+    assert (
+        len(pieces) == 20
+        and pieces[0] == "第0天国王带着他的人马一路向北方逃走了。第1天国王带着他的人马一路向北方逃走了。"
+    )
     assert [len(item) for item in parse_lines("".join(map(str, range(999))))] == [MAX_CHARS]  # no sentence ends
 
 
@@ -194,4 +198,6 @@ def test_draft():
     assert parse_draft("Answer: the king of\nFrance.\n\nI hope this helps!") == "the king of France."
     assert parse_draft("答案：法国国王。") == "法国国王。"
     assert parse_draft("Not found.") == parse_draft("未提及") == parse_draft(" \n") == ""
-    assert len(parse_draft("word and other " + "".join(f"thing{n} " for n in range(500)))) <= MAX_CHARS
+    copied = "The study found two clades of Y. pestis. " + "".join(f"Then thing {n} was found. " for n in range(30))
+    assert parse_draft(copied) == "The study found two clades of Y. pestis."
+    assert len(parse_draft("".join(map(str, range(999))))) == MAX_DRAFT

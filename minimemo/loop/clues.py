@@ -18,7 +18,9 @@ ClueKind: TypeAlias = Literal["recall", "rewrite", "draft", "point"]
 
 CAPS: Mapping[ClueKind, int] = {"recall": 5, "rewrite": 4, "draft": 1, "point": 12}
 MIN_INFORMATION = 6  # two Han characters, or six letters
-MAX_CHARS = 400  # a longer line is cut into its sentences: an encoder reads 512 tokens, and one fact finds better
+MAX_CHARS = 400  # a longer line is cut at its sentences: an encoder reads 512 tokens, and one fact finds better
+PIECE_INFORMATION = 100  # of such a piece, at least: some 20 English words or 33 Han characters
+MAX_DRAFT = 200  # characters: more is no draft but a piece of the document said again
 ECHO = 0.9  # share of a text's shingles that stand in the instruction and question: more, and it says nothing new
 SAME = 0.7  # Jaccard overlap of two clues that find the same passages
 CONTAINED = 0.9  # share of a clue's shingles that stand in an earlier one
@@ -59,7 +61,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "`": "`", "**": "**"}
-_SENTENCE = re.compile(r"(?<=[。！？!?])|(?<=[.])\s+")
+_SENTENCE = re.compile(r"(?<=[。！？!?])|(?<=\w\w[.])\s+")  # "Y. pestis" and "p. 3" end no sentence
 _NOTHING = re.compile(
     r"(?:none|null|n/a|nothing|no (?:relevant )?(?:information|passages?|answer)"
     r"|not (?:found|mentioned|available|specified)"
@@ -95,14 +97,16 @@ def parse_lines(output: str) -> list[str]:
         line = _strip_marks(line)
         if line.endswith((":", "：")):  # "Here are three passages:"
             continue
-        items.extend(_sentences(line) if len(line) > MAX_CHARS else [line])
+        items.extend(_passages(line) if len(line) > MAX_CHARS else [line])
     return [item[:MAX_CHARS] for item in items if item]
 
 
 def parse_draft(output: str) -> str:
-    """The first paragraph of a draft on one line, at most MAX_CHARS characters; "" when it says nothing."""
+    """The first paragraph of a draft on one line, its first sentence when that is long; "" when it says nothing."""
     paragraph = collapse_loops(output).strip().split("\n\n", 1)[0]
-    draft = _strip_marks(" ".join(paragraph.split()))[:MAX_CHARS].rstrip()
+    draft = _strip_marks(" ".join(paragraph.split()))
+    if len(draft) > MAX_DRAFT:
+        draft = _SENTENCE.split(draft)[0][:MAX_DRAFT].strip()
     return "" if not draft or _NOTHING.fullmatch(draft) else draft
 
 
@@ -173,5 +177,13 @@ def _strip_marks(line: str) -> str:
     return line
 
 
-def _sentences(line: str) -> list[str]:
-    return [part.strip() for part in _SENTENCE.split(line) if part.strip()]
+def _passages(line: str) -> list[str]:
+    """A long line at its sentence ends, into pieces that say enough to be searched with on their own."""
+    pieces: list[str] = []
+    for sentence in filter(None, _SENTENCE.split(line)):
+        if pieces and information(pieces[-1]) < PIECE_INFORMATION:
+            space = "" if pieces[-1].endswith(("。", "！", "？")) else " "
+            pieces[-1] += space + sentence.strip()
+        else:
+            pieces.append(sentence.strip())
+    return pieces
