@@ -89,7 +89,7 @@ def test_long_lines_are_cut_at_sentences_into_pieces_that_say_something():
     """A 0.5B model copies half a page on one line; cut after every full stop it gave "pestis strains Y." as a clue."""
     expected = [
         "The study found two clades of the Y. pestis genome, known as Y. p. orientalis and Y. p. medievalis. "
-        "They came in waves, long apart.",
+        "They came in two waves, many years apart.",
         "The first entered Europe through the port of Marseille around November 1347, and spread through France over "
         "the next two years!",
         "It reached England in 3.5 years. The second is thought to have come from the Low Countries, where remains of "
