@@ -44,7 +44,7 @@ class Embedder:
         settings: EmbedderSettings,
         *,
         files: Sequence[Path] = (),
-        max_batch_tokens: int = 4096,
+        max_batch_tokens: int = 2048,
         device: str = "cpu",
     ):
         """`files` are what the fingerprint covers beside the settings; `max_batch_tokens` counts padding."""
@@ -68,7 +68,7 @@ class Embedder:
         cls,
         folder: str | Path,
         *,
-        max_batch_tokens: int = 4096,
+        max_batch_tokens: int = 2048,
         query_prompt: str | None = None,
         passage_prompt: str | None = None,
         dtype: torch.dtype = torch.float32,
