@@ -18,8 +18,8 @@ def test_english_prompts_rendered():
     )
     assert ENGLISH.answer.format(passages="[1] It rained.", question="Did it?", not_found=ENGLISH.not_found) == (
         "Passages from a document:\n\n[1] It rained.\n\nAnswer the question from the passages, in the language of the "
-        "question. When a name, a number or a phrase is asked for, write only that. If the passages say nothing about "
-        "it, write: Not found.\nQuestion: Did it?\nAnswer:"
+        "question, with only the name, number, phrase or explanation asked for. If the passages say nothing about it, "
+        "write: Not found.\nQuestion: Did it?\nAnswer:"
     )
 
 

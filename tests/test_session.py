@@ -137,7 +137,7 @@ class FakeRetriever:
 EN_SCRIPT = {
     "Copy from the document above": "1. A report was written by the doctors for the king of France.\n2. A report was",
     "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
-    "as briefly as possible": "It was for Philip the Sixth.",
+    "or short explanation": "It was for Philip the Sixth.",
     "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
     "Write a summary": "The plague came to Paris; fleas were guilty.",
     "Passages from a document": "the king of France",
@@ -442,7 +442,7 @@ def test_a_question_in_another_language_than_the_document():
     house = chinese_house(engine=FakeEngine({**ZH_SCRIPT, **EN_SCRIPT}))
     answer = house.session.ask(QUESTION)
     recall, rewrite, draft = house.engine.batches[0]
-    assert "抄出" in recall and "小问题" in rewrite and "as briefly as possible" in draft
+    assert "抄出" in recall and "小问题" in rewrite and "or short explanation" in draft
     assert "Passages from a document" in house.engine.prompts[-1]
     assert answer.language == "en" and answer.clues
 
@@ -457,7 +457,7 @@ def test_single_verbs():
 
 
 def test_a_draft_that_says_nothing_is_no_draft():
-    house = House(script={**EN_SCRIPT, "as briefly as possible": "Not found."})
+    house = House(script={**EN_SCRIPT, "or short explanation": "Not found."})
     answer = house.session.ask(QUESTION)
     assert answer.draft == "" and "might be" not in house.engine.prompts[-1]
     assert house.session.draft(QUESTION) == ""

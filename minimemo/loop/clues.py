@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from minimemo.loop.language import content_units, information, normalize, shingles
 
 ClueKind: TypeAlias = Literal["recall", "rewrite", "draft", "point"]
 
-CAPS: Mapping[ClueKind, int] = {"recall": 5, "rewrite": 4, "draft": 1, "point": 12}
+CAPS: Mapping[ClueKind, int] = MappingProxyType({"recall": 5, "rewrite": 4, "draft": 1, "point": 12})
 MIN_INFORMATION = 6  # two Han characters, or six letters
 MAX_CHARS = 400  # a longer line is cut at its sentences: an encoder reads 512 tokens, and one fact finds better
 PIECE_INFORMATION = 100  # of such a piece, at least: some 20 English words or 33 Han characters

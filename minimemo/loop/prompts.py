@@ -98,21 +98,22 @@ ENGLISH = Prompts(
         "below. Use the names and words of the document above. Do not answer.\nQuestion: {question}\nShort questions:"
     ),
     draft=(
-        "\n\n---\nAnswer the question from the document above, as briefly as possible.\nQuestion: {question}\nAnswer:"
+        "\n\n---\nAnswer the question from the document above, with only the name, number, phrase or short explanation "
+        "asked for.\nQuestion: {question}\nAnswer:"
     ),
     memory_answer=(
-        "\n\n---\nAnswer the question from the document above, in the language of the question. When a name, a number "
-        "or a phrase is asked for, write only that.\nQuestion: {question}\nAnswer:"
+        "\n\n---\nAnswer the question from the document above, in the language of the question, with only the name, "
+        "number, phrase or explanation asked for.\nQuestion: {question}\nAnswer:"
     ),
     answer=(
         "Passages from a document:\n\n{passages}\n\nAnswer the question from the passages, in the language of the "
-        "question. When a name, a number or a phrase is asked for, write only that. If the passages say nothing about "
-        "it, write: {not_found}.\nQuestion: {question}\nAnswer:"
+        "question, with only the name, number, phrase or explanation asked for. If the passages say nothing about it, "
+        "write: {not_found}.\nQuestion: {question}\nAnswer:"
     ),
     draft_passage="The answer might be: {draft}",
     not_found="Not found",
     closed=(
-        "Answer the question, in its own language. When a name, a number or a phrase is asked for, write only that.\n"
+        "Answer the question, in its own language, with only the name, number, phrase or explanation asked for.\n"
         "Question: {question}\nAnswer:"
     ),
     key_points=(
