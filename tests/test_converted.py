@@ -9,8 +9,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
+from minimemo.engine.engine import Engine
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event
+from minimemo.kernels import native
 from minimemo.models.config import ModelConfig
 from minimemo.models.converted import as_directory
 from minimemo.models.decoder import Decoder, Row
@@ -19,7 +21,7 @@ from minimemo.models.tokenizer import Tokenizer
 from minimemo.models.weights import load_decoder
 
 from . import tiny_tokenizers
-from .tiny import CHATML, write_model
+from .tiny import CHATML, dense, write_model
 
 
 def _write_gguf(path: Path, config: ModelConfig, tensors: dict[str, np.ndarray], arch: str, **fields: object) -> None:
@@ -64,20 +66,22 @@ def _permuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 def _tensors(decoder: Decoder, llama: bool) -> dict[str, np.ndarray]:
     config, weights = decoder.config, decoder.weights
-    found = {"token_embd.weight": weights.embedding, "output_norm.weight": weights.norm, "output.weight": weights.head}
+    found = {"token_embd.weight": dense(weights.embedding).weight, "output_norm.weight": weights.norm}
+    found["output.weight"] = dense(weights.head).weight
     heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
     sizes = [count * config.head_dim for count in heads.values()]
     for index, layer in enumerate(weights.layers):
         at = f"blk.{index}."
-        assert layer.qkv.bias is not None
-        for name, weight, bias in zip("qkv", layer.qkv.weight.split(sizes), layer.qkv.bias.split(sizes), strict=True):
+        qkv = dense(layer.qkv)
+        assert qkv.bias is not None
+        for name, weight, bias in zip("qkv", qkv.weight.split(sizes), qkv.bias.split(sizes), strict=True):
             turned = llama and name != "v"
             found[f"{at}attn_{name}.weight"] = _permuted(weight, heads[name]) if turned else weight
             found[f"{at}attn_{name}.bias"] = _permuted(bias, heads[name]) if turned else bias
-        gate, up = layer.gate_up.weight.chunk(2)
+        gate, up = dense(layer.gate_up).weight.chunk(2)
         found |= {
-            f"{at}attn_output.weight": layer.out.weight, f"{at}ffn_gate.weight": gate, f"{at}ffn_up.weight": up,
-            f"{at}ffn_down.weight": layer.down.weight, f"{at}attn_norm.weight": layer.attention_norm,
+            f"{at}attn_output.weight": dense(layer.out).weight, f"{at}ffn_gate.weight": gate, f"{at}ffn_up.weight": up,
+            f"{at}ffn_down.weight": dense(layer.down).weight, f"{at}attn_norm.weight": layer.attention_norm,
             f"{at}ffn_norm.weight": layer.mlp_norm,
         }  # fmt: skip
     if llama:  # its config.json has one switch for all biases; ours needs the output's too
@@ -92,8 +96,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 
 def _logits(decoder: Decoder) -> torch.Tensor:
-    from minimemo.engine.engine import Engine
-
     ids = torch.arange(3, 40)
     return decoder.forward(ids, [Row(Engine(decoder).new_cache(37), 37)], logits="all")
 
@@ -127,6 +129,23 @@ def test_quantized_gguf_equals_its_dequantized_values(original: Decoder, tmp_pat
     assert torch.equal(
         _logits(load_decoder(coded, dtype=torch.float32)), _logits(load_decoder(plain, dtype=torch.float32))
     )
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
+def test_packed_products_give_nearly_the_dense_logits(original: Decoder, tmp_path: Path, kind: str) -> None:
+    """Few rows take the native product, many the widened matrix; activations are rounded to 14 bits in the former."""
+    path = tmp_path / "coded.gguf"
+    _write_gguf(path, original.config, _tensors(original, llama=False), "qwen2", kind=GGMLQuantizationType[kind])
+    pair = [load_decoder(as_directory(path), dtype=torch.float32, packed=packed) for packed in (True, False)]
+    caches = [Engine(decoder).new_cache(48) for decoder in pair]
+    ids = torch.arange(3, 40)
+    for part in (ids, ids[:1], ids[5:14]):
+        found, expected = (
+            decoder.forward(part, [Row(cache, len(part))], logits="all")
+            for decoder, cache in zip(pair, caches, strict=True)
+        )
+        assert 0 <= float((found - expected).abs().max() / expected.abs().max()) < 1e-3
 
 
 def test_what_is_no_gguf_is_one_line(tmp_path: Path, original: Decoder) -> None:

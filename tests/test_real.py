@@ -40,7 +40,10 @@ def _reference(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
 def test_logits_and_greedy_tokens_equal_transformers(name: str) -> None:
-    """Logits within 1e-3 of the largest; for both Qwen models 64 greedy tokens of ten prompts, five in Chinese."""
+    """Logits within 1e-3 of the largest; for both Qwen models 64 greedy tokens of ten prompts, five in Chinese.
+
+    As minimemo runs them by default: quantized weights and native products where those are available.
+    """
     located = locate_model(name)
     tokenizer = Tokenizer.load(located.directory)
     opening, closing = tokenizer.turn(None)

@@ -137,7 +137,7 @@ class FakeRetriever:
 EN_SCRIPT = {
     "Copy from the document above": "1. A report was written by the doctors for the king of France.\n2. A report was",
     "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
-    "or short explanation": "It was for Philip the Sixth.",
+    "or short explanation": "The king who ruled France from Paris.",
     "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
     "Write a summary": "The plague came to Paris; fleas were guilty.",
     "Passages from a document": "the king of France",
@@ -197,18 +197,27 @@ QUESTION = "Who was the report written for?"
 ZH_QUESTION = "医疗报告是为谁写的？"
 
 
+@pytest.mark.parametrize("draft", ["It was for the Emperor of Brazil.", "The report was written for.", "1925"])
+def test_a_draft_that_the_passages_do_not_hold_is_not_shown(draft):
+    """Shown drafts are copied: with all of them shown, F1 of the 0.5B model on xquad_en fell from 0.33 to 0.05."""
+    house = House(script={**EN_SCRIPT, "or short explanation": draft})
+    answer = house.session.ask(QUESTION)
+    assert answer.draft == draft and answer.text == "the king of France"
+    assert "might be" not in house.engine.prompts[-1]
+
+
 def test_memorag_walks_from_clues_to_an_answer_with_sources():
     house = House()
     answer = house.session.ask(QUESTION)
     assert answer.text == "the king of France"
     assert (answer.mode, answer.language, answer.question) == ("memorag", "en", QUESTION)
     assert [clue.kind for clue in answer.clues] == ["recall", "rewrite", "rewrite", "draft"]
-    assert answer.draft == "It was for Philip the Sixth."
+    assert answer.draft == "The king who ruled France from Paris."
     assert answer.supported
     assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
     assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]]
     assert len(house.engine.batches) == 1 and len(house.engine.batches[0]) == 3  # recall, rewrite, draft together
-    assert "The answer might be: It was for Philip the Sixth." in house.engine.prompts[-1]
+    assert "The answer might be: The king who ruled France from Paris." in house.engine.prompts[-1]
 
 
 def test_the_question_is_always_searched_and_searched_first():
@@ -453,7 +462,7 @@ def test_single_verbs():
         "A report was written by the doctors for the king of France."
     ]
     assert [clue.kind for clue in session.rewrite(QUESTION)] == ["rewrite", "rewrite"]
-    assert session.draft(QUESTION) == "It was for Philip the Sixth."
+    assert session.draft(QUESTION) == "The king who ruled France from Paris."
 
 
 def test_a_draft_that_says_nothing_is_no_draft():

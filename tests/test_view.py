@@ -19,7 +19,8 @@ from minimemo.memory.codec import Codec, KVLayout, make_codec
 from minimemo.memory.container import MemoryReader, MemoryWriter
 from minimemo.memory.view import MemoryView, load
 from minimemo.models.config import RopeConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights, Linear
+from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
+from minimemo.models.linear import Linear, Projection
 from minimemo.models.rope import RopeTable
 
 from .kv import blocks_of
@@ -52,7 +53,8 @@ def read_into_blocks(engine: Engine, cache: KVCache, ids: Sequence[int]) -> list
 def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
     """The same weights, rounded."""
 
-    def linear(x: Linear) -> Linear:
+    def linear(x: Projection) -> Linear:
+        assert isinstance(x, Linear)
         return Linear(x.weight.to(dtype), None if x.bias is None else x.bias.to(dtype))
 
     def layer(x: LayerWeights) -> LayerWeights:
@@ -61,7 +63,7 @@ def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
 
     w = decoder.weights
     layers = tuple(layer(x) for x in w.layers)
-    return Decoder(decoder.config, DecoderWeights(w.embedding.to(dtype), layers, w.norm.to(dtype), w.head.to(dtype)))
+    return Decoder(decoder.config, DecoderWeights(linear(w.embedding), layers, w.norm.to(dtype), linear(w.head)))
 
 
 def two_rope_decoder() -> Decoder:

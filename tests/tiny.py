@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from minimemo.engine.engine import Engine
 from minimemo.models.config import ModelConfig, RopeConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights, Linear
+from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.gguf_tokenizer import from_gguf
+from minimemo.models.linear import Linear, Projection
 
 from . import tiny_tokenizers
 
@@ -47,7 +48,12 @@ def tiny_decoder(config: ModelConfig | None = None, seed: int = 0) -> Decoder:
         for _ in range(c.num_layers)
     )
     embedding, head = tensor(c.vocab_size, c.hidden_size), tensor(c.vocab_size, c.hidden_size)
-    return Decoder(c, DecoderWeights(embedding, layers, 1 + tensor(c.hidden_size, scale=0.1), head))
+    return Decoder(c, DecoderWeights(Linear(embedding), layers, 1 + tensor(c.hidden_size, scale=0.1), Linear(head)))
+
+
+def dense(projection: Projection) -> Linear:
+    assert isinstance(projection, Linear)
+    return projection
 
 
 def tiny_engine(seed: int = 0, chunk: int = 512, max_context: int = 4096) -> Engine:
@@ -68,24 +74,25 @@ def write_model(directory: Path, *, max_context: int = 6144, seed: int = 0) -> P
     config = tiny_config(vocab_size=len(cast(list[str], metadata["tokenizer.ggml.tokens"])), max_context=max_context)
     weights = tiny_decoder(config, seed).weights
     tensors = {
-        "model.embed_tokens.weight": weights.embedding,
+        "model.embed_tokens.weight": dense(weights.embedding).weight,
         "model.norm.weight": weights.norm,
-        "lm_head.weight": weights.head,
+        "lm_head.weight": dense(weights.head).weight,
     }
     sizes = [config.num_heads * config.head_dim] + [config.num_kv_heads * config.head_dim] * 2
     for index, layer in enumerate(weights.layers):
         at = f"model.layers.{index}."
-        assert layer.qkv.bias is not None
-        parts = zip("qkv", layer.qkv.weight.split(sizes), layer.qkv.bias.split(sizes), strict=True)
+        qkv = dense(layer.qkv)
+        assert qkv.bias is not None
+        parts = zip("qkv", qkv.weight.split(sizes), qkv.bias.split(sizes), strict=True)
         for name, weight, bias in parts:
             tensors[f"{at}self_attn.{name}_proj.weight"] = weight
             tensors[f"{at}self_attn.{name}_proj.bias"] = bias
-        gate, up = layer.gate_up.weight.chunk(2)
+        gate, up = dense(layer.gate_up).weight.chunk(2)
         tensors |= {
-            f"{at}self_attn.o_proj.weight": layer.out.weight,
+            f"{at}self_attn.o_proj.weight": dense(layer.out).weight,
             f"{at}mlp.gate_proj.weight": gate,
             f"{at}mlp.up_proj.weight": up,
-            f"{at}mlp.down_proj.weight": layer.down.weight,
+            f"{at}mlp.down_proj.weight": dense(layer.down).weight,
             f"{at}input_layernorm.weight": layer.attention_norm,
             f"{at}post_attention_layernorm.weight": layer.mlp_norm,
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from minimemo.errors import InputError
 from minimemo.events import Listener, silent
-from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
+from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_supported
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
 from minimemo.loop.language import Language, detect_language
@@ -132,7 +132,8 @@ class Session:
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
         prompts = self._prompts[run.language]
-        note = prompts.draft_passage.format(draft=found.draft) if found.draft else ""
+        shown = bool(found.draft) and is_grounded(found.draft, run.question, found.passages)
+        note = prompts.draft_passage.format(draft=found.draft) if shown else ""
         cost = self._writer.count(note + SEPARATOR) if note else 0
         budget = self.settings.evidence_tokens - cost
 

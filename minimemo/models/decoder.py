@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minimemo.kernels import apply_rope, attention, gated_mlp_activation, merge_attention, rms_norm
 from minimemo.models.config import ModelConfig
+from minimemo.models.linear import Projection
 from minimemo.models.rope import RopeTable
 
 
@@ -35,26 +35,15 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """weight (out, in), bias (out,) or None."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One block. Fused where one input feeds several products."""
 
     attention_norm: Tensor  # (C,)
-    qkv: Linear  # ((H + 2G) D, C)
-    out: Linear  # (C, H D)
+    qkv: Projection  # ((H + 2G) D, C)
+    out: Projection  # (C, H D)
     mlp_norm: Tensor  # (C,)
-    gate_up: Linear  # (2I, C)
-    down: Linear  # (C, I)
+    gate_up: Projection  # (2I, C)
+    down: Projection  # (C, I)
     q_norm: Tensor | None = None  # (D,)
     k_norm: Tensor | None = None  # (D,)
     post_attention_norm: Tensor | None = None  # (C,), Gemma
@@ -63,10 +52,10 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    embedding: Tensor  # (V, C)
+    embedding: Projection  # (V, C)
     layers: tuple[LayerWeights, ...]
     norm: Tensor  # (C,)
-    head: Tensor  # (V, C); the embedding itself when tied
+    head: Projection  # (V, C); the embedding itself when tied
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +76,12 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, activations and cache."""
-        return self.weights.embedding.dtype
+        """Of activations and cache."""
+        return self.weights.norm.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.weights.embedding.device
+        return self.weights.norm.device
 
     @torch.inference_mode()
     def forward(
@@ -119,7 +108,7 @@ class Decoder:
         positions = torch.cat([torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)])
         rotations = self.rope.tables(positions)
 
-        x = F.embedding(ids, self.weights.embedding)
+        x = self.weights.embedding.rows(ids)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         for index, layer in enumerate(self.weights.layers):
@@ -133,7 +122,7 @@ class Decoder:
             x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
-        return F.linear(rms_norm(x, self.weights.norm, self.config.norm_eps), self.weights.head).float()
+        return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
 
     def _layer(
         self,

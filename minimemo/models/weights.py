@@ -7,7 +7,7 @@ are kept there as integer codes with group scales (see `models/gguf.py`), which 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.kernels import native
 from minimemo.models.config import ModelConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights, Linear
+from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
+from minimemo.models.linear import Linear, PackedLinear, Projection, Scratch
 
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
 
@@ -89,37 +91,57 @@ class TensorFiles:
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor in `dtype`, widened from codes and scales where it was stored so."""
-        if name in self._where or f"{name}.codes" not in self._where:
-            return self.get(name).to(dtype)
+        return expand_groups(*self.codes(name), dtype) if self.is_coded(name) else self.get(name).to(dtype)
+
+    def is_coded(self, name: str) -> bool:
+        """Whether a matrix is stored as codes and scales."""
+        return f"{name}.codes" in self._where
+
+    def codes(self, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """codes (out, in) int8, scales and offsets (out, in / group) float32, of a matrix stored so."""
         offsets = self.get(f"{name}.offsets") if f"{name}.offsets" in self else None
-        return expand_groups(self.get(f"{name}.codes"), self.get(f"{name}.scales"), offsets, dtype)
+        return self.get(f"{name}.codes"), self.get(f"{name}.scales"), offsets
 
 
 def load_decoder(
-    directory: Path, *, dtype: torch.dtype | None = None, device: str = "cpu", on_event: Listener = silent
+    directory: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    packed: bool | None = None,
+    on_event: Listener = silent,
 ) -> Decoder:
-    """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError."""
+    """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError.
+
+    dtype: of activations, cache and dense weights; None: what this machine multiplies fastest. packed: keep the codes
+    of quantized matrices and multiply with those natively (float32 on a CPU only); None: where that is possible.
+    """
     config = ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
+    if packed is None:
+        packed = device == "cpu" and dtype == torch.float32 and native.unavailable() is None
     with TensorFiles(directory) as files, torch.no_grad():
-        return Decoder(config, _assemble(config, files, dtype, device, on_event))
+        return Decoder(config, _assemble(config, files, dtype, device, packed, on_event))
 
 
 def _assemble(
-    config: ModelConfig, files: TensorFiles, dtype: torch.dtype, device: str, on_event: Listener
+    config: ModelConfig, files: TensorFiles, dtype: torch.dtype, device: str, packed: bool, on_event: Listener
 ) -> DecoderWeights:
     prefix = next((p for p in _PREFIXES if any(n.startswith(f"{p}embed_tokens.weight") for n in files.names())), None)
     if prefix is None:
         raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
 
-    def matrix(*names: str) -> Tensor:
-        parts = [files.matrix(f"{prefix}{name}.weight", dtype) for name in names]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
+    scratch = Scratch()
 
-    def linear(bias: bool, *names: str) -> Linear:
-        if not bias:
-            return Linear(matrix(*names))
-        return Linear(matrix(*names), torch.cat([files.get(f"{prefix}{n}.bias").to(dtype) for n in names]).to(device))
+    def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
+        if packed and all(files.is_coded(name) for name in names):
+            return PackedLinear([native.pack_weights(*files.codes(name)) for name in names], bias, scratch)
+        parts = [files.matrix(name, dtype) for name in names]
+        return Linear((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device), bias)
+
+    def linear(biased: bool, *names: str) -> Projection:
+        bias = torch.cat([files.get(f"{prefix}{n}.bias").to(dtype) for n in names]).to(device) if biased else None
+        return projection([f"{prefix}{name}.weight" for name in names], bias)
 
     def norm(name: str) -> Tensor:
         return (files.get(f"{prefix}{name}.weight").float() + config.norm_offset).to(dtype).to(device)
@@ -143,21 +165,15 @@ def _assemble(
                 post_mlp_norm=norm(at + "post_feedforward_layernorm") if sandwich else None,
             )
         )
-    embedding = matrix("embed_tokens")
+    embedding = linear(False, "embed_tokens")
     head = embedding
     if not config.tied_head:
-        name = next(
-            (n for n in ("lm_head.weight", "language_model.lm_head.weight") if _has(files, n)), "lm_head.weight"
-        )
-        head = files.matrix(name, dtype).to(device)
+        heads = ("lm_head.weight", "language_model.lm_head.weight")
+        head = projection([next((n for n in heads if n in files or files.is_coded(n)), heads[0])])
     weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head)
     _check_shapes(config, weights)
     on_event(Event("load model", config.num_layers, config.num_layers, "layers"))
     return weights
-
-
-def _has(files: TensorFiles, name: str) -> bool:
-    return name in files or f"{name}.codes" in files
 
 
 def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
@@ -171,7 +187,7 @@ def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
     }
     for index, layer in enumerate(weights.layers):
         for name, shape in expected.items():
-            found = tuple(getattr(layer, name).weight.shape)
+            found = tuple(getattr(layer, name).shape)
             if found != shape:
                 raise ModelError(f"weights: layer {index} {name} has shape {found}, config.json says {shape}")
     for name in ("embedding", "head"):

@@ -1,0 +1,10 @@
+#define INLINE inline __attribute__((always_inline))
+#include "simd_portable.h"
+//
+#include "block.h"
+//
+#include "kernels.h"
+
+namespace minimemo {
+const Kernels* portable_kernels() { return &kKernels; }
+}  // namespace minimemo

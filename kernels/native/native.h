@@ -1,0 +1,20 @@
+// What api.cpp and pack.cpp share.
+#pragma once
+
+#include "format.h"
+
+namespace minimemo {
+
+// Fills in where scales and offsets lie, 64-byte aligned, and the size of the whole.
+inline void lay_out(Header& h) {
+  const auto aligned = [](int64_t n) { return (n + 63) / 64 * 64; };
+  h.scales_at = int64_t(sizeof(Header)) + codes_bytes(h);
+  h.offsets_at = h.scales_at + aligned(tiles_of(h) * param_bytes(h, h.scale_kind));
+  h.bytes = h.offsets_at + aligned(tiles_of(h) * param_bytes(h, h.offset_kind));
+}
+
+Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group);
+void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
+                int64_t last, uint8_t* to);
+
+}  // namespace minimemo

@@ -1,0 +1,166 @@
+// Codes, scales and offsets -> the packed form of format.h, without loss.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "native.h"
+
+namespace minimemo {
+namespace {
+
+bool is_half(float value, uint16_t* half) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude == 0) {
+    *half = uint16_t(sign);
+    return true;
+  }
+  int exponent;
+  const float fraction = std::frexp(std::fabs(value), &exponent);  // value = fraction * 2^exponent, 0.5 <= fraction < 1
+  if (!std::isfinite(value) || exponent > 16) return false;
+  const int kept = exponent >= -13 ? 11 : 11 - (-13 - exponent);  // significant bits; subnormals have fewer
+  if (kept < 1) return false;
+  const float scaled = std::ldexp(fraction, kept);
+  if (scaled != std::floor(scaled)) return false;
+  const uint32_t digits = uint32_t(scaled);
+  *half = uint16_t(sign | (exponent >= -13 ? uint32_t(exponent + 13) * 1024 + digits : digits));
+  return true;
+}
+
+// `count` values as small[i] * *factor, exactly. Every value is an integer times one power of two; their greatest common
+// divisor is the factor.
+bool is_two_level(const float* values, int count, float* factor, int8_t* small) {
+  int64_t digits[kSuper / 16];
+  int exponents[kSuper / 16], lowest = 1 << 20;
+  for (int i = 0; i < count; i++) {
+    if (!std::isfinite(values[i])) return false;
+    int exponent;
+    digits[i] = int64_t(std::ldexp(std::frexp(values[i], &exponent), 24));
+    exponents[i] = exponent - 24;
+    while (digits[i] != 0 && digits[i] % 2 == 0) digits[i] /= 2, exponents[i]++;
+    if (digits[i] != 0 && exponents[i] < lowest) lowest = exponents[i];
+  }
+  int64_t divisor = 0;
+  for (int i = 0; i < count; i++) {
+    if (digits[i] == 0) continue;
+    if (exponents[i] - lowest > 7) return false;  // more than 127 times the smallest
+    digits[i] *= int64_t(1) << (exponents[i] - lowest);
+    divisor = std::gcd(divisor, digits[i]);
+  }
+  for (int i = 0; i < count; i++) {
+    const int64_t multiple = divisor ? digits[i] / divisor : 0;
+    if (multiple > 127 || multiple < -127) return false;
+    small[i] = int8_t(multiple);
+  }
+  *factor = divisor ? std::ldexp(float(divisor), lowest) : 0.0f;
+  for (int i = 0; i < count; i++)
+    if (float(small[i]) * *factor != values[i]) return false;  // the factor may lie outside of float's range
+  return true;
+}
+
+int32_t narrowest(const float* values, int64_t rows, int64_t groups, int group) {
+  uint16_t half;
+  bool halves = true;
+  for (int64_t i = 0; halves && i < rows * groups; i++) halves = is_half(values[i], &half);
+  if (halves) return kHalf;
+  float factor;
+  int8_t small[kSuper / 16];
+  const int64_t per_super = kSuper / group;
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t g = 0; g < groups; g += per_super)
+      if (!is_two_level(values + r * groups + g, int(std::min(per_super, groups - g)), &factor, small)) return kFloat;
+  return kTwoLevel;
+}
+
+void pack_params(const float* values, int64_t row0, int64_t rows, int64_t groups, const Header& h, int32_t kind,
+                 uint8_t* to) {
+  const int64_t per_super = kSuper / h.group;
+  for (int64_t i = 0; i < rows; i++) {
+    const float* row = values + (row0 + i) * groups;
+    for (int64_t g = 0; g < groups; g++) {
+      if (kind == kFloat) std::memcpy(to + (g * kTile + i) * 4, row + g, 4);
+      if (kind == kHalf) {
+        uint16_t half = 0;
+        is_half(row[g], &half);
+        std::memcpy(to + (g * kTile + i) * 2, &half, 2);
+      }
+    }
+    for (int64_t g = 0; kind == kTwoLevel && g < groups; g += per_super) {
+      uint8_t* at = to + g / per_super * (kTile * 4 + per_super * kTile);
+      const int count = int(std::min(per_super, groups - g));
+      float factor = 0;
+      int8_t small[kSuper / 16];
+      is_two_level(row + g, count, &factor, small);
+      std::memcpy(at + i * 4, &factor, 4);
+      for (int s = 0; s < count; s++) at[kTile * 4 + s * kTile + i] = uint8_t(small[s]);
+    }
+  }
+}
+
+// 8 vectors of 64 stored codes -> `bits` vectors; the inverse of unpack() in kernels.h.
+void pack_block(const uint8_t u[8][64], int bits, uint8_t* to) {
+  if (bits == 8) std::memcpy(to, u, 512);
+  for (int i = 0; i < 64; i++) {
+    if (bits == 4)
+      for (int j = 0; j < 4; j++) to[j * 64 + i] = uint8_t(u[j][i] | u[j + 4][i] << 4);
+    if (bits == 5) {
+      for (int j = 0; j < 3; j++) to[j * 64 + i] = uint8_t(u[j][i] | u[5 + j][i] << 5);
+      to[3 * 64 + i] = uint8_t(u[3][i] | (u[5][i] & 24) << 3 | (u[7][i] & 8) << 2);
+      to[4 * 64 + i] = uint8_t(u[4][i] | (u[6][i] & 24) << 3 | (u[7][i] & 16) << 1);
+    }
+    if (bits == 6)
+      for (int j = 0; j < 2; j++)
+        for (int k = 0; k < 3; k++)
+          to[(j * 3 + k) * 64 + i] = uint8_t(u[j * 4 + k][i] | (u[j * 4 + 3][i] >> 2 * k & 3) << 6);
+  }
+}
+
+}  // namespace
+
+Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group) {
+  int8_t low = 0, high = 0;
+  for (int64_t i = 0; i < rows * columns; i++) {
+    low = std::min(low, codes[i]);
+    high = std::max(high, codes[i]);
+  }
+  const int span = high - low;
+  const int64_t groups = columns / group;
+  Header h{};
+  h.magic = kMagic;
+  h.rows = int32_t(rows);
+  h.columns = int32_t(columns);
+  h.group = group;
+  h.bits = group == 16 ? (span < 64 ? 6 : 8) : span < 16 ? 4 : span < 32 ? 5 : 8;
+  h.zero = -low;
+  h.scale_kind = narrowest(scales, rows, groups, group);
+  h.offset_kind = offsets ? narrowest(offsets, rows, groups, group) : int32_t(kNone);
+  lay_out(h);
+  return h;
+}
+
+void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
+                int64_t last, uint8_t* to) {
+  const int64_t blocks = blocks_of(h), groups = h.columns / h.group;
+  for (int64_t tile = first; tile < last; tile++) {
+    const int64_t row0 = tile * kTile, rows = std::min<int64_t>(kTile, h.rows - row0);
+    for (int64_t block = 0; block < blocks; block++) {
+      uint8_t u[8][64] = {};
+      const int64_t width = std::min<int64_t>(kBlock, h.columns - block * kBlock);
+      for (int64_t r = 0; r < rows; r++) {
+        uint8_t line[kBlock] = {};
+        const int8_t* from = codes + (row0 + r) * h.columns + block * kBlock;
+        for (int64_t c = 0; c < width; c++) line[c] = uint8_t(from[c] + h.zero);
+        for (int j = 0; j < 8; j++) std::memcpy(&u[j][4 * r], line + 4 * j, 4);
+      }
+      pack_block(u, h.bits, to + sizeof h + (tile * blocks + block) * block_bytes(h));
+    }
+    pack_params(scales, row0, rows, groups, h, h.scale_kind, to + h.scales_at + tile * param_bytes(h, h.scale_kind));
+    if (offsets)
+      pack_params(offsets, row0, rows, groups, h, h.offset_kind,
+                  to + h.offsets_at + tile * param_bytes(h, h.offset_kind));
+  }
+}
+
+}  // namespace minimemo

@@ -1,0 +1,75 @@
+// No instruction set assumed: vector types of GCC and Clang, which lower them to what the target has (NEON, SSE2).
+#pragma once
+
+#include "format.h"
+
+namespace minimemo {
+namespace {
+
+constexpr const char* kName = "portable";
+constexpr int kLanes = 16;
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+typedef int16_t Quantized;
+constexpr bool meets_bytes(int) { return false; }
+
+template <typename Vector>
+INLINE Vector load(const void* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+INLINE Bytes load_bytes(const uint8_t* p) { return load<Bytes>(p); }
+INLINE Floats load_floats(const float* p) { return load<Floats>(p); }
+INLINE void store(uint8_t* p, Bytes v) { __builtin_memcpy(p, &v, sizeof v); }
+INLINE void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof v); }
+INLINE Bytes mask(char v) { return Bytes{} + uint8_t(v); }
+INLINE Floats splat(float v) { return Floats{} + v; }
+INLINE Ints splat(int32_t v) { return Ints{} + v; }
+template <int kBy>
+INLINE Bytes shift_right(Bytes v) {
+  return v >> kBy;
+}
+INLINE Floats fused_add(Floats a, Floats b, Floats c) {
+  for (int i = 0; i < kLanes; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+}
+
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
+  uint32_t bits = rest << 13;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  value *= 0x1p112f;  // mends the exponent, of subnormals too; matrices hold no infinities in half precision
+  __builtin_memcpy(&bits, &value, 4);
+  bits |= sign;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+inline void widen_halves(const uint16_t* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i++) to[i] = half_to_float(from[i]);
+}
+
+INLINE const int16_t* quantized(const Activations& x) { return x.words; }
+
+// kCount vectors (4 columns each) times the activations at q; one 32-bit lane holds four codes, the first lowest.
+template <int kCount, bool kFine>
+INLINE Ints dot_bytes(const Bytes* u, const int16_t* q) {
+  Ints sum{};
+#pragma GCC unroll 1
+  for (int j = 0; j < kCount; j++) {
+    typedef uint32_t Lanes __attribute__((vector_size(64)));
+    const Lanes v = Lanes(u[j]);
+    sum += Ints(v & 255) * int32_t(q[4 * j]) + Ints(v >> 8 & 255) * int32_t(q[4 * j + 1]) +
+           Ints(v >> 16 & 255) * int32_t(q[4 * j + 2]) + Ints(v >> 24) * int32_t(q[4 * j + 3]);
+  }
+  return sum;
+}
+
+inline void store_words(const int32_t q[32], int16_t* to) {
+  for (int i = 0; i < kBlock; i++) to[i] = int16_t(q[i]);
+}
+
+}  // namespace
+}  // namespace minimemo

@@ -1,0 +1,100 @@
+"""Matrices as the decoder uses them: dense on any device, or packed codes with native products on a CPU.
+
+A packed matrix is read as it is by products of few rows, where memory traffic decides; for many rows, where arithmetic
+decides, it is widened into a scratch buffer that all layers share, and torch multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
+
+FEW_ROWS = 16  # rows up to which the packed product is quicker than widening the matrix and multiplying
+
+
+class Projection(Protocol):
+    """x (N, in) -> (N, out). shape: (out, in)."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows `ids` (N,) of the matrix, (N, in): an embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """weight (out, in), bias (out,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Scratch:
+    """One float32 buffer, as large as the largest matrix that was ever widened into it."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0)
+
+    def take(self, rows: int, columns: int) -> Tensor:
+        """(rows, columns) float32, overwritten by the next call."""
+        if self._buffer.numel() < rows * columns:
+            self._buffer = torch.empty(rows * columns)
+        return self._buffer[: rows * columns].view(rows, columns)
+
+
+class PackedLinear:
+    """Packed matrices of one width, one below the other, and a bias (out,) or None. Values as stored, not rounded."""
+
+    def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch) -> None:
+        self._parts = tuple(parts)
+        self._whole = concatenate(parts)
+        self._bias = bias
+        self._scratch = scratch
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._whole.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self._whole.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] <= FEW_ROWS:
+            return packed_linear(x, self._whole, self._bias)
+        weight = self._scratch.take(*self.shape)
+        first = 0
+        for part in self._parts:
+            expand_into(part, weight[first : first + part.out_features])
+            first += part.out_features
+        return F.linear(x, weight, self._bias)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return expand_rows(self._parts[0], ids)
