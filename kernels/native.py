@@ -1,12 +1,12 @@
 """Products with quantized matrices on the CPU: Python's side of the library that kernels/native compiles to.
 
-A `PackedMatrix` holds integer codes of 4, 5, 6 or 8 bits with a scale (and maybe an offset) a group of 16 or 32 columns,
-exactly as given, in the layout of native/format.h. A product rounds each activation to an integer relative to the
-largest of its 32 neighbours, sums code * integer in integers inside a group, and adds the groups up in float32 in column
-order. The same input gives the same bits whatever the number of rows, threads, or the instruction set.
+A `PackedMatrix` holds integer codes of 4, 5, 6 or 8 bits with a scale (and maybe an offset) a group of 16 or 32
+columns, exactly as given, in the layout of native/format.h. A product rounds each activation to an integer, relative to
+the largest of its 32 neighbours, sums code * integer in integers inside a group, and adds the groups up in float32 in
+column order. A row gives the same bits whatever the other rows, the number of threads, and the instruction set.
 
-The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it cannot
-be used; MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
+The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it
+cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ class PackedMatrix:
             raise ValueError(f"a packed matrix has 1 to {_MAX_PARTS} parts, got {len(buffers)}")
         rows, widths = 0, set()
         for index, buffer in enumerate(buffers):
-            if buffer.dtype != torch.uint8 or buffer.dim() != 1 or not buffer.is_contiguous() or buffer.device.type != "cpu":
-                raise ValueError(f"buffer {index}: a packed matrix is one dimension of uint8 in CPU memory")
-            if not library.minimemo_check(buffer.data_ptr(), buffer.numel()):
+            _check(buffer, f"buffer {index}", torch.uint8, 1)
+            if not buffer.is_contiguous() or not library.minimemo_check(buffer.data_ptr(), buffer.numel()):
                 raise ValueError(f"buffer {index}: not a packed matrix of this version; pack the weights again")
-            header = buffer[:_HEADER_BYTES].view(torch.int32).tolist()
+            header = buffer[:_HEADER_BYTES].clone().view(torch.int32).tolist()
             rows += header[1]
             widths.add(header[2])
         if len(widths) > 1:
@@ -88,7 +87,9 @@ def variants() -> tuple[str, ...]:
     return tuple(name for number, name in enumerate(_VARIANTS) if library.minimemo_variant(number))
 
 
-def pack_weights(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, threads: int | None = None) -> PackedMatrix:
+def pack_weights(
+    codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, threads: int | None = None
+) -> PackedMatrix:
     """codes (out, in) int8, scales and offsets (out, in / group) float32, group 16 or 32 -> the same values, packed.
 
     Raises ValueError for shapes or dtypes that do not fit together.
@@ -116,7 +117,7 @@ def pack_weights(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *
 
 
 def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:
-    """The rows of several matrices of one width, each kept in its own form. One product reads x once for all of them."""
+    """The rows of several matrices of one width, each in its own form; one product rounds x once for all of them."""
     return PackedMatrix.from_buffers([buffer for matrix in matrices for buffer in matrix.buffers])
 
 
@@ -156,7 +157,7 @@ def packed_linear(
 
 
 def expand_rows(matrix: PackedMatrix, ids: Tensor, *, threads: int | None = None) -> Tensor:
-    """Rows ids (...) int64 of a matrix of one part -> (..., in) float32, as code * scale + offset. Raises IndexError."""
+    """Rows ids (...) int64 of a matrix of one part -> (..., in) float32, code * scale + offset. Raises IndexError."""
     _one_part(matrix)
     if ids.dtype != torch.int64:
         raise ValueError(f"ids are {ids.dtype}, expected int64")

@@ -36,7 +36,9 @@ INLINE Floats fused_add(Floats a, Floats b, Floats c) {
   return c;
 }
 
-inline float half_to_float(uint16_t half) {
+inline float half_to_float(const uint16_t* from) {
+  uint16_t half;
+  __builtin_memcpy(&half, from, 2);  // stored matrices need not be aligned
   const uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
   uint32_t bits = rest << 13;
   float value;
@@ -48,7 +50,7 @@ inline float half_to_float(uint16_t half) {
   return value;
 }
 inline void widen_halves(const uint16_t* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i++) to[i] = half_to_float(from[i]);
+  for (int64_t i = 0; i < count; i++) to[i] = half_to_float(from + i);
 }
 
 INLINE const int16_t* quantized(const Activations& x) { return x.words; }
