@@ -252,8 +252,8 @@ def _library() -> _Library:
 
 
 def _openmp_entry() -> int | None:
-    """GOMP_parallel of the OpenMP library that torch computes on: looking it up through torch's own library finds that
-    one among several that may be loaded. None where torch has another; then products run on one thread."""
+    """GOMP_parallel of the OpenMP library that torch computes on (native/threads.h says what for): looked up through
+    torch's own library, which finds that one among several that may be loaded. None where torch uses another."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
         try:
             return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -282,10 +283,27 @@ def test_errors_name_the_argument() -> None:
 
 
 @needs_library
+def test_callers_at_once() -> None:
+    """Helpers serve one caller at a time; another computes alone, and neither mixes with the other."""
+    matrix = native.pack_weights(*_weights(FORMS[3], 400, 544)[:3])
+    inputs = [_inputs(rows, 544) for rows in (1, 2, 3, 17)]
+    expected = [native.packed_linear(x, matrix, threads=1) for x in inputs]
+
+    def repeat(which: int) -> bool:
+        return all(
+            torch.equal(native.packed_linear(inputs[which], matrix, threads=1 + step % 3), expected[which])
+            for step in range(100)
+        )
+
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        assert all(pool.map(repeat, range(len(inputs))))
+
+
+@needs_library
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_computes() -> None:
-    """OpenMP's workers are not in the child; waiting for them would hang it."""
+    """The parent's threads are not in the child; waiting for them would hang it."""
     matrix = native.pack_weights(*_weights(FORMS[3], 400, 544)[:3])
     x = _inputs(3, 544)
     expected = native.packed_linear(x, matrix, threads=2)

@@ -1,13 +1,11 @@
 // The C functions that Python calls through ctypes: checks of the processor, division of work among threads.
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 
-#include <unistd.h>
-
 #include "native.h"
+#include "threads.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -16,39 +14,7 @@ namespace {
 
 constexpr int kAbi = 1;        // counts changes of the functions below
 constexpr int kMaxParts = 16;  // matrices of one product
-
-// Threads are OpenMP's, of the very library that torch runs on: a second pool would wait for cores on which torch's idle
-// workers spin. Its entry point (the one that `#pragma omp parallel` compiles to) is handed in by the caller.
-using Parallel = void (*)(void (*body)(void*), void* argument, unsigned threads, unsigned flags);
-std::atomic<Parallel> parallel_entry{nullptr};
-std::atomic<pid_t> home{0};  // OpenMP's workers do not live on in a forked child; there everything runs on one thread
-
-struct Job {
-  std::atomic<int64_t> next{0};
-  int64_t count;
-  void (*body)(void*, int64_t);
-  void* context;
-
-  static void work(void* self) {
-    Job& job = *static_cast<Job*>(self);
-    for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.body(job.context, i);
-  }
-};
-
-// body(0) .. body(count - 1), in any order, on up to `threads` threads.
-template <typename Body>
-void for_each(int threads, int64_t count, Body body) {
-  const Parallel entry = parallel_entry.load(std::memory_order_relaxed);
-  if (threads <= 1 || count <= 1 || !entry || getpid() != home.load(std::memory_order_relaxed)) {
-    for (int64_t i = 0; i < count; i++) body(i);
-    return;
-  }
-  Job job;
-  job.count = count;
-  job.body = [](void* context, int64_t i) { (*static_cast<Body*>(context))(i); };
-  job.context = &body;
-  entry(Job::work, &job, unsigned(std::min<int64_t>(threads, count)), 0);
-}
+constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
 const Kernels* runnable(int variant) {
 #if defined(__x86_64__)
@@ -132,11 +98,8 @@ using namespace minimemo;
 
 EXPORT int minimemo_abi() { return kAbi; }
 
-// `parallel`: GOMP_parallel of the OpenMP library to run on, or null for one thread.
-EXPORT void minimemo_start(void* parallel) {
-  parallel_entry = reinterpret_cast<Parallel>(parallel);
-  home = getpid();
-}
+// Before anything else; `parallel` as in threads.h.
+EXPORT void minimemo_start(void* parallel) { start_threads(parallel); }
 
 // The name of variant 0, 1, 2 if this processor runs it, else null.
 EXPORT const char* minimemo_variant(int variant) {
@@ -160,7 +123,7 @@ EXPORT void minimemo_pack(const void* header, const int8_t* codes, const float* 
   std::memcpy(&h, header, sizeof h);
   std::memcpy(to, &h, sizeof h);
   const int64_t chunk = 8;
-  for_each(threads, (tiles_of(h) + chunk - 1) / chunk, [&](int64_t i) {
+  for_each(Work::kLong, threads, (tiles_of(h) + chunk - 1) / chunk, [&](int64_t i) {
     pack_tiles(h, codes, scales, offsets, i * chunk, std::min((i + 1) * chunk, tiles_of(h)), to);
   });
 }
@@ -213,15 +176,16 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
   if (posix_memalign(&memory, 64, product.cut(nullptr, want_bytes, want_words) + 64)) return 1;
   const Memory owner(static_cast<uint8_t*>(memory));
 
+  const Work work = n > kShortRows ? Work::kLong : Work::kShort;
   for (int64_t row = 0; row < n; row += kMaxRows) {
     a.n = int(std::min<int64_t>(n - row, kMaxRows));
     product.cut(owner.get(), want_bytes, want_words);
     constexpr int kRows = 8;
-    for_each(a.n * columns < 32768 ? 1 : threads, (a.n + kRows - 1) / kRows, [&](int64_t i) {
+    for_each(work, a.n * columns < 32768 ? 1 : threads, (a.n + kRows - 1) / kRows, [&](int64_t i) {
       kernels.quantize(x + row * columns, columns, int(i) * kRows, std::min(int(i + 1) * kRows, a.n), a);
     });
     for (int p = 0; p < count; p++) product.sum_groups(product.parts[p]);
-    for_each(threads, chunks, [&](int64_t i) {
+    for_each(work, threads, chunks, [&](int64_t i) {
       int p = count - 1;
       while (product.parts[p].first_chunk > i) p--;
       const Part& part = product.parts[p];
@@ -239,7 +203,7 @@ EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* i
   const Kernels& kernels = *runnable(variant);
   const int64_t chunk = 4 * kTile, start = ids ? 0 : first - first % kTile;  // chunks begin where tiles do
   const int64_t end = ids ? count : first + count;
-  for_each(threads, (end - start + chunk - 1) / chunk, [&](int64_t i) {
+  for_each(count > kShortRows ? Work::kLong : Work::kShort, threads, (end - start + chunk - 1) / chunk, [&](int64_t i) {
     const int64_t from = std::max(start + i * chunk, ids ? 0 : first), to = std::min(start + (i + 1) * chunk, end);
     kernels.expand(matrix, ids ? ids + from : nullptr, from, to - from, out + (from - (ids ? 0 : first)) * stride, stride);
   });
