@@ -355,7 +355,8 @@ def test_the_wheel_builds(compiler: bool, tmp_path: Path) -> None:
     libraries = [name for name in wheel.namelist() if name.startswith("minimemo/kernels/_native")]
     assert len(libraries) == compiler
     if not compiler:
-        assert built.stdout.count('building extension "minimemo.kernels._native" failed') == 1
+        said = built.stdout + built.stderr
+        assert said.count('building extension "minimemo.kernels._native" failed') == 1
         return
     unpacked = wheel.extract(libraries[0], tmp_path)
     assert native._Library(Path(unpacked)).minimemo_abi() == native._ABI
