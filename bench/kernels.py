@@ -77,7 +77,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     shape = MATRICES[name]
     first = native.concatenate([_random(rows, shape.columns, form) for rows, form in shape.parts])
-    packed = [first, *(_copy(first) for _ in range(cache // first.nbytes))]
+    packed = [first, *(_copy(first) for _ in range(2 * cache // first.nbytes))]  # two candidates read them
     dense = [_dense(first)]
     dense += [dense[0].clone() for _ in range(cache // dense[0].nbytes)]
     found = []
@@ -89,7 +89,7 @@ def _measure(
             exact, coarse, float32 = _least(
                 [
                     lambda i, x=x: native.packed_linear(x, packed[i % len(packed)]),
-                    lambda i, x=x: native.packed_linear(x, packed[i % len(packed)], exact=False),
+                    lambda i, x=x: native.packed_linear(x, packed[(i + len(packed) // 2) % len(packed)], exact=False),
                     lambda i, x=x: F.linear(x, dense[i % len(dense)]),
                 ],
                 seconds,

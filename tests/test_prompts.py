@@ -17,9 +17,9 @@ def test_english_prompts_rendered():
         "line, in the document's own words. Do not answer the question.\nQuestion: Who {was} he?\nSentences:"
     )
     assert ENGLISH.answer.format(passages="[1] It rained.", question="Did it?", not_found=ENGLISH.not_found) == (
-        "Passages from a document:\n\n[1] It rained.\n\nAnswer the question from the passages, in the language of the "
-        "question, with only the name, number, phrase or explanation asked for. If the passages say nothing about it, "
-        "write: Not found.\nQuestion: Did it?\nAnswer:"
+        "Answer the question from the passages. Write only the answer, nothing else. If they do not say, write: "
+        "Not found.\n\nPassages:\n\n[1] It rained.\n\nAnswer the question from the passages above. Write only the "
+        "answer, nothing else.\n\nQuestion: Did it?\nAnswer:"
     )
 
 
@@ -28,8 +28,8 @@ def test_chinese_prompts_rendered():
         "\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：谁来了？\n答案："
     )
     assert CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found) == (
-        "文档中的段落：\n\n[1] 下雨了。\n\n根据段落回答问题。问人名、数字或短语时，只写答案本身。"
-        "如果段落完全没有提到，就写：未提及。\n问题：下雨了吗？\n答案："
+        "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：未提及。\n\n段落：\n\n[1] 下雨了。\n\n"
+        "根据上面的段落回答问题，只写答案，不写别的。\n\n问题：下雨了吗？\n答案："
     )
 
 

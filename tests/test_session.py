@@ -140,7 +140,7 @@ EN_SCRIPT = {
     "or short explanation": "The king who ruled France from Paris.",
     "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
     "Write a summary": "The plague came to Paris; fleas were guilty.",
-    "Passages from a document": "the king of France",
+    "Answer the question from the passages": "the king of France",
     "Answer the question from the document above, in": "the king of France",
     "Question:": "a king",
 }
@@ -150,7 +150,7 @@ ZH_SCRIPT = {
     "越简短越好": "腓力六世陛下",
     "列出上面文档的要点": "1. 黑死病传到了巴黎。\n2. 跳蚤是元凶。",
     "摘要": "黑死病传到巴黎，跳蚤是元凶。",
-    "文档中的段落": "法国国王",
+    "根据段落回答": "法国国王",
     "根据上面的文档回答": "法国国王",
     "问题": "国王",
 }
@@ -227,7 +227,7 @@ def test_the_question_is_always_searched_and_searched_first():
     assert queries[0] == QUESTION
     assert queries[1 : 1 + 3] == [clue.text for clue in answer.clues[:3]]
     assert queries[4] == f"{QUESTION} {answer.draft}"
-    silent = House(script={"Passages from": "the king of France", "document above": ""})
+    silent = House(script={"Passages:": "the king of France", "document above": ""})
     assert silent.session.ask(QUESTION).clues == ()
     assert silent.retriever.queries == [[QUESTION]]
 
@@ -256,7 +256,7 @@ def test_evidence_stays_within_its_budget(budget):
     """Defect: evidence could pass 30,000 tokens unchecked."""
     house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
     answer = house.session.ask(QUESTION)
-    shown = house.engine.prompts[-1].split("document:\n\n")[1].split("\n\nAnswer the question")[0]
+    shown = house.engine.prompts[-1].split("Passages:\n\n")[1].split("\n\nAnswer the question")[0]
     assert 0 < len(shown) <= budget
     assert 1 <= len(answer.passages) <= len(ENGLISH)
 
@@ -452,7 +452,7 @@ def test_a_question_in_another_language_than_the_document():
     answer = house.session.ask(QUESTION)
     recall, rewrite, draft = house.engine.batches[0]
     assert "抄出" in recall and "小问题" in rewrite and "or short explanation" in draft
-    assert "Passages from a document" in house.engine.prompts[-1]
+    assert "Answer the question from the passages" in house.engine.prompts[-1]
     assert answer.language == "en" and answer.clues
 
 
@@ -484,14 +484,14 @@ def test_answer_from_given_evidence():
 
 
 def test_evidence_that_does_not_hold_the_answer_is_said():
-    refusing = House(script={**EN_SCRIPT, "Passages from a document": "Not found."})
+    refusing = House(script={**EN_SCRIPT, "Answer the question from the passages": "Not found."})
     assert not refusing.session.ask(QUESTION).supported
-    inventing = House(script={**EN_SCRIPT, "Passages from a document": "Napoleon Bonaparte"})
+    inventing = House(script={**EN_SCRIPT, "Answer the question from the passages": "Napoleon Bonaparte"})
     assert not inventing.session.ask(QUESTION).supported
 
 
 def test_a_question_without_any_hit_is_still_asked():
-    house = House(sentences=("xyzzy",), script={"Passages from": "Not found."})
+    house = House(sentences=("xyzzy",), script={"Passages:": "Not found."})
     answer = house.session.ask("qqq jjj?", "rag")
     assert answer.passages == () and answer.text == "Not found." and not answer.supported
 
@@ -537,7 +537,7 @@ def test_many_key_points_leave_room_for_passages():
 
 def test_a_base_model_ends_with_its_first_line():
     """It knows no end of turn and goes on with a next question of its own."""
-    house = House(chat=False, script={"Passages from": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})
+    house = House(chat=False, script={"Passages:": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})
     answer = house.session.ask(QUESTION, "rag")
     assert house.engine.prompts[-1].endswith("\nAnswer:")
     assert answer.text == "the king of France"

@@ -106,9 +106,9 @@ ENGLISH = Prompts(
         "number, phrase or explanation asked for.\nQuestion: {question}\nAnswer:"
     ),
     answer=(
-        "Passages from a document:\n\n{passages}\n\nAnswer the question from the passages, in the language of the "
-        "question, with only the name, number, phrase or explanation asked for. If the passages say nothing about it, "
-        "write: {not_found}.\nQuestion: {question}\nAnswer:"
+        "Answer the question from the passages. Write only the answer, nothing else. If they do not say, write: "
+        "{not_found}.\n\nPassages:\n\n{passages}\n\nAnswer the question from the passages above. Write only the "
+        "answer, nothing else.\n\nQuestion: {question}\nAnswer:"
     ),
     draft_passage="The answer might be: {draft}",
     not_found="Not found",
@@ -138,8 +138,8 @@ CHINESE = Prompts(
     draft="\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：{question}\n答案：",
     memory_answer=("\n\n---\n根据上面的文档回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案："),
     answer=(
-        "文档中的段落：\n\n{passages}\n\n根据段落回答问题。问人名、数字或短语时，只写答案本身。"
-        "如果段落完全没有提到，就写：{not_found}。\n问题：{question}\n答案："
+        "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
+        "根据上面的段落回答问题，只写答案，不写别的。\n\n问题：{question}\n答案："
     ),
     draft_passage="答案可能是：{draft}",
     not_found="未提及",
