@@ -2,9 +2,9 @@
 
     python -m bench.kernels [--json] [--matrices qkv,down_q4_k] [--rows 1,3,8,16] [--threads 1,2] [--seconds 1]
 
-Matrices of Qwen2.5-Coder-0.5B with random contents, in the forms of its q4_k_m file. Every candidate is timed in turn,
-on copies that together exceed five times the last-level cache; the least time counts (of the thread for one thread, on
-the wall for more, where a busy machine shows). Columns: GB/s of packed bytes and its share of what a sum over float32
+Matrices of Qwen2.5-Coder-0.5B with random contents, in the forms of its q4_k_m file. Candidates take turns, on
+copies that together exceed five times the last-level cache; the least time counts (of the thread for one thread, on the
+wall for more, where a busy machine shows). Columns: GB/s of packed bytes and its share of what a sum over float32
 reads in the same run (1.0: the memory is the limit); rounds to 14 bits (exact) and to 8 (coarse); GFLOP/s; the largest
 error relative to the largest output, against float64.
 """
@@ -157,15 +157,16 @@ def _error(x: Tensor, matrix: native.PackedMatrix, dense: Tensor, exact: bool) -
 
 
 def _least(candidates: Sequence[Callable[[int], Any]], seconds: float, *, wall: bool) -> list[float]:
-    """Least seconds of each candidate over calls in turn, at least three of each."""
+    """Least seconds of each candidate, over runs of five calls in turn: the call after another's runs slower."""
     clock = time.perf_counter if wall else time.thread_time
     least, turn, end = [float("inf")] * len(candidates), 0, time.perf_counter() + seconds
-    while turn < 3 or time.perf_counter() < end:
+    while turn < 5 or time.perf_counter() < end:
         for which, candidate in enumerate(candidates):
-            start = clock()
-            candidate(turn)
-            least[which] = min(least[which], clock() - start)
-        turn += 1
+            for call in range(5):
+                start = clock()
+                candidate(turn + call)
+                least[which] = min(least[which], clock() - start)
+        turn += 5
     return least
 
 
