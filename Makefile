@@ -10,19 +10,19 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constra
 demo: install
 	$(BIN)/minimemo pull
 	$(BIN)/minimemo build examples/lighthouse.txt
-	$(BIN)/minimemo ask examples/lighthouse.memo "Who repaired the lamp, and what did she ask for in return?"
-	$(BIN)/minimemo ask examples/lighthouse.memo "灯塔的看守人叫什么名字？"
+	$(BIN)/minimemo ask examples/lighthouse.memo "When was the light lit for the first time?"
+	$(BIN)/minimemo ask examples/lighthouse.memo "灯塔是哪一年第一次点亮的？"
 
 install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e .
-	touch $@
+	@touch $@
 
 dev: $(VENV)/installed-dev
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e '.[test,check]'
-	touch $@
+	@touch $@
 
 test: dev
 	$(BIN)/python -m pytest -m "not real" --durations=8
