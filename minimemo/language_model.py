@@ -36,15 +36,23 @@ class LanguageModel:
     tokenizer: Tokenizer
 
 
+def find(given: str, on_event: Listener = silent) -> tuple[str, Path]:
+    """A model's name or path -> what finds it again (the name, or an absolute path), and what a loader is given.
+
+    A catalogue model that is missing is pulled.
+    """
+    found = resolve(given, pull_missing=given in CATALOG, on_event=on_event)
+    source = str(found.absolute()) if Path(given).expanduser().exists() and given not in CATALOG else given
+    return source, found
+
+
 def locate_model(name: str | Path | None = None, on_event: Listener = silent) -> LocatedModel:
     """Finds a decoder by catalogue name, directory, .gguf file or a hub's owner/name; None: the default one.
 
     A catalogue model that is missing is pulled, a GGUF file is converted once. Raises InputError, ModelError or
     FetchError.
     """
-    given = str(name or defaults()[0])
-    found = resolve(given, pull_missing=given in CATALOG, on_event=on_event)
-    source = str(found.absolute()) if Path(given).expanduser().exists() and given not in CATALOG else given
+    source, found = find(str(name or defaults()[0]), on_event)
     directory = as_directory(found, on_event)
     return LocatedModel(source, directory, fingerprint(decoder_files(directory)))
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from minimemo.errors import MemoError
+from minimemo.models.fingerprint import content_hash
 
 FORMAT = 1
 NAME = "manifest.json"
 MEMORY, INDEX, CHUNKS = "memory.bin", "index.bin", "chunks.json"
-_AGAIN = "build it again: minimemo build DOCUMENT"
+AGAIN = "build it again: minimemo build DOCUMENT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,13 @@ class Manifest:
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         except ValueError:
-            raise MemoError(f"{path}: damaged (not JSON); {_AGAIN}") from None
+            raise MemoError(f"{path}: damaged (not JSON); {AGAIN}") from None
         if not isinstance(body, dict) or "format" not in body:
-            raise MemoError(f"{path}: damaged (no format); {_AGAIN}")
+            raise MemoError(f"{path}: damaged (no format); {AGAIN}")
         if body["format"] != FORMAT:
-            raise MemoError(
-                f"{path}: memo format {body['format']!r}, but this minimemo reads format {FORMAT}; {_AGAIN}"
-            )
+            raise MemoError(f"{path}: memo format {body['format']!r}, but this minimemo reads format {FORMAT}; {AGAIN}")
         if body.pop("checksum", None) != _checksum(body):
-            raise MemoError(f"{path}: damaged (checksum); {_AGAIN}")
+            raise MemoError(f"{path}: damaged (checksum); {AGAIN}")
         try:
             return cls(
                 DocumentInfo(**body["document"]),
@@ -97,16 +96,12 @@ class Manifest:
                 {name: FileInfo(**body["files"][name]) for name in (MEMORY, INDEX, CHUNKS)},
             )
         except (KeyError, TypeError) as error:
-            raise MemoError(f"{path}: damaged ({error}); {_AGAIN}") from None
+            raise MemoError(f"{path}: damaged ({error}); {AGAIN}") from None
 
 
 def file_info(path: Path) -> FileInfo:
     """Size and hash of a file as it is now."""
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return FileInfo(path.stat().st_size, content.hexdigest())
+    return FileInfo(path.stat().st_size, content_hash(path))
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from minimemo import manifest as names
 from minimemo.errors import MemoError
 from minimemo.events import Listener, silent
-from minimemo.language_model import LanguageModel, load_model, locate_model
+from minimemo.language_model import LanguageModel, find, load_model, locate_model
 from minimemo.loop import DEFAULTS, PROMPTS, Answer, Clue, Found, Language, Mode, Piece, Prompts, Session
 from minimemo.manifest import Manifest, file_info
-from minimemo.models.catalog import CATALOG, defaults, resolve
+from minimemo.models.catalog import defaults
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
@@ -40,9 +40,7 @@ def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -
     """Loads an embedder by catalogue name, directory or a hub's owner/name; None: the default. Pulled if missing."""
     from minimemo.retrieval.embedder import Embedder
 
-    given = str(name or defaults()[1])
-    found = resolve(given, pull_missing=given in CATALOG, on_event=on_event)
-    source = str(found.absolute()) if Path(given).expanduser().exists() and given not in CATALOG else given
+    source, found = find(str(name or defaults()[1]), on_event)
     return OpenEmbedder(source, Embedder.load(found))
 
 
@@ -164,7 +162,7 @@ class Memo:
         for key, wanted in belongs.items():
             if reader.header.get(key) != wanted:
                 reader.close()
-                raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {_AGAIN}")
+                raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {names.AGAIN}")
         return reader
 
     def _load_memory(self) -> KVCache:
@@ -194,12 +192,12 @@ class Memo:
             size = path.stat().st_size
             intact = size == wanted.bytes and (not whole or file_info(path) == wanted)
         except FileNotFoundError:
-            raise MemoError(f"{path}: missing; {_AGAIN}") from None
+            raise MemoError(f"{path}: missing; {names.AGAIN}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         if not intact:
             what = f"{size} bytes where {wanted.bytes} belong" if size != wanted.bytes else "checksum"
-            raise MemoError(f"{path}: damaged ({what}); {_AGAIN}")
+            raise MemoError(f"{path}: damaged ({what}); {names.AGAIN}")
 
     def inspect(self) -> dict[str, Any]:
         """What the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings."""
@@ -250,6 +248,3 @@ def open_memo(
     """
     path = Path(folder)
     return Memo(path, Manifest.load(path), model=model, embedder=embedder, prompts=prompts, on_event=on_event)
-
-
-_AGAIN = "build it again: minimemo build DOCUMENT"

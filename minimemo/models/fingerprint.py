@@ -32,6 +32,15 @@ def fingerprint(files: Sequence[Path], settings: str = "") -> str:
     return digest.hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
+
+
 def _file_hash(path: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
@@ -42,11 +51,7 @@ def _file_hash(path: Path) -> str:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not hashed yet
-    with path.open("rb") as file:
-        content = hashlib.sha256()
-        while block := file.read(1 << 20):
-            content.update(block)
-    found = content.hexdigest()
+    found = content_hash(path)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False, encoding="utf-8") as temporary:
