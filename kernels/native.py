@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 1
+_ABI = 2
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -170,12 +170,12 @@ def expand_rows(matrix: PackedMatrix, ids: Tensor, *, threads: int | None = None
 
 
 def expand_into(matrix: PackedMatrix, out: Tensor, first: int = 0, *, threads: int | None = None) -> None:
-    """Writes rows first .. first + len(out) - 1 of a matrix of one part into out (rows, in) float32.
+    """Writes rows first .. first + len(out) - 1 of a matrix of one part into out (rows, in), float32 or bfloat16.
 
     Raises ValueError when out has another width, dtype or device, IndexError for rows that the matrix has not.
     """
     _one_part(matrix)
-    _check(out, "out", torch.float32, 2)
+    _check(out, "out", torch.bfloat16 if out.dtype == torch.bfloat16 else torch.float32, 2)
     if out.shape[1] != matrix.in_features or not out.is_contiguous():
         raise ValueError(f"out {tuple(out.shape)} must be contiguous and {matrix.in_features} wide")
     if not 0 <= first <= first + out.shape[0] <= matrix.out_features:
@@ -187,7 +187,10 @@ def _expand(matrix: PackedMatrix, ids: int | None, first: int, count: int, out: 
     library = _library()
     buffer = matrix.buffers[0].data_ptr()
     threads = threads or torch.get_num_threads()
-    library.minimemo_expand(library.variant, buffer, ids, first, count, out.data_ptr(), matrix.in_features, threads)
+    half = out.dtype == torch.bfloat16
+    library.minimemo_expand(
+        library.variant, buffer, ids, first, count, out.data_ptr(), half, matrix.in_features, threads
+    )
 
 
 def _check(tensor: Tensor, name: str, dtype: torch.dtype, dim: int) -> None:
@@ -220,7 +223,7 @@ class _Library(ctypes.CDLL):
                 c_int,
                 [c_int, POINTER(pointer), c_int, pointer, integer, pointer, pointer, c_int, c_int],
             ),
-            "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, integer, c_int]),
+            "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(self, f"minimemo_{name}")

@@ -55,6 +55,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Grouped-query attention with the log-sum-exp of each row (arguments and result as in `reference.attention`).
 
+    Computed in the dtype of k and v; out has q's.
     With `query_positions`, and no window, positions must be the last N key positions in order (a causal chunk).
     Raises ValueError for shapes or dtypes that do not fit together.
     """
@@ -62,8 +63,14 @@ def attention(
     kv_heads, tokens, _ = k.shape
     if k.shape != v.shape or k.shape[2] != dim or heads % kv_heads:
         raise ValueError(f"attention: q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not fit")
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"attention: dtypes differ: q {q.dtype}, k {k.dtype}, v {v.dtype}")
+    if k.dtype != v.dtype:
+        raise ValueError(f"attention: dtypes differ: k {k.dtype}, v {v.dtype}")
+    if q.dtype != k.dtype:
+        narrow = q.to(k.dtype)
+        out, lse = attention(
+            narrow, k, v, scale=scale, query_positions=query_positions, key_start=key_start, window=window
+        )
+        return out.to(q.dtype), lse
     if query_positions is None:
         return _unmasked(q, k, v, scale)
     if query_positions.shape != (rows,):

@@ -55,7 +55,7 @@ def build(
     opened = embedder if isinstance(embedder, OpenEmbedder) else open_embedder(embedder, on_event)
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
-    dtype = model.engine.decoder.dtype if isinstance(model, LanguageModel) else None
+    dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else None
     recipe = _recipe(document, located, opened, codec, dtype, opening)
     if (target / names.NAME).exists() and (known := Manifest.load(target)).recipe == recipe:
         on_event(Event("already built", 1, 1))

@@ -61,15 +61,18 @@ def load_model(
     model: str | Path | LocatedModel | None = None,
     *,
     dtype: torch.dtype | None = None,
+    kv_dtype: torch.dtype | None = None,
     device: str = "cpu",
     on_event: Listener = silent,
 ) -> LanguageModel:
-    """Loads a decoder into memory; `dtype` None: what this machine multiplies fastest."""
+    """Loads a decoder into memory; dtype: of large products, None: what this machine multiplies fastest;
+    kv_dtype: of caches, None: the same."""
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.models.weights import load_decoder
+    from minimemo.models.weights import load_decoder, preferred_dtype
 
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     tokenizer = Tokenizer.load(located.directory)
+    dtype = dtype or preferred_dtype(device)
     decoder = load_decoder(located.directory, dtype=dtype, device=device, on_event=on_event)
-    return LanguageModel(located, Engine(decoder), tokenizer)
+    return LanguageModel(located, Engine(decoder, kv_dtype=kv_dtype or dtype), tokenizer)

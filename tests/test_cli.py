@@ -159,8 +159,9 @@ def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path:
     while stage == "reading" and not list(folder.glob(".doc.memo.*/.memory.bin.*")):
         assert process.poll() is None and time.monotonic() < deadline, "never came to the memory"
         time.sleep(0.01)
-    if stage == "starting":
-        time.sleep(0.5)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while stage == "starting" and maps.exists() and "libtorch" not in maps.read_text():  # heavy imports have begun
+        assert process.poll() is None and time.monotonic() < deadline, "never came to the imports"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

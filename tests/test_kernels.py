@@ -99,7 +99,7 @@ def test_launch_checks_name_the_offender() -> None:
         kernels.attention(q, k, k, scale=1.0)
     k = torch.zeros(2, 5, 8)
     with pytest.raises(ValueError, match="dtypes differ"):
-        kernels.attention(q, k.double(), k.double(), scale=1.0)
+        kernels.attention(q, k, k.double(), scale=1.0)
     with pytest.raises(ValueError, match="2 queries but query_positions"):
         kernels.attention(q, k, k, scale=1.0, query_positions=torch.arange(3))
     with pytest.raises(ValueError, match="last key positions"):

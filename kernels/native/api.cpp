@@ -12,7 +12,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 1;        // counts changes of the functions below
+constexpr int kAbi = 2;        // counts changes of the functions below
 constexpr int kMaxParts = 16;  // matrices of one product
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
@@ -197,14 +197,19 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
   return 0;
 }
 
-// Rows of one matrix as floats: ids[0 .. count - 1], or first .. first + count - 1 where ids is null.
+// Rows of one matrix as floats, or as bfloat16: ids[0 .. count - 1], or first .. first + count - 1 where ids is null.
 EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count,
-                            float* out, int64_t stride, int threads) {
+                            void* out, int bfloat16, int64_t stride, int threads) {
   const Kernels& kernels = *runnable(variant);
   const int64_t chunk = 4 * kTile, start = ids ? 0 : first - first % kTile;  // chunks begin where tiles do
   const int64_t end = ids ? count : first + count;
   for_each(count > kShortRows ? Work::kLong : Work::kShort, threads, (end - start + chunk - 1) / chunk, [&](int64_t i) {
     const int64_t from = std::max(start + i * chunk, ids ? 0 : first), to = std::min(start + (i + 1) * chunk, end);
-    kernels.expand(matrix, ids ? ids + from : nullptr, from, to - from, out + (from - (ids ? 0 : first)) * stride, stride);
+    const int64_t* chosen = ids ? ids + from : nullptr;
+    const int64_t at = (from - (ids ? 0 : first)) * stride;
+    if (bfloat16)
+      kernels.expand_bfloat16(matrix, chosen, from, to - from, static_cast<uint16_t*>(out) + at, stride);
+    else
+      kernels.expand(matrix, chosen, from, to - from, static_cast<float*>(out) + at, stride);
   });
 }

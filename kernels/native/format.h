@@ -76,6 +76,8 @@ struct Kernels {
   void (*dot)(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first_tile, int64_t last_tile,
               float* out, int64_t stride, const float* bias);
   void (*expand)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, float* out, int64_t stride);
+  void (*expand_bfloat16)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, uint16_t* out,
+                          int64_t stride);
 };
 
 const Kernels* portable_kernels();

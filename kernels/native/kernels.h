@@ -141,13 +141,24 @@ void quantize(const float* x, int64_t columns, int first, int last, const Activa
   }
 }
 
-template <int kBits>
-void expand_rows(const uint8_t* matrix, const Header& h, const int64_t* ids, int64_t first, int64_t count, float* out,
+// 32 floats -> what `out` holds: floats, or bfloat16 rounded to nearest, ties to even (no NaN comes out of codes).
+INLINE void store_values(const float* values, int64_t count, float* out) { std::memcpy(out, values, size_t(count) * 4); }
+INLINE void store_values(const float* values, int64_t count, uint16_t* out) {
+  uint32_t bits[kBlock];
+  uint16_t halves[kBlock];
+  std::memcpy(bits, values, sizeof bits);
+  for (int i = 0; i < kBlock; i++) halves[i] = uint16_t((bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16);
+  std::memcpy(out, halves, size_t(count) * 2);
+}
+
+template <int kBits, typename Out>
+void expand_rows(const uint8_t* matrix, const Header& h, const int64_t* ids, int64_t first, int64_t count, Out* out,
                  int64_t stride) {
   const int64_t blocks = blocks_of(h), per_super = kSuper / kBlock;
   const int per = kBlock / h.group;
-  alignas(64) float scales[kSuper / 16 * kTile], offsets[kSuper / 16 * kTile];
-  alignas(64) uint8_t bytes[8 * 64];
+  const float zero = float(h.zero);
+  alignas(64) float scales[kSuper / 16 * kTile], offsets[kSuper / 16 * kTile] = {};
+  alignas(64) uint8_t bytes[kTile * kBlock];
   for (int64_t done = 0, run; done < count; done += run) {
     // The wanted rows of one tile: neighbours when a range is expanded, one when single rows are.
     const int64_t row = ids ? ids[done] : first + done, tile = row / kTile;
@@ -166,33 +177,36 @@ void expand_rows(const uint8_t* matrix, const Header& h, const int64_t* ids, int
       for (int lane = 0; lane < kTile; lane += kLanes) {
         Bytes u[8];
         unpack<kBits>(codes + lane * 4, u);
-        for (int j = 0; j < 8; j++) store(bytes + j * 64 + lane * 4, u[j]);
+        store_rows(u, bytes + lane * kBlock);
       }
       const int64_t left = h.columns - block * kBlock;
       for (int64_t i = 0; i < run; i++) {
-        uint8_t stored[kBlock];
+        const uint8_t* stored = bytes + (lane0 + i) * kBlock;
         float values[kBlock];
-        for (int j = 0; j < 8; j++) std::memcpy(stored + 4 * j, bytes + j * 64 + (lane0 + i) * 4, 4);
         for (int half = 0; half < 2; half++) {
           const int64_t at = (block % per_super * per + half * per / 2) * kTile + lane0 + i;
-          const float scale = scales[at], offset = h.offset_kind ? offsets[at] : 0.0f;
-          for (int c = half * 16; c < half * 16 + 16; c++) values[c] = float(stored[c] - h.zero) * scale + offset;
+          const float scale = scales[at], offset = offsets[at];
+          for (int c = half * 16; c < half * 16 + 16; c++) values[c] = (float(stored[c]) - zero) * scale + offset;
         }
-        std::memcpy(out + (done + i) * stride + block * kBlock, values, size_t(left < kBlock ? left : kBlock) * 4);
+        store_values(values, left < kBlock ? left : kBlock, out + (done + i) * stride + block * kBlock);
       }
     }
   }
 }
 
-// Rows ids[0 .. count - 1], or first .. first + count - 1 where ids is null, as floats.
-void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, float* out, int64_t stride) {
+// Rows ids[0 .. count - 1], or first .. first + count - 1 where ids is null, as floats or bfloat16.
+template <typename Out>
+void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, Out* out, int64_t stride) {
   Header h;
   std::memcpy(&h, matrix, sizeof h);
-  const auto run = h.bits == 4 ? expand_rows<4> : h.bits == 5 ? expand_rows<5> : h.bits == 6 ? expand_rows<6> : expand_rows<8>;
+  const auto run = h.bits == 4   ? expand_rows<4, Out>
+                   : h.bits == 5 ? expand_rows<5, Out>
+                   : h.bits == 6 ? expand_rows<6, Out>
+                                 : expand_rows<8, Out>;
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand};
+const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>};
 
 }  // namespace
 }  // namespace minimemo

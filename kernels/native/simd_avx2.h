@@ -49,5 +49,24 @@ inline void store_words(const int32_t q[32], int16_t* to) {
   }
 }
 
+// 8 rows of 32 bytes, one after the other, from vectors that hold 4 columns of each: a transpose of 8 x 8 words.
+INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
+  __m256i a[8], b[8];
+  for (int i = 0; i < 4; i++) {
+    a[2 * i] = _mm256_unpacklo_epi32(__m256i(u[2 * i]), __m256i(u[2 * i + 1]));
+    a[2 * i + 1] = _mm256_unpackhi_epi32(__m256i(u[2 * i]), __m256i(u[2 * i + 1]));
+  }
+  for (int half = 0; half < 2; half++)  // b[4 half + r]: columns 16 half .. of rows r and 4 + r
+    for (int i = 0; i < 2; i++) {
+      b[4 * half + 2 * i] = _mm256_unpacklo_epi64(a[4 * half + i], a[4 * half + 2 + i]);
+      b[4 * half + 2 * i + 1] = _mm256_unpackhi_epi64(a[4 * half + i], a[4 * half + 2 + i]);
+    }
+  for (int r = 0; r < 4; r++) {
+    __m256i* to = reinterpret_cast<__m256i*>(rows + 32 * r);
+    _mm256_store_si256(to, _mm256_permute2x128_si256(b[r], b[4 + r], 0x20));
+    _mm256_store_si256(to + 4, _mm256_permute2x128_si256(b[r], b[4 + r], 0x31));
+  }
+}
+
 }  // namespace
 }  // namespace minimemo

@@ -56,5 +56,28 @@ INLINE Ints dot_bytes(const Bytes* u, const int8_t* q) {
 
 inline void store_words(const int32_t*, int16_t*) {}  // codes meet bytes only
 
+// 16 rows of 32 bytes, one after the other, from vectors that hold 4 columns of each: a transpose of 16 x 8 words.
+INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
+  __m512i a[8], b[8];
+  for (int i = 0; i < 4; i++) {
+    a[2 * i] = _mm512_unpacklo_epi32(__m512i(u[2 * i]), __m512i(u[2 * i + 1]));
+    a[2 * i + 1] = _mm512_unpackhi_epi32(__m512i(u[2 * i]), __m512i(u[2 * i + 1]));
+  }
+  for (int half = 0; half < 2; half++)  // b[4 half + r]: columns 16 half .. of rows r, 4 + r, 8 + r, 12 + r
+    for (int i = 0; i < 2; i++) {
+      b[4 * half + 2 * i] = _mm512_unpacklo_epi64(a[4 * half + i], a[4 * half + 2 + i]);
+      b[4 * half + 2 * i + 1] = _mm512_unpackhi_epi64(a[4 * half + i], a[4 * half + 2 + i]);
+    }
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  for (int r = 0; r < 4; r++) {
+    const __m512i first = _mm512_permutex2var_epi64(b[r], low, b[4 + r]);    // rows r and 4 + r
+    const __m512i second = _mm512_permutex2var_epi64(b[r], high, b[4 + r]);  // rows 8 + r and 12 + r
+    _mm256_store_si256(reinterpret_cast<__m256i*>(rows + 32 * r), _mm512_castsi512_si256(first));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(rows + 32 * (4 + r)), _mm512_extracti64x4_epi64(first, 1));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(rows + 32 * (8 + r)), _mm512_castsi512_si256(second));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(rows + 32 * (12 + r)), _mm512_extracti64x4_epi64(second, 1));
+  }
+}
+
 }  // namespace
 }  // namespace minimemo

@@ -73,5 +73,15 @@ inline void store_words(const int32_t q[32], int16_t* to) {
   for (int i = 0; i < kBlock; i++) to[i] = int16_t(q[i]);
 }
 
+
+// 16 rows of 32 bytes, one after the other, from vectors that hold 4 columns of each.
+INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
+  for (int j = 0; j < 8; j++) {
+    uint8_t words[64];
+    store(words, u[j]);
+    for (int r = 0; r < kLanes; r++) __builtin_memcpy(rows + r * kBlock + 4 * j, words + 4 * r, 4);
+  }
+}
+
 }  // namespace
 }  // namespace minimemo

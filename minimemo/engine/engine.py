@@ -32,14 +32,16 @@ class PrefilledChunk:
 class Engine:
     """Runs one decoder; serves any number of caches, one call at a time.
 
-    prefilled, decoded: running counts of tokens put through the model, for anyone who wants to know what a call cost.
+    kv_dtype: of the caches it makes; None: the decoder's own. prefilled, decoded: running counts of tokens put through
+    the model, for anyone who wants to know what a call cost.
     """
 
-    def __init__(self, decoder: Decoder, *, chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(self, decoder: Decoder, *, kv_dtype: torch.dtype | None = None, chunk: int = PREFILL_CHUNK) -> None:
         if chunk < 1:
             raise ValueError(f"engine: chunk must be at least 1 token, got {chunk}")
         self.decoder = decoder
         self.chunk = chunk
+        self.kv_dtype = kv_dtype or decoder.dtype
         self.prefilled = 0
         self.decoded = 0
 
@@ -48,9 +50,9 @@ class Engine:
         return self.decoder.config
 
     def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for `capacity` tokens, in the model's dtype and on its device."""
-        c, decoder = self.config, self.decoder
-        return KVCache(c.num_layers, c.num_kv_heads, c.head_dim, capacity, decoder.dtype, decoder.device)
+        """An empty cache for `capacity` tokens on the decoder's device."""
+        c = self.config
+        return KVCache(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.kv_dtype, self.decoder.device)
 
     def prefill(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache, chunk by chunk; logits (1, V) after the last one."""
@@ -65,12 +67,10 @@ class Engine:
 
     def read(self, cache: KVCache, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Appends ids to the cache and hands over what a memory is made of, chunk by chunk. No logits are computed."""
-        c, decoder = self.config, self.decoder
+        c = self.config
         for at in range(0, len(ids), self.chunk):
             piece, start = ids[at : at + self.chunk], cache.length
-            keys = torch.empty(
-                (c.num_layers, c.num_kv_heads, len(piece), c.head_dim), dtype=decoder.dtype, device=decoder.device
-            )
+            keys = cache.keys.new_empty((c.num_layers, c.num_kv_heads, len(piece), c.head_dim))
             self.prefilled += len(piece)
             self._forward(piece, [Row(cache, len(piece))], raw_keys=keys, logits="none")
             yield PrefilledChunk(start, piece, keys, cache.values[:, :, start : cache.length])

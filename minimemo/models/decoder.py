@@ -29,6 +29,8 @@ class Cache(Protocol):
     values: Tensor  # (L, G, capacity, D)
     length: int
 
+    @property
+    def dtype(self) -> torch.dtype: ...
     def require(self, tokens: int) -> None: ...
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None: ...
     def advance(self, tokens: int) -> None: ...
@@ -76,7 +78,7 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and cache."""
+        """Of what flows between the products."""
         return self.weights.norm.dtype
 
     @property
@@ -108,7 +110,7 @@ class Decoder:
         positions = torch.cat([torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)])
         rotations = self.rope.tables(positions)
 
-        x = self.weights.embedding.rows(ids)
+        x = self.weights.embedding.rows(ids).to(self.dtype)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         for index, layer in enumerate(self.weights.layers):
@@ -143,6 +145,7 @@ class Decoder:
         q, k, v = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))  # (H, N, D), (G, N, D), (G, N, D)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
+        k, v = k.to(rows[0].cache.dtype), v.to(rows[0].cache.dtype)  # before RoPE: as a memory will hold them
         if raw_keys is not None:
             raw_keys[index] = k
         q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)

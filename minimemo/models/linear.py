@@ -1,7 +1,8 @@
 """Matrices as the decoder uses them: dense on any device, or packed codes with native products on a CPU.
 
 A packed matrix is read as it is by products of few rows, where memory traffic decides; for many rows, where arithmetic
-decides, it is widened into a scratch buffer that all layers share, and torch multiplies.
+decides, it is widened into a scratch buffer that all layers share, and torch multiplies, in bfloat16 where the hardware
+does that quickly. A product gives what it was given: float32 in, float32 out, whatever it is computed in.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Projection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """weight (out, in), bias (out,) or None."""
+    """weight (out, in), bias (out,) or None, of the inputs' dtype."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -50,27 +51,36 @@ class Linear:
         return self.weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return product(x, self.weight, self.bias)
 
     def rows(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
 
 
-class Scratch:
-    """One float32 buffer, as large as the largest matrix that was ever widened into it."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, in) times weight (out, in) in the weight's dtype, plus bias (out,) -> (N, out) in x's dtype."""
+    if weight.dtype == x.dtype:
+        return F.linear(x, weight, bias)
+    out = F.linear(x.to(weight.dtype), weight).to(x.dtype)
+    return out if bias is None else out.add_(bias)
 
-    def __init__(self) -> None:
-        self._buffer = torch.empty(0)
+
+class Scratch:
+    """One buffer of `dtype`, as large as the largest matrix that was ever widened into it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(0, dtype=dtype)
 
     def take(self, rows: int, columns: int) -> Tensor:
-        """(rows, columns) float32, overwritten by the next call."""
+        """(rows, columns), overwritten by the next call."""
         if self._buffer.numel() < rows * columns:
-            self._buffer = torch.empty(rows * columns)
+            self._buffer = self._buffer.new_empty(rows * columns)
         return self._buffer[: rows * columns].view(rows, columns)
 
 
 class PackedLinear:
-    """Packed matrices of one width, one below the other, and a bias (out,) or None. Values as stored, not rounded."""
+    """Packed matrices of one width, one below the other, and a bias (out,) or None. Few rows: values as stored, not
+    rounded. Many rows: in the scratch buffer's dtype."""
 
     def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch) -> None:
         self._parts = tuple(parts)
@@ -94,7 +104,7 @@ class PackedLinear:
         for part in self._parts:
             expand_into(part, weight[first : first + part.out_features])
             first += part.out_features
-        return F.linear(x, weight, self._bias)
+        return product(x, weight, self._bias)
 
     def rows(self, ids: Tensor) -> Tensor:
         return expand_rows(self._parts[0], ids)

@@ -113,13 +113,14 @@ def load_decoder(
 ) -> Decoder:
     """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError.
 
-    dtype: of activations, cache and dense weights; None: what this machine multiplies fastest. packed: keep the codes
-    of quantized matrices and multiply with those natively (float32 on a CPU only); None: where that is possible.
+    dtype: of large products and dense weights, and on a device other than the CPU of everything else too; on a CPU
+    what flows between them is float32. None: what this machine multiplies fastest. packed: keep the codes of quantized
+    matrices and multiply few rows with those natively (on a CPU only); None: where that is possible.
     """
     config = ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
-        packed = device == "cpu" and dtype == torch.float32 and native.unavailable() is None
+        packed = device == "cpu" and native.unavailable() is None
     with TensorFiles(directory) as files, torch.no_grad():
         return Decoder(config, _assemble(config, files, dtype, device, packed, on_event))
 
@@ -131,7 +132,8 @@ def _assemble(
     if prefix is None:
         raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
 
-    scratch = Scratch()
+    scratch = Scratch(dtype)
+    stream = torch.float32 if device == "cpu" else dtype
 
     def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
         if packed and all(files.is_coded(name) for name in names):
@@ -140,11 +142,11 @@ def _assemble(
         return Linear((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device), bias)
 
     def linear(biased: bool, *names: str) -> Projection:
-        bias = torch.cat([files.get(f"{prefix}{n}.bias").to(dtype) for n in names]).to(device) if biased else None
+        bias = torch.cat([files.get(f"{prefix}{n}.bias").to(stream) for n in names]).to(device) if biased else None
         return projection([f"{prefix}{name}.weight" for name in names], bias)
 
     def norm(name: str) -> Tensor:
-        return (files.get(f"{prefix}{name}.weight").float() + config.norm_offset).to(dtype).to(device)
+        return (files.get(f"{prefix}{name}.weight").float() + config.norm_offset).to(stream).to(device)
 
     layers = []
     for index in range(config.num_layers):
