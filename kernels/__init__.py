@@ -6,6 +6,8 @@ tests of the others. Letters: H query heads, G kv heads, N query tokens, T key t
 
 from __future__ import annotations
 
-from .torch_ops import apply_rope, attention, gated_mlp_activation, merge_attention, rms_norm
+from .attention import attend
+from .source import Source
+from .torch_ops import apply_rope, gated_mlp_activation, rms_norm
 
-__all__ = ["apply_rope", "attention", "gated_mlp_activation", "merge_attention", "rms_norm"]
+__all__ = ["Source", "apply_rope", "attend", "gated_mlp_activation", "rms_norm"]

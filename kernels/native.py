@@ -6,7 +6,7 @@ the largest of its 32 neighbours, sums code * integer in integers inside a group
 column order. A row gives the same bits whatever the other rows, the number of threads, and the instruction set.
 
 The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it
-cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
+cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512, avx512bf16) picks a variant.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 2
-_VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
+from .hugepages import Arena
+
+_ABI = 3
+_VARIANTS = ("portable", "avx2", "avx512", "avx512bf16")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
 
@@ -88,11 +90,17 @@ def variants() -> tuple[str, ...]:
 
 
 def pack_weights(
-    codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, threads: int | None = None
+    codes: Tensor,
+    scales: Tensor,
+    offsets: Tensor | None = None,
+    *,
+    arena: Arena | None = None,
+    threads: int | None = None,
 ) -> PackedMatrix:
     """codes (out, in) int8, scales and offsets (out, in / group) float32, group 16 or 32 -> the same values, packed.
 
-    Raises ValueError for shapes or dtypes that do not fit together.
+    arena: where the buffer is to lie; the matrices of a model share one. Raises ValueError for shapes or dtypes that do
+    not fit together.
     """
     _check(codes, "codes", torch.int8, 2)
     _check(scales, "scales", torch.float32, 2)
@@ -111,7 +119,7 @@ def pack_weights(
     header = ctypes.create_string_buffer(_HEADER_BYTES)
     arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
     size = library.minimemo_plan(*arrays, rows, columns, group, header)
-    buffer = torch.zeros(size, dtype=torch.uint8)
+    buffer = (arena or Arena(size)).take(size)
     library.minimemo_pack(header, *arrays, buffer.data_ptr(), threads or torch.get_num_threads())
     return PackedMatrix.from_buffers([buffer])
 
@@ -223,6 +231,7 @@ class _Library(ctypes.CDLL):
                 c_int,
                 [c_int, POINTER(pointer), c_int, pointer, integer, pointer, pointer, c_int, c_int],
             ),
+            "attention": (None, [c_int, pointer, c_int]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():

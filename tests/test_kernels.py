@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minimemo import kernels
-from minimemo.kernels import reference
+from minimemo.kernels import reference, torch_ops
 
 from .helpers import BFLOAT16_SUMS, assert_close
 
@@ -58,7 +58,7 @@ def test_causal_attention(heads: int, kv_heads: int, rows: int, tokens: int, dty
     positions = torch.arange(40 + tokens - rows, 40 + tokens)
     for window in (None, 1, 16, 1000):
         arguments = dict(scale=0.2, query_positions=positions, key_start=40, window=window)
-        out, lse = kernels.attention(q, k, v, **arguments)
+        out, lse = torch_ops.attention(q, k, v, **arguments)
         expected = reference.attention(q.double(), k.double(), v.double(), **arguments)
         assert_close(out, expected[0], f"out, window {window}")
         assert_close(lse, expected[1], f"lse, window {window}", _LSE[dtype])
@@ -70,11 +70,11 @@ def test_unmasked_attention_and_merge(tokens: int, dtype: torch.dtype) -> None:
     """Two disjoint key sets, one of them possibly empty, merge into attention over their union."""
     q = _random(6, 5, 64, dtype=dtype)
     k, v = _random(2, 130, 64, dtype=dtype, seed=1), _random(2, 130, 64, dtype=dtype, seed=2)
-    first = kernels.attention(q, k[:, :tokens], v[:, :tokens], scale=0.1)
-    second = kernels.attention(q, k[:, tokens:], v[:, tokens:], scale=0.1)
+    first = torch_ops.attention(q, k[:, :tokens], v[:, :tokens], scale=0.1)
+    second = torch_ops.attention(q, k[:, tokens:], v[:, tokens:], scale=0.1)
     expected = reference.attention(q.double(), k.double(), v.double(), scale=0.1)
     for order in ((first, second), (second, first)):
-        out, lse = kernels.merge_attention(*order[0], *order[1])
+        out, lse = torch_ops.merge_attention(*order[0], *order[1])
         assert_close(out, expected[0])
         assert_close(lse, expected[1], "lse", _LSE[dtype])
 
@@ -82,28 +82,28 @@ def test_unmasked_attention_and_merge(tokens: int, dtype: torch.dtype) -> None:
 def test_a_window_that_sees_no_prefix_key_gives_nothing() -> None:
     """Rows past the window contribute zeros and -inf, so that merging leaves the tail's attention alone."""
     q, k = _random(2, 3, 16, dtype=torch.float32), _random(1, 10, 16, dtype=torch.float32)
-    out, lse = kernels.attention(q, k, k, scale=1.0, query_positions=torch.tensor([11, 12, 30]), window=4)
+    out, lse = torch_ops.attention(q, k, k, scale=1.0, query_positions=torch.tensor([11, 12, 30]), window=4)
     assert torch.equal(out[:, 2], torch.zeros(2, 16)) and bool((lse[:, 2] == float("-inf")).all())
     expected = reference.attention(
         q.double(), k.double(), k.double(), scale=1.0, query_positions=torch.tensor([11, 12, 30]), window=4
     )
     assert_close(out, expected[0])
     assert_close(lse, expected[1])
-    merged, _ = kernels.merge_attention(out, lse, torch.ones_like(out), torch.zeros_like(lse))
+    merged, _ = torch_ops.merge_attention(out, lse, torch.ones_like(out), torch.zeros_like(lse))
     assert torch.equal(merged[:, 2], torch.ones(2, 16))
 
 
 def test_launch_checks_name_the_offender() -> None:
     q, k = torch.zeros(4, 2, 8), torch.zeros(3, 5, 8)
     with pytest.raises(ValueError, match="do not fit"):
-        kernels.attention(q, k, k, scale=1.0)
+        torch_ops.attention(q, k, k, scale=1.0)
     k = torch.zeros(2, 5, 8)
     with pytest.raises(ValueError, match="dtypes differ"):
-        kernels.attention(q, k, k.double(), scale=1.0)
+        torch_ops.attention(q, k, k.double(), scale=1.0)
     with pytest.raises(ValueError, match="2 queries but query_positions"):
-        kernels.attention(q, k, k, scale=1.0, query_positions=torch.arange(3))
+        torch_ops.attention(q, k, k, scale=1.0, query_positions=torch.arange(3))
     with pytest.raises(ValueError, match="last key positions"):
-        kernels.attention(q, k, k, scale=1.0, query_positions=torch.tensor([0, 1]))
+        torch_ops.attention(q, k, k, scale=1.0, query_positions=torch.tensor([0, 1]))
 
 
 def test_kernels_import_nothing_of_minimemo() -> None:

@@ -5,14 +5,13 @@
 #include <memory>
 
 #include "native.h"
-#include "threads.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 2;        // counts changes of the functions below
+constexpr int kAbi = 3;        // counts changes of the functions below
 constexpr int kMaxParts = 16;  // matrices of one product
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
@@ -26,6 +25,7 @@ const Kernels* runnable(int variant) {
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")
                ? avx512_kernels()
                : nullptr;
+  if (variant == 3) return runnable(2) && __builtin_cpu_supports("avx512bf16") ? avx512bf16_kernels() : nullptr;
 #endif
   return variant == 0 ? portable_kernels() : nullptr;
 }
@@ -101,7 +101,7 @@ EXPORT int minimemo_abi() { return kAbi; }
 // Before anything else; `parallel` as in threads.h.
 EXPORT void minimemo_start(void* parallel) { start_threads(parallel); }
 
-// The name of variant 0, 1, 2 if this processor runs it, else null.
+// The name of variant 0 .. 3 if this processor runs it, else null.
 EXPORT const char* minimemo_variant(int variant) {
   const Kernels* kernels = runnable(variant);
   return kernels ? kernels->name : nullptr;
@@ -160,8 +160,10 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
     std::memcpy(&part.h, matrices[p], sizeof(Header));
     part.first_row = rows;
     rows += part.h.rows;
-    // About 64 KiB of codes: enough to pay for taking a chunk, few enough to even out threads that are disturbed.
-    part.chunk = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, blocks_of(part.h) * block_bytes(part.h)));
+    // A quarter of a thread's share, 32 to 256 KiB of codes: neighbouring reads for the prefetcher (two threads, GB/s:
+    // 26 in pieces of 16 KiB, 33 of 64, 35 of 256), yet enough pieces to even out threads that are disturbed.
+    const int64_t codes = codes_bytes(part.h), share = codes / (4 * std::max(threads, 1));
+    part.chunk = std::max<int64_t>(1, std::clamp<int64_t>(share, 32768, 262144) * tiles_of(part.h) / std::max<int64_t>(codes, 1));
     part.first_chunk = chunks;
     chunks += (tiles_of(part.h) + part.chunk - 1) / part.chunk;
     (kernels.meets_bytes(part.h.bits) ? want_bytes : want_words) = true;
@@ -212,4 +214,9 @@ EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* i
     else
       kernels.expand(matrix, chosen, from, to - from, static_cast<float*>(out) + at, stride);
   });
+}
+
+// out and lse of `a` (attention.h). Every pointer and stride is the caller's word.
+EXPORT void minimemo_attention(int variant, const Attention* a, int threads) {
+  attention(*runnable(variant), *a, a->tokens > kFewTokens ? Work::kLong : Work::kShort, threads);
 }

@@ -18,6 +18,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.h"
+
 namespace minimemo {
 
 constexpr int kTile = 16;     // rows
@@ -78,10 +80,13 @@ struct Kernels {
   void (*expand)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, float* out, int64_t stride);
   void (*expand_bfloat16)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, uint16_t* out,
                           int64_t stride);
+  void (*attend)(const AttentionTask& task, void* scratch);
+  float (*merge)(const float* const* parts, const float* lses, int count, int dim, float* out);
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where not compiled in
 const Kernels* avx512_kernels();  // null where not compiled in
+const Kernels* avx512bf16_kernels();  // null where not compiled in; attends to bfloat16 only
 
 }  // namespace minimemo

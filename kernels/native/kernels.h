@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "attention_kernels.h"
 #include "unpack.h"
 
 namespace minimemo {
@@ -206,7 +207,7 @@ void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t co
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>};
+const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, attend, merge};
 
 }  // namespace
 }  // namespace minimemo

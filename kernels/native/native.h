@@ -2,6 +2,7 @@
 #pragma once
 
 #include "format.h"
+#include "threads.h"
 
 namespace minimemo {
 
@@ -16,5 +17,8 @@ inline void lay_out(Header& h) {
 Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group);
 void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
                 int64_t last, uint8_t* to);
+
+// Deterministic: how the work is cut depends on the shapes alone.
+void attention(const Kernels& kernels, const Attention& a, Work work, int threads);
 
 }  // namespace minimemo

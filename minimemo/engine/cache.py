@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minimemo.kernels import hugepages
+
 
 class KVCache:
     """Keys and values of one sequence, dense. Slot i holds the token at position i.
@@ -28,8 +30,9 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (num_layers, num_kv_heads, capacity, head_dim)
-        self.keys: Tensor = torch.empty(shape, dtype=dtype, device=device)
-        self.values: Tensor = torch.empty(shape, dtype=dtype, device=device)
+        on_cpu = torch.device(device).type == "cpu"
+        self.keys: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty(shape, dtype=dtype, device=device)
+        self.values: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty_like(self.keys)
         self.length = 0
 
     @property

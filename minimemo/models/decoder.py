@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minimemo.kernels import apply_rope, attention, gated_mlp_activation, merge_attention, rms_norm
+from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, rms_norm
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import Projection
 from minimemo.models.rope import RopeTable
@@ -114,7 +114,7 @@ class Decoder:
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         for index, layer in enumerate(self.weights.layers):
-            x = self._layer(index, layer, x, rows, prefix, positions, rotations[self.rope.kind[index]], raw_keys)
+            x = self._layer(index, layer, x, rows, prefix, rotations[self.rope.kind[index]], raw_keys)
         for row in rows:
             row.cache.advance(row.count)
 
@@ -133,7 +133,6 @@ class Decoder:
         x: Tensor,
         rows: Sequence[Row],
         prefix: Cache | None,
-        positions: Tensor,
         rotation: tuple[Tensor, Tensor],
         raw_keys: Tensor | None,
     ) -> Tensor:
@@ -150,7 +149,7 @@ class Decoder:
             raw_keys[index] = k
         q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
 
-        mixed = self._attend(index, q, k, v, rows, prefix, positions)  # (H, N, D)
+        mixed = self._attend(index, q, k, v, rows, prefix)  # (H, N, D)
         mixed = layer.out(mixed.transpose(0, 1).reshape(n, heads * dim))
         if layer.post_attention_norm is not None:
             mixed = rms_norm(mixed, layer.post_attention_norm, eps)
@@ -169,38 +168,20 @@ class Decoder:
         v: Tensor,
         rows: Sequence[Row],
         prefix: Cache | None,
-        positions: Tensor,
     ) -> Tensor:
-        """Writes k, v into the rows' caches and mixes: own tails row by row, the shared prefix once for all rows."""
-        window, scale = self.config.windows[index], self.config.query_scale
-        shared = prefix.length if prefix else 0
-        outs, lses, first = [], [], 0
+        """Writes k, v into the rows' caches and mixes: each row over its own tail, all rows over the shared prefix."""
+        window = self.config.windows[index]
+        sources, first = [], 0
+        if prefix is not None and prefix.length:
+            past = prefix.keys[index, :, : prefix.length], prefix.values[index, :, : prefix.length]
+            if window is None:  # every prefix key precedes every query: no mask, one product for all rows
+                sources.append(Source(*past, 0, q.shape[1]))
         for row in rows:
-            last = first + row.count
+            last, length = first + row.count, row.cache.length
             row.cache.write(index, k[:, first:last], v[:, first:last])
-            end = row.cache.length + row.count
-            out, lse = attention(
-                q[:, first:last],
-                row.cache.keys[index, :, :end],
-                row.cache.values[index, :, :end],
-                scale=scale,
-                query_positions=positions[first:last],
-                key_start=shared,
-                window=window,
-            )
-            outs.append(out)
-            lses.append(lse)
+            own = row.cache.keys[index, :, : length + row.count], row.cache.values[index, :, : length + row.count]
+            sources.append(Source(*own, first, row.count, length, window))
+            if prefix is not None and prefix.length and window is not None:
+                sources.append(Source(*past, first, row.count, prefix.length + length, window))
             first = last
-        out, lse = (outs[0], lses[0]) if len(rows) == 1 else (torch.cat(outs, dim=1), torch.cat(lses, dim=1))
-        if prefix is None or shared == 0:
-            return out
-        # Every prefix key precedes every query, so without a window no mask is needed.
-        past = attention(
-            q,
-            prefix.keys[index, :, :shared],
-            prefix.values[index, :, :shared],
-            scale=scale,
-            query_positions=None if window is None else positions,
-            window=window,
-        )
-        return merge_attention(*past, out, lse)[0]
+        return attend(q, sources, self.config.query_scale)

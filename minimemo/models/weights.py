@@ -18,6 +18,7 @@ from torch import Tensor
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
 from minimemo.kernels import native
+from minimemo.kernels.hugepages import Arena
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.linear import Linear, PackedLinear, Projection, Scratch
@@ -132,12 +133,12 @@ def _assemble(
     if prefix is None:
         raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
 
-    scratch = Scratch(dtype)
+    scratch, arena = Scratch(dtype), Arena()
     stream = torch.float32 if device == "cpu" else dtype
 
     def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
         if packed and all(files.is_coded(name) for name in names):
-            return PackedLinear([native.pack_weights(*files.codes(name)) for name in names], bias, scratch)
+            return PackedLinear([native.pack_weights(*files.codes(name), arena=arena) for name in names], bias, scratch)
         parts = [files.matrix(name, dtype) for name in names]
         return Linear((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device), bias)
 
