@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 3
+_ABI = 4
 _VARIANTS = ("portable", "avx2", "avx512", "avx512bf16")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -232,6 +232,7 @@ class _Library(ctypes.CDLL):
                 [c_int, POINTER(pointer), c_int, pointer, integer, pointer, pointer, c_int, c_int],
             ),
             "attention": (None, [c_int, pointer, c_int]),
+            "stack": (c_int, [c_int, pointer, pointer]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():

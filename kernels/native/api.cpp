@@ -1,19 +1,19 @@
 // The C functions that Python calls through ctypes: checks of the processor, division of work among threads.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "native.h"
+#include "product.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 3;        // counts changes of the functions below
-constexpr int kMaxParts = 16;  // matrices of one product
+constexpr int kAbi = 4;        // counts changes of the functions below
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
+
+}  // namespace
 
 const Kernels* runnable(int variant) {
 #if defined(__x86_64__)
@@ -30,68 +30,6 @@ const Kernels* runnable(int variant) {
   return variant == 0 ? portable_kernels() : nullptr;
 }
 
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<uint8_t, FreeDeleter>;
-
-// Hands out 64-byte aligned pieces of one allocation; first counts them, then, with memory, cuts them.
-struct Cutter {
-  uint8_t* at;
-  size_t used = 0;
-  template <typename T>
-  T* take(int64_t count) {
-    T* piece = at ? reinterpret_cast<T*>(at + used) : nullptr;
-    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    return piece;
-  }
-};
-
-struct Part {
-  const uint8_t* matrix;
-  Header h;
-  int64_t first_row;          // among the outputs
-  int64_t chunk, first_chunk;  // tiles of a chunk of work; chunks of the parts before
-  int32_t* zero;
-  float* offset;
-};
-
-struct Product {
-  Part parts[kMaxParts];
-  int count = 0;
-  Activations x{};
-
-  size_t cut(uint8_t* memory, bool want_bytes, bool want_words) {
-    Cutter cutter{memory};
-    const int64_t cells = x.blocks * x.n;
-    if (want_bytes) x.bytes = cutter.take<int8_t>(cells * kBlock * (x.fine ? 2 : 1));
-    if (want_words) x.words = cutter.take<int16_t>(cells * kBlock);
-    x.scales = cutter.take<float>(cells);
-    x.sums = cutter.take<int32_t>(cells * 2);
-    for (int p = 0; p < count; p++) {
-      const int64_t groups = cells * (kBlock / parts[p].h.group);
-      parts[p].zero = cutter.take<int32_t>(groups);
-      parts[p].offset = parts[p].h.offset_kind ? cutter.take<float>(groups) : nullptr;
-    }
-    return cutter.used;
-  }
-
-  // What all tiles of a part need to know of the activations.
-  void sum_groups(Part& part) const {
-    const int n = x.n, per = kBlock / part.h.group;
-    for (int64_t block = 0; block < x.blocks; block++)
-      for (int g = 0; g < per; g++)
-        for (int r = 0; r < n; r++) {
-          const int32_t* sums = x.sums + block * 2 * n + r;
-          const int32_t sum = per == 2 ? sums[g * n] : sums[0] + sums[n];
-          const int64_t at = (block * per + g) * n + r;
-          part.zero[at] = part.h.zero * sum;
-          if (part.offset) part.offset[at] = x.scales[block * n + r] * float(sum);
-        }
-  }
-};
-
-}  // namespace
 }  // namespace minimemo
 
 using namespace minimemo;
@@ -149,52 +87,15 @@ EXPORT int minimemo_check(const uint8_t* matrix, int64_t bytes) {
 // Returns 0, or 1 without memory.
 EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int count, const float* x, int64_t n,
                            const float* bias, float* out, int fine, int threads) {
-  const Kernels& kernels = *runnable(variant);
-  Product product;
-  product.count = count;
-  bool want_bytes = false, want_words = false;
-  int64_t rows = 0, chunks = 0;
-  for (int p = 0; p < count; p++) {
-    Part& part = product.parts[p];
-    part.matrix = matrices[p];
-    std::memcpy(&part.h, matrices[p], sizeof(Header));
-    part.first_row = rows;
-    rows += part.h.rows;
-    // A quarter of a thread's share, 32 to 256 KiB of codes: neighbouring reads for the prefetcher (two threads, GB/s:
-    // 26 in pieces of 16 KiB, 33 of 64, 35 of 256), yet enough pieces to even out threads that are disturbed.
-    const int64_t codes = codes_bytes(part.h), share = codes / (4 * std::max(threads, 1));
-    part.chunk = std::max<int64_t>(1, std::clamp<int64_t>(share, 32768, 262144) * tiles_of(part.h) / std::max<int64_t>(codes, 1));
-    part.first_chunk = chunks;
-    chunks += (tiles_of(part.h) + part.chunk - 1) / part.chunk;
-    (kernels.meets_bytes(part.h.bits) ? want_bytes : want_words) = true;
-  }
   if (count == 0 || n == 0) return 0;
-  const int64_t columns = product.parts[0].h.columns;
-  Activations& a = product.x;
-  a.blocks = blocks_of(product.parts[0].h);
-  a.fine = fine != 0;
-  a.n = int(std::min<int64_t>(n, kMaxRows));
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 64, product.cut(nullptr, want_bytes, want_words) + 64)) return 1;
-  const Memory owner(static_cast<uint8_t*>(memory));
-
+  Product product(*runnable(variant), matrices, count, fine != 0, threads);
+  const Memory memory = allocate(product.bytes(n));
+  if (!memory) return 1;
   const Work work = n > kShortRows ? Work::kLong : Work::kShort;
   for (int64_t row = 0; row < n; row += kMaxRows) {
-    a.n = int(std::min<int64_t>(n - row, kMaxRows));
-    product.cut(owner.get(), want_bytes, want_words);
-    constexpr int kRows = 8;
-    for_each(work, a.n * columns < 32768 ? 1 : threads, (a.n + kRows - 1) / kRows, [&](int64_t i) {
-      kernels.quantize(x + row * columns, columns, int(i) * kRows, std::min(int(i + 1) * kRows, a.n), a);
-    });
-    for (int p = 0; p < count; p++) product.sum_groups(product.parts[p]);
-    for_each(work, threads, chunks, [&](int64_t i) {
-      int p = count - 1;
-      while (product.parts[p].first_chunk > i) p--;
-      const Part& part = product.parts[p];
-      const int64_t tile = (i - part.first_chunk) * part.chunk;
-      kernels.dot(part.matrix, a, {part.zero, part.offset}, tile, std::min(tile + part.chunk, tiles_of(part.h)),
-                  out + row * rows + part.first_row, rows, bias ? bias + part.first_row : nullptr);
-    });
+    product.bind(memory.get(), std::min<int64_t>(n - row, kMaxRows));
+    product.quantize(work, x + row * product.columns());
+    product.multiply(work, bias, out + row * product.rows());
   }
   return 0;
 }
@@ -219,4 +120,9 @@ EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* i
 // out and lse of `a` (attention.h). Every pointer and stride is the caller's word.
 EXPORT void minimemo_attention(int variant, const Attention* a, int threads) {
   attention(*runnable(variant), *a, a->tokens > kFewTokens ? Work::kLong : Work::kShort, threads);
+}
+
+// Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
+EXPORT int minimemo_stack(int variant, const StackModel* model, const StackCall* call) {
+  return run_stack(*runnable(variant), *model, *call) ? 0 : 1;
 }

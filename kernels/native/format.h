@@ -74,12 +74,15 @@ struct GroupSums {
 struct Kernels {
   const char* name;
   bool (*meets_bytes)(int bits);  // whether codes of so many bits are multiplied by Activations.bytes, else by words
-  void (*quantize)(const float* x, int64_t columns, int first, int last, const Activations& to);
+  void (*quantize)(const float* x, int64_t columns, int first, int last, int64_t first_block, int64_t last_block,
+                   const Activations& to);
   void (*dot)(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first_tile, int64_t last_tile,
               float* out, int64_t stride, const float* bias);
   void (*expand)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, float* out, int64_t stride);
   void (*expand_bfloat16)(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, uint16_t* out,
                           int64_t stride);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t columns, float* out);
+  void (*gate)(const float* gate, const float* up, int kind, int64_t count, float* out);
   void (*attend)(const AttentionTask& task, void* scratch);
   float (*merge)(const float* const* parts, const float* lses, int count, int dim, float* out);
 };

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "attention_kernels.h"
+#include "elementwise.h"
 #include "unpack.h"
 
 namespace minimemo {
@@ -94,13 +95,14 @@ void dot(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int
   run(matrix, x, sums, first, last, out, stride, bias);
 }
 
-// Rows first .. last - 1 of x (n, columns), each block scaled to -127..127 or -8127..8127. 8127 = 63 * 128 + 63, the
+// Blocks first_block .. last_block - 1 of rows first .. last - 1 of x (n, columns), each scaled to -127..127 or -8127..8127. 8127 = 63 * 128 + 63, the
 // largest that falls into two planes of -64..63. Not a number, or infinite: the block's scale is so, and the outputs show it.
-void quantize(const float* x, int64_t columns, int first, int last, const Activations& to) {
+void quantize(const float* x, int64_t columns, int first, int last, int64_t first_block, int64_t last_block,
+              const Activations& to) {
   const float levels = to.fine ? 8127.0f : 127.0f;
   const float rounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
   for (int r = first; r < last; r++) {
-    for (int64_t block = 0; block < to.blocks; block++) {
+    for (int64_t block = first_block; block < last_block; block++) {
       alignas(64) float v[kBlock];
       alignas(64) int32_t q[kBlock];
       const int64_t rest = columns - block * kBlock;
@@ -207,7 +209,8 @@ void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t co
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, attend, merge};
+const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate, attend,
+                         merge};
 
 }  // namespace
 }  // namespace minimemo

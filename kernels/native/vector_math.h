@@ -1,6 +1,8 @@
 // exp of vectors, over the operations of a simd_*.h.
 #pragma once
 
+#include <cstring>
+
 #include "format.h"
 
 namespace minimemo {

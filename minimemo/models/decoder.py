@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, rms_norm
+from minimemo.kernels.native_stack import MOST_TOKENS
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import Projection
 from minimemo.models.rope import RopeTable
+from minimemo.models.stack import native_stack
 
 
 class Cache(Protocol):
@@ -75,6 +77,7 @@ class Decoder:
         self.config = config
         self.weights = weights
         self.rope = RopeTable(config)
+        self._stack = native_stack(config, weights, self.rope.kind)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,8 +116,10 @@ class Decoder:
         x = self.weights.embedding.rows(ids).to(self.dtype)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
-        for index, layer in enumerate(self.weights.layers):
-            x = self._layer(index, layer, x, rows, prefix, rotations[self.rope.kind[index]], raw_keys)
+        if self._stack is not None and raw_keys is None and len(ids) <= MOST_TOKENS:
+            self._stack.run(x, rotations, [(row.cache, row.count) for row in rows], prefix)
+        else:
+            x = self._layers(x, rows, prefix, rotations, raw_keys)
         for row in rows:
             row.cache.advance(row.count)
 
@@ -125,6 +130,19 @@ class Decoder:
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
         return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
+
+    def _layers(
+        self,
+        x: Tensor,
+        rows: Sequence[Row],
+        prefix: Cache | None,
+        rotations: Sequence[tuple[Tensor, Tensor]],
+        raw_keys: Tensor | None,
+    ) -> Tensor:
+        """(N, C) -> (N, C)."""
+        for index, layer in enumerate(self.weights.layers):
+            x = self._layer(index, layer, x, rows, prefix, rotations[self.rope.kind[index]], raw_keys)
+        return x
 
     def _layer(
         self,

@@ -84,27 +84,27 @@ class PackedLinear:
 
     def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch) -> None:
         self._parts = tuple(parts)
-        self._whole = concatenate(parts)
-        self._bias = bias
+        self.packed = concatenate(parts)
+        self.bias = bias
         self._scratch = scratch
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._whole.shape
+        return self.packed.shape
 
     @property
     def nbytes(self) -> int:
-        return self._whole.nbytes
+        return self.packed.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[0] <= FEW_ROWS:
-            return packed_linear(x, self._whole, self._bias)
+            return packed_linear(x, self.packed, self.bias)
         weight = self._scratch.take(*self.shape)
         first = 0
         for part in self._parts:
             expand_into(part, weight[first : first + part.out_features])
             first += part.out_features
-        return product(x, weight, self._bias)
+        return product(x, weight, self.bias)
 
     def rows(self, ids: Tensor) -> Tensor:
         return expand_rows(self._parts[0], ids)

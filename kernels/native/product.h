@@ -1,0 +1,68 @@
+// One product of quantized activations with packed matrices of one width, laid one below the other.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+
+#include "native.h"
+
+namespace minimemo {
+
+constexpr int kMaxParts = 16;  // matrices of one product
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<uint8_t, FreeDeleter>;
+
+// On a cache line; null when there is none to be had.
+inline Memory allocate(size_t bytes) {
+  void* memory = nullptr;
+  return Memory(posix_memalign(&memory, 64, bytes + 64) ? nullptr : static_cast<uint8_t*>(memory));
+}
+
+class Product {
+ public:
+  // The matrices are read through, not copied. `threads` decides how finely the work is cut, not what comes out.
+  Product(const Kernels& kernels, const uint8_t* const* matrices, int count, bool fine, int threads);
+
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+
+  // Of memory for n rows of activations (at most kMaxRows at a time).
+  size_t bytes(int64_t n);
+
+  // Everything below works in `memory`, for n <= kMaxRows rows.
+  void bind(uint8_t* memory, int64_t n);
+
+  // x (n, columns). The second form rounds columns first .. last - 1, multiples of kBlock; when all are, call sum().
+  void quantize(Work work, const float* x);
+  void quantize_columns(const float* x, int64_t first, int64_t last);
+  void sum();
+
+  // out (n, rows) = x times the matrices' transposes, plus bias (rows,) or null.
+  void multiply(Work work, const float* bias, float* out) const;
+
+ private:
+  struct Part {
+    const uint8_t* matrix;
+    Header h;
+    int64_t first_row;           // among the outputs
+    int64_t chunk, first_chunk;  // tiles of a chunk of work; chunks of the parts before
+    int32_t* zero;
+    float* offset;
+  };
+
+  size_t cut(uint8_t* memory);
+  void sum_groups(const Part& part) const;
+
+  const Kernels& kernels_;
+  const int threads_;
+  Part parts_[kMaxParts];
+  int count_;
+  int64_t rows_ = 0, columns_, chunks_ = 0;
+  bool bytes_ = false, words_ = false;
+  Activations x_{};
+};
+
+}  // namespace minimemo

@@ -1,0 +1,220 @@
+"""All layers of a decoder for few tokens in one native call: Python's side of native/stack.h."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .native import PackedMatrix, _library
+
+MOST_TOKENS = 16  # the products and the attention of more are quicker one by one
+_GATES = ("silu", "gelu_tanh")
+_CACHE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Matrix(Structure):
+    _fields_ = (("parts", POINTER(c_void_p)), ("bias", c_void_p), ("count", c_int64))
+
+
+_NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "post_attention_norm", "post_mlp_norm")
+_MATRICES = ("qkv", "out", "gate_up", "down")
+
+
+class _Layer(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in _NORMS),
+        *((name, _Matrix) for name in _MATRICES),
+        ("window", c_int64),
+        ("rotation", c_int64),
+    )
+
+
+class _Model(Structure):
+    _fields_ = (
+        ("layers", POINTER(_Layer)),
+        *((name, c_int32) for name in ("count", "heads", "kv_heads", "dim", "hidden", "intermediate", "gate")),
+        ("norm_eps", c_float),
+        ("scale", c_float),
+        ("reserved", c_int32),
+    )
+
+
+class _Cache(Structure):
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        *((name, c_int64) for name in ("layer_stride", "head_stride", "length", "count", "bfloat16")),
+    )
+
+
+class _Call(Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("tokens", c_int64),
+        ("cosines", c_void_p * 2),
+        ("sines", c_void_p * 2),
+        ("rows", POINTER(_Cache)),
+        ("prefix", POINTER(_Cache)),
+        ("row_count", c_int64),
+        ("fine", c_int32),
+        ("threads", c_int32),
+    )
+
+
+class Cache(Protocol):
+    """keys, values: (L, G, capacity, D), the first `length` tokens meaningful."""
+
+    keys: Tensor
+    values: Tensor
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackLayer:
+    """One layer: norms (C,) or (D,) float32, packed matrices with biases (out,) or None, as in models/decoder.py."""
+
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    post_attention_norm: Tensor | None
+    post_mlp_norm: Tensor | None
+    qkv: tuple[PackedMatrix, Tensor | None]
+    out: tuple[PackedMatrix, Tensor | None]
+    gate_up: tuple[PackedMatrix, Tensor | None]
+    down: tuple[PackedMatrix, Tensor | None]
+    window: int | None
+    rotation: int
+
+
+class Stack:
+    """The layers, checked once; the tensors are held as long as this is."""
+
+    def __init__(
+        self,
+        layers: Sequence[StackLayer],
+        *,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        activation: str,
+        norm_eps: float,
+        scale: float,
+    ) -> None:
+        """Raises ValueError, naming layer and tensor, for shapes or dtypes that do not fit together."""
+        if activation not in _GATES:
+            raise ValueError(f"stack: activation must be {' or '.join(_GATES)}, got {activation!r}")
+        if heads % kv_heads or dim % 2:
+            raise ValueError(
+                f"stack: {heads} heads of {dim} dims do not share {kv_heads} kv heads, or cannot be rotated"
+            )
+        hidden, intermediate = layers[0].qkv[0].in_features, layers[0].down[0].in_features
+        shapes = {
+            "attention_norm": (hidden,), "mlp_norm": (hidden,), "post_attention_norm": (hidden,),
+            "post_mlp_norm": (hidden,), "q_norm": (dim,), "k_norm": (dim,),
+            "qkv": ((heads + 2 * kv_heads) * dim, hidden), "out": (hidden, heads * dim),
+            "gate_up": (2 * intermediate, hidden), "down": (hidden, intermediate),
+        }  # fmt: skip
+        self._layers = tuple(layers)  # keeps what is pointed at
+        table = (_Layer * len(layers))()
+        for index, layer in enumerate(layers):
+            _fill(table[index], layer, index, shapes)
+        self._shape = (len(layers), kv_heads, dim)
+        self._hidden = hidden
+        self._model = _Model(
+            *(table, len(layers), heads, kv_heads, dim, hidden, intermediate, _GATES.index(activation)),
+            *(norm_eps, scale, 0),
+        )
+
+    def run(
+        self,
+        x: Tensor,
+        rotations: Sequence[tuple[Tensor, Tensor]],
+        rows: Sequence[tuple[Cache, int]],
+        prefix: Cache | None = None,
+        *,
+        exact: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        """Puts x (N, C) float32 through all layers in place and writes the tokens' keys and values into their caches,
+        whose lengths stay.
+
+        rotations: (cos, sin), each (N, D) float32, of every kind. rows: caches and how many of the N tokens continue
+        each. prefix: a memory that all of them share. exact: products round activations to 14 bits, else to 8.
+        """
+        tokens = sum(count for _, count in rows)
+        _require(x, "x", (tokens, self._hidden))
+        if not 1 <= tokens <= MOST_TOKENS:
+            raise ValueError(f"stack: {tokens} tokens, expected 1 to {MOST_TOKENS}")
+        tables = [table for pair in rotations for table in pair]
+        for table in tables:
+            _require(table, "rotation", (tokens, self._shape[2]))
+        if not max(layer.rotation for layer in self._layers) < len(rotations) <= 2:
+            raise ValueError(f"stack: {len(rotations)} kinds of rotation")
+        cosines, sines = ((c_void_p * 2)(*(pair[i].data_ptr() for pair in rotations)) for i in (0, 1))
+        call = _Call(
+            *(x.data_ptr(), tokens, cosines, sines),
+            (_Cache * len(rows))(*(self._cache(cache, count) for cache, count in rows)),
+            ctypes.pointer(self._cache(prefix, 0)) if prefix is not None and prefix.length else None,
+            *(len(rows), exact, threads or torch.get_num_threads()),
+        )
+        library = _library()
+        if library.minimemo_stack(library.variant, ctypes.byref(self._model), ctypes.byref(call)):
+            raise MemoryError("no memory for the activations")
+
+    def _cache(self, cache: Cache, count: int) -> _Cache:
+        keys, values = cache.keys, cache.values
+        layers, kv_heads, dim = self._shape
+        capacity = keys.shape[2]
+        if keys.shape != (layers, kv_heads, capacity, dim) or values.shape != keys.shape or values.dtype != keys.dtype:
+            raise ValueError(
+                f"stack: cache of keys {keys.dtype} {tuple(keys.shape)} and values {values.dtype} "
+                f"{tuple(values.shape)}, expected ({layers}, {kv_heads}, capacity, {dim}) alike"
+            )
+        if keys.dtype not in _CACHE_DTYPES or not keys.is_contiguous() or not values.is_contiguous():
+            raise ValueError(f"stack: the cache must be contiguous float32 or bfloat16, got {keys.dtype}")
+        if keys.device.type != "cpu" or count < 0 or not 0 <= cache.length <= capacity - count:
+            raise ValueError(f"stack: {count} tokens after {cache.length} in a cache of {capacity} on {keys.device}")
+        return _Cache(
+            *(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), cache.length, count),
+            keys.dtype == torch.bfloat16,
+        )
+
+
+def _fill(to: _Layer, layer: StackLayer, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    if (layer.q_norm is None) != (layer.k_norm is None):
+        raise ValueError(f"stack: layer {index} has a norm of queries or keys alone")
+    for field in fields(layer):
+        value, name = getattr(layer, field.name), f"layer {index} {field.name}"
+        if field.name in _MATRICES:
+            matrix, bias = value
+            if matrix.shape != shapes[field.name]:
+                raise ValueError(f"stack: {name} is {matrix.shape}, expected {shapes[field.name]}")
+            if bias is not None:
+                _require(bias, f"{name} bias", matrix.shape[:1])
+            parts = ctypes.cast(matrix._pointers, POINTER(c_void_p))
+            setattr(to, field.name, _Matrix(parts, None if bias is None else bias.data_ptr(), len(matrix.buffers)))
+        elif field.name in _NORMS:
+            if value is not None:
+                _require(value, name, shapes[field.name])
+            setattr(to, field.name, None if value is None else value.data_ptr())
+    to.window, to.rotation = layer.window or 0, layer.rotation
+
+
+def _require(tensor: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    if (
+        tensor.shape != shape
+        or tensor.dtype != torch.float32
+        or not tensor.is_contiguous()
+        or tensor.device.type != "cpu"
+    ):
+        raise ValueError(
+            f"stack: {name} must be contiguous float32 {shape} on the CPU, got {tensor.dtype} {tuple(tensor.shape)} "
+            f"on {tensor.device.type}"
+        )

@@ -1,0 +1,45 @@
+"""A decoder's layers as one native call for few tokens, where all of them are packed matrices in CPU memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from minimemo.kernels.native_stack import Stack, StackLayer
+from minimemo.models.config import ModelConfig
+from minimemo.models.linear import PackedLinear
+
+if TYPE_CHECKING:
+    from minimemo.models.decoder import DecoderWeights
+
+
+def native_stack(config: ModelConfig, weights: DecoderWeights, rotations: Sequence[int]) -> Stack | None:
+    """rotations: which kind of rotation each layer has. None where a layer has dense matrices."""
+    layers = []
+    for index, layer in enumerate(weights.layers):
+        matrices = (layer.qkv, layer.out, layer.gate_up, layer.down)
+        packed = [(matrix.packed, matrix.bias) for matrix in matrices if isinstance(matrix, PackedLinear)]
+        if len(packed) < len(matrices):
+            return None
+        layers.append(
+            StackLayer(
+                layer.attention_norm,
+                layer.mlp_norm,
+                layer.q_norm,
+                layer.k_norm,
+                layer.post_attention_norm,
+                layer.post_mlp_norm,
+                *packed,
+                config.windows[index],
+                rotations[index],
+            )
+        )
+    return Stack(
+        layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        dim=config.head_dim,
+        activation=config.activation,
+        norm_eps=config.norm_eps,
+        scale=config.query_scale,
+    )
