@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 4
+_ABI = 5
 _VARIANTS = ("portable", "avx2", "avx512", "avx512bf16")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64

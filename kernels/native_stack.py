@@ -1,4 +1,4 @@
-"""All layers of a decoder for few tokens in one native call: Python's side of native/stack.h."""
+"""All layers of a decoder in one native call: Python's side of native/stack.h."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .native import PackedMatrix, _library
 
-MOST_TOKENS = 16  # the products and the attention of more are quicker one by one
 _GATES = ("silu", "gelu_tanh")
 _CACHE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -62,6 +61,7 @@ class _Call(Structure):
         ("rows", POINTER(_Cache)),
         ("prefix", POINTER(_Cache)),
         ("row_count", c_int64),
+        ("raw_keys", c_void_p),
         ("fine", c_int32),
         ("threads", c_int32),
     )
@@ -138,6 +138,7 @@ class Stack:
         rotations: Sequence[tuple[Tensor, Tensor]],
         rows: Sequence[tuple[Cache, int]],
         prefix: Cache | None = None,
+        raw_keys: Tensor | None = None,
         *,
         exact: bool = True,
         threads: int | None = None,
@@ -146,12 +147,22 @@ class Stack:
         whose lengths stay.
 
         rotations: (cos, sin), each (N, D) float32, of every kind. rows: caches and how many of the N tokens continue
-        each. prefix: a memory that all of them share. exact: products round activations to 14 bits, else to 8.
+        each. prefix: a memory that all of them share. raw_keys: (L, G, N, D) of the caches' dtype, filled with the keys
+        before RoPE. exact: products round activations to 14 bits, else to 8.
         """
         tokens = sum(count for _, count in rows)
         _require(x, "x", (tokens, self._hidden))
-        if not 1 <= tokens <= MOST_TOKENS:
-            raise ValueError(f"stack: {tokens} tokens, expected 1 to {MOST_TOKENS}")
+        if tokens < 1:
+            raise ValueError(f"stack: {tokens} tokens")
+        if raw_keys is not None:
+            layers, kv_heads, dim = self._shape
+            dtypes = {cache.keys.dtype for cache, _ in rows}
+            if raw_keys.shape != (layers, kv_heads, tokens, dim) or not raw_keys.is_contiguous():
+                raise ValueError(
+                    f"stack: raw_keys {tuple(raw_keys.shape)}, expected ({layers}, {kv_heads}, {tokens}, {dim})"
+                )
+            if dtypes != {raw_keys.dtype}:
+                raise ValueError(f"stack: raw_keys {raw_keys.dtype} are not of the caches' dtype")
         tables = [table for pair in rotations for table in pair]
         for table in tables:
             _require(table, "rotation", (tokens, self._shape[2]))
@@ -162,7 +173,7 @@ class Stack:
             *(x.data_ptr(), tokens, cosines, sines),
             (_Cache * len(rows))(*(self._cache(cache, count) for cache, count in rows)),
             ctypes.pointer(self._cache(prefix, 0)) if prefix is not None and prefix.length else None,
-            *(len(rows), exact, threads or torch.get_num_threads()),
+            *(len(rows), None if raw_keys is None else raw_keys.data_ptr(), exact, threads or torch.get_num_threads()),
         )
         library = _library()
         if library.minimemo_stack(library.variant, ctypes.byref(self._model), ctypes.byref(call)):

@@ -104,13 +104,13 @@ def _recipe(
 ) -> Recipe:
     from minimemo.memory.codec import CODECS, KVLayout, make_codec
     from minimemo.models.config import ModelConfig
-    from minimemo.models.weights import preferred_dtype
+    from minimemo.models.weights import dense_dtype
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
     if codec not in CODECS:
         raise InputError(f"memory {codec!r} is unknown; choose one of {', '.join(CODECS)}")
     config = ModelConfig.from_directory(located.directory)
-    stored = str(dtype or preferred_dtype()).removeprefix("torch.")
+    stored = str(dtype or dense_dtype()).removeprefix("torch.")
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
     return Recipe(
         document_sha256=document.sha256,

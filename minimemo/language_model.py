@@ -66,13 +66,19 @@ def load_model(
     on_event: Listener = silent,
 ) -> LanguageModel:
     """Loads a decoder into memory; dtype: of large products, None: what this machine multiplies fastest;
-    kv_dtype: of caches, None: the same."""
+    kv_dtype: of caches, None: that of dense products."""
+    import torch
+
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.models.weights import load_decoder, preferred_dtype
+    from minimemo.models.weights import dense_dtype, load_decoder, preferred_dtype
 
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     tokenizer = Tokenizer.load(located.directory)
     dtype = dtype or preferred_dtype(device)
     decoder = load_decoder(located.directory, dtype=dtype, device=device, on_event=on_event)
-    return LanguageModel(located, Engine(decoder, kv_dtype=kv_dtype or dtype), tokenizer)
+    return LanguageModel(
+        located,
+        Engine(decoder, kv_dtype=kv_dtype or (dense_dtype(device) if dtype == torch.int8 else dtype)),
+        tokenizer,
+    )

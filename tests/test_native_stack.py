@@ -11,9 +11,8 @@ from torch import Tensor
 
 from minimemo.engine.engine import Engine
 from minimemo.kernels import native
-from minimemo.kernels.native_stack import MOST_TOKENS
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import Linear, PackedLinear, Scratch
+from minimemo.models.linear import FEW_ROWS, Linear, PackedLinear, Scratch
 from minimemo.models.weights import load_decoder
 
 from .test_decoder import FAMILIES, _reference
@@ -54,7 +53,7 @@ def _steps(decoder: Decoder, kv_dtype: torch.dtype) -> tuple[Tensor, list[Tensor
     random = torch.Generator().manual_seed(7)
     memory, found = engine.new_cache(60), []
     decoder.forward(torch.randint(3, 97, (23,), generator=random), [Row(memory, 23)], logits="none")
-    for count in (1, 3, MOST_TOKENS):
+    for count in (1, 3, FEW_ROWS):
         ids = torch.randint(3, 97, (count,), generator=random)
         found.append(decoder.forward(ids, [Row(memory, count)], logits="all"))
     tails = [engine.new_cache(12) for _ in range(3)]
@@ -99,8 +98,10 @@ def test_errors_name_the_argument(tmp_path: Path) -> None:
         stack.run(torch.zeros(2, 48), rotations, [(cache, 2)])
     with pytest.raises(ValueError, match="0 kinds of rotation"):
         stack.run(x, [], [(cache, 1)])
-    with pytest.raises(ValueError, match="17 tokens, expected 1 to 16"):
-        stack.run(torch.zeros(17, 48), decoder.rope.tables(torch.arange(17)), [(Engine(decoder).new_cache(17), 17)])
+    with pytest.raises(ValueError, match=r"raw_keys \(3, 2, 2, 12\), expected \(3, 2, 1, 12\)"):
+        stack.run(x, rotations, [(cache, 1)], raw_keys=torch.zeros(3, 2, 2, 12))
+    with pytest.raises(ValueError, match="not of the caches' dtype"):
+        stack.run(x, rotations, [(cache, 1)], raw_keys=torch.zeros(3, 2, 1, 12, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="4 tokens after 0 in a cache of 3"):
         stack.run(torch.zeros(4, 48), decoder.rope.tables(torch.arange(4)), [(cache, 4)])
     cache.values = cache.values[:, :, :2]

@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 4;        // counts changes of the functions below
+constexpr int kAbi = 5;        // counts changes of the functions below
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
 }  // namespace

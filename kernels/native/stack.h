@@ -1,5 +1,5 @@
-// All layers of a decoder for few tokens, in one call: between its products a step of one token is a few microseconds of
-// arithmetic, which a call from Python for each would bury. The structures are filled in by kernels/native_stack.py.
+// All layers of a decoder in one call: between its products a step of one token is a few microseconds of arithmetic, which
+// a call from Python for each would bury. The structures are filled in by kernels/native_stack.py.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +41,7 @@ struct StackCall {
   const StackCache* rows;  // own caches, whose tokens follow each other in x
   const StackCache* prefix;  // a shared memory before all of them, or null
   int64_t row_count;
+  void* raw_keys;  // (layers, kv heads, tokens, dim) of the rows' type: keys before their rotation; or null
   int32_t fine, threads;
 };
 

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, rms_norm
-from minimemo.kernels.native_stack import MOST_TOKENS
 from minimemo.models.config import ModelConfig
-from minimemo.models.linear import Projection
+from minimemo.models.linear import FEW_ROWS, Projection
 from minimemo.models.rope import RopeTable
-from minimemo.models.stack import native_stack
+from minimemo.models.stack import most_tokens, native_stack
 
 
 class Cache(Protocol):
@@ -78,6 +77,7 @@ class Decoder:
         self.weights = weights
         self.rope = RopeTable(config)
         self._stack = native_stack(config, weights, self.rope.kind)
+        self._most_tokens = most_tokens(weights)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,8 +116,9 @@ class Decoder:
         x = self.weights.embedding.rows(ids).to(self.dtype)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
-        if self._stack is not None and raw_keys is None and len(ids) <= MOST_TOKENS:
-            self._stack.run(x, rotations, [(row.cache, row.count) for row in rows], prefix)
+        if self._stack is not None and len(ids) <= self._most_tokens:
+            caches = [(row.cache, row.count) for row in rows]
+            self._stack.run(x, rotations, caches, prefix, raw_keys, exact=len(ids) <= FEW_ROWS)
         else:
             x = self._layers(x, rows, prefix, rotations, raw_keys)
         for row in rows:

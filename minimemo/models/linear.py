@@ -1,8 +1,8 @@
 """Matrices as the decoder uses them: dense on any device, or packed codes with native products on a CPU.
 
-A packed matrix is read as it is by products of few rows, where memory traffic decides; for many rows, where arithmetic
-decides, it is widened into a scratch buffer that all layers share, and torch multiplies, in bfloat16 where the hardware
-does that quickly. A product gives what it was given: float32 in, float32 out, whatever it is computed in.
+A packed matrix is read as it is by products of few rows, where memory traffic decides. Many rows, where arithmetic
+decides, are rounded to 8-bit integers and multiplied with it, or it is widened into a scratch buffer that all layers
+share, and torch multiplies. A product gives what it was given: float32 in, float32 out, whatever it is computed in.
 """
 
 from __future__ import annotations
@@ -79,14 +79,17 @@ class Scratch:
 
 
 class PackedLinear:
-    """Packed matrices of one width, one below the other, and a bias (out,) or None. Few rows: values as stored, not
-    rounded. Many rows: in the scratch buffer's dtype."""
+    """Packed matrices of one width, one below the other, and a bias (out,) or None. The weights are never rounded.
 
-    def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch) -> None:
+    Activations of few rows are rounded to 14 bits of the largest of 32 neighbours; those of many to 8, or, given a
+    scratch buffer, to its dtype.
+    """
+
+    def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch | None) -> None:
         self._parts = tuple(parts)
         self.packed = concatenate(parts)
         self.bias = bias
-        self._scratch = scratch
+        self.scratch = scratch
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,9 +100,9 @@ class PackedLinear:
         return self.packed.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] <= FEW_ROWS:
-            return packed_linear(x, self.packed, self.bias)
-        weight = self._scratch.take(*self.shape)
+        if x.shape[0] <= FEW_ROWS or self.scratch is None:
+            return packed_linear(x, self.packed, self.bias, exact=x.shape[0] <= FEW_ROWS)
+        weight = self.scratch.take(*self.shape)
         first = 0
         for part in self._parts:
             expand_into(part, weight[first : first + part.out_features])

@@ -1,16 +1,24 @@
-"""A decoder's layers as one native call for few tokens, where all of them are packed matrices in CPU memory."""
+"""A decoder's layers as one native call, where all of them are packed matrices in CPU memory."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minimemo.kernels.native_stack import Stack, StackLayer
 from minimemo.models.config import ModelConfig
-from minimemo.models.linear import PackedLinear
+from minimemo.models.linear import FEW_ROWS, PackedLinear
 
 if TYPE_CHECKING:
     from minimemo.models.decoder import DecoderWeights
+
+
+def most_tokens(weights: DecoderWeights) -> int:
+    """Up to how many tokens of a pass the native call serves: few, where many are to be multiplied by torch."""
+    matrices = (layer.gate_up for layer in weights.layers)
+    widened = any(isinstance(matrix, PackedLinear) and matrix.scratch is not None for matrix in matrices)
+    return FEW_ROWS if widened else sys.maxsize
 
 
 def native_stack(config: ModelConfig, weights: DecoderWeights, rotations: Sequence[int]) -> Stack | None:
