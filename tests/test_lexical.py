@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minimemo.retrieval.fusion import fuse, standard_scores
-from minimemo.retrieval.lexical import B, K1, LexicalIndex, terms
+from minimemo.retrieval.lexical import K1, B, LexicalIndex, terms
 
 
 @pytest.mark.parametrize(
