@@ -29,10 +29,11 @@ def rank_passages(
 ) -> tuple[Passage, ...]:
     """The union of all hits (one list a query, best first), best passage first.
 
-    A passage weighs what the `lead` first queries score it, on average, and what the others do: what one clue alone
-    finds weighs little, what most clues find as much as what the question finds. Passages below `stand_out` times the
-    best weight are left out, 0 to 1; but those that stand out among the hits of a leading query alone stay, its first
-    hit before all others, so that no clue can push them out. A passage keeps its best score and the kinds that found it.
+    A passage weighs the mean of what the `lead` first queries score it and the mean of what the others do: what one
+    clue alone finds weighs little, what all find as much as what the question finds. Left out are passages below
+    `stand_out` (0 to 1) times the best weight, but for those that stand out among a leading query's own hits, and a
+    leading query's first hit comes before all others: no clue can push them out. A passage keeps its best score and
+    the kinds that found it.
     """
     found: dict[tuple[int, int], list[tuple[Hit, str]]] = {}
     weights: dict[tuple[int, int], float] = {}
