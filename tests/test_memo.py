@@ -160,6 +160,19 @@ def test_a_flipped_byte_is_found_by_asking(copy: Path, name: str) -> None:
         minimemo.open(copy, model="no-such-model", embedder="no-such-model").ask("Who?", "rag")
 
 
+def test_a_flipped_byte_of_the_memory_is_found_by_asking(copy: Path, tiny_models: TinyModels) -> None:
+    """Every block's checksum is looked at when it is read; nothing is answered from a damaged one."""
+    path = copy / "memory.bin"
+    content = bytearray(path.read_bytes())
+    for at in range(100, len(content) - 100, len(content) // 7):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x10
+        path.write_bytes(damaged)
+        memo = minimemo.open(copy, model=tiny_models.decoder, embedder=tiny_models.embedder)
+        with pytest.raises(MemoError, match=r"memory\.bin"):
+            memo.ask("Who?", "memory")
+
+
 @pytest.mark.parametrize("name", ["chunks.json", "index.bin", "memory.bin", "manifest.json"])
 def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
     path = copy / name
