@@ -155,7 +155,7 @@ def _passages(
 def _check_fit(document: Document, model: LanguageModel, tokens: int | None = None) -> None:
     """The whole document has to fit the model's context, with room to ask.
 
-    `tokens` None: judged by the beginning of a document that is far too long, since tokenizing it whole takes minutes.
+    `tokens` None: judged by the beginning of a document that is far too long, since tokenizing it whole takes long.
     """
     room = model.engine.config.max_context - DEFAULTS.memory_room() - OPENING_ROOM
     about = ""
