@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CODEC = "int4"
 OPENING_ROOM = 64  # tokens kept for the text before the document; the real one is about 30
+_SAMPLE = 16  # characters a token, more than text of any language has: longer documents are judged by their beginning
 
 
 def build(
@@ -137,8 +138,9 @@ def _passages(
     from minimemo.retrieval.index import VectorIndex
 
     on_event(Event("tokenize", 0, 1))
+    _check_fit(document, model)
     ids, offsets = model.tokenizer.encode_with_offsets(document.text)
-    _check_fit(document, len(ids), recipe, model)
+    _check_fit(document, model, len(ids))
     spans = embedder.embedder.offsets(document.text)
     chunks = split(document.text, spans, size=recipe.chunk_size, overlap=recipe.chunk_overlap)
     chunks = with_token_spans(chunks, offsets)
@@ -150,13 +152,26 @@ def _passages(
     return ids.tolist()
 
 
-def _check_fit(document: Document, tokens: int, recipe: Recipe, model: LanguageModel) -> None:
-    """The whole document has to fit the model's context, with room to ask."""
+def _check_fit(document: Document, model: LanguageModel, tokens: int | None = None) -> None:
+    """The whole document has to fit the model's context, with room to ask.
+
+    `tokens` None: judged by the beginning of a document that is far too long, since tokenizing it whole takes long.
+    """
     room = model.engine.config.max_context - DEFAULTS.memory_room() - OPENING_ROOM
+    about = ""
+    if tokens is None:
+        sample = document.text[: _SAMPLE * max(1, room)]
+        if len(sample) == len(document.text):
+            return
+        counted = len(model.tokenizer.encode(sample))
+        if counted <= room:  # of very long tokens: only counting them all can tell
+            return
+        tokens, about = counted * len(document.text) // len(sample), "about "
     if tokens > room:
         raise InputError(
-            f"{document.name}: {tokens} tokens, {tokens - room} more than this model's context leaves for a document "
-            f"({room} of {model.engine.config.max_context}); shorten it, or use a model with a longer context"
+            f"{document.name}: {about}{tokens} tokens, {about}{tokens - room} more than this model's context leaves "
+            f"for a document ({room} of {model.engine.config.max_context}); shorten it, or use a model with a longer "
+            "context"
         )
 
 

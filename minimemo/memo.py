@@ -97,11 +97,12 @@ class Memo:
     def session(self) -> Session:
         """The loop over this memo; models are loaded here."""
         if self._session is None:
+            retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
             model = self.model()
             self._session = Session(
                 model.engine,
                 model.tokenizer,
-                self._retriever(),
+                retriever,
                 self._load_memory,
                 language=cast(Language, self.manifest.document.language),
                 prompts=self._prompts,
@@ -130,11 +131,13 @@ class Memo:
     def _retriever(self) -> Retriever:
         from minimemo.retrieval.index import Retriever, VectorIndex
 
+        self._check_file(names.MEMORY)
+        self._check_file(names.INDEX, whole=True)
+        chunks = self.chunks()
         if not isinstance(self._embedder, OpenEmbedder):
             self._embedder = open_embedder(self._embedder or self.manifest.embedder.source, self._on_event)
         opened = self._embedder
         self._check("embedder", opened.source, opened.fingerprint, self.manifest.embedder.fingerprint)
-        chunks = self.chunks()
         index = VectorIndex.open(self.folder / names.INDEX, dim=opened.embedder.dim, count=len(chunks))
         return Retriever(index, chunks, opened.embedder)
 

@@ -126,13 +126,35 @@ def test_retriever(tmp_path: Path) -> None:
     assert [hits[0].chunk.text for hits in found] == passages[::-1]
     for hits in found:
         assert len(hits) == 2
-        assert hits[0].score == pytest.approx(1, abs=1e-5)
-        assert hits[0].score >= hits[1].score
-        assert hits[0].sources == ("embedding",)
+        assert hits[0].score > hits[1].score
+        assert hits[0].sources == ("embedding", "lexical")
         assert isinstance(hits[0].score, float)
     assert [len(hits) for hits in retriever.retrieve(["cat"], k=99)] == [4]
     assert retriever.retrieve([]) == []
+    with pytest.raises(InputError, match="k must be at least 1"):
+        retriever.retrieve(["cat"], k=0)
     with pytest.raises(MemoError, match="4 vectors for 3 chunks"):
         Retriever(index, chunks[:3], embedder)
     with pytest.raises(MemoError, match="dimension 8, the embedder makes 24"):
         Retriever(VectorIndex.build(unit(4, 8)), chunks, embedder)
+
+
+def test_words_find_what_vectors_blur(tmp_path: Path) -> None:
+    """Of passages with one and the same vector, the one that holds the question's word comes first, by its words."""
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    passages = ["the cat ran", "the dog ran", "the zeppelin ran", "the dogs ran"]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    same = np.repeat(unit(1, embedder.dim), 4, axis=0)
+    retriever = Retriever(VectorIndex.build(same), chunks, embedder)
+    first = retriever.retrieve(["What of the zeppelin?"], k=1)[0][0]
+    assert (first.chunk.text, first.sources) == ("the zeppelin ran", ("lexical",))
+    [hits] = retriever.retrieve(["nothing of it"], k=3)
+    assert [hit.score for hit in hits] == [0, 0, 0]
+
+
+def test_one_passage_and_none(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    one = Retriever(VectorIndex.build(embedder.embed_passages(["the cat"])), [Chunk(0, 0, 7, "the cat")], embedder)
+    assert [[hit.chunk.index for hit in hits] for hits in one.retrieve(["dog", "cat"])] == [[0], [0]]
+    empty = Retriever(VectorIndex.build(np.empty((0, embedder.dim), np.float32)), [], embedder)
+    assert empty.retrieve(["cat"]) == [[]]

@@ -149,6 +149,30 @@ def test_a_flipped_byte_is_found(copy: Path, name: str) -> None:
             minimemo.open(copy).verify()
 
 
+@pytest.mark.parametrize("name", ["chunks.json", "index.bin"])
+def test_a_flipped_byte_is_found_by_asking(copy: Path, name: str) -> None:
+    """A damaged vector once went unnoticed: only `verify` looked at index.bin's checksum. No model is loaded for it."""
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(MemoError, match=rf"{name}: damaged \(checksum\)"):
+        minimemo.open(copy, model="no-such-model", embedder="no-such-model").ask("Who?", "rag")
+
+
+def test_a_flipped_byte_of_the_memory_is_found_by_asking(copy: Path, tiny_models: TinyModels) -> None:
+    """Every block's checksum is looked at when it is read; nothing is answered from a damaged one."""
+    path = copy / "memory.bin"
+    content = bytearray(path.read_bytes())
+    for at in range(100, len(content) - 100, len(content) // 7):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x10
+        path.write_bytes(damaged)
+        memo = minimemo.open(copy, model=tiny_models.decoder, embedder=tiny_models.embedder)
+        with pytest.raises(MemoError, match=r"memory\.bin"):
+            memo.ask("Who?", "memory")
+
+
 @pytest.mark.parametrize("name", ["chunks.json", "index.bin", "memory.bin", "manifest.json"])
 def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
     path = copy / name
@@ -175,6 +199,9 @@ def test_a_document_past_the_context_is_refused_by_how_much(tiny_models: TinyMod
     long = minimemo.Document.of("Hello world. " * 2000, "long.txt")
     with pytest.raises(InputError, match=r"long.txt: \d+ tokens, \d+ more than this model's context leaves"):
         minimemo.build(long, tmp_path / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    endless = minimemo.Document.of("Hello world. " * 200_000, "endless.txt")  # judged by its beginning
+    with pytest.raises(InputError, match=r"endless.txt: about \d+ tokens, about \d+ more than this model's context"):
+        minimemo.build(endless, tmp_path / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,8 +18,8 @@ def test_english_prompts_rendered():
     )
     assert ENGLISH.answer.format(passages="[1] It rained.", question="Did it?", not_found=ENGLISH.not_found) == (
         "Answer the question from the passages. Write only the answer, nothing else. If they do not say, write: "
-        "Not found.\n\nPassages:\n\n[1] It rained.\n\nAnswer the question from the passages above. Write only the "
-        "answer, nothing else.\n\nQuestion: Did it?\nAnswer:"
+        "Not found.\n\nPassages:\n\n[1] It rained.\n\nAnswer the question with a short phrase copied from the "
+        "passages above. Write only the answer, nothing else.\n\nQuestion: Did it?\nAnswer:"
     )
 
 
@@ -29,7 +29,7 @@ def test_chinese_prompts_rendered():
     )
     assert CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found) == (
         "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：未提及。\n\n段落：\n\n[1] 下雨了。\n\n"
-        "根据上面的段落回答问题，只写答案，不写别的。\n\n问题：下雨了吗？\n答案："
+        "用上面段落中的原文短语回答问题，只写答案，不写别的。\n\n问题：下雨了吗？\n答案："
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LABEL = "[{number}] "  # how passages are numbered in a prompt
 SEPARATOR = "\n\n"
+_VOTERS = 3  # clues share one vote; with fewer than this many, each has no more than one of three
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +24,34 @@ class Query:
     text: str
 
 
-def rank_passages(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], lead: int = 1) -> tuple[Passage, ...]:
+def rank_passages(
+    queries: Sequence[Query], hits: Sequence[Sequence[Hit]], lead: int = 1, stand_out: float = 0.0
+) -> tuple[Passage, ...]:
     """The union of all hits (one list a query, best first), best passage first.
 
-    Order: what the `lead` first queries rank first (the question's, so that no clue can push it out); then by the
-    best score over queries; then by how many queries found it. A passage keeps that score and the kinds that found it.
+    A passage weighs the mean of what the `lead` first queries score it and the mean of what the others do: what one
+    clue alone finds weighs little, what all find as much as what the question finds. Left out are passages below
+    `stand_out` (0 to 1) times the best weight, but for those that stand out among a leading query's own hits, and a
+    leading query's first hit comes before all others: no clue can push them out. A passage keeps its best score and
+    the kinds that found it.
     """
     found: dict[tuple[int, int], list[tuple[Hit, str]]] = {}
-    for query, query_hits in zip(queries, hits, strict=True):
+    weights: dict[tuple[int, int], float] = {}
+    first: set[tuple[int, int]] = set()
+    kept: set[tuple[int, int]] = set()
+    for number, (query, query_hits) in enumerate(zip(queries, hits, strict=True)):
+        share = 1 / lead if number < lead else 1 / max(_VOTERS, len(queries) - lead)
         for hit in query_hits:
-            found.setdefault((hit.chunk.start, hit.chunk.end), []).append((hit, query.kind))
-    first = {(hit.chunk.start, hit.chunk.end) for query_hits in hits[:lead] for hit in query_hits[:1]}
-
-    def order(span: tuple[int, int]) -> tuple[bool, float, int, int]:
-        entries = found[span]
-        return (span not in first, -max(hit.score for hit, _ in entries), -len(entries), span[0])
-
-    return tuple(_passage(found[span]) for span in sorted(found, key=order))
+            span = (hit.chunk.start, hit.chunk.end)
+            found.setdefault(span, []).append((hit, query.kind))
+            weights[span] = weights.get(span, 0.0) + share * hit.score
+            if number < lead and hit.score >= stand_out * query_hits[0].score:
+                kept.add(span)
+        if number < lead:
+            first.update((hit.chunk.start, hit.chunk.end) for hit in query_hits[:1])
+    floor = stand_out * max(weights.values(), default=0.0)
+    shown = [span for span in found if span in kept or weights[span] >= floor]
+    return tuple(_passage(found[span]) for span in sorted(shown, key=lambda s: (s not in first, -weights[s], s[0])))
 
 
 def _passage(entries: Sequence[tuple[Hit, str]]) -> Passage:

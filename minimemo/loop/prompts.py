@@ -107,8 +107,8 @@ ENGLISH = Prompts(
     ),
     answer=(
         "Answer the question from the passages. Write only the answer, nothing else. If they do not say, write: "
-        "{not_found}.\n\nPassages:\n\n{passages}\n\nAnswer the question from the passages above. Write only the "
-        "answer, nothing else.\n\nQuestion: {question}\nAnswer:"
+        "{not_found}.\n\nPassages:\n\n{passages}\n\nAnswer the question with a short phrase copied from the passages "
+        "above. Write only the answer, nothing else.\n\nQuestion: {question}\nAnswer:"
     ),
     draft_passage="The answer might be: {draft}",
     not_found="Not found",
@@ -139,7 +139,7 @@ CHINESE = Prompts(
     memory_answer=("\n\n---\n根据上面的文档回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案："),
     answer=(
         "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
-        "根据上面的段落回答问题，只写答案，不写别的。\n\n问题：{question}\n答案："
+        "用上面段落中的原文短语回答问题，只写答案，不写别的。\n\n问题：{question}\n答案："
     ),
     draft_passage="答案可能是：{draft}",
     not_found="未提及",

@@ -31,6 +31,9 @@ class Settings:
     summary_evidence_tokens: int = 3000  # passages of a summary
     question_hits: int = 3  # passages that the question retrieves
     clue_hits: int = 3  # passages that each clue retrieves
+    # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
+    # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
+    stand_out: float = 0.75
     use_draft: bool = True  # draft an answer from memory, search with it, and show it beside the passages
 
     def memory_room(self, max_tokens: int = 256) -> int:

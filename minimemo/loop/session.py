@@ -127,7 +127,8 @@ class Session:
         queries = [Query("question", run.question)]
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
         queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
-        return (yield from self._from_evidence(run, Found(clues, draft, self._search(queries, run.meter, lead=1))))
+        ranked = self._search(queries, run.meter, lead=1, stand_out=self.settings.stand_out)
+        return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
 
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
@@ -150,7 +151,8 @@ class Session:
         prompts = self._prompts[run.language]
         clues, _ = self._recollect(("point",), run)
         queries = [Query(clue.kind, clue.text) for clue in clues] or [Query("summary", prompts.summary_query)]
-        ranked = self._search(queries, run.meter, lead=len(queries))  # the best of each point before the second of any
+        # the best of each point before the second of any, and as many as fit: a summary wants breadth
+        ranked = self._search(queries, run.meter, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
@@ -169,13 +171,13 @@ class Session:
         max_tokens = self.settings.point_tokens if "point" in kinds else self.settings.clue_tokens
         return self._recollection.clues(kinds, run, max_tokens)
 
-    def _search(self, queries: Sequence[Query], meter: Meter, lead: int) -> tuple[Passage, ...]:
-        """The union of what the queries find, best first; the first hits of the `lead` first queries before all."""
+    def _search(self, queries: Sequence[Query], meter: Meter, lead: int, stand_out: float) -> tuple[Passage, ...]:
+        """What the queries find, best first; see `rank_passages`."""
         settings = self.settings
         with meter.stage("retrieve"):
             hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
             limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
-            return rank_passages(queries, [found[:k] for found, k in zip(hits, limits, strict=True)], lead)
+            return rank_passages(queries, [found[:k] for found, k in zip(hits, limits, strict=True)], lead, stand_out)
 
     def _fit(
         self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]

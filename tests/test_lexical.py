@@ -1,0 +1,68 @@
+"""BM25 against its formula, terms of several scripts, and the fusion of rankings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from minimemo.retrieval.fusion import fuse, standard_scores
+from minimemo.retrieval.lexical import K1, B, LexicalIndex, terms
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The LIGHT, of 1852!", ["the", "light", "of", "1852"]),
+        ("灯塔是1852年点亮的", ["灯塔", "塔是", "1852", "年点", "点亮", "亮的"]),
+        ("在 a_b", ["在", "a", "b"]),
+        ("ＡＢＣ Straße", ["abc", "strasse"]),
+        ("東京タワーへ", ["東京", "京タ", "タワ", "ワー", "ーへ"]),
+        ("서울 탑", ["서울", "탑"]),
+        ("é e\u0301", ["é", "é"]),
+        (" …!", []),
+    ],
+)
+def test_terms(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+def test_scores_are_the_formula_s() -> None:
+    texts = ["a b b c", "b d", "e e e e e e", ""]
+    index = LexicalIndex(texts)
+    mean = (4 + 2 + 6 + 0) / 4
+
+    def weight(count: int, length: int, holders: int) -> float:
+        idf = math.log(1 + (4 - holders + 0.5) / (holders + 0.5))
+        return idf * count * (K1 + 1) / (count + K1 * (1 - B + B * length / mean))
+
+    expected = [weight(2, 4, 2) + weight(1, 4, 1), weight(1, 2, 2), 0, 0]
+    np.testing.assert_allclose(index.scores("b C x b"), expected, rtol=1e-6)
+    np.testing.assert_array_equal(index.scores("none of them"), np.zeros(4))
+    assert LexicalIndex([]).scores("a").shape == (0,)
+    np.testing.assert_array_equal(LexicalIndex(["", ""]).scores("a"), np.zeros(2))
+
+
+def test_standard_scores() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.8, 0.02, (3, 97)).astype(np.float32)
+    scores[1] = 0.7  # nothing stands out
+    found = standard_scores(scores)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[[0, 2]].mean(axis=1), 0, atol=1e-4)
+    np.testing.assert_allclose(found[[0, 2]].std(axis=1), 1, rtol=1e-4)
+    np.testing.assert_array_equal(found[1], np.zeros(97))
+
+
+def test_fusion_hears_who_stands_out() -> None:
+    """A ranking without an opinion changes nothing; scale and offset of a ranking do not count, its weight does."""
+    vectors = np.array([[0.81, 0.82, 0.80, 0.79]], np.float32)
+    words = np.array([[9.0, 0.0, 0.0, 0.0]], np.float32)
+    silent = np.zeros((1, 4), np.float32)
+    assert fuse([vectors, silent], [0.6, 0.4]).argmax() == 1
+    assert fuse([vectors, words], [0.6, 0.4]).argmax() == 0
+    assert fuse([vectors, words], [0.9, 0.1]).argmax() == 1
+    np.testing.assert_allclose(
+        fuse([vectors * 10 + 3, words], [0.6, 0.4]), fuse([vectors, words], [0.6, 0.4]), atol=1e-4
+    )
