@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 5
+_ABI = 6
 _VARIANTS = ("portable", "avx2", "avx512", "avx512bf16")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -164,6 +164,23 @@ def packed_linear(
     return out
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (..., C) to unit root mean square, times weight (C,), on the caller's thread. Raises ValueError for others than
+    float32 on the CPU. arXiv 1910.07467."""
+    _check(weight, "weight", torch.float32, 1)
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != weight.shape[0]:
+        raise ValueError(
+            f"x is {x.dtype} {tuple(x.shape)} on {x.device.type}, expected float32 (..., {weight.shape[0]})"
+        )
+    rows, weight = x.contiguous(), weight.contiguous()
+    out, columns = torch.empty_like(rows), weight.shape[0]
+    library = _library()
+    library.minimemo_rms_norm(
+        library.variant, rows.data_ptr(), weight.data_ptr(), eps, rows.numel() // columns, columns, out.data_ptr()
+    )
+    return out
+
+
 def expand_rows(matrix: PackedMatrix, ids: Tensor, *, threads: int | None = None) -> Tensor:
     """Rows ids (...) int64 of a matrix of one part -> (..., in) float32, code * scale + offset. Raises IndexError."""
     _one_part(matrix)
@@ -232,6 +249,7 @@ class _Library(ctypes.CDLL):
                 [c_int, POINTER(pointer), c_int, pointer, integer, pointer, pointer, c_int, c_int],
             ),
             "attention": (None, [c_int, pointer, c_int]),
+            "rms_norm": (None, [c_int, pointer, pointer, c_float, integer, integer, pointer]),
             "stack": (c_int, [c_int, pointer, pointer]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }

@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 5;        // counts changes of the functions below
+constexpr int kAbi = 6;        // counts changes of the functions below
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
 }  // namespace
@@ -125,4 +125,12 @@ EXPORT void minimemo_attention(int variant, const Attention* a, int threads) {
 // Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
 EXPORT int minimemo_stack(int variant, const StackModel* model, const StackCall* call) {
   return run_stack(*runnable(variant), *model, *call) ? 0 : 1;
+}
+
+// out (rows, columns) = x (rows, columns) to unit root mean square, times weight.
+EXPORT void minimemo_rms_norm(int variant, const float* x, const float* weight, float eps, int64_t rows, int64_t columns,
+                              float* out) {
+  const Kernels& kernels = *runnable(variant);
+  for (int64_t row = 0; row < rows; row++)
+    kernels.rms_norm(x + row * columns, weight, eps, columns, out + row * columns);
 }

@@ -32,7 +32,7 @@ Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int cou
     // A quarter of a thread's share, 32 to 256 KiB of codes: neighbouring reads for the prefetcher (two threads, GB/s:
     // 26 in pieces of 16 KiB, 33 of 64, 35 of 256), yet enough pieces to even out threads that are disturbed.
     const int64_t codes = std::max<int64_t>(codes_bytes(part.h), 1), share = codes / (4 * std::max(threads, 1));
-    part.chunk = std::max<int64_t>(1, std::clamp<int64_t>(share, 32768, 262144) * tiles_of(part.h) / codes);
+    part.chunk = std::max<int64_t>(1, std::clamp<int64_t>(share, 32768, 131072) * tiles_of(part.h) / codes);
     part.first_chunk = chunks_;
     chunks_ += (tiles_of(part.h) + part.chunk - 1) / part.chunk;
     (kernels.meets_bytes(part.h.bits) ? bytes_ : words_) = true;

@@ -42,7 +42,8 @@ class Sampler:
         """logits (rows, V) float32 -> one token id a row."""
         settings = self._sampling
         if settings.temperature == 0:
-            return logits.argmax(dim=-1).tolist()
+            # numpy: torch's own would wake a team of threads that then spins on the cores of the next step's products.
+            return logits.cpu().numpy().argmax(axis=-1).tolist()
         scaled, order = (logits.cpu() / settings.temperature).sort(dim=-1, descending=True, stable=True)
         if settings.top_k:
             scaled[:, settings.top_k :] = float("-inf")

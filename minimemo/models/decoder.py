@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, rms_norm
+from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, native, rms_norm
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, Projection
 from minimemo.models.rope import RopeTable
@@ -130,7 +130,8 @@ class Decoder:
             x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
-        return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
+        norm = native.rms_norm if self._stack is not None else rms_norm
+        return self.weights.head(norm(x, self.weights.norm, self.config.norm_eps)).float()
 
     def _layers(
         self,

@@ -40,19 +40,32 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
 
 
 class RopeTable:
-    """cos and sin for any positions. Full and windowed layers may rotate differently: two kinds at most."""
+    """cos and sin for any positions. Full and windowed layers may rotate differently: two kinds at most.
+
+    Computed once for all positions up to the largest asked for, and looked up: a decoding step asks for a row or two.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         kinds = [config.rope, *([config.local_rope] if config.local_rope else [])]
         self._inverse = [inverse_frequencies(rope, config.head_dim) for rope in kinds]
         self._factor = [rope.attention_factor for rope in kinds]
+        self._known: list[tuple[Tensor, Tensor]] = []  # (cos, sin), each (positions, D), of every kind
         self.kind: Sequence[int] = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
 
     def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,)."""
+        """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,), none of them negative."""
+        end = int(positions.max()) + 1 if len(positions) else 0
+        if not self._known or len(self._known[0][0]) < end or self._known[0][0].device != positions.device:
+            self._known = self._compute(
+                max(end, 2048, 2 * len(self._known[0][0]) if self._known else 0), positions.device
+            )
+        return [(cosines[positions], sines[positions]) for cosines, sines in self._known]
+
+    def _compute(self, end: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         found = []
+        positions = torch.arange(end, device=device, dtype=torch.float32)
         for inverse, factor in zip(self._inverse, self._factor, strict=True):
-            angles = positions.to(torch.float32)[:, None] * inverse.to(positions.device)
+            angles = positions[:, None] * inverse.to(device)
             angles = torch.cat((angles, angles), dim=-1)
             found.append((angles.cos() * factor, angles.sin() * factor))
         return found
