@@ -36,21 +36,26 @@ def attention(
     query_positions: Tensor | None = None,
     key_start: int = 0,
     window: int | None = None,
+    sinks: int = 0,
+    soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Grouped-query attention with the log-sum-exp of each row.
 
     q (H, N, D); k, v (G, T, D), key j at position key_start + j. `query_positions` (N,) None: every query sees every
-    key; otherwise a query at position p sees keys at positions p - window < j <= p.
+    key; otherwise a query at position p sees keys at positions p - window < j <= p, and those of the first `sinks`
+    positions that precede it (arXiv 2309.17453). soft_cap: scores become cap * tanh(score / cap) (arXiv 2408.00118).
     Returns out (H, N, D) and lse (H, N); a query that sees nothing gives zeros and -inf.
     """
     group = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
     scores = q @ k.transpose(-1, -2) * scale
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
     if query_positions is not None:
         keys = torch.arange(k.shape[1], device=q.device) + key_start
         seen = keys[None, :] <= query_positions[:, None]
         if window is not None:
-            seen &= keys[None, :] > query_positions[:, None] - window
+            seen &= (keys[None, :] > query_positions[:, None] - window) | (keys[None, :] < sinks)
         scores = scores.masked_fill(~seen, float("-inf"))
     lse = torch.logsumexp(scores, dim=-1)
     weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()

@@ -1,0 +1,67 @@
+"""The launches that aot.py compiles: every kernel in each dtype, head dim and bit width that models use.
+
+Tensors are on torch's meta device: shapes, dtypes and strides without memory. Launches come from the launchers
+themselves, so block sizes and compiled-in constants are those of a real run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .triton_attention import dense_plan, tail_launch
+from .triton_launch import Launch
+from .triton_merge import merge_parts_launch, merge_two_launch, new_parts, new_result
+from .triton_rule import Rule
+
+_SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """products: whether the kernel multiplies matrices, so that its code must hold tensor core instructions."""
+
+    name: str
+    launch: Launch
+    products: bool
+
+
+def cases() -> list[Case]:
+    """Every case, in a fixed order."""
+    return [*_attention_cases(), *_merge_cases()]
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _attention_cases() -> Iterator[Case]:
+    positions = _meta(512, dtype=torch.int64)
+    causal, everything = Rule(0.1, positions, 0, None, 0, None), Rule(0.1, None, 0, None, 0, None)
+    for dim in (64, 80, 96, 128, 256):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32) if dim == 128 else (torch.bfloat16,):
+            label, products = f"{_SHORT[dtype]} D={dim}", dtype != torch.float32
+            q, k = _meta(16, 512, dim, dtype=dtype), _meta(4, 8192, dim, dtype=dtype)
+            yield Case(f"prefill {label}", dense_plan(q, k, k, causal, 1).launches[0], products)
+            plan = dense_plan(q[:, :3], k, k, everything, 32)
+            yield Case(f"decode {label}", plan.launches[0], products)
+    q, k = _meta(16, 512, 128), _meta(4, 8192, 128)
+    rule = Rule(0.1, positions, 0, 1024, 4, 30.0)
+    yield Case("prefill window sinks cap fp16 D=128", dense_plan(q, k, k, rule, 1).launches[0], True)
+    tail = _meta(3, 4, 256, 128)
+    plan = dense_plan(q[:, :3], k, k, everything, 32, extra=1)
+    starts, lengths = _meta(4, dtype=torch.int32), _meta(3, dtype=torch.int32)
+    launch = tail_launch(q[:, :3], tail, tail, starts, lengths, 1, 8192, everything, plan.part(32))
+    yield Case("tails fp16 D=128", launch, True)
+
+
+def _merge_cases() -> Iterator[Case]:
+    for dim in (64, 256):
+        q = _meta(16, 3, dim, dtype=torch.bfloat16)
+        out, lse = new_result(q)
+        yield Case(f"merge parts bf16 D={dim}", merge_parts_launch(*new_parts(q, 32), out, lse), False)
+    yield Case("merge two bf16 D=256", merge_two_launch(out, lse, out, lse, out, lse), False)
