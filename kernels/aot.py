@@ -1,4 +1,4 @@
-"""`python -m minimemo.kernels.aot [--json]`: compiles every Triton kernel for sm_80 and sm_90 on a machine without a GPU.
+"""`python -m minimemo.kernels.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
 
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
 and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
@@ -64,7 +64,7 @@ def _compile(name: str, target: int) -> Report:
     from .aot_cases import cases
 
     case = next(case for case in cases() if case.name == name)
-    signature, constants, attributes = specialize(case.launch)
+    signature, constants, attributes = specialize(case.launch, target)
     source = ASTSource(case.launch.kernel, signature, constants, attributes)
     options = {"num_warps": case.launch.num_warps, "num_stages": case.launch.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
@@ -77,7 +77,9 @@ def _compile(name: str, target: int) -> Report:
     return Report(name, f"sm_{target}", registers, spills, shared, limit, cores, ", ".join(problems))
 
 
-def specialize(launch: Any) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
+def specialize(
+    launch: Any, target: int
+) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
     """(signature, compiled-in values, attributes) that a JIT launch derives from its arguments: pointers aligned to 16
     bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
     import torch
@@ -89,8 +91,9 @@ def specialize(launch: Any) -> tuple[dict[str, str], dict[str, Any], dict[tuple[
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    compiled_in = launch.constants_for(target)
     for index, parameter in enumerate(launch.kernel.params):
-        value = launch.constants[parameter.name] if parameter.is_constexpr else launch.arguments[parameter.name]
+        value = compiled_in[parameter.name] if parameter.is_constexpr else launch.arguments[parameter.name]
         plain = isinstance(value, int) and not isinstance(value, bool)
         if parameter.is_constexpr or value is None or (plain and value == 1 and not parameter.do_not_specialize):
             signature[parameter.name], constants[parameter.name] = "constexpr", value

@@ -43,7 +43,7 @@ def _attention_cases() -> Iterator[Case]:
     positions = _meta(512, dtype=torch.int64)
     causal, everything = Rule(0.1, positions, 0, None, 0, None), Rule(0.1, None, 0, None, 0, None)
     for dim in (64, 80, 96, 128, 256):
-        for dtype in (torch.float16, torch.bfloat16, torch.float32) if dim == 128 else (torch.bfloat16,):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32) if dim >= 128 else (torch.bfloat16,):
             label, products = f"{_SHORT[dtype]} D={dim}", dtype != torch.float32
             q, k = _meta(16, 512, dim, dtype=dtype), _meta(4, 8192, dim, dtype=dtype)
             yield Case(f"prefill {label}", dense_plan(q, k, k, causal, 1).launches[0], products)

@@ -62,6 +62,45 @@ def attention(
     return weights @ v, lse
 
 
+def shared_prefix_attention(
+    q: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    tail_k: Tensor,
+    tail_v: Tensor,
+    row_starts: Tensor,
+    tail_lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    sinks: int = 0,
+    soft_cap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Each row of a batch over the prefix and its own tail, one row after the other.
+
+    q (H, N, D), row b's queries from row_starts[b] to row_starts[b + 1]; prefix_k, prefix_v (G, T, D) at positions
+    0 .. T - 1; tail_k, tail_v (B, G, S, D) at positions T on, of which the first tail_lengths[b] are meaningful and end
+    with the keys of row b's queries. Result as in `attention`.
+    """
+    starts, outs, lses = row_starts.tolist(), [], []
+    for row, length in enumerate(tail_lengths.tolist()):
+        first, last = starts[row], starts[row + 1]
+        end = prefix_k.shape[1] + length
+        out, lse = attention(
+            q[:, first:last],
+            torch.cat((prefix_k, tail_k[row, :, :length]), dim=1),
+            torch.cat((prefix_v, tail_v[row, :, :length]), dim=1),
+            scale=scale,
+            query_positions=torch.arange(end - (last - first), end, device=q.device),
+            window=window,
+            sinks=sinks,
+            soft_cap=soft_cap,
+        )
+        outs.append(out)
+        lses.append(lse)
+    return torch.cat(outs, dim=1), torch.cat(lses, dim=1)
+
+
 def merge_attention(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over the union of two disjoint key sets from the two parts. out (H, N, D), lse (H, N).
 

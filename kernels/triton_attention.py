@@ -17,7 +17,7 @@ from torch import Tensor
 from .triton_launch import Launch, check, widened
 from .triton_merge import Plan, new_parts, new_result, run_plan
 from .triton_online import finish, masked_block, online_softmax, scaled, seen, seen_blocks
-from .triton_rule import Rule, block_keys, block_rows, check_heads, shares_for, warps_for
+from .triton_rule import Rule, check_heads, shares_for, tiling
 
 _INT32 = (torch.int32,)
 
@@ -181,18 +181,11 @@ def _attend_launch(
     heads, _, dim = q.shape
     group = heads // kv_heads
     rows = queries * group
-    block_m = block_rows(rows, dim, q.dtype)
-    return Launch(
-        _attend,
-        (triton.cdiv(rows, block_m), kv_heads * batch, shares),
-        arguments,
-        constants
-        | {"HEADS": kv_heads, "GROUP": group, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
-        | {"BLOCK_M": block_m, "BLOCK_N": block_keys(dim, q.dtype), "SHARES": shares}
-        | {"WIDEN": widened(_attend, q.dtype)},
-        num_warps=warps_for(block_m, dim),
-        num_stages=2,
-    )
+    tiles = tiling(rows, dim, q.dtype)
+    blocks = tiles.pop("blocks")
+    constants |= {"HEADS": kv_heads, "GROUP": group, "D": dim, "SHARES": shares, "WIDEN": widened(_attend, q.dtype)}
+    grid = (triton.cdiv(rows, blocks["BLOCK_M"]), kv_heads * batch, shares)
+    return Launch(_attend, grid, arguments, constants | blocks, **tiles)
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "key_start", "window", "sinks"])
@@ -225,7 +218,7 @@ def _attend(
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D)[None, :]
-    at = query_head[:, None].to(tl.int64) * stride_qh + token[:, None].to(tl.int64) * stride_qn + dims[None, :]
+    at = query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
     queries_block = tl.load(q + at, mask=inside, other=0.0)
     if WIDEN:
         queries_block = queries_block.to(tl.float32)
@@ -252,7 +245,7 @@ def _attend(
         )  # fmt: skip
 
     factor, row_lse = finish(largest, total)
-    at = query_head[:, None].to(tl.int64) * stride_oh + token[:, None].to(tl.int64) * stride_on + dims[None, :]
+    at = query_head[:, None] * stride_oh + token[:, None] * stride_on + dims[None, :]
     out += share.to(tl.int64) * stride_op
     tl.store(out + at, (sums * factor[:, None]).to(out.dtype.element_ty), mask=inside)
     tl.store(lse + share.to(tl.int64) * stride_lp + query_head * stride_lh + token, row_lse, mask=valid)
@@ -267,12 +260,17 @@ def _visit(
     """One block of keys: scores, online softmax, weighted sum of values."""
     offsets = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
-    inside = (dims < D)[None, :] & (offsets >= 0)[:, None]
-    if MASKED:
-        inside = inside & (start + offsets < tokens)[:, None]
     start_wide = tl.cast(start, tl.int64)
-    keys = tl.load(k + start_wide * stride_kt + offsets[:, None] * stride_kt + dims[None, :], mask=inside, other=0.0)
-    values = tl.load(v + start_wide * stride_vt + offsets[:, None] * stride_vt + dims[None, :], mask=inside, other=0.0)
+    key_at = k + start_wide * stride_kt + offsets[:, None] * stride_kt + dims[None, :]
+    value_at = v + start_wide * stride_vt + offsets[:, None] * stride_vt + dims[None, :]
+    if MASKED:
+        inside = (start + offsets < tokens)[:, None] & (dims < D)[None, :]
+        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
+    elif D < BLOCK_D:
+        inside = (dims < D)[None, :]
+        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
+    else:
+        keys, values = tl.load(key_at), tl.load(value_at)
     if WIDEN:
         keys, values = keys.to(tl.float32), values.to(tl.float32)
     scores = scaled(tl.dot(queries, tl.trans(keys), input_precision="ieee"), scale, soft_cap, CAPPED)

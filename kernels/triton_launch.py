@@ -6,7 +6,9 @@ and makes a `Launch`; the kernel is pure. There is no autotuning: it needs a GPU
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +20,10 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """kernel over `grid`; `arguments` are run-time values, `constants` are compiled in."""
+    """kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
+
+    ampere: constants that differ on chips before compute capability 9, whose registers would spill.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
@@ -26,16 +31,26 @@ class Launch:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
+    ampere: Mapping[str, Any] = field(default_factory=dict)
+
+    def constants_for(self, capability: int) -> dict[str, Any]:
+        """What is compiled in for a chip, 80 or 90 say."""
+        return self.constants | (self.ampere if capability < 90 else {})
 
     def run(self) -> None:
         """Queues the kernel on the device of its tensors; nothing happens for an empty grid."""
         if not all(self.grid):
             return
-        tensors = (value for value in self.arguments.values() if isinstance(value, Tensor))
-        with torch.cuda.device_of(next(tensors)):
-            self.kernel[self.grid](
-                **self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages
-            )
+        tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
+        constants = self.constants_for(_capability(tensor.device.index) if tensor.is_cuda else 90)
+        with torch.cuda.device_of(tensor):
+            self.kernel[self.grid](**self.arguments, **constants, num_warps=self.num_warps, num_stages=self.num_stages)
+
+
+@lru_cache
+def _capability(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def widened(kernel: Any, dtype: torch.dtype) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -72,15 +73,21 @@ def shares_for(q: Tensor, k: Tensor) -> int:
 
 def block_rows(rows: int, dim: int, dtype: torch.dtype) -> int:
     """Query rows of a program: what a tensor core takes at once for few rows, as many as registers hold for many."""
-    most = 128 if dim <= 128 and dtype != torch.float32 else 64 if dtype != torch.float32 else 32
+    most = (128 if dim <= 128 else 64) if dtype != torch.float32 else (32 if dim <= 128 else 16)
     return min(most, max(16, triton.next_power_of_2(rows)))
 
 
-def block_keys(dim: int, dtype: torch.dtype) -> int:
-    if dtype == torch.float32:
-        return 32 if dim <= 128 else 16
-    return 64 if dim <= 128 else 32
-
-
-def warps_for(block_m: int, dim: int) -> int:
-    return 8 if block_m >= 128 or (block_m == 64 and dim > 128) else 4
+def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Block sizes, warps and stages of a `Launch`: the largest blocks that leave no register spilled (aot.py)."""
+    block_m, block_d = block_rows(rows, dim, dtype), max(16, triton.next_power_of_2(dim))
+    if dtype == torch.float32:  # products without tensor cores
+        block_n, warps = 16, 8 if block_m > 16 else 4
+    elif block_m == 16:  # bound by memory traffic: small tiles, many in flight
+        block_n, warps = 64 if dim <= 64 else 32, 4
+    else:
+        block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 128) else 4
+    ampere = {"BLOCK_N": 32} if block_m == block_d == 128 else {}
+    return {
+        "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
+        "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "ampere": ampere,
+    }  # fmt: skip
