@@ -15,6 +15,8 @@ from torch import Tensor
 from .triton_attention import dense_plan, tail_launch
 from .triton_launch import Launch
 from .triton_merge import merge_parts_launch, merge_two_launch, new_parts, new_result
+from .triton_pack import empty_packed, pack_launch, unpack_launch
+from .triton_packed import packed_plan
 from .triton_rule import Rule
 
 _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -32,7 +34,7 @@ class Case:
 
 def cases() -> list[Case]:
     """Every case, in a fixed order."""
-    return [*_attention_cases(), *_merge_cases()]
+    return [*_attention_cases(), *_merge_cases(), *_packed_cases()]
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -65,3 +67,21 @@ def _merge_cases() -> Iterator[Case]:
         out, lse = new_result(q)
         yield Case(f"merge parts bf16 D={dim}", merge_parts_launch(*new_parts(q, 32), out, lse), False)
     yield Case("merge two bf16 D=256", merge_two_launch(out, lse, out, lse, out, lse), False)
+
+
+def _packed_cases() -> Iterator[Case]:
+    positions = _meta(512, dtype=torch.int64)
+    causal, everything = Rule(0.1, positions, 0, None, 0, None), Rule(0.1, None, 0, None, 0, None)
+    for bits in (8, 4):
+        for dim in (64, 96, 128, 256):
+            label = f"{bits} bits bf16 D={dim}"
+            packed, q = empty_packed(4, 8192, dim, bits, "meta"), _meta(16, 512, dim, dtype=torch.bfloat16)
+            yield Case(f"packed prefill {label}", packed_plan(q, packed, causal, 1).launches[0], True)
+            yield Case(f"packed decode {label}", packed_plan(q[:, :3], packed, everything, 32).launches[0], True)
+        x, table = _meta(4, 512, 128, dtype=torch.bfloat16), _meta(512, 128, dtype=torch.float32)
+        packed = empty_packed(4, 8192, 128, bits, "meta")
+        launch = pack_launch(x, x, packed, 64, (table, table), _meta(2, 4, 8, dtype=torch.int32))
+        yield Case(f"rope and pack {bits} bits bf16 D=128", launch, False)
+        yield Case(
+            f"unpack {bits} bits bf16 D=128", unpack_launch(packed, _meta(4, 8192, 128), _meta(4, 8192, 128)), False
+        )
