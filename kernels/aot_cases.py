@@ -17,6 +17,7 @@ from .triton_launch import Launch
 from .triton_merge import merge_parts_launch, merge_two_launch, new_parts, new_result
 from .triton_pack import empty_packed, pack_launch, unpack_launch
 from .triton_packed import packed_plan
+from .triton_rope import Rotations, inverse_launch, store_launch
 from .triton_rule import Rule
 
 _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -34,7 +35,7 @@ class Case:
 
 def cases() -> list[Case]:
     """Every case, in a fixed order."""
-    return [*_attention_cases(), *_merge_cases(), *_packed_cases()]
+    return [*_attention_cases(), *_merge_cases(), *_packed_cases(), *_rope_cases()]
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -85,3 +86,29 @@ def _packed_cases() -> Iterator[Case]:
         yield Case(
             f"unpack {bits} bits bf16 D=128", unpack_launch(packed, _meta(4, 8192, 128), _meta(4, 8192, 128)), False
         )
+
+
+def _rope_cases() -> Iterator[Case]:
+    for dim in (64, 128, 256):
+        x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
+        cache = _meta(4, 8192, dim, dtype=torch.bfloat16)
+        yield Case(f"rope store bf16 D={dim}", store_launch(x, x, table, table, cache, cache, 100), False)
+        for bits, codes in ((0, torch.int8), (0, torch.int16), (4, torch.int8), (8, torch.int16)):
+            yield _inverse_case(dim, bits, codes, torch.float16)
+    yield _inverse_case(128, 0, torch.int16, torch.float32)
+
+
+def _inverse_case(dim: int, bits: int, codes: torch.dtype, basis: torch.dtype) -> Case:
+    layers, heads, tokens, kept = 24, 2, 256, 512
+    width, tables = layers * heads * dim, _meta(2, tokens, dim, dtype=torch.float32)
+    rotations = Rotations(tables, tables, _meta(layers, dtype=torch.int32))
+    place: dict = {"dense": _meta(layers, heads, 8192, dim, dtype=torch.bfloat16)}
+    if bits:
+        refused = _meta(layers * heads, 4, dtype=torch.int32)
+        place = {"packed": (empty_packed(layers * heads, 8192, dim, bits, "meta"), False, refused)}
+    launch = inverse_launch(
+        _meta(tokens, kept, dtype=codes), 0.1, _meta(kept, width, dtype=basis), _meta(width, dtype=torch.float32),
+        _meta(layers, dtype=torch.float32), rotations, 64, **place,
+    )  # fmt: skip
+    name = f"inverse {str(codes)[6:]} {_SHORT[basis]} to {f'{bits} bits' if bits else 'bf16'} D={dim}"
+    return Case(name, launch, basis != torch.float32)

@@ -29,6 +29,27 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def inverse_transform(
+    codes: Tensor,
+    step: float,
+    basis: Tensor,
+    mean: Tensor,
+    layer_scale: Tensor,
+    kv_heads: int,
+    rotations: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """(codes * step @ basis + mean) * layer_scale, rotated -> (L, G, n, D), in basis's dtype.
+
+    codes (n, A), basis (A, L * G * D), mean (L * G * D,), layer_scale (L,); rotations: cos, sin (L, n, D), for keys.
+    """
+    layers, tokens = layer_scale.shape[0], codes.shape[0]
+    x = codes.to(basis.dtype) * step @ basis + mean.to(basis.dtype)
+    x = x.view(tokens, layers, kv_heads, -1).permute(1, 2, 0, 3) * layer_scale.to(basis.dtype)[:, None, None, None]
+    if rotations is None:
+        return x
+    return apply_rope(x, *(table.to(basis.dtype)[:, None] for table in rotations))
+
+
 def attention(
     q: Tensor,
     k: Tensor,

@@ -192,7 +192,7 @@ def as_float(codes):
 def _quantized(x, low, scale, TOP: tl.constexpr):
     """float32 -> uint8 codes against low and scale that broadcast."""
     safe = tl.where(scale == 0.0, 1.0, scale)
-    codes = tl.where(scale == 0.0, 0.0, tl.div_rn(x - low, safe + x * 0.0))
+    codes = tl.where(scale == 0.0, 0.0, tl.div_rn(x - low, tl.broadcast_to(safe, x.shape)))
     codes = tl.minimum(tl.maximum(codes, 0.0), TOP)
     return (codes + _ROUND - _ROUND).to(tl.uint8)
 
@@ -213,7 +213,7 @@ def _store_codes(codes, at, low, high, inside, D: tl.constexpr, BITS: tl.constex
 
 
 @triton.jit
-def _count_refused(low, high, inside):
+def count_refused(low, high, inside):
     """Numbers that float16 cannot hold, NaN among them."""
     bad = ((tl.abs(low) <= _LARGEST) == 0) | ((tl.abs(high) <= _LARGEST) == 0)
     return tl.sum(tl.sum((bad & inside).to(tl.int32), axis=1), axis=0)
@@ -281,10 +281,8 @@ def _pack(
     value_first = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     value_second = tl.load(at + D // 2, mask=inside, other=0.0).to(tl.float32)
     slot = head * tl.num_programs(0) + group
-    tl.store(refused + slot, _count_refused(key_first, key_second, inside))
-    tl.store(
-        refused + tl.num_programs(0) * tl.num_programs(1) + slot, _count_refused(value_first, value_second, inside)
-    )
+    tl.store(refused + slot, count_refused(key_first, key_second, inside))
+    tl.store(refused + tl.num_programs(0) * tl.num_programs(1) + slot, count_refused(value_first, value_second, inside))
     pack_tile(
         key_first, key_second, value_first, value_second, start + group * GROUP, head, dims, inside,
         key_codes, key_scale, key_low, value_codes, value_scale, value_low,

@@ -77,6 +77,7 @@ def packed_plan(q: Tensor, packed: PackedKV, rule: Rule, shares: int, extra: int
     parts, group = out.dim() == 4, q.shape[0] // kv_heads
     rows = q.shape[1] * group
     tiles = tiling(rows, dim, q.dtype)
+    tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
     blocks = tiles.pop("blocks") | {"BLOCK_D": half_block(dim)}
     launch = Launch(
         _attend_packed,
