@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .triton_attention import dense_plan, tail_launch
 from .triton_launch import Launch
+from .triton_matmul import QuantizedMatrix, matmul_launch
 from .triton_merge import merge_parts_launch, merge_two_launch, new_parts, new_result
+from .triton_norm import gate_launch, norm_launch
 from .triton_pack import empty_packed, pack_launch, unpack_launch
 from .triton_packed import packed_plan
 from .triton_rope import Rotations, inverse_launch, store_launch
@@ -35,7 +37,7 @@ class Case:
 
 def cases() -> list[Case]:
     """Every case, in a fixed order."""
-    return [*_attention_cases(), *_merge_cases(), *_packed_cases(), *_rope_cases()]
+    return [*_attention_cases(), *_merge_cases(), *_packed_cases(), *_rope_cases(), *_row_cases()]
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -112,3 +114,19 @@ def _inverse_case(dim: int, bits: int, codes: torch.dtype, basis: torch.dtype) -
     )  # fmt: skip
     name = f"inverse {str(codes)[6:]} {_SHORT[basis]} to {f'{bits} bits' if bits else 'bf16'} D={dim}"
     return Case(name, launch, basis != torch.float32)
+
+
+def _row_cases() -> Iterator[Case]:
+    for width in (896, 4096, 16384):
+        x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
+        yield Case(f"rms norm bf16 C={width}", norm_launch(x, None, weight, 1e-6, x, None), False)
+        yield Case(f"add and rms norm bf16 C={width}", norm_launch(x, x, weight, 1e-6, x, x), False)
+    for activation in ("silu", "gelu_tanh"):
+        gate_up, out = _meta(512, 9728, dtype=torch.bfloat16), _meta(512, 4864, dtype=torch.bfloat16)
+        yield Case(f"{activation} bf16", gate_launch(gate_up, activation, out), False)
+    for bits, codes in ((8, torch.int8), (4, torch.uint8)):
+        for outputs, columns, group in ((896, 4864, 32), (4864, 896, 64), (151936, 896, 128)):
+            grid = _meta(outputs, columns // group)
+            matrix = QuantizedMatrix(bits, _meta(outputs, columns * bits // 8, dtype=codes), grid, grid)
+            x, out = _meta(3, columns, dtype=torch.bfloat16), _meta(3, outputs, dtype=torch.bfloat16)
+            yield Case(f"matmul {bits} bits bf16 out={outputs} g{group}", matmul_launch(x, matrix, None, out), True)
