@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .triton_launch import Launch, check, widened
 from .triton_merge import Plan, new_parts, new_result, run_plan
-from .triton_online import finish, masked_block, online_softmax, scaled, seen, seen_blocks
+from .triton_online import finish, masked_block, online_softmax, query_index, scaled, seen, seen_blocks
 from .triton_rule import Rule, check_heads, shares_for, tiling
 
 _INT32 = (torch.int32,)
@@ -28,7 +28,7 @@ def attention(
     v: Tensor,
     *,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_start: int = 0,
     window: int | None = None,
     sinks: int = 0,
@@ -49,7 +49,7 @@ def prefill_attention(
     v: Tensor,
     *,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_start: int = 0,
     window: int | None = None,
     sinks: int = 0,
@@ -66,7 +66,7 @@ def decode_attention(
     v: Tensor,
     *,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_start: int = 0,
     window: int | None = None,
     sinks: int = 0,
@@ -89,7 +89,7 @@ def shared_prefix_attention(
     *,
     longest: int,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     window: int | None = None,
     sinks: int = 0,
     soft_cap: float | None = None,
@@ -110,22 +110,25 @@ def shared_prefix_attention(
 
 def dense_plan(q: Tensor, k: Tensor, v: Tensor, rule: Rule, shares: int, extra: int = 0) -> Plan:
     """Attention in `shares` shares; `extra` more parts are left for others to fill."""
+    out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
+    return Plan((dense_launch(q, k, v, rule, shares, out, lse),), out, lse)
+
+
+def dense_launch(q: Tensor, k: Tensor, v: Tensor, rule: Rule, shares: int, out: Tensor, lse: Tensor) -> Launch:
+    """Into out (H, N, D), lse (H, N) for one share, or the first `shares` parts of (parts, H, N, D), (parts, H, N)."""
     check("k", k, (None, None, q.shape[-1]), (q.dtype,), q)
     check("v", v, tuple(k.shape), (q.dtype,), q)
     check_heads(q, k.shape[0], k.shape[2])
     rule.check(q)
     if shares < 1:
         raise ValueError(f"shares: {shares}, expected 1 or more")
-    out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
     kv_heads, tokens, _ = k.shape
     arguments = {
-        "q": q, "k": k, "v": v, "out": out, "lse": lse, "positions": rule.query_positions,
-        "row_starts": None, "tail_lengths": None, "queries": q.shape[1], "tokens": tokens,
-        **_strides(q, k, v, out, lse), "stride_kb": 0, "stride_vb": 0, **rule.arguments(),
+        "q": q, "k": k, "v": v, "out": out, "lse": lse, "row_starts": None, "tail_lengths": None,
+        "queries": q.shape[1], "tokens": tokens, **_strides(q, k, v, out, lse), "stride_kb": 0, "stride_vb": 0,
+        **rule.arguments(),
     }  # fmt: skip
-    causal = rule.query_positions is not None
-    launch = _attend_launch(q, kv_heads, q.shape[1], shares, 1, arguments, rule.constants() | {"CAUSAL": causal})
-    return Plan((launch,), out, lse)
+    return _attend_launch(q, kv_heads, q.shape[1], shares, 1, arguments, rule.constants())
 
 
 def tail_launch(
@@ -150,11 +153,11 @@ def tail_launch(
         raise ValueError(f"longest: {longest}, expected 1 to {q.shape[1]}, the number of queries")
     out, lse = part
     arguments = {
-        "q": q, "k": tail_k, "v": tail_v, "out": out, "lse": lse, "positions": None,
+        "q": q, "k": tail_k, "v": tail_v, "out": out, "lse": lse,
         "row_starts": row_starts, "tail_lengths": tail_lengths, "queries": q.shape[1], "tokens": tokens,
         **_strides(q, tail_k[0], tail_v[0], out, lse),
         "stride_kb": tail_k.stride(0), "stride_vb": tail_v.stride(0),
-        **rule.arguments(), "key_start": prefix_tokens,
+        **rule.arguments(), "positions": None, "key_start": prefix_tokens,
     }  # fmt: skip
     return _attend_launch(q, kv_heads, longest, 1, batch, arguments, rule.constants() | {"CAUSAL": True})
 
@@ -188,9 +191,9 @@ def _attend_launch(
     return Launch(_attend, grid, arguments, constants | blocks, **tiles)
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "key_start", "window", "sinks"])
+@triton.jit(do_not_specialize=["queries", "tokens", "first_position", "key_start", "window", "sinks"])
 def _attend(
-    q, k, v, out, lse, positions, row_starts, tail_lengths, queries, tokens,
+    q, k, v, out, lse, positions, first_position, row_starts, tail_lengths, queries, tokens,
     stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
     stride_lh, stride_kb, stride_vb, key_start, window, sinks, scale, soft_cap,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -214,7 +217,7 @@ def _attend(
         valid = token < queries
         index = token
         if CAUSAL:
-            index = (tl.load(positions + token, mask=valid, other=0) - key_start).to(tl.int32)
+            index = query_index(positions, first_position, token, valid, key_start)
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D)[None, :]

@@ -126,7 +126,8 @@ def _merge_parts(
         part = tl.load(base + index.to(tl.int64) * stride_lp, mask=index < count, other=float("-inf"))
         weights = tl.exp(part - finite)
         at = index[:, None].to(tl.int64) * stride_pp + head * stride_ph + token * D + dims[None, :]
-        values = tl.load(parts + at, mask=(index < count)[:, None] & (dims < D)[None, :], other=0.0)
+        # A part that saw nothing may never have been written: what lies there is no number to multiply by zero.
+        values = tl.load(parts + at, mask=(weights > 0.0)[:, None] & (dims < D)[None, :], other=0.0)
         sums += tl.sum(values * weights[:, None], axis=0)
         total += tl.sum(weights, axis=0)
     merged = sums / tl.where(total == 0.0, 1.0, total)

@@ -15,6 +15,14 @@ _FAR = tl.constexpr(1 << 30)
 
 
 @triton.jit
+def query_index(positions, first_position, token, valid, key_start):
+    """Key index that each query token sits at: of its own position, or counted on from the first one's."""
+    if positions is not None:
+        return (tl.load(positions + token, mask=valid, other=0) - key_start).to(tl.int32)
+    return token + (first_position - key_start)
+
+
+@triton.jit
 def seen_blocks(
     index, valid, tokens, sink_end, window, share,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr, SHARES: tl.constexpr,

@@ -15,7 +15,7 @@ from .packed import PACK_GROUP, PackedKV
 from .triton_attention import tail_launch
 from .triton_launch import Launch, widened
 from .triton_merge import Plan, new_parts, new_result, run_plan
-from .triton_online import finish, masked_block, online_softmax, scaled, seen, seen_blocks
+from .triton_online import finish, masked_block, online_softmax, query_index, scaled, seen, seen_blocks
 from .triton_pack import check_packed, half_block, load_codes, packed_arguments
 from .triton_rule import Rule, check_heads, shares_for, tiling
 
@@ -25,7 +25,7 @@ def packed_attention(
     packed: PackedKV,
     *,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_start: int = 0,
     window: int | None = None,
     sinks: int = 0,
@@ -50,7 +50,7 @@ def packed_shared_prefix_attention(
     *,
     longest: int,
     scale: float,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     window: int | None = None,
     sinks: int = 0,
     soft_cap: float | None = None,
@@ -66,6 +66,12 @@ def packed_shared_prefix_attention(
 
 def packed_plan(q: Tensor, packed: PackedKV, rule: Rule, shares: int, extra: int = 0) -> Plan:
     """Attention in `shares` shares; `extra` more parts are left for others to fill."""
+    out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
+    return Plan((packed_launch(q, packed, rule, shares, out, lse),), out, lse)
+
+
+def packed_launch(q: Tensor, packed: PackedKV, rule: Rule, shares: int, out: Tensor, lse: Tensor) -> Launch:
+    """Into out (H, N, D), lse (H, N) for one share, or the first `shares` parts of (parts, H, N, D), (parts, H, N)."""
     check_packed(packed, q)
     kv_heads, tokens, _ = packed.key_codes.shape
     dim = packed.key_scale.shape[2]
@@ -73,33 +79,32 @@ def packed_plan(q: Tensor, packed: PackedKV, rule: Rule, shares: int, extra: int
     rule.check(q)
     if shares < 1:
         raise ValueError(f"shares: {shares}, expected 1 or more")
-    out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
     parts, group = out.dim() == 4, q.shape[0] // kv_heads
     rows = q.shape[1] * group
     tiles = tiling(rows, dim, q.dtype)
     tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
     blocks = tiles.pop("blocks") | {"BLOCK_D": half_block(dim)}
-    launch = Launch(
+    return Launch(
         _attend_packed,
         (triton.cdiv(rows, blocks["BLOCK_M"]), kv_heads, shares),
         {
-            "q": q, **packed_arguments(packed), "out": out, "lse": lse, "positions": rule.query_positions,
+            "q": q, **packed_arguments(packed), "out": out, "lse": lse,
             "queries": q.shape[1], "tokens": tokens, "stride_qh": q.stride(0), "stride_qn": q.stride(1),
             "stride_op": out.stride(0) if parts else 0, "stride_oh": out.stride(-3), "stride_on": out.stride(-2),
             "stride_lp": lse.stride(0) if parts else 0, "stride_lh": lse.stride(-2), **rule.arguments(),
         },
         rule.constants()
-        | {"CAUSAL": rule.query_positions is not None, "SHARES": shares, "WIDEN": widened(_attend_packed, q.dtype)}
+        | {"SHARES": shares, "WIDEN": widened(_attend_packed, q.dtype)}
         | {"GROUP": group, "D": dim, "BITS": packed.bits, "PACK": PACK_GROUP}
         | blocks,
         **tiles,
     )  # fmt: skip
-    return Plan((launch,), out, lse)
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "key_start", "window", "sinks"])
+@triton.jit(do_not_specialize=["queries", "tokens", "first_position", "key_start", "window", "sinks"])
 def _attend_packed(
-    q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, positions, queries, tokens,
+    q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, positions, first_position, queries,
+    tokens,
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
     stride_lp, stride_lh, key_start, window, sinks, scale, soft_cap,
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -113,7 +118,7 @@ def _attend_packed(
     valid = token < queries
     index = token
     if CAUSAL:
-        index = (tl.load(positions + token, mask=valid, other=0) - key_start).to(tl.int32)
+        index = query_index(positions, first_position, token, valid, key_start)
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D // 2)[None, :]

@@ -21,14 +21,14 @@ class Rule:
     """Which keys a query sees, and how a score is made of q . k (arguments of `reference.attention`)."""
 
     scale: float
-    query_positions: Tensor | None
+    query_positions: Tensor | int | None  # an integer: of the first query, the others follow
     key_start: int
     window: int | None
     sinks: int
     soft_cap: float | None
 
     def check(self, q: Tensor) -> None:
-        if self.query_positions is not None:
+        if isinstance(self.query_positions, Tensor):
             check("query_positions", self.query_positions, (q.shape[1],), (torch.int64, torch.int32), q)
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: {self.window}, expected 1 or more, or None")
@@ -40,8 +40,10 @@ class Rule:
             raise ValueError(f"soft_cap: {self.soft_cap}, expected a positive number or None")
 
     def arguments(self) -> dict[str, Tensor | int | float | None]:
-        """The kernel's, but for `positions`."""
+        positions = self.query_positions
         return {
+            "positions": positions if isinstance(positions, Tensor) else None,
+            "first_position": positions if isinstance(positions, int) else 0,
             "key_start": self.key_start,
             "window": self.window or 0,
             "sinks": self.sinks,
@@ -50,7 +52,11 @@ class Rule:
         }
 
     def constants(self) -> dict[str, bool]:
-        return {"WINDOWED": self.window is not None, "CAPPED": self.soft_cap is not None}
+        return {
+            "CAUSAL": self.query_positions is not None,
+            "WINDOWED": self.window is not None,
+            "CAPPED": self.soft_cap is not None,
+        }
 
 
 def check_heads(q: Tensor, kv_heads: int, dim: int) -> None:

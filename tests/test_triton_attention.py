@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,11 @@ from torch import Tensor
 from minimemo.kernels import reference
 from minimemo.kernels import triton_attention as kernels
 from minimemo.kernels.triton_merge import merge_attention
+from minimemo.kernels.triton_pack import pack_kv, unpack_kv
+from minimemo.kernels.triton_sources import attend, sources_plan
 
-from .triton_device import DEVICE, DTYPES, assert_attention, random
+from .helpers import assert_close
+from .triton_device import DEVICE, DTYPES, SUMS, assert_attention, random
 
 # heads, kv heads, queries, keys, head dim: groups of 1, 2, 4, 7, 8; no keys, one, one past a block.
 SHAPES = [
@@ -98,6 +103,55 @@ def test_shared_prefix(counts: list[int], dtype: torch.dtype) -> None:
         )
         wide = (tensor.double() for tensor in arguments)
         assert_attention(found, reference.shared_prefix_attention(*wide, starts, lengths, scale=0.2, **rule))
+
+
+@dataclass
+class Source:
+    keys: Tensor
+    values: Tensor
+    first: int
+    count: int
+    last_seen: int | None = None
+    window: int | None = None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("counts", [[1, 1, 1], [4, 0, 9]])
+def test_sources(counts: list[int], packed: bool) -> None:
+    """A memory for all rows and a tail for each: the same as each row over the memory and its own tail."""
+    q, k, v = _inputs((4, 2, sum(counts) + 1, 640, 64), torch.float32)
+    sources: list = [Source(k, v, 0, sum(counts))]
+    if packed:
+        sources = [(pack_kv(k, v, 8), sources[0])]
+        k, v = unpack_kv(sources[0][0])
+    expected_out = torch.zeros_like(q).double()
+    first = 0
+    for row, count in enumerate(counts):
+        tail = 12 + row
+        tail_k, tail_v = random(2, tail, 64, seed=5 + row), random(2, tail, 64, seed=8 + row)
+        sources.append(Source(tail_k, tail_v, first, count, tail - count, window=9))
+        span = slice(first, first + count)
+        parts = (
+            _expected(q[:, span], k, v, scale=0.2),
+            _expected(
+                q[:, span],
+                tail_k,
+                tail_v,
+                scale=0.2,
+                window=9,
+                query_positions=torch.arange(count, device=DEVICE) + tail - count,
+            ),
+        )
+        expected_out[:, span] = reference.merge_attention(*parts[0], *parts[1])[0]
+        first += count
+    assert len(sources_plan(q, sources, 0.2).out) == 3  # two shares of the memory, all tails side by side
+    out = attend(q, sources, 0.2)
+    assert_close(out, expected_out, within=SUMS)
+    assert not out[:, -1].any()  # a token without a source
+    alone = attend(q, [Source(tail_k, tail_v, 0, q.shape[1])], 0.2)
+    assert_close(alone, _expected(q, tail_k, tail_v, scale=0.2)[0], within=SUMS)
+    with pytest.raises(ValueError, match=r"source: query tokens 1 \.\. 99 of"):
+        attend(q, [Source(tail_k, tail_v, 1, 99)], 0.2)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
