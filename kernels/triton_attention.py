@@ -186,7 +186,7 @@ def _attend_launch(
     rows = queries * group
     tiles = tiling(rows, dim, q.dtype)
     blocks = tiles.pop("blocks")
-    constants |= {"HEADS": kv_heads, "GROUP": group, "D": dim, "SHARES": shares, "WIDEN": widened(_attend, q.dtype)}
+    constants |= {"HEADS": kv_heads, "GROUP": group, "D": dim, "WIDEN": widened(_attend, q.dtype)}
     grid = (triton.cdiv(rows, blocks["BLOCK_M"]), kv_heads * batch, shares)
     return Launch(_attend, grid, arguments, constants | blocks, **tiles)
 
@@ -197,7 +197,7 @@ def _attend(
     stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
     stride_lh, stride_kb, stride_vb, key_start, window, sinks, scale, soft_cap,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, SHARES: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):  # fmt: skip
     """A block of query rows (axis 0) of one kv head, and one row of a batch (axis 1), over a share of keys (axis 2)."""
@@ -230,7 +230,7 @@ def _attend(
 
     sink_end = tl.maximum(sinks - key_start, 0)
     full_from, full_to, sink_blocks, head_from, head_blocks, tail_from, masked = seen_blocks(
-        index, valid, tokens, sink_end, window, share, CAUSAL, WINDOWED, BLOCK_N, SHARES
+        index, valid, tokens, sink_end, window, share, tl.num_programs(2), CAUSAL, WINDOWED, BLOCK_N
     )
     sums = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)

@@ -24,8 +24,8 @@ def query_index(positions, first_position, token, valid, key_start):
 
 @triton.jit
 def seen_blocks(
-    index, valid, tokens, sink_end, window, share,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr, SHARES: tl.constexpr,
+    index, valid, tokens, sink_end, window, share, shares,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The key blocks that this share of these rows visits, as (full_from, full_to, sinks, head_from, head, tail_from,
     masked): every row sees blocks full_from .. full_to - 1 whole; `masked` others need a mask (`masked_block`).
@@ -44,7 +44,7 @@ def seen_blocks(
             begin = tl.minimum(tl.maximum(lowest - window + 1, 0), end)
             full_begin = tl.maximum(highest - window + 1, 0)
     first, last = begin // BLOCK_N, tl.cdiv(end, BLOCK_N)
-    length = tl.cdiv(last - first, SHARES)
+    length = tl.cdiv(last - first, shares)
     block_from = tl.minimum(first + share * length, last)
     block_to = tl.minimum(block_from + length, last)
     sinks = 0

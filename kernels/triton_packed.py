@@ -94,7 +94,7 @@ def packed_launch(q: Tensor, packed: PackedKV, rule: Rule, shares: int, out: Ten
             "stride_lp": lse.stride(0) if parts else 0, "stride_lh": lse.stride(-2), **rule.arguments(),
         },
         rule.constants()
-        | {"SHARES": shares, "WIDEN": widened(_attend_packed, q.dtype)}
+        | {"WIDEN": widened(_attend_packed, q.dtype)}
         | {"GROUP": group, "D": dim, "BITS": packed.bits, "PACK": PACK_GROUP}
         | blocks,
         **tiles,
@@ -108,7 +108,7 @@ def _attend_packed(
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
     stride_lp, stride_lh, key_start, window, sinks, scale, soft_cap,
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SHARES: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
@@ -136,7 +136,7 @@ def _attend_packed(
 
     sink_end = tl.maximum(sinks - key_start, 0)
     full_from, full_to, sink_blocks, head_from, head_blocks, tail_from, masked = seen_blocks(
-        index, valid, tokens, sink_end, window, share, CAUSAL, WINDOWED, BLOCK_N, SHARES
+        index, valid, tokens, sink_end, window, share, tl.num_programs(2), CAUSAL, WINDOWED, BLOCK_N
     )
     sums_first = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     sums_second = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)

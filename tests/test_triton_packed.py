@@ -66,17 +66,21 @@ def test_ties_round_to_even() -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "rows", "dim"), [(2, 33, 64), (7, 1, 80), (4, 3, 96)])
+@pytest.mark.parametrize(("heads", "rows", "dim"), [(2, 17, 64), (7, 1, 80), (4, 3, 96)])
 def test_attention(heads: int, rows: int, dim: int, dtype: torch.dtype, bits: int) -> None:
     """Against attention over the unpacked numbers, rounded to the queries' dtype as the kernel rounds them."""
     packed = kernels.pack_kv(*_keys_values(1, 128, dim), bits)
     q = random(heads, rows, dim, dtype=dtype, seed=3)
     k, v = (x.to(dtype).double().to(DEVICE) for x in reference.unpack_kv(_on_cpu(packed)))
     ends = torch.arange(rows, device=DEVICE) + 50
-    for rule in (dict(), dict(query_positions=ends), dict(query_positions=ends + 40, window=30, sinks=3, soft_cap=9.0)):
+    # Positions as a tensor, and as the first of consecutive ones.
+    rules = (dict(), dict(query_positions=ends), dict(query_positions=ends + 40, window=30, sinks=3, soft_cap=9.0))
+    for number, rule in enumerate(rules):
+        given = rule | dict(query_positions=50) if number == 1 else rule
         for shares in (1, 3):
-            found = packed_attention(q, packed, scale=0.1, shares=shares, **rule)
-            assert_attention(found, reference.attention(q.double(), k, v, scale=0.1, **rule), f"{rule} {shares}")
+            found = packed_attention(q, packed, scale=0.1, shares=shares, **given)
+            expected = reference.attention(q.double(), k, v, scale=0.1, **rule)
+            assert_attention(found, expected, f"{rule} {shares}")
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -73,7 +73,7 @@ def _expected(arguments: dict, cos: Tensor, sin: Tensor, kinds: Tensor) -> Tenso
 
 @pytest.mark.parametrize("basis", DTYPES)
 @pytest.mark.parametrize("codes", [torch.int8, torch.int16])
-@pytest.mark.parametrize(("n", "kept", "dim"), [(1, 5, 22), (33, 97, 64), (65, 32, 80)])
+@pytest.mark.parametrize(("n", "kept", "dim"), [(1, 33, 22), (17, 97, 64), (65, 5, 80)])
 def test_inverse_transform(n: int, kept: int, dim: int, codes: torch.dtype, basis: torch.dtype) -> None:
     """int16 codes beyond what float16 or bfloat16 hold exactly are multiplied without loss."""
     arguments = _transform(n, kept, dim, codes, basis)
