@@ -1,0 +1,138 @@
+"""Products of 1 to 16 rows with a quantized matrix on a GPU: codes of 8 or 4 bits, scales a group of columns.
+
+With few rows the matrix's bytes decide, so codes are widened in registers and multiplied on tensor cores: sums are
+taken over one group, in float32, then scaled, so that the codes enter the product exactly. A group may have an offset.
+At 4 bits byte i of a group of columns holds column i in its low half and column i + group/2 in its high half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .triton_launch import FLOATS, Launch, check, widened
+
+MAX_ROWS = 16
+_GROUPS = (32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedMatrix:
+    """weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit codes 0 .. 15."""
+
+    bits: int  # 8 or 4
+    codes: Tensor  # (out, in) int8, or (out, in / 2) uint8
+    scales: Tensor  # (out, in / group) float16
+    offsets: Tensor | None  # like scales
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1] * 8 // self.bits
+
+
+def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
+    """codes (out, in) int8, scales and offsets (out, in / group) float16, group 32, 64 or 128 -> the kernel's layout.
+
+    Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
+    rounded to float16. Raises ValueError naming what does not fit.
+    """
+    check("codes", codes, (None, None), (torch.int8,))
+    rows, columns = codes.shape
+    check("scales", scales, (rows, None), (torch.float16,), codes)
+    group = columns // max(scales.shape[1], 1)
+    if group not in _GROUPS or group * scales.shape[1] != columns:
+        raise ValueError(f"scales: {scales.shape[1]} groups of {columns} columns, expected groups of 32, 64 or 128")
+    if offsets is not None:
+        check("offsets", offsets, tuple(scales.shape), (torch.float16,), codes)
+        offsets = offsets.contiguous()
+    if bits == 8:
+        return QuantizedMatrix(8, codes.contiguous(), scales.contiguous(), offsets)
+    if bits != 4:
+        raise ValueError(f"bits: {bits}, expected 8 or 4")
+    least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if least < 0:
+        if least < -8 or most > 7:
+            raise ValueError(f"codes: from {least} to {most}, expected -8 to 7 or 0 to 15")
+        codes = codes + 8
+        shift = -8 * scales.float()
+        offsets = (shift if offsets is None else offsets.float() + shift).half()
+    elif most > 15:
+        raise ValueError(f"codes: from {least} to {most}, expected -8 to 7 or 0 to 15")
+    low, high = codes.view(rows, -1, 2, group // 2).to(torch.uint8).unbind(2)
+    return QuantizedMatrix(4, (low | high << 4).reshape(rows, -1), scales.contiguous(), offsets)
+
+
+def quantized_matmul(x: Tensor, matrix: QuantizedMatrix, bias: Tensor | None = None) -> Tensor:
+    """x (1 .. 16 rows, in) times the matrix's transpose, plus bias (out,) -> (rows, out), in x's dtype."""
+    out = torch.empty((x.shape[0], matrix.shape[0]), dtype=x.dtype, device=x.device)
+    matmul_launch(x, matrix, bias, out).run()
+    return out
+
+
+def matmul_launch(x: Tensor, matrix: QuantizedMatrix, bias: Tensor | None, out: Tensor) -> Launch:
+    outputs, columns = matrix.shape
+    check("x", x, (None, columns), FLOATS, matrix.codes)
+    rows = x.shape[0]
+    if rows > MAX_ROWS:
+        raise ValueError(f"x: {rows} rows, expected at most {MAX_ROWS}")
+    if bias is not None:
+        check("bias", bias, (outputs,), (x.dtype,), x)
+    block = 64 if outputs >= 8192 else 32 if outputs >= 4096 else 16  # enough programs for a GPU's processors
+    return Launch(
+        _matmul,
+        (triton.cdiv(outputs, block),),
+        {
+            "x": x, "codes": matrix.codes, "scales": matrix.scales, "offsets": matrix.offsets, "bias": bias, "out": out,
+            "rows": rows, "outputs": outputs, "groups": matrix.scales.shape[1], "stride_x": x.stride(0),
+        },
+        {
+            "GROUP": columns // max(matrix.scales.shape[1], 1), "BITS": matrix.bits, "BLOCK_M": MAX_ROWS,
+            "BLOCK_N": block, "WIDEN": widened(_matmul, x.dtype),
+        },
+        num_warps=4 if block >= 32 else 2,
+        num_stages=4,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows", "outputs"])
+def _matmul(
+    x, codes, scales, offsets, bias, out, rows, outputs, groups, stride_x,
+    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_N outputs of all rows."""
+    HALF: tl.constexpr = GROUP // 2
+    BYTES: tl.constexpr = GROUP * BITS // 8
+    row, output = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    column = tl.arange(0, HALF)
+    here, there = row < rows, output < outputs
+    wide = output.to(tl.int64)
+    x_at = x + row[:, None].to(tl.int64) * stride_x + column[None, :]
+    code_at = codes + wide[:, None] * (groups * BYTES) + column[None, :]
+    grid_at = wide * groups
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for group in range(0, groups):
+        first = tl.load(x_at + group * GROUP, mask=here[:, None], other=0.0)
+        second = tl.load(x_at + group * GROUP + HALF, mask=here[:, None], other=0.0)
+        if WIDEN:
+            first, second = first.to(tl.float32), second.to(tl.float32)
+        low = tl.load(code_at + group * BYTES, mask=there[:, None], other=0)
+        if BITS == 4:
+            high = low >> 4
+            low = low & 15
+        else:
+            high = tl.load(code_at + group * BYTES + HALF, mask=there[:, None], other=0)
+        part = tl.dot(first, tl.trans(low.to(first.dtype)), input_precision="ieee")
+        part = tl.dot(second, tl.trans(high.to(first.dtype)), part, input_precision="ieee")
+        sums += part * tl.load(scales + grid_at + group, mask=there, other=0.0).to(tl.float32)[None, :]
+        if offsets is not None:
+            total = tl.sum(first.to(tl.float32), axis=1) + tl.sum(second.to(tl.float32), axis=1)
+            offset = tl.load(offsets + grid_at + group, mask=there, other=0.0).to(tl.float32)
+            sums += total[:, None] * offset[None, :]
+    if bias is not None:
+        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
+    at = row[:, None].to(tl.int64) * outputs + output[None, :]
+    tl.store(out + at, sums.to(out.dtype.element_ty), mask=here[:, None] & there[None, :])

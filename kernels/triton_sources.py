@@ -1,0 +1,94 @@
+"""Attention of a pass over several sources of keys on a GPU: a shared memory, the rows' own tails, in one merge.
+
+Each source is read once for all query tokens that attend to it, into parts that one kernel merges by log-sum-exp
+(arXiv 2402.05099). Nothing here waits for the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from .packed import PackedKV
+from .triton_attention import dense_launch
+from .triton_launch import Launch
+from .triton_merge import Plan, new_parts, new_result, run_plan
+from .triton_packed import packed_launch
+from .triton_rule import Rule, shares_for
+
+
+class KeySource(Protocol):
+    """Keys and values (G, T, D) that query tokens first .. first + count - 1 attend to.
+
+    last_seen: index of the last key that the first of them sees; each next one sees one more. None: all see all.
+    window: of the keys seen, only the last so many; needs last_seen.
+    """
+
+    @property
+    def keys(self) -> Tensor: ...
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def last_seen(self) -> int | None: ...
+    @property
+    def window(self) -> int | None: ...
+
+
+def attend(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]], scale: float) -> Tensor:
+    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
+
+    A source may come as (packed, source): its keys and values are then those of `packed`. Tokens without a source give
+    zeros. Raises ValueError naming what does not fit.
+    """
+    plan = sources_plan(q, sources, scale)
+    return run_plan(plan, q)[0]
+
+
+def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]], scale: float) -> Plan:
+    """Launches and the parts that they fill. Sources of one share whose tokens do not overlap fill the same part."""
+    wanted = []
+    for entry in sources:
+        packed, source = entry if isinstance(entry, tuple) else (None, entry)
+        if not 0 <= source.first <= source.first + source.count <= q.shape[1]:
+            last = source.first + source.count - 1
+            raise ValueError(f"source: query tokens {source.first} .. {last} of {q.shape[1]}")
+        span = slice(source.first, source.first + source.count)
+        wanted.append((packed, source, span, shares_for(q[:, span], packed.key_codes if packed else source.keys)))
+    if len(wanted) == 1 and wanted[0][1].count == q.shape[1] and wanted[0][3] == 1:
+        packed, source, _, shares = wanted[0]
+        out, lse = new_result(q)
+        return Plan((_launch(q, packed, source, scale, shares, out, lse),), out, lse)
+    places, taken = [], []  # taken: for each part the spans that fill it
+    for _, _, span, shares in wanted:
+        at = next((i for i, spans in enumerate(taken) if shares == 1 and _apart(span, spans)), len(taken))
+        if at == len(taken):
+            taken.extend([] for _ in range(shares))
+        for part in taken[at : at + shares]:
+            part.append(span)
+        places.append(at)
+    out, lse = new_parts(q, max(len(taken), 1))
+    lse.fill_(float("-inf"))
+    launches = tuple(
+        _launch(q[:, span], packed, source, scale, shares, out[at:, :, span], lse[at:, :, span])
+        for (packed, source, span, shares), at in zip(wanted, places, strict=True)
+    )
+    return Plan(launches, out, lse)
+
+
+def _launch(
+    q: Tensor, packed: PackedKV | None, source: KeySource, scale: float, shares: int, out: Tensor, lse: Tensor
+) -> Launch:
+    rule = Rule(scale, source.last_seen, 0, source.window, 0, None)
+    if packed is not None:
+        return packed_launch(q, packed, rule, shares, out, lse)
+    return dense_launch(q, source.keys, source.values, rule, shares, out, lse)
+
+
+def _apart(span: slice, others: Sequence[slice]) -> bool:
+    return all(span.stop <= other.start or other.stop <= span.start for other in others)
