@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -44,9 +45,38 @@ def _native_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:
         return "runs on the CPU only"
     if q.dtype != torch.float32:
         return "takes float32 queries only"
-    if any(source.keys.dtype not in native_attention.DTYPES for source in sources):
+    if any(source.keys.dtype not in (torch.float32, torch.bfloat16) for source in sources):
         return "takes float32 and bfloat16 keys only"
+    windows = {source.window for source in sources}
+    if len(windows) > 1 or (windows != {None} and any(source.last_seen is None for source in sources)):
+        return "takes one window for all sources, and positions with it"
     return native.unavailable()
+
+
+def _run_native(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+    """As segments whose first keys lie where each token's position, N on, says that it sees just so many of them."""
+    far = 1 << 40
+    segments = []
+    for source in sources:
+        seen = far if source.last_seen is None else source.last_seen
+        start = far + source.first - seen if source.last_seen is not None else 0
+        rows = (source.first, source.first + source.count)
+        segments.append(native_attention.DenseSegment(source.keys, source.values, start, rows))
+    positions = torch.arange(far, far + q.shape[1])
+    window = sources[0].window if sources else None
+    return native_attention.segment_attention(q, segments, scale=scale, query_positions=positions, window=window)[0]
+
+
+def _triton_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:
+    if q.device.type != "cuda":
+        return "runs on a GPU only"
+    return None if find_spec("triton") else "triton is not installed; pip install 'minimemo[gpu]'"
+
+
+def _run_triton(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+    from .triton_sources import attend as on_gpu
+
+    return on_gpu(q, sources, scale)
 
 
 def _run_torch(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
@@ -68,8 +98,7 @@ def _run_torch(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
 
 
 CANDIDATES = (
-    Candidate(
-        "native", _native_refuses, lambda q, sources, scale: native_attention.attention(q, sources, scale=scale)[0]
-    ),
+    Candidate("triton", _triton_refuses, _run_triton),
+    Candidate("native", _native_refuses, _run_native),
     Candidate("torch", lambda q, sources: None, _run_torch),
 )

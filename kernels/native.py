@@ -6,7 +6,7 @@ the largest of its 32 neighbours, sums code * integer in integers inside a group
 column order. A row gives the same bits whatever the other rows, the number of threads, and the instruction set.
 
 The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it
-cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512, avx512bf16) picks a variant.
+cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 6
-_VARIANTS = ("portable", "avx2", "avx512", "avx512bf16")  # by number, best last
+_ABI = 7
+_VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
 
@@ -248,9 +248,12 @@ class _Library(ctypes.CDLL):
                 c_int,
                 [c_int, POINTER(pointer), c_int, pointer, integer, pointer, pointer, c_int, c_int],
             ),
-            "attention": (None, [c_int, pointer, c_int]),
+            "attention_variant": (c_char_p, [c_int]),
+            "attention": (c_int, [c_int, pointer, integer, c_int]),
+            "pack_kv": (c_int, [pointer, pointer, c_int, integer, c_int, c_int]),
+            "unpack_kv": (None, [pointer, c_int, c_int, pointer, pointer, c_int]),
             "rms_norm": (None, [c_int, pointer, pointer, c_float, integer, integer, pointer]),
-            "stack": (c_int, [c_int, pointer, pointer]),
+            "stack": (c_int, [c_int, c_int, pointer, pointer]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():

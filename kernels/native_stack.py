@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .native import PackedMatrix, _library
+from .native_attention import attention_variant
 
 _GATES = ("silu", "gelu_tanh")
 _CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -176,7 +177,9 @@ class Stack:
             *(len(rows), None if raw_keys is None else raw_keys.data_ptr(), exact, threads or torch.get_num_threads()),
         )
         library = _library()
-        if library.minimemo_stack(library.variant, ctypes.byref(self._model), ctypes.byref(call)):
+        if library.minimemo_stack(
+            library.variant, attention_variant(library.variant), ctypes.byref(self._model), ctypes.byref(call)
+        ):
             raise MemoryError("no memory for the activations")
 
     def _cache(self, cache: Cache, count: int) -> _Cache:

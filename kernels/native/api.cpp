@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 6;        // counts changes of the functions below
+constexpr int kAbi = 7;        // counts changes of the functions below
 constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
 }  // namespace
@@ -25,7 +25,6 @@ const Kernels* runnable(int variant) {
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")
                ? avx512_kernels()
                : nullptr;
-  if (variant == 3) return runnable(2) && __builtin_cpu_supports("avx512bf16") ? avx512bf16_kernels() : nullptr;
 #endif
   return variant == 0 ? portable_kernels() : nullptr;
 }
@@ -39,7 +38,7 @@ EXPORT int minimemo_abi() { return kAbi; }
 // Before anything else; `parallel` as in threads.h.
 EXPORT void minimemo_start(void* parallel) { start_threads(parallel); }
 
-// The name of variant 0 .. 3 if this processor runs it, else null.
+// The name of variant 0, 1, 2 if this processor runs it, else null.
 EXPORT const char* minimemo_variant(int variant) {
   const Kernels* kernels = runnable(variant);
   return kernels ? kernels->name : nullptr;
@@ -117,14 +116,9 @@ EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* i
   });
 }
 
-// out and lse of `a` (attention.h). Every pointer and stride is the caller's word.
-EXPORT void minimemo_attention(int variant, const Attention* a, int threads) {
-  attention(*runnable(variant), *a, a->tokens > kFewTokens ? Work::kLong : Work::kShort, threads);
-}
-
 // Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
-EXPORT int minimemo_stack(int variant, const StackModel* model, const StackCall* call) {
-  return run_stack(*runnable(variant), *model, *call) ? 0 : 1;
+EXPORT int minimemo_stack(int variant, int attention_variant, const StackModel* model, const StackCall* call) {
+  return run_stack(*runnable(variant), *attention_kernels(attention_variant), *model, *call) ? 0 : 1;
 }
 
 // out (rows, columns) = x (rows, columns) to unit root mean square, times weight.

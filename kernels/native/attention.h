@@ -1,59 +1,117 @@
-// Attention of a few or many query tokens over one kv head: what api.cpp and the kernels share.
+// Attention over dense and packed keys and values, for a chunk of queries or a single one: what a caller fills in, how
+// it is divided into pieces, and the functions of each variant.
+//
+//   Attention job{...};                                  // queries, segments of keys, where results go
+//   const AttentionPlan plan = plan_attention(job);      // may be done again each step: it costs next to nothing
+//   job.workspace = ...;                                 // plan.workspace floats, 64-byte aligned; may be reused
+//   for_each(work, threads, plan.pieces, [&](int64_t i) { kernels.run(job, i); });
+//   if (plan.merges) for_each(work, threads, plan.merges, [&](int64_t i) { kernels.merge(job, i); });
+//
+// The division depends on shapes and positions alone, so the same bits come out of any number of threads.
+//
+// Letters: H query heads, G kv heads, N query rows, T keys, D head dim. The H / G query heads of a kv head are folded
+// into rows (row n, head h -> folded row n * group + h), so that keys are read once for all of them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace minimemo {
 
-// Query token i (0 .. tokens - 1) of head h (0 .. group - 1) is row i * group + h; all share one kv head.
-struct AttentionTask {
-  const float* q;  // (tokens, group, dim) by the strides below, in floats
-  int64_t q_token, q_head;
-  int tokens, group, dim;
-  const void* keys;  // (.., dim) of this kv head, floats or bfloat16, tokens one after the other
+constexpr int kKeys = 64;               // keys of one block; a group of packed keys
+constexpr int kMaxDim = 256;            // head dim
+constexpr int kMaxCells = 16384;        // folded rows * padded head dim of one piece: 64 KiB of float32 sums
+constexpr int kMaxSegments = 64;
+constexpr int64_t kNoWindow = INT64_MAX;
+
+enum Store : int32_t { kStoreFloat = 0, kStoreBfloat16 = 1, kStorePacked8 = 2, kStorePacked4 = 3 };
+
+// Keys and values that rows first_row .. last_row - 1 attend to. Tokens of a head follow each other without gaps.
+// Packed (kernels/packed.py): W = D bytes a token, or D / 2: byte i holds dim i in its low half, dim i + D/2 above.
+struct Segment {
+  int32_t store;
+  const void* keys;               // (G, T, D) elements, or (G, T, W) codes
   const void* values;
-  int bfloat16;
-  int64_t first_key, last_key;  // those to attend to
-  // Token i sees keys up to index `last_seen + i`, and of those the last `window`, where window > 0. Without a mask,
-  // last_seen is far behind the last key.
-  int64_t last_seen, window;
-  float scale;
-  float* out;  // (tokens, group, dim), normalized; zeros where nothing is seen
-  int64_t out_token, out_head;
-  float* lse;  // (tokens, group), or null: natural logarithm of the sum of exponentials; -inf where nothing is seen
-  int64_t lse_token, lse_head;
+  int64_t key_stride, value_stride;  // from one kv head to the next, in elements (dense) or bytes (packed)
+  const uint16_t* key_scale;      // packed only, half precision: (G, T / 64, D)
+  const uint16_t* key_low;
+  const uint16_t* value_scale;    // packed only, half precision: (G, T)
+  const uint16_t* value_low;
+  int64_t key_param_stride, value_param_stride;  // from one kv head to the next, in elements
+  int64_t tokens;                 // T; a multiple of 64 where packed
+  int64_t start;                  // position of key 0; counts only where the job has positions
+  int64_t first_row, last_row;
+
+  // Filled in by plan_attention: key ranges (splits) x row blocks x kv heads are the pieces.
+  int64_t first_key, last_key;    // keys that some row sees, from a multiple of 64 on
+  int64_t split_keys, splits;
+  int64_t row_block, row_blocks;
+  int64_t first_piece, first_partial;
 };
 
-// Keys and values of one kind: a sequence's own, or a memory that several share.
-struct AttentionSource {
-  const void* keys;    // (kv heads, .., dim), heads `head_stride` numbers apart
-  const void* values;
-  int64_t head_stride, keys_count;
-  int64_t first_token, tokens;  // the query tokens that attend to it
-  int64_t last_seen, window;    // as in AttentionTask, of the first of those tokens
-  int32_t bfloat16, reserved;
-};
-
-// All heads; each query token attends to the union of its sources.
 struct Attention {
-  const float* q;  // (tokens, heads, dim) by the strides below
-  int64_t q_token, q_head;
-  float* out;  // likewise
-  int64_t out_token, out_head;
-  float* lse;  // (heads, tokens), or null
-  const AttentionSource* source;
-  int64_t tokens;
-  int32_t sources, heads, kv_heads, dim;
-  float scale;
+  const float* q;                 // (H, N, D)
+  int64_t q_head, q_row;          // strides, in elements; D is contiguous
+  float* out;                     // (H, N, D)
+  int64_t out_head, out_row;
+  float* lse;                     // (H, N) log-sum-exp of the scaled scores, contiguous, or null
+  int32_t kv_heads, group, dim;
+  int64_t rows;                   // N
+  float scale;                    // > 0
+  const int64_t* positions;       // (N) of the queries, or null: every row sees every key of its segments
+  int64_t window;                 // a query at p sees p - window < key <= p; kNoWindow: no lower end
+  Segment* segments;
+  int32_t count;
+  float* workspace;
+  int64_t parts;                  // by plan_attention: sum of splits over segments; 1: pieces write results themselves
 };
 
-constexpr int kFewTokens = 16;   // query tokens up to which work is cut along the keys, not the tokens
-constexpr int kKeyBlock = 256;   // keys whose scores are held at once
+struct AttentionPlan {
+  int64_t pieces, merges;         // merges: 0 where pieces write results themselves
+  int64_t workspace;              // floats
+};
 
-// Bytes of scratch that a kernel needs for a task of so many rows.
-inline int64_t attention_scratch(int64_t rows, int dim) {
-  const int64_t wide = (int64_t(dim) + 63) / 64 * 64;
-  return 4 * (2 * rows * wide + 4 * rows + 2 * kKeyBlock * wide + 2 * 16 * (kKeyBlock + 64)) + 4096;
+// Results of a row that sees no key: zeros, and lse -inf.
+AttentionPlan plan_attention(Attention& job);
+
+constexpr int64_t kMergeRows = 8;  // folded rows of one merge
+
+struct AttentionKernels {
+  const char* name;
+  void (*run)(const Attention& job, int64_t piece);
+  void (*merge)(const Attention& job, int64_t index);
+};
+
+const AttentionKernels* portable_attention();
+const AttentionKernels* avx2_attention();        // these three: null where not compiled in
+const AttentionKernels* avx512_attention();      // F, BW, VL, VNNI
+const AttentionKernels* avx512bf16_attention();  // and BF16
+
+// Compilers that know AVX512-BF16; others leave that variant out.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
+#define MINIMEMO_BFLOAT16 1
+#endif
+
+// The best that this processor runs among variants 0 .. `most` (portable, avx2, avx512, avx512bf16).
+const AttentionKernels* attention_kernels(int most);
+
+// Keys low .. high - 1 of a segment are what row `row` sees.
+inline void seen_keys(const Attention& job, const Segment& s, int64_t row, int64_t* low, int64_t* high) {
+  *low = 0, *high = s.tokens;
+  if (!job.positions) return;
+  const int64_t past = job.positions[row] - s.start;
+  if (past < s.tokens) *high = past < 0 ? 0 : past + 1;
+  if (past >= job.window) *low = past - job.window + 1;
 }
+
+// One group of 64 tokens of one kv head: number `group` of the dense segment `from` -> number `to_group` of the packed
+// segment `to`. Returns 0, or 1 (keys) or 2 (values) where numbers are not finite or beyond half precision.
+int pack_group(const Segment& from, const Segment& to, int head, int64_t group, int64_t to_group, int dim);
+// Back: keys and values (64, D).
+void unpack_group(const Segment& from, int head, int64_t group, int dim, float* keys, float* values);
+
+inline int padded_dim(int dim) { return (dim + 15) / 16 * 16; }
+// One partial result: sums of a folded row (padded dim), its largest scaled score in powers of two, its sum of weights.
+inline int64_t partial_floats(int dim) { return padded_dim(dim) + 16; }
 
 }  // namespace minimemo

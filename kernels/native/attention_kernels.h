@@ -1,399 +1,227 @@
-// Attention, written once over the operations of simd_*.h. Flash style (arXiv 2205.14135): keys and values are taken in
-// blocks; a block is laid out anew for the multiplications once and then serves all query rows of its kv head, so that
-// heads which share it (arXiv 2305.13245) read it once. Softmax is computed in float32, online (arXiv 1805.02867).
+// A piece of attention, written once over the vectors of simd_*.h and compiled once an instruction set: blocks of 64
+// keys are laid out once for products and met by all folded rows of the piece, with the softmax of arXiv 1805.02867
+// and arXiv 2205.14135. Weights are powers of two: the scores' factor holds log2(e).
 //
-// Both products are C (rows, columns) += A (rows, depth) B (depth, columns): for the scores, columns are keys and depth is
-// the head dim; for the output, columns are dims and depth is keys. B lies in panels of kColumns vectors, (depth, panel).
-// A lane holds one float, or two neighbouring bfloat16 along the depth where the machine multiplies those.
+// A row's numbers depend on its own query and keys and on how plan_attention cuts the keys, not on threads.
+// No templates of the standard library here (kernels.h says why).
 #pragma once
 
-#include <cstring>
-
-#include "attention.h"
-#include "vector_math.h"
+#include "attention_float.h"
 
 namespace minimemo {
 namespace {
 
-constexpr int kPer = kPairs ? 2 : 1;              // numbers along the depth in a lane
-constexpr int kPanel = kColumnVectors * kLanes;   // columns of a panel
-static_assert(kKeyBlock % (2 * kLanes) == 0 && 64 % kLanes == 0, "blocks are whole panels, padded widths whole vectors");
+constexpr float kNever = -__builtin_inff();
+constexpr float kLog2E = 1.44269504089f, kLn2 = 0.693147180560f;
 
-struct Keep {  // what becomes of C before the product is added: row r times factors[r], or nothing at all
-  const float* factors;
+struct Place {  // of a piece
+  int head;
+  int64_t split, first_row, rows;  // rows: of the job, counted from first_row
 };
 
-// What the next block will read, fetched while this one is multiplied: with few rows, laying out a block waits for
-// memory and multiplying it does not, and only together do they reach the memory's speed.
-struct Ahead {
-  const char* at;
-  int64_t lines;
+inline Place find_place(const Attention& job, const Segment& s, int64_t piece) {
+  int64_t i = piece - s.first_piece;
+  Place place;
+  // The last rows see the most keys: begin with them, so that the end of a job is made of small pieces.
+  const int64_t block = s.row_blocks - 1 - i / (job.kv_heads * s.splits);
+  i %= job.kv_heads * s.splits;
+  place.head = int(i / s.splits);
+  place.split = i % s.splits;
+  place.first_row = s.first_row + block * s.row_block;
+  place.rows = s.last_row - place.first_row < s.row_block ? s.last_row - place.first_row : s.row_block;
+  return place;
+}
 
-  INLINE void fetch() {
-    if (lines-- <= 0) return;
-    __builtin_prefetch(at, 0, 2);
-    at += 64;
-  }
+inline float* partial_of(const Attention& job, const Segment& s, int64_t split, int head, int64_t folded) {
+  const int64_t rows = (s.last_row - s.first_row) * job.group;
+  return job.workspace + s.first_partial + ((split * job.kv_heads + head) * rows + folded) * partial_floats(job.dim);
+}
+
+// Every row's softmax so far.
+struct Rows {
+  float* sums;     // (rows, padded)
+  float* totals;   // (rows, kLanes): weights, added up lane by lane
+  float* largest;  // (rows): scores times factor
+  int32_t* low;    // (rows): keys low .. high - 1 of the segment are seen
+  int32_t* high;
 };
 
-template <int kRows, int kVectors>
-INLINE void multiply_tile(const float* a, int64_t a_stride, const float* b, int64_t depth, Keep keep, float* c,
-                          int64_t c_stride, Ahead& ahead) {
-  Floats sum[kRows][kVectors];
-  for (int r = 0; r < kRows; r++)
-    for (int v = 0; v < kVectors; v++)
-      sum[r][v] = keep.factors ? load_floats(c + r * c_stride + v * kLanes) * splat(keep.factors[r]) : Floats{};
-  for (int64_t k = 0; k < depth; k++, b += kPanel) {
-    ahead.fetch();
-    Floats column[kVectors];
-    for (int v = 0; v < kVectors; v++) column[v] = load_floats(b + v * kLanes);
-    for (int r = 0; r < kRows; r++) {
-      const Floats left = splat(a[r * a_stride + k]);
-      for (int v = 0; v < kVectors; v++) sum[r][v] = multiply_add(left, column[v], sum[r][v]);
-    }
-  }
-  for (int r = 0; r < kRows; r++)
-    for (int v = 0; v < kVectors; v++) store(c + r * c_stride + v * kLanes, sum[r][v]);
+INLINE Floats hide(Floats scores, int32_t first, int32_t low, int32_t high) {
+  Ints index;
+  for (int i = 0; i < kLanes; i++) index[i] = first + i;
+  const Ints seen = (index >= splat(low)) & (index < splat(high));
+  return Floats((Ints(scores) & seen) | (Ints(splat(kNever)) & ~seen));
 }
 
-template <int kRows>
-void multiply_rows(const float* a, int64_t a_stride, const float* b, int64_t depth, Keep keep, float* c,
-                   int64_t c_stride, int64_t columns, Ahead& ahead) {
-  for (int64_t at = 0; at < columns; at += kPanel, b += depth * kPanel) {
-    if (columns - at > kPanel - kLanes)
-      multiply_tile<kRows, kColumnVectors>(a, a_stride, b, depth, keep, c + at, c_stride, ahead);
-    else
-      multiply_tile<kRows, 1>(a, a_stride, b, depth, keep, c + at, c_stride, ahead);
-  }
-}
-
-// rows <= kRowTile; columns are rounded up to whole vectors.
-template <int kRows = kRowTile>
-void multiply(int rows, const float* a, int64_t a_stride, const float* b, int64_t depth, Keep keep, float* c,
-              int64_t c_stride, int64_t columns, Ahead& ahead) {
-  if constexpr (kRows > 1)
-    if (rows < kRows) return multiply<kRows - 1>(rows, a, a_stride, b, depth, keep, c, c_stride, columns, ahead);
-  multiply_rows<kRows>(a, a_stride, b, depth, keep, c, c_stride, columns, ahead);
-}
-
-// `count` numbers at p (bfloat16 or float), beginning with number `at`, as kLanes lanes; zeros after the last.
-template <typename Number>
-INLINE Floats load_lanes(const Number* p, int64_t at, int64_t count) {
-  constexpr int64_t kNumbers = kLanes * kPer;
-  if (count - at >= kNumbers) return to_lanes(p + at);
-  Number rest[kNumbers] = {};
-  if (count > at) std::memcpy(rest, p + at, size_t(count - at) * sizeof(Number));
-  return to_lanes(rest);
-}
-
-// Keys (count, dim) -> panels (dim / kPer, kPanel).
-template <typename Number>
-INLINE void lay_out_keys(const Number* keys, int64_t count, int dim, float* to) {
-  const int64_t depth = (dim + kPer - 1) / kPer, whole = dim / (kLanes * kPer) * kLanes;
-  for (int64_t key = 0; key < count; key += kLanes) {
-    float* panel = to + key / kPanel * depth * kPanel + key % kPanel;
-    const Number* row = keys + key * dim;
-    int64_t at = 0;
-    if (count - key >= kLanes)
-      for (; at < whole; at += kLanes) {
-        Floats lanes[kLanes];
-        for (int i = 0; i < kLanes; i++) lanes[i] = to_lanes(row + i * dim + at * kPer);
-        transpose(lanes);
-        for (int i = 0; i < kLanes; i++) store(panel + (at + i) * kPanel, lanes[i]);
+// Scores (count, 64) -> weights, and what the sums so far must be multiplied by.
+template <class Way>
+INLINE void softmax(Way& way, const Rows& rows, int64_t row, int count, int32_t key, bool hidden, float factor,
+                    float* scores, uint32_t* weights, float* keep) {
+  constexpr int kVectors = kKeys / kLanes;
+  alignas(64) float after[16];
+  for (int r = 0; r < 16; r++) after[r] = kNever;
+  for (int r = 0; r < count; r++) {
+    float* line = scores + r * kKeys;
+    Floats most = splat(kNever);
+    for (int v = 0; v < kVectors; v++) {
+      Floats s = load_floats(line + v * kLanes);
+      if (hidden) {
+        s = hide(s, key + v * kLanes, rows.low[row + r], rows.high[row + r]);
+        store(line + v * kLanes, s);
       }
-    for (; at < depth; at += kLanes) {
-      Floats lanes[kLanes];
-      for (int i = 0; i < kLanes; i++)
-        lanes[i] = key + i < count ? load_lanes(row + i * dim, at * kPer, dim) : Floats{};
-      transpose(lanes);
-      const int64_t used = depth - at < kLanes ? depth - at : kLanes;
-      for (int64_t i = 0; i < used; i++) store(panel + (at + i) * kPanel, lanes[i]);
+      most = maximum(most, s);
+    }
+    after[r] = largest_of(most);
+  }
+  for (int r = 0; r < 16; r += kLanes) {  // rows past `count` stay as they are
+    const Floats old = load_floats(rows.largest + row + r);
+    const Floats now = maximum(old, load_floats(after + r) * splat(factor));
+    const Ints nothing = now == splat(kNever);  // seen yet: weights are 2^(-inf - 0)
+    const Floats base = Floats(Ints(now) & ~nothing);
+    store(rows.largest + row + r, now);
+    store(after + r, base);
+    store(keep + r, exp2_of(old - base));
+  }
+  for (int r = 0; r < count; r++) {
+    float* line = scores + r * kKeys;
+    float* total = rows.totals + (row + r) * kLanes;
+    Floats sum = load_floats(total) * splat(keep[r]);
+    for (int v = 0; v < kVectors; v++) {
+      const Floats w = exp2_of(multiply_add(load_floats(line + v * kLanes), splat(factor), splat(-after[r])));
+      sum = sum + w;
+      way.take_weights(weights + r * Way::kWeightCells, line, v, w);
+    }
+    store(total, sum);
+    way.finish_weights(r, weights + r * Way::kWeightCells, line);
+  }
+}
+
+template <class Way>
+void run_piece(const Attention& job, const Segment& s, const Place& place, Way& way, const Rows& rows) {
+  const int64_t folded = place.rows * job.group;
+  const int padded = padded_dim(job.dim);
+  way.begin(folded);
+  for (int64_t n = 0; n < place.rows; n++) {
+    int64_t low, high;
+    seen_keys(job, s, place.first_row + n, &low, &high);
+    for (int h = 0; h < job.group; h++) {
+      const int64_t row = n * job.group + h;
+      rows.low[row] = int32_t(low), rows.high[row] = int32_t(high);
+      const int64_t head = int64_t(place.head) * job.group + h;
+      way.take_query(job.q + head * job.q_head + (place.first_row + n) * job.q_row, row);
+      rows.largest[row] = kNever;
+    }
+  }
+  for (int i = 0; i < 16; i++) rows.largest[folded + i] = kNever;
+  __builtin_memset(rows.sums, 0, size_t(folded) * padded * 4);
+  __builtin_memset(rows.totals, 0, size_t(folded) * kLanes * 4);
+
+  int64_t first = s.last_key, last = s.first_key;  // keys that some row of the piece sees
+  for (int64_t row = 0; row < folded; row += job.group) {
+    first = rows.low[row] < first ? rows.low[row] : first;
+    last = rows.high[row] > last ? rows.high[row] : last;
+  }
+  const int64_t begin = s.first_key + place.split * s.split_keys, end = begin + s.split_keys;
+  first = first - first % kKeys > begin ? first - first % kKeys : begin;
+  last = last < end ? last : end;
+  const float factor = job.scale * kLog2E;
+  alignas(64) float scores[kStrip * kKeys];
+  alignas(64) uint32_t weights[kStrip * Way::kWeightCells];
+  alignas(64) float keep[16];
+  for (int64_t key = first; key < last; key += kKeys) {
+    const int valid = int(s.tokens - key < kKeys ? s.tokens - key : kKeys);
+    way.take_block(s, place.head, key, valid);
+    const bool more = key + kKeys < last;
+    for (int64_t row = 0; row < folded; row += kStrip) {
+      const int count = int(folded - row < kStrip ? folded - row : kStrip);
+      bool any = false, hidden = valid < kKeys;
+      for (int r = 0; r < count; r++) {
+        any |= rows.low[row + r] < key + kKeys && rows.high[row + r] > key;
+        hidden |= rows.low[row + r] > key || rows.high[row + r] < key + kKeys;
+      }
+      if (!any) continue;
+      way.score(row, count, scores, more && row == 0);
+      softmax(way, rows, row, count, int32_t(key), hidden, factor, scores, weights, keep);
+      way.add_values(count, weights, rows.sums + row * padded, keep, more && row == 0);
     }
   }
 }
 
-template <typename Number>
-INLINE Floats weave_whole(const Number* row, int64_t dim) {
-  if constexpr (kPairs)
-    return weave_rows(row, row + dim);
-  else
-    return to_lanes(row);
+INLINE void write_row(const Attention& job, int head, int64_t row, const float* sums, float largest, float total) {
+  const int64_t n = row / job.group, h = int64_t(head) * job.group + row % job.group;
+  const bool seen = !(total <= 0);  // or not a number
+  const float share = seen ? 1 / total : 0;
+  float* out = job.out + h * job.out_head + n * job.out_row;
+  for (int d = 0; d < job.dim; d++) out[d] = sums[d] * share;
+  if (job.lse) job.lse[h * job.rows + n] = seen ? (largest + __builtin_log2f(total)) * kLn2 : kNever;
 }
 
-// One lane row of values: columns at .. at + kLanes - 1 of a token, or of it and its neighbour (zeros if it has none).
-template <typename Number>
-INLINE Floats weave(const Number* row, bool neighbour, int64_t at, int64_t dim) {
-  if constexpr (!kPairs) {
-    return load_lanes(row, at, dim);
-  } else {
-    if (neighbour && dim - at >= kLanes) return weave_rows(row + at, row + dim + at);
-    Number pairs[2 * kLanes] = {};
-    for (int64_t i = 0; i < kLanes && at + i < dim; i++) {
-      pairs[2 * i] = row[at + i];
-      if (neighbour) pairs[2 * i + 1] = row[dim + at + i];
+// Rounding a query shifts its scores of all keys by what the keys have in common, which can be large. Keys that are met
+// by the same rounded query keep their weights; where other segments are met by an exact one, the query is taken as the
+// sum of two rounded numbers.
+inline int planes_of(const Attention& job) {
+  for (int i = 0; i < job.count; i++)
+    if (job.segments[i].store != kStoreBfloat16) return 2;
+  return 1;
+}
+
+template <class Way>
+void run_way(const Attention& job, const Segment& s, int64_t piece) {
+  alignas(64) uint32_t keys[kMaxDim * kKeys], values[kMaxDim * kKeys], queries[kMaxCells];
+  alignas(64) float sums[kMaxCells], totals[kMaxCells / 16 * kLanes], largest[kMaxCells / 16 + 16];
+  alignas(64) int32_t low[kMaxCells / 16], high[kMaxCells / 16];
+  const int padded = padded_dim(job.dim);
+  const Place place = find_place(job, s, piece);
+  Way way;
+  way.dim = job.dim, way.padded = padded, way.planes = planes_of(job);
+  way.keys = keys, way.values = values, way.queries = queries;
+  const Rows rows{sums, totals, largest, low, high};
+  run_piece(job, s, place, way, rows);
+  for (int64_t row = 0; row < place.rows * job.group; row++) {
+    const float total = sum_of(load_floats(totals + row * kLanes));
+    if (job.parts == 1) {
+      write_row(job, place.head, place.first_row * job.group + row, sums + row * padded, largest[row], total);
+      continue;
     }
-    return to_lanes(pairs);
+    float* to = partial_of(job, s, place.split, place.head, (place.first_row - s.first_row) * job.group + row);
+    __builtin_memcpy(to, sums + row * padded, size_t(padded) * 4);
+    to[padded] = largest[row];
+    to[padded + 1] = total;
   }
 }
 
-// Values (count, dim) -> panels (count / kPer, kPanel).
-template <typename Number>
-INLINE void lay_out_values(const Number* values, int64_t count, int dim, float* to) {
-  const int64_t depth = (count + kPer - 1) / kPer, panel = depth * kPanel;
-  for (int64_t k = 0; k < depth; k++, values += kPer * dim, to += kPanel) {
-    const bool neighbour = k * kPer + 1 < count;
-    for (int64_t at = 0; at < dim; at += kLanes)
-      store(to + at / kPanel * panel + at % kPanel, weave(values, neighbour, at, dim));
-  }
+inline void run(const Attention& job, int64_t piece) {
+  int i = job.count - 1;
+  while (job.segments[i].first_piece > piece) i--;
+  choose_way(job, job.segments[i], piece);
 }
 
-// The two products for so few rows that all their sums stay in registers: keys and values are turned over in registers
-// and used at once. Reading and multiplying take turns within a few dozen instructions.
-template <int kRows, typename Number>
-INLINE void few_scores(const float* q, int64_t q_stride, const Number* keys, int64_t count, int dim, float* scores,
-                       Ahead& to_fetch) {
-  Ahead ahead = to_fetch;
-  const int64_t depth = (dim + kPer - 1) / kPer;
-  for (int64_t key = 0; key < count; key += kLanes, keys += kLanes * dim) {
-    Floats sum[kRows] = {};
-    for (int64_t at = 0; at < depth; at += kLanes) {
-      Floats lanes[kLanes];
-      const float* left = q + at;
-      if (count - key >= kLanes && dim - at * kPer >= kLanes * kPer) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; i++) lanes[i] = to_lanes(keys + i * dim + at * kPer);
-        transpose(lanes);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; i++) {
-          ahead.fetch();
-#pragma GCC unroll 16
-          for (int r = 0; r < kRows; r++) sum[r] = multiply_add(splat(left[r * q_stride + i]), lanes[i], sum[r]);
+// Partial results of folded rows -> results.
+inline void merge(const Attention& job, int64_t index) {
+  const int64_t rows = job.rows * job.group, per_head = (rows + kMergeRows - 1) / kMergeRows;
+  const int head = int(index / per_head), padded = padded_dim(job.dim);
+  const int64_t first = index % per_head * kMergeRows, last = first + kMergeRows < rows ? first + kMergeRows : rows;
+  for (int64_t row = first; row < last; row++) {
+    alignas(64) float sums[kMaxDim] = {};
+    float largest = kNever, total = 0;
+    for (int pass = 0; pass < 2; pass++)
+      for (int i = 0; i < job.count; i++) {
+        const Segment& s = job.segments[i];
+        if (row / job.group < s.first_row || row / job.group >= s.last_row) continue;
+        for (int64_t split = 0; split < s.splits; split++) {
+          const float* from = partial_of(job, s, split, head, row - s.first_row * job.group);
+          const float found = from[padded];
+          if (pass == 0) largest = found > largest ? found : largest;
+          if (pass == 0 || found == kNever) continue;
+          alignas(64) float share[kLanes];
+          store(share, exp2_of(splat(found - largest)));
+          total += from[padded + 1] * share[0];
+          for (int d = 0; d < padded; d += kLanes)
+            store(sums + d, multiply_add(load_floats(from + d), splat(share[0]), load_floats(sums + d)));
         }
-      } else {
-        for (int i = 0; i < kLanes; i++)
-          lanes[i] = key + i < count ? load_lanes(keys + i * dim, at * kPer, dim) : Floats{};
-        transpose(lanes);
-        for (int i = 0; i < kLanes; i++)
-          for (int r = 0; r < kRows; r++) sum[r] = multiply_add(splat(left[r * q_stride + i]), lanes[i], sum[r]);
       }
-    }
-    for (int r = 0; r < kRows; r++) store(scores + r * kKeyBlock + key, sum[r]);
+    write_row(job, head, row, sums, largest, total);
   }
-  to_fetch = ahead;
-}
-
-// `used` of the block's `count` values; sums (kRows, dim) are first multiplied by factors.
-template <int kRows, typename Number>
-INLINE void few_outputs(const float* weights, const Number* values, int64_t used, int64_t count, int dim,
-                        const float* factors, float* sums, int64_t stride, Ahead& to_fetch) {
-  constexpr int kWide = 2;
-  Ahead ahead = to_fetch;
-  for (int64_t at = 0; at < dim; at += kWide * kLanes) {
-    Floats sum[kRows][kWide];
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kWide; v++) sum[r][v] = load_floats(sums + r * stride + at + v * kLanes) * splat(factors[r]);
-    const auto add = [&](int64_t k, const Floats* column) {
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; r++) {
-        const Floats left = splat(weights[r * (kKeyBlock / kPer) + k]);
-        for (int v = 0; v < kWide; v++) sum[r][v] = multiply_add(left, column[v], sum[r][v]);
-      }
-    };
-    int64_t k = 0;
-    const int64_t whole = dim - at >= kWide * kLanes ? (used < count ? used : count) / kPer : 0;
-    for (; k < whole; k++) {
-      ahead.fetch();
-      ahead.fetch();
-      Floats column[kWide];
-      for (int v = 0; v < kWide; v++) column[v] = weave_whole(values + k * kPer * dim + at + v * kLanes, dim);
-      add(k, column);
-    }
-    for (; k * kPer < used; k++) {
-      Floats column[kWide];
-      for (int v = 0; v < kWide; v++)
-        column[v] = weave(values + k * kPer * dim, k * kPer + 1 < count, at + v * kLanes, dim);
-      add(k, column);
-    }
-    for (int r = 0; r < kRows; r++)
-      for (int v = 0; v < kWide; v++) store(sums + r * stride + at + v * kLanes, sum[r][v]);
-  }
-  to_fetch = ahead;
-}
-
-template <int kRows, typename Number>
-void few_scores_of(int rows, const float* q, int64_t q_stride, const Number* keys, int64_t count, int dim, float* scores,
-                   Ahead& ahead) {
-  if constexpr (kRows > 1)
-    if (rows < kRows) return few_scores_of<kRows - 1>(rows, q, q_stride, keys, count, dim, scores, ahead);
-  few_scores<kRows>(q, q_stride, keys, count, dim, scores, ahead);
-}
-
-template <int kRows, typename Number>
-void few_outputs_of(int rows, const float* weights, const Number* values, int64_t used, int64_t count, int dim,
-                    const float* factors, float* sums, int64_t stride, Ahead& ahead) {
-  if constexpr (kRows > 1)
-    if (rows < kRows)
-      return few_outputs_of<kRows - 1>(rows, weights, values, used, count, dim, factors, sums, stride, ahead);
-  few_outputs<kRows>(weights, values, used, count, dim, factors, sums, stride, ahead);
-}
-
-struct Seen {  // keys of a block that a row sees: low .. high - 1
-  int64_t low, high;
-};
-
-INLINE Seen seen_by(const AttentionTask& t, int64_t token, int64_t block, int64_t count) {
-  int64_t high = t.last_seen + token + 1, low = t.window > 0 ? high - t.window : 0;
-  low = (low > block ? low : block) - block;
-  high = (high < block + count ? high : block + count) - block;
-  return {low < count ? low : count, high > low ? high : (low < count ? low : count)};
-}
-
-// exp(scores - top) of the seen keys, zero elsewhere up to `width`, as the next product's A; returns their sum.
-INLINE float weigh(float* scores, Seen seen, int64_t width, float top, float* weights) {
-  Floats sum{};
-  for (int64_t at = 0; at < width; at += kLanes * kPer) {
-    Floats part[kPer];
-    for (int i = 0; i < kPer; i++) {
-      part[i] = exponential(load_floats(scores + at + i * kLanes) - splat(top));
-      sum += part[i];
-    }
-    store_lanes(part, weights + at / kPer);
-  }
-  float total = 0;
-  float lanes[kLanes];
-  store(lanes, sum);
-  for (int i = 0; i < kLanes; i++) total += lanes[i];
-  return total;
-}
-
-template <typename Number>
-void attend_to(const AttentionTask& t, const Number* keys, const Number* values, float* scratch) {
-  constexpr float kNever = -__builtin_inff();
-  const int64_t rows = int64_t(t.tokens) * t.group, wide = (int64_t(t.dim) + 63) / 64 * 64;
-  const int64_t depth = (t.dim + kPer - 1) / kPer;
-  float* q = scratch;                        // (rows, depth)
-  float* sums = q + rows * wide;             // (rows, wide)
-  float* tops = sums + rows * wide;          // (rows,)
-  float* totals = tops + rows;               // (rows,)
-  float* laid_keys = totals + rows;
-  float* laid_values = laid_keys + kKeyBlock * wide;
-  float* scores = laid_values + kKeyBlock * wide;          // (kRowTile, kKeyBlock)
-  float* weights = scores + kRowTile * (kKeyBlock + 64);   // (kRowTile, kKeyBlock / kPer)
-  for (int64_t row = 0; row < rows; row++) {
-    const float* from = t.q + row / t.group * t.q_token + row % t.group * t.q_head;
-    float* to = q + row * wide;
-    for (int64_t at = 0; at < depth; at += kLanes) {
-      float scaled[kLanes * kPer] = {};
-      const int64_t left = t.dim - at * kPer, used = left < kLanes * kPer ? left : kLanes * kPer;
-      for (int64_t i = 0; i < used; i++) scaled[i] = from[at * kPer + i] * t.scale;
-      Floats part[kPer];
-      for (int i = 0; i < kPer; i++) part[i] = load_floats(scaled + i * kLanes);
-      store_lanes(part, to + at);
-    }
-    tops[row] = kNever;
-    totals[row] = 0;
-  }
-  std::memset(sums, 0, size_t(rows * wide) * 4);
-  const int64_t end = t.last_seen + t.tokens < t.last_key ? t.last_seen + t.tokens : t.last_key;
-  int64_t begin = t.first_key;
-  if (t.window > 0 && t.last_seen + 1 - t.window > begin) begin = t.last_seen + 1 - t.window;
-  for (int64_t block = begin; block < end; block += kKeyBlock) {
-    const int64_t count = end - block < kKeyBlock ? end - block : kKeyBlock;
-    const bool few = rows <= kRowTile;
-    if (!few) {
-      lay_out_keys(keys + block * t.dim, count, t.dim, laid_keys);
-      lay_out_values(values + block * t.dim, count, t.dim, laid_values);
-    }
-    const int64_t all = (count + kPer - 1) / kPer;  // depth of the values' panels
-    const int64_t next = block + kKeyBlock, lines = rows > 4 * kRowTile ? 0 : kKeyBlock * t.dim * int64_t(sizeof(Number)) / 64;
-    Ahead next_keys{reinterpret_cast<const char*>(keys + next * t.dim), lines};
-    Ahead next_values{reinterpret_cast<const char*>(values + next * t.dim), lines};
-    for (int64_t row = 0; row < rows; row += kRowTile) {
-      const int used = int(rows - row < kRowTile ? rows - row : kRowTile);
-      int64_t most = 0;
-      for (int r = 0; r < used; r++) {
-        const Seen seen = seen_by(t, (row + r) / t.group, block, count);
-        if (seen.high > seen.low && seen.high > most) most = seen.high;
-      }
-      if (most == 0) continue;
-      const int64_t width = (most + kLanes * kPer - 1) / (kLanes * kPer) * (kLanes * kPer);
-      if (few)
-        few_scores_of<kRowTile>(used, q, wide, keys + block * t.dim, most, t.dim, scores, next_keys);
-      else
-        multiply(used, q + row * wide, wide, laid_keys, depth, {nullptr}, scores, kKeyBlock, width, next_keys);
-      float factors[kRowTile];
-      for (int r = 0; r < used; r++) {
-        const Seen seen = seen_by(t, (row + r) / t.group, block, count);
-        float* line = scores + r * kKeyBlock;
-        float* weight = weights + r * (kKeyBlock / kPer);
-        factors[r] = 1;
-        if (seen.high <= seen.low) {
-          std::memset(weight, 0, size_t(width / kPer) * 4);
-          continue;
-        }
-        for (int64_t i = 0; i < seen.low; i++) line[i] = kNever;
-        for (int64_t i = seen.high; i < width; i++) line[i] = kNever;
-        Floats best = load_floats(line);
-        for (int64_t at = kLanes; at < width; at += kLanes) {
-          const Floats next = load_floats(line + at);
-          best = best > next ? best : next;
-        }
-        float lanes[kLanes], top = tops[row + r];
-        store(lanes, best);
-        for (int i = 0; i < kLanes; i++) top = lanes[i] > top ? lanes[i] : top;
-        factors[r] = totals[row + r] > 0 ? __builtin_expf(tops[row + r] - top) : 0.0f;
-        tops[row + r] = top;
-        totals[row + r] = totals[row + r] * factors[r] + weigh(line, seen, width, top, weight);
-      }
-      if (few) {
-        few_outputs_of<kRowTile>(used, weights, values + block * t.dim, most, count, t.dim, factors, sums, wide,
-                                 next_values);
-        continue;
-      }
-      // The panels hold all keys of the block: the depth that is used differs from the one that they are laid out for.
-      for (int64_t at = 0; at < t.dim; at += kPanel) {
-        const int64_t columns = t.dim - at < kPanel ? t.dim - at : kPanel;
-        multiply(used, weights, kKeyBlock / kPer, laid_values + at / kPanel * all * kPanel,
-                 (most + kPer - 1) / kPer, {factors}, sums + row * wide + at, wide, columns,
-                 next_values);
-      }
-    }
-  }
-  for (int64_t row = 0; row < rows; row++) {
-    const int64_t token = row / t.group, head = row % t.group;
-    float* out = t.out + token * t.out_token + head * t.out_head;
-    const float inverse = totals[row] > 0 ? 1.0f / totals[row] : 0.0f;
-    for (int i = 0; i < t.dim; i++) out[i] = sums[row * wide + i] * inverse;
-    if (t.lse) t.lse[token * t.lse_token + head * t.lse_head] = totals[row] > 0 ? tops[row] + __builtin_logf(totals[row]) : kNever;
-  }
-}
-
-// scratch: attention_scratch() bytes, on a cache line.
-void attend(const AttentionTask& task, void* scratch) {
-  float* floats = static_cast<float*>(scratch);
-  if (task.bfloat16)
-    attend_to(task, static_cast<const uint16_t*>(task.keys), static_cast<const uint16_t*>(task.values), floats);
-  else if constexpr (kPairs)
-    avx512_kernels()->attend(task, scratch);  // floats are not rounded to pairs of bfloat16
-  else
-    attend_to(task, static_cast<const float*>(task.keys), static_cast<const float*>(task.values), floats);
-}
-
-// Attention over several disjoint key sets from that over each: `count` parts (dim,) with their
-// log-sum-exps -> out (dim,); returns the log-sum-exp of all. The identity is that of online softmax (arXiv 1805.02867).
-float merge(const float* const* parts, const float* lses, int count, int dim, float* out) {
-  float top = -__builtin_inff();
-  for (int i = 0; i < count; i++) top = lses[i] > top ? lses[i] : top;
-  std::memset(out, 0, size_t(dim) * 4);
-  if (top == -__builtin_inff()) return top;
-  float total = 0;
-  for (int i = 0; i < count; i++) {
-    const float weight = __builtin_expf(lses[i] - top);
-    total += weight;
-    for (int d = 0; d < dim; d++) out[d] += weight * parts[i][d];
-  }
-  for (int d = 0; d < dim; d++) out[d] /= total;
-  return top + __builtin_logf(total);
 }
 
 }  // namespace

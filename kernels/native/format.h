@@ -18,8 +18,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention.h"
-
 namespace minimemo {
 
 constexpr int kTile = 16;     // rows
@@ -83,13 +81,10 @@ struct Kernels {
                           int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t columns, float* out);
   void (*gate)(const float* gate, const float* up, int kind, int64_t count, float* out);
-  void (*attend)(const AttentionTask& task, void* scratch);
-  float (*merge)(const float* const* parts, const float* lses, int count, int dim, float* out);
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where not compiled in
 const Kernels* avx512_kernels();  // null where not compiled in
-const Kernels* avx512bf16_kernels();  // null where not compiled in; attends to bfloat16 only
 
 }  // namespace minimemo

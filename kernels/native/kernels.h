@@ -8,7 +8,6 @@
 
 #include <cstring>
 
-#include "attention_kernels.h"
 #include "elementwise.h"
 #include "unpack.h"
 
@@ -209,8 +208,7 @@ void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t co
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate, attend,
-                         merge};
+const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate};
 
 }  // namespace
 }  // namespace minimemo

@@ -1,6 +1,7 @@
 // What api.cpp and pack.cpp share.
 #pragma once
 
+#include "attention.h"
 #include "format.h"
 #include "stack.h"
 #include "threads.h"
@@ -19,13 +20,10 @@ Header plan(const int8_t* codes, const float* scales, const float* offsets, int6
 void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
                 int64_t last, uint8_t* to);
 
-// The kernels of variant 0 .. 3, or null where this processor does not run them.
+// The kernels of variant 0 .. 2, or null where this processor does not run them.
 const Kernels* runnable(int variant);
 
-// Deterministic: how the work is cut depends on the shapes alone.
-void attention(const Kernels& kernels, const Attention& a, Work work, int threads);
-
 // False without memory for the activations.
-bool run_stack(const Kernels& kernels, const StackModel& model, const StackCall& call);
+bool run_stack(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call);
 
 }  // namespace minimemo

@@ -68,36 +68,5 @@ INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
   }
 }
 
-INLINE Floats widen_bfloat16(const uint16_t* from) {
-  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  return Floats(_mm256_slli_epi32(wide, 16));
-}
-
-INLINE void transpose(Floats v[8]) {
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i += 2) {
-    a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
-    a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
-    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
-    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
-    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; i++) {
-    v[i] = _mm256_permute2f128_ps(b[i], b[4 + i], 0x20);
-    v[4 + i] = _mm256_permute2f128_ps(b[i], b[4 + i], 0x31);
-  }
-}
-
-// Attention (attention_kernels.h): one float a lane.
-constexpr bool kPairs = false;
-constexpr int kColumnVectors = 2, kRowTile = 6;  // 12 of 16 registers hold sums
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
-INLINE Floats to_lanes(const float* p) { return load_floats(p); }
-INLINE Floats to_lanes(const uint16_t* p) { return widen_bfloat16(p); }
-INLINE void store_lanes(const Floats part[1], float* to) { store(to, part[0]); }
-
 }  // namespace
 }  // namespace minimemo

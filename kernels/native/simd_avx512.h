@@ -9,11 +9,7 @@
 namespace minimemo {
 namespace {
 
-#if defined(MINIMEMO_BFLOAT16)
-constexpr const char* kName = "avx512bf16";
-#else
 constexpr const char* kName = "avx512";
-#endif
 constexpr int kLanes = 16;
 typedef uint8_t Bytes __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -82,62 +78,6 @@ INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(rows + 32 * (12 + r)), _mm512_extracti64x4_epi64(second, 1));
   }
 }
-
-INLINE Floats widen_bfloat16(const uint16_t* from) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  return Floats(_mm512_slli_epi32(wide, 16));
-}
-
-INLINE void transpose(Floats v[16]) {
-  __m512 a[16], b[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-    a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {  // b[4 q + c]: columns c, 4 + c, 8 + c, 12 + c of rows 4 q .. 4 q + 3
-    b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
-    b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
-    b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
-    b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; c++) {
-    const __m512 even_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
-    const __m512 even_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
-    const __m512 odd_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
-    v[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
-    v[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
-    v[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
-    v[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
-  }
-}
-
-constexpr int kColumnVectors = 2, kRowTile = 14;  // 28 of 32 registers hold sums
-#if defined(MINIMEMO_BFLOAT16)
-// Attention (attention_kernels.h): two bfloat16 a lane, multiplied and added in pairs.
-constexpr bool kPairs = true;
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
-  return _mm512_dpbf16_ps(c, __m512bh(__m512i(a)), __m512bh(__m512i(b)));
-}
-INLINE Floats to_lanes(const uint16_t* p) { return Floats(_mm512_loadu_si512(p)); }
-INLINE Floats weave_rows(const uint16_t* first, const uint16_t* second) {
-  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
-  return Floats(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-}
-INLINE void store_lanes(const Floats part[2], float* to) {
-  _mm512_storeu_si512(to, __m512i(_mm512_cvtne2ps_pbh(part[1], part[0])));
-}
-#else
-// Attention (attention_kernels.h): one float a lane.
-constexpr bool kPairs = false;
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
-INLINE Floats to_lanes(const float* p) { return load_floats(p); }
-INLINE Floats to_lanes(const uint16_t* p) { return widen_bfloat16(p); }
-INLINE void store_lanes(const Floats part[1], float* to) { store(to, part[0]); }
-#endif
 
 }  // namespace
 }  // namespace minimemo

@@ -83,27 +83,5 @@ INLINE void store_rows(const Bytes u[8], uint8_t* rows) {
   }
 }
 
-INLINE Floats widen_bfloat16(const uint16_t* from) {
-  Ints bits{};
-  for (int i = 0; i < kLanes; i++) bits[i] = int32_t(uint32_t(from[i]) << 16);
-  return Floats(bits);
-}
-
-INLINE void transpose(Floats v[kLanes]) {
-  float from[kLanes][kLanes], to[kLanes][kLanes];
-  for (int i = 0; i < kLanes; i++) store(from[i], v[i]);
-  for (int i = 0; i < kLanes; i++)
-    for (int j = 0; j < kLanes; j++) to[i][j] = from[j][i];
-  for (int i = 0; i < kLanes; i++) v[i] = load_floats(to[i]);
-}
-
-// Attention (attention_kernels.h): one float a lane.
-constexpr bool kPairs = false;
-constexpr int kColumnVectors = 1, kRowTile = 4;  // a vector is four registers of 16 bytes
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
-INLINE Floats to_lanes(const float* p) { return load_floats(p); }
-INLINE Floats to_lanes(const uint16_t* p) { return widen_bfloat16(p); }
-INLINE void store_lanes(const Floats part[1], float* to) { store(to, part[0]); }
-
 }  // namespace
 }  // namespace minimemo

@@ -10,6 +10,8 @@
 namespace minimemo {
 namespace {
 
+constexpr int64_t kFewTokens = 16;  // up to which a step is short work (threads.h)
+
 uint16_t to_bfloat16(float value) {  // to nearest, ties to even; not-a-numbers stay so
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -36,16 +38,20 @@ void rotate(float* x, const float* cosines, const float* sines, int dim) {
 
 struct Step {
   const Kernels& kernels;
+  const AttentionKernels& attention;
   const StackModel& m;
   const StackCall& c;
   const Work work;
   const int64_t pass;  // rows of one product
   std::vector<float> normed, qkv, mixed, added, gate_up, gated;
-  std::vector<AttentionSource> sources;
-  Memory memory;
+  std::vector<int64_t> positions;
+  std::vector<Segment> segments;
+  Memory memory, workspace;
+  int64_t workspace_floats = 0;
 
-  Step(const Kernels& kernels, const StackModel& model, const StackCall& call)
+  Step(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call)
       : kernels(kernels),
+        attention(attention),
         m(model),
         c(call),
         work(call.tokens > kFewTokens ? Work::kLong : Work::kShort),
@@ -62,6 +68,9 @@ struct Step {
       for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
         most = std::max(most, product(*matrix).bytes(pass));
     memory = allocate(most);
+    const int64_t shared = c.prefix ? c.prefix->length : 0;
+    for (int64_t r = 0; r < c.row_count; r++)
+      for (int64_t i = 0; i < c.rows[r].count; i++) positions.push_back(shared + c.rows[r].length + i);
   }
 
   Product product(const StackMatrix& matrix) const {
@@ -71,7 +80,7 @@ struct Step {
   // body(first, last) over all tokens, some at a time where there are many.
   template <typename Body>
   void tokens(Body body) const {
-    constexpr int64_t kTokens = kFewTokens;
+    constexpr int64_t kTokens = 16;
     for_each(work, c.threads, (c.tokens + kTokens - 1) / kTokens, [&](int64_t piece) {
       body(piece * kTokens, std::min((piece + 1) * kTokens, c.tokens));
     });
@@ -146,41 +155,56 @@ struct Step {
     });
   }
 
-  AttentionSource source(const StackCache& cache, int index, int64_t keys, int64_t first, int64_t tokens,
-                         int64_t last_seen, int64_t window) const {
+  Segment segment(const StackCache& cache, int index, int64_t keys, int64_t start, int64_t first, int64_t last) const {
+    Segment s{};
     const int64_t at = index * cache.layer_stride * (cache.bfloat16 ? 2 : 4);
-    return {static_cast<const uint8_t*>(cache.keys) + at,
-            static_cast<const uint8_t*>(cache.values) + at,
-            cache.head_stride, keys, first, tokens, last_seen, window, int32_t(cache.bfloat16), 0};
+    s.store = cache.bfloat16 ? kStoreBfloat16 : kStoreFloat;
+    s.keys = static_cast<const uint8_t*>(cache.keys) + at;
+    s.values = static_cast<const uint8_t*>(cache.values) + at;
+    s.key_stride = s.value_stride = cache.head_stride;
+    s.tokens = keys;
+    s.start = start;
+    s.first_row = first;
+    s.last_row = last;
+    return s;
   }
 
-  void attend(const StackLayer& layer, int index) {
-    constexpr int64_t kUnmasked = int64_t(1) << 40;
-    sources.clear();
+  // False without memory for partial results.
+  bool attend(const StackLayer& layer, int index) {
+    segments.clear();
     const int64_t shared = c.prefix ? c.prefix->length : 0;
-    if (shared && layer.window == 0) sources.push_back(source(*c.prefix, index, shared, 0, c.tokens, kUnmasked, 0));
+    if (shared) segments.push_back(segment(*c.prefix, index, shared, 0, 0, c.tokens));
     int64_t first = 0;
     for (int64_t r = 0; r < c.row_count; r++) {
       const StackCache& row = c.rows[r];
-      sources.push_back(source(row, index, row.length + row.count, first, row.count, row.length, layer.window));
-      if (shared && layer.window)
-        sources.push_back(source(*c.prefix, index, shared, first, row.count, shared + row.length, layer.window));
+      segments.push_back(segment(row, index, row.length + row.count, shared, first, first + row.count));
       first += row.count;
     }
-    Attention a{};
-    a.q = qkv.data();
-    a.q_token = int64_t(m.heads + 2 * m.kv_heads) * m.dim;
-    a.out = mixed.data();
-    a.out_token = int64_t(m.heads) * m.dim;
-    a.q_head = a.out_head = m.dim;
-    a.source = sources.data();
-    a.tokens = c.tokens;
-    a.sources = int32_t(sources.size());
-    a.heads = m.heads;
-    a.kv_heads = m.kv_heads;
-    a.dim = m.dim;
-    a.scale = m.scale;
-    attention(kernels, a, work, c.threads);
+    Attention job{};
+    job.q = qkv.data();
+    job.q_row = int64_t(m.heads + 2 * m.kv_heads) * m.dim;
+    job.out = mixed.data();
+    job.out_row = int64_t(m.heads) * m.dim;
+    job.q_head = job.out_head = m.dim;
+    job.kv_heads = m.kv_heads;
+    job.group = m.heads / m.kv_heads;
+    job.dim = m.dim;
+    job.rows = c.tokens;
+    job.scale = m.scale;
+    job.positions = positions.data();
+    job.window = layer.window ? layer.window : kNoWindow;
+    job.segments = segments.data();
+    job.count = int32_t(segments.size());
+    const AttentionPlan plan = plan_attention(job);
+    if (plan.workspace > workspace_floats) {
+      workspace = allocate(size_t(plan.workspace) * sizeof(float));
+      workspace_floats = workspace ? plan.workspace : 0;
+      if (!workspace) return false;
+    }
+    job.workspace = reinterpret_cast<float*>(workspace.get());
+    for_each(work, c.threads, plan.pieces, [&](int64_t i) { attention.run(job, i); });
+    for_each(work, plan.merges < 8 ? 1 : c.threads, plan.merges, [&](int64_t i) { attention.merge(job, i); });
+    return true;
   }
 
   // The gated activations are computed and rounded to integers by all threads, some columns each.
@@ -204,29 +228,29 @@ struct Step {
     }
   }
 
-  void run() {
+  bool run() {
     for (int index = 0; index < m.count; index++) {
       const StackLayer& layer = m.layers[index];
       norm(c.x, layer.attention_norm, normed.data());
       multiply(layer.qkv, normed.data(), qkv.data(), c.tokens);
       store(layer, index);
-      attend(layer, index);
+      if (!attend(layer, index)) return false;
       multiply(layer.out, mixed.data(), added.data(), c.tokens);
       add(added.data(), layer.post_attention_norm);
       norm(c.x, layer.mlp_norm, normed.data());
       feed_forward(layer);
       add(added.data(), layer.post_mlp_norm);
     }
+    return true;
   }
 };
 
 }  // namespace
 
-bool run_stack(const Kernels& kernels, const StackModel& model, const StackCall& call) {
-  Step step(kernels, model, call);
-  if (!step.memory) return false;
-  step.run();
-  return true;
+bool run_stack(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model,
+               const StackCall& call) {
+  Step step(kernels, attention, model, call);
+  return step.memory && step.run();
 }
 
 }  // namespace minimemo
