@@ -223,7 +223,9 @@ def _milliseconds(candidates: list[Work], seconds: float) -> list[float]:
     while time.monotonic() < end or turn < 5:
         for work, times in zip(candidates, found, strict=True):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda._sleep(1_000_000)  # while the GPU sleeps the launch is queued: its cost on the host does not count
+            torch.cuda._sleep(
+                1_000_000
+            )  # while the GPU sleeps the launch is queued: its cost on the host does not count
             start.record()
             work(turn)
             stop.record()
