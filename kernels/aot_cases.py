@@ -87,9 +87,10 @@ def _packed_cases() -> Iterator[Case]:
             packed, q = empty_packed(4, 8192, dim, bits, "meta"), _meta(16, 512, dim, dtype=torch.bfloat16)
             yield Case(f"packed prefill {label}", packed_plan(q, packed, causal, 1).launches[0], True)
             yield Case(f"packed decode {label}", packed_plan(q[:, :3], packed, everything, 32).launches[0], True)
-        q, packed = _meta(16, 16, 128, dtype=torch.bfloat16), empty_packed(4, 8192, 128, bits, "meta")
-        launch = packed_plan(q, packed, Rule(0.1, 8000, 0, None, 0, None), 8).launches[0]
-        yield Case(f"packed 16 queries {bits} bits bf16 D=128", launch, True)
+        for dim in (128, 256):
+            q, packed = _meta(16, 16, dim, dtype=torch.bfloat16), empty_packed(4, 8192, dim, bits, "meta")
+            launch = packed_plan(q, packed, Rule(0.1, 8000, 0, None, 0, None), 8).launches[0]
+            yield Case(f"packed 16 queries {bits} bits bf16 D={dim}", launch, True)
         x, table = _meta(4, 512, 128, dtype=torch.bfloat16), _meta(512, 128, dtype=torch.float32)
         packed = empty_packed(4, 8192, 128, bits, "meta")
         launch = pack_launch(x, x, packed, 64, (table, table), _meta(2, 4, 8, dtype=torch.int32))

@@ -83,7 +83,8 @@ def packed_launch(q: Tensor, packed: PackedKV, rule: Rule, shares: int, out: Ten
     parts, group = out.dim() == 4, q.shape[0] // kv_heads
     rows = q.shape[1] * group
     tiles = tiling(rows, dim, q.dtype)
-    tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
+    if dim <= 128:
+        tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
     blocks = tiles.pop("blocks") | {"BLOCK_D": half_block(dim)}
     return Launch(
         _attend_packed,
