@@ -209,10 +209,10 @@ def _attend(
     token = row // GROUP
     if row_starts is not None:  # the queries of one row of a batch, at the end of its tail
         first = tl.load(row_starts + batch)
-        count = tl.load(row_starts + batch + 1) - first
+        count = tl.minimum(tl.load(row_starts + batch + 1), queries) - first
         tokens = tl.minimum(tl.load(tail_lengths + batch), tokens)
         index = tokens - count + token
-        valid = (token < count) & (token < queries - first)
+        valid = token < count
         token += first
     else:
         valid = token < queries
