@@ -142,7 +142,7 @@ def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
     """
     if bits not in (8, 4):
         raise ValueError(f"bits must be 8 or 4, got {bits}")
-    if keys.dim() != 3 or keys.shape != values.shape or keys.shape[1] % PACK_GROUP or keys.shape[2] % 2:
+    if keys.dim() != 3 or keys.shape != values.shape or keys.shape[1] % PACK_GROUP or bits * keys.shape[2] % 8:
         raise ValueError(f"pack_kv: keys {tuple(keys.shape)} and values {tuple(values.shape)} are no whole groups")
     for name, x in (("keys", keys), ("values", values)):
         if not bool((x.abs() <= torch.finfo(torch.float16).max).all()):
