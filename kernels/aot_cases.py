@@ -53,6 +53,14 @@ def _attention_cases() -> Iterator[Case]:
         q, k = _meta(16, 512, dim, dtype=dtype), _meta(4, 8192, dim, dtype=dtype)
         yield Case(f"prefill {label}", dense_plan(q, k, k, causal, 1).launches[0], products)
         yield Case(f"decode {label}", dense_plan(q[:, :3], k, k, everything, 32).launches[0], products)
+    for dim in (128, 256):
+        for queries in (8, 16):  # 32 and 64 rows
+            q, k = _meta(16, queries, dim, dtype=torch.bfloat16), _meta(4, 8192, dim, dtype=torch.bfloat16)
+            yield Case(
+                f"{queries} queries bf16 D={dim}",
+                dense_plan(q, k, k, Rule(0.1, 8000, 0, None, 0, None), 8).launches[0],
+                True,
+            )
     q, k = _meta(16, 512, 128), _meta(4, 8192, 128)
     rule = Rule(0.1, positions, 0, 1024, 4, 30.0)
     yield Case("prefill window sinks cap fp16 D=128", dense_plan(q, k, k, rule, 1).launches[0], True)
@@ -79,6 +87,10 @@ def _packed_cases() -> Iterator[Case]:
             packed, q = empty_packed(4, 8192, dim, bits, "meta"), _meta(16, 512, dim, dtype=torch.bfloat16)
             yield Case(f"packed prefill {label}", packed_plan(q, packed, causal, 1).launches[0], True)
             yield Case(f"packed decode {label}", packed_plan(q[:, :3], packed, everything, 32).launches[0], True)
+        for dim in (128, 256):
+            q, packed = _meta(16, 16, dim, dtype=torch.bfloat16), empty_packed(4, 8192, dim, bits, "meta")
+            launch = packed_plan(q, packed, Rule(0.1, 8000, 0, None, 0, None), 8).launches[0]
+            yield Case(f"packed 16 queries {bits} bits bf16 D={dim}", launch, True)
         x, table = _meta(4, 512, 128, dtype=torch.bfloat16), _meta(512, 128, dtype=torch.float32)
         packed = empty_packed(4, 8192, 128, bits, "meta")
         launch = pack_launch(x, x, packed, 64, (table, table), _meta(2, 4, 8, dtype=torch.int32))

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_launch import Launch, check, widened
+from .triton_launch import FLOATS, Launch, check, widened
 from .triton_merge import Plan, new_parts, new_result, run_plan
 from .triton_online import finish, masked_block, online_softmax, query_index, scaled, seen, seen_blocks
 from .triton_rule import Rule, check_heads, shares_for, tiling
@@ -110,6 +110,7 @@ def shared_prefix_attention(
 
 def dense_plan(q: Tensor, k: Tensor, v: Tensor, rule: Rule, shares: int, extra: int = 0) -> Plan:
     """Attention in `shares` shares; `extra` more parts are left for others to fill."""
+    check("q", q, (None, None, None), FLOATS)
     out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
     return Plan((dense_launch(q, k, v, rule, shares, out, lse),), out, lse)
 
@@ -149,7 +150,7 @@ def tail_launch(
     check_heads(q, kv_heads, dim)
     check("row_starts", row_starts, (batch + 1,), _INT32, q)
     check("tail_lengths", tail_lengths, (batch,), _INT32, q)
-    if not 1 <= longest <= max(q.shape[1], 1):
+    if not 1 <= longest <= max(q.shape[1], 1):  # fewer than there are would leave results unwritten
         raise ValueError(f"longest: {longest}, expected 1 to {q.shape[1]}, the number of queries")
     out, lse = part
     arguments = {
@@ -208,8 +209,8 @@ def _attend(
     token = row // GROUP
     if row_starts is not None:  # the queries of one row of a batch, at the end of its tail
         first = tl.load(row_starts + batch)
-        count = tl.load(row_starts + batch + 1) - first
-        tokens = tl.load(tail_lengths + batch)
+        count = tl.minimum(tl.load(row_starts + batch + 1), queries) - first
+        tokens = tl.minimum(tl.load(tail_lengths + batch), tokens)
         index = tokens - count + token
         valid = token < count
         token += first

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .packed import PACK_GROUP, PackedKV
 from .triton_attention import tail_launch
-from .triton_launch import Launch, widened
+from .triton_launch import FLOATS, Launch, check, widened
 from .triton_merge import Plan, new_parts, new_result, run_plan
 from .triton_online import finish, masked_block, online_softmax, query_index, scaled, seen, seen_blocks
 from .triton_pack import check_packed, half_block, load_codes, packed_arguments
@@ -66,6 +66,7 @@ def packed_shared_prefix_attention(
 
 def packed_plan(q: Tensor, packed: PackedKV, rule: Rule, shares: int, extra: int = 0) -> Plan:
     """Attention in `shares` shares; `extra` more parts are left for others to fill."""
+    check("q", q, (None, None, None), FLOATS)
     out, lse = new_result(q) if shares + extra == 1 else new_parts(q, shares + extra)
     return Plan((packed_launch(q, packed, rule, shares, out, lse),), out, lse)
 
@@ -82,7 +83,8 @@ def packed_launch(q: Tensor, packed: PackedKV, rule: Rule, shares: int, out: Ten
     parts, group = out.dim() == 4, q.shape[0] // kv_heads
     rows = q.shape[1] * group
     tiles = tiling(rows, dim, q.dtype)
-    tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
+    if dim <= 128:
+        tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
     blocks = tiles.pop("blocks") | {"BLOCK_D": half_block(dim)}
     return Launch(
         _attend_packed,

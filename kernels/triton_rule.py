@@ -45,7 +45,7 @@ class Rule:
             "positions": positions if isinstance(positions, Tensor) else None,
             "first_position": positions if isinstance(positions, int) else 0,
             "key_start": self.key_start,
-            "window": self.window or 0,
+            "window": min(self.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
             "sinks": self.sinks,
             "scale": self.scale,
             "soft_cap": self.soft_cap or 0.0,
@@ -63,15 +63,18 @@ def check_heads(q: Tensor, kv_heads: int, dim: int) -> None:
     check("q", q, (None, None, dim), FLOATS)
     if not 1 <= dim <= _MAX_DIM:
         raise ValueError(f"q: head dim {dim}, expected 1 to {_MAX_DIM}")
+    if q.shape[0] * q.stride(0) + q.shape[1] * q.stride(1) >= 1 << 31:
+        raise ValueError(f"q: strides {q.stride()} reach beyond what 32 bits count")
     if kv_heads == 0 or q.shape[0] % kv_heads:
         raise ValueError(f"q: {q.shape[0]} heads do not divide into the keys' {kv_heads}")
 
 
 def shares_for(q: Tensor, k: Tensor) -> int:
-    """As many shares of the keys as it takes to occupy the GPU, each of at least _LEAST_SHARE keys."""
-    kv_heads, tokens = k.shape[0], k.shape[1]
-    if not kv_heads:
-        return 1
+    """As many shares of keys k (G, T, ...) as it takes to occupy the GPU, each of at least _LEAST_SHARE keys."""
+    check("q", q, (None, None, None), FLOATS)
+    if k.dim() != 3 or k.shape[0] == 0:
+        return 1  # refused by name at the launch
+    kv_heads, tokens = k.shape[:2]
     rows = q.shape[1] * (q.shape[0] // kv_heads)
     blocks = triton.cdiv(rows, block_rows(rows, q.shape[-1], q.dtype))
     return max(1, min(_WANTED_PROGRAMS // max(blocks * kv_heads, 1), tokens // _LEAST_SHARE))
@@ -91,8 +94,8 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     elif block_m == 16:  # bound by memory traffic: small tiles, many in flight
         block_n, warps = 64 if dim <= 64 else 32, 4
     else:
-        block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 128) else 4
-    ampere = {"BLOCK_N": 32} if block_m == block_d == 128 else {}
+        block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 64) else 4
+    ampere = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
         "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "ampere": ampere,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .packed import PackedKV
 from .triton_attention import dense_launch
-from .triton_launch import Launch
+from .triton_launch import FLOATS, Launch, check
 from .triton_merge import Plan, new_parts, new_result, run_plan
 from .triton_packed import packed_launch
 from .triton_rule import Rule, shares_for
@@ -52,6 +52,7 @@ def attend(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]],
 
 def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]], scale: float) -> Plan:
     """Launches and the parts that they fill. Sources of one share whose tokens do not overlap fill the same part."""
+    check("q", q, (None, None, None), FLOATS)
     wanted = []
     for entry in sources:
         packed, source = entry if isinstance(entry, tuple) else (None, entry)
@@ -73,7 +74,8 @@ def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySou
             part.append(span)
         places.append(at)
     out, lse = new_parts(q, max(len(taken), 1))
-    lse.fill_(float("-inf"))
+    if any(sum(span.stop - span.start for span in spans) < q.shape[1] for spans in taken or [[]]):
+        lse.fill_(float("-inf"))  # tokens that a part says nothing about
     launches = tuple(
         _launch(q[:, span], packed, source, scale, shares, out[at:, :, span], lse[at:, :, span])
         for (packed, source, span, shares), at in zip(wanted, places, strict=True)

@@ -187,6 +187,8 @@ def test_bfloat16_inputs() -> None:
         (dict(k=torch.zeros(2, 8, 5).transpose(1, 2)), "k: elements of a row must lie side by side"),
         (dict(query_positions=torch.arange(3)), r"query_positions: shape \(3,\), expected \(2\)"),
         (dict(query_positions=torch.zeros(2)), "query_positions: torch.float32, expected torch.int64 or torch.int32"),
+        (dict(q=torch.zeros(4, 2)), r"q: shape \(4, 2\), expected \(any, any, any\)"),
+        (dict(k=torch.zeros(2, 5)), r"k: shape \(2, 5\), expected \(any, any, 8\)"),
         (dict(window=3), "query_positions: needed where a window is given"),
         (dict(window=0, query_positions=torch.arange(2)), "window: 0, expected 1 or more"),
         (dict(sinks=-1), "sinks: -1, expected 0 or more"),
