@@ -1,11 +1,12 @@
-# make demo: the only set-up. make test: the tests. make check: style and types. make test-real: on pulled models.
+# make demo: the only set-up. make test: the tests. make check: style and types. make aot: Triton kernels compile.
+# make test-real: on pulled models.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A GPU machine takes any torch; elsewhere the pinned CPU build keeps the set-up light.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
 
-.PHONY: demo install dev test test-real check clean
+.PHONY: demo install dev test test-real check aot clean
 
 demo: install
 	$(BIN)/minimemo pull
@@ -34,6 +35,10 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every Triton kernel compiled for sm_80 and sm_90, no GPU needed: no spills, shared memory within the chip's limit.
+aot: dev
+	$(BIN)/python -m minimemo.kernels.aot
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/*.memo

@@ -9,6 +9,8 @@ Operands are (heads, tokens, D) with D side by side and any other strides, so ca
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -180,7 +182,7 @@ def _attend_launch(
     shares: int,
     batch: int,
     arguments: dict[str, Tensor | int | float | None],
-    constants: dict[str, bool],
+    constants: dict[str, Any],
 ) -> Launch:
     heads, _, dim = q.shape
     group = heads // kv_heads

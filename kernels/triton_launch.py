@@ -35,7 +35,7 @@ class Launch:
 
     def constants_for(self, capability: int) -> dict[str, Any]:
         """What is compiled in for a chip, 80 or 90 say."""
-        return self.constants | (self.ampere if capability < 90 else {})
+        return {**self.constants, **(self.ampere if capability < 90 else {})}
 
     def run(self) -> None:
         """Queues the kernel on the device of its tensors; nothing happens for an empty grid."""

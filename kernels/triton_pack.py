@@ -28,7 +28,7 @@ def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
     check("keys", keys, (None, None, None), FLOATS)
     if keys.shape[1] % PACK_GROUP:
         raise ValueError(f"keys: {keys.shape[1]} tokens, expected a multiple of {PACK_GROUP}")
-    packed = empty_packed(*keys.shape, bits, keys.device)
+    packed = empty_packed(keys.shape[0], keys.shape[1], keys.shape[2], bits, keys.device)
     store_packed(keys, values, packed, 0)
     return packed
 

@@ -65,7 +65,8 @@ def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySou
         packed, source, _, shares = wanted[0]
         out, lse = new_result(q)
         return Plan((_launch(q, packed, source, scale, shares, out, lse),), out, lse)
-    places, taken = [], []  # taken: for each part the spans that fill it
+    places: list[int] = []
+    taken: list[list[slice]] = []  # for each part the spans that fill it
     for _, _, span, shares in wanted:
         at = next((i for i, spans in enumerate(taken) if shares == 1 and _apart(span, spans)), len(taken))
         if at == len(taken):

@@ -1,8 +1,7 @@
-"""The Triton kernels without a GPU: their meaning in Triton's interpreter, their machine code by compiling it."""
+"""The Triton kernels without a GPU: their meaning in Triton's interpreter (`make aot` compiles them)."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -22,19 +21,6 @@ def test_every_kernel_in_the_interpreter() -> None:
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
     print(result.stdout[-3000:])
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-def test_every_kernel_compiles_without_spills() -> None:
-    """For sm_80 and sm_90: registers suffice, shared memory suffices, matrix products run on tensor cores."""
-    command = [sys.executable, "-m", "minimemo.kernels.aot", "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-    assert result.stdout, result.stderr[-2000:]
-    reports = json.loads(result.stdout)
-    assert [report for report in reports if report["problem"]] == []
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert {report["target"] for report in reports} == {"sm_80", "sm_90"}
-    prefill = [r for r in reports if r["kernel"].startswith("prefill bf16") and r["target"] == "sm_90"]
-    assert prefill and {report["tensor_cores"] for report in prefill} == {"wgmma"}
 
 
 def test_kernels_import_without_triton() -> None:
