@@ -1,7 +1,7 @@
 """Attention over one or several sources of keys: which kernel does it, and what every kernel is given.
 
-Candidates stand in a list, best first; each says why it cannot serve a call, and the first that can does. Letters: H
-query heads, G kv heads, N query tokens, T key tokens, D head dim.
+Candidates stand in a list, best first; each says why it cannot serve a call, and the first that can does. The last,
+torch, always can. Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ class Candidate:
 def attend(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
     """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
 
-    Raises ValueError for arguments that do not fit together, NotImplementedError when no kernel serves them, with every
-    candidate and its reason.
+    Raises ValueError for arguments that do not fit together.
     """
-    reasons = []
-    for candidate in CANDIDATES:
-        if (reason := candidate.refuses(q, sources)) is None:
-            return candidate.run(q, sources, scale)
-        reasons.append(f"{candidate.name}: {reason}")
-    raise NotImplementedError(f"attention: no kernel for {q.dtype} on {q.device}; " + "; ".join(reasons))
+    chosen = next(candidate for candidate in CANDIDATES if candidate.refuses(q, sources) is None)
+    return chosen.run(q, sources, scale)
 
 
 def _native_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:

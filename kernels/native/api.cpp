@@ -11,7 +11,6 @@ namespace minimemo {
 namespace {
 
 constexpr int kAbi = 7;        // counts changes of the functions below
-constexpr int kShortRows = 16;  // activation rows, or rows to expand, up to which work is short
 
 }  // namespace
 
@@ -90,7 +89,7 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
   Product product(*runnable(variant), matrices, count, fine != 0, threads);
   const Memory memory = allocate(product.bytes(n));
   if (!memory) return 1;
-  const Work work = n > kShortRows ? Work::kLong : Work::kShort;
+  const Work work = work_of(n);
   for (int64_t row = 0; row < n; row += kMaxRows) {
     product.bind(memory.get(), std::min<int64_t>(n - row, kMaxRows));
     product.quantize(work, x + row * product.columns());
@@ -105,7 +104,7 @@ EXPORT void minimemo_expand(int variant, const uint8_t* matrix, const int64_t* i
   const Kernels& kernels = *runnable(variant);
   const int64_t chunk = 4 * kTile, start = ids ? 0 : first - first % kTile;  // chunks begin where tiles do
   const int64_t end = ids ? count : first + count;
-  for_each(count > kShortRows ? Work::kLong : Work::kShort, threads, (end - start + chunk - 1) / chunk, [&](int64_t i) {
+  for_each(work_of(count), threads, (end - start + chunk - 1) / chunk, [&](int64_t i) {
     const int64_t from = std::max(start + i * chunk, ids ? 0 : first), to = std::min(start + (i + 1) * chunk, end);
     const int64_t* chosen = ids ? ids + from : nullptr;
     const int64_t at = (from - (ids ? 0 : first)) * stride;

@@ -23,7 +23,7 @@ EXPORT int minimemo_attention(int variant, Attention* job, int64_t bytes, int th
   void* memory = nullptr;
   if (plan.workspace > 0 && posix_memalign(&memory, 64, size_t(plan.workspace) * sizeof(float))) return 1;
   job->workspace = static_cast<float*>(memory);
-  const Work work = job->rows > 16 ? Work::kLong : Work::kShort;
+  const Work work = work_of(job->rows);
   for_each(work, threads, plan.pieces, [&](int64_t i) { kernels.run(*job, i); });
   for_each(work, threads, plan.merges, [&](int64_t i) { kernels.merge(*job, i); });
   std::free(memory);

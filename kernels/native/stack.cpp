@@ -10,8 +10,6 @@
 namespace minimemo {
 namespace {
 
-constexpr int64_t kFewTokens = 16;  // up to which a step is short work (threads.h)
-
 uint16_t to_bfloat16(float value) {  // to nearest, ties to even; not-a-numbers stay so
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -54,7 +52,7 @@ struct Step {
         attention(attention),
         m(model),
         c(call),
-        work(call.tokens > kFewTokens ? Work::kLong : Work::kShort),
+        work(work_of(call.tokens)),
         pass(std::min<int64_t>(call.tokens, kMaxRows)) {
     const size_t n = size_t(c.tokens);
     normed.resize(n * m.hidden);

@@ -11,6 +11,9 @@ namespace minimemo {
 // Long: on the OpenMP library of the caller, whose idle workers would else spin on the cores that ours want.
 enum class Work { kShort, kLong };
 
+// Of so many activation rows: few are a decoding step, whose pieces take microseconds.
+inline Work work_of(int64_t rows) { return rows > 16 ? Work::kLong : Work::kShort; }
+
 using Body = void (*)(void* context, int64_t index);
 
 // `parallel`: GOMP_parallel of the OpenMP library for long work, or null to use our own threads for that too.
