@@ -1,8 +1,9 @@
-"""Every test has a minimemo folder of its own; tests marked `real` use the user's, where models are pulled."""
+"""Every test file has a minimemo folder of its own; tests marked `real` use the user's, where models are pulled."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,26 @@ if os.environ.get("TRITON_INTERPRET") != "1" and os.environ.get("MINIMEMO_TEST_D
     collect_ignore_glob = ["test_triton_*.py"]
 
 
+_USERS_HOME = os.environ.get("MINIMEMO_HOME")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of the module's scope, so that its fixtures (a memo built once) leave nothing in the user's folder either."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("real") is None:
+            patch.setenv("MINIMEMO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
-    if "real" not in request.keywords:
-        monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+def _users_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For single tests marked `real` in a module that is not."""
+    if "real" in request.keywords:
+        if _USERS_HOME is None:
+            monkeypatch.delenv("MINIMEMO_HOME", raising=False)
+        else:
+            monkeypatch.setenv("MINIMEMO_HOME", _USERS_HOME)
 
 
 @dataclass(frozen=True)

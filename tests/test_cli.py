@@ -32,17 +32,17 @@ def desk(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def _environment(models: TinyModels, folder: Path) -> dict[str, str]:
+def _environment(models: TinyModels) -> dict[str, str]:
     return {
         **os.environ, "MINIMEMO_MODEL": str(models.decoder), "MINIMEMO_EMBEDDER": str(models.embedder),
-        "MINIMEMO_HOME": str(folder.parent / "home"), "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
 
 
 def _run(folder: Path, models: TinyModels, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "minimemo", *arguments],
-        cwd=folder, env=_environment(models, folder), input=stdin, capture_output=True, text=True, check=False,
+        cwd=folder, env=_environment(models), input=stdin, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
     return done
@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(
         memory[30] ^= 1
         (desk / "damaged.memo/memory.bin").write_bytes(memory)
     monkeypatch.chdir(desk)
-    for name, value in _environment(tiny_models, desk).items():
+    for name, value in _environment(tiny_models).items():
         monkeypatch.setenv(name, value)
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path:
     (folder / "doc.txt").write_text(TEXT * 200, encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", "minimemo", "build", "doc.txt", "--model", str(slow)],
-        cwd=folder, env=_environment(tiny_models, folder), stderr=subprocess.PIPE, text=True,
+        cwd=folder, env=_environment(tiny_models), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while stage == "reading" and not list(folder.glob(".doc.memo.*/.memory.bin.*")):
@@ -173,7 +173,7 @@ def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:
     """In the middle of a session of questions: exit 130, no traceback, the memo untouched."""
     process = subprocess.Popen(
         [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--max-tokens", "4000", "--mode", "rag"],
-        cwd=desk, env=_environment(tiny_models, desk), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=desk, env=_environment(tiny_models), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin and process.stdout
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line(tiny_models: TinyModels, desk: Path) -> None:
         "from minimemo.cli import main; sys.exit(main(['build', 'doc.txt', '-o', 'full.memo']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=desk, env=_environment(tiny_models, desk),
+        [sys.executable, "-c", program], cwd=desk, env=_environment(tiny_models),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
