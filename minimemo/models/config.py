@@ -74,18 +74,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) <= 0:
-                raise ModelError(f"config: {name} must be positive, found {getattr(self, name)}")
+                raise ModelError(f"{name} must be positive, found {getattr(self, name)}")
         if self.head_dim <= 0 or self.head_dim % 2:
-            raise ModelError(f"config: head_dim must be positive and even, found {self.head_dim}")
+            raise ModelError(f"head_dim must be positive and even, found {self.head_dim}")
         if self.num_heads % self.num_kv_heads:
-            raise ModelError(f"config: {self.num_heads} query heads do not divide into {self.num_kv_heads} kv heads")
+            raise ModelError(f"{self.num_heads} query heads do not divide into {self.num_kv_heads} kv heads")
         if not self.windows:
             object.__setattr__(self, "windows", (None,) * self.num_layers)
         if len(self.windows) != self.num_layers:
-            raise ModelError(f"config: {len(self.windows)} layer types for {self.num_layers} layers")
+            raise ModelError(f"{len(self.windows)} layer types for {self.num_layers} layers")
         for rope in (self.rope, self.local_rope):
             if rope and rope.scaling == "factors" and len(rope.factors) != self.head_dim // 2:
-                raise ModelError(f"config: {len(rope.factors)} rope factors for {self.head_dim // 2} dimension pairs")
+                raise ModelError(f"{len(rope.factors)} rope factors for {self.head_dim // 2} dimension pairs")
         if not self.query_scale:
             object.__setattr__(self, "query_scale", self.head_dim**-0.5)
 
@@ -141,30 +141,33 @@ def parse_config(raw: Mapping[str, Any], origin: str = "config.json") -> ModelCo
     windows = _windows(raw, family, layers, origin)
     default_base = 1_000_000.0 if gemma else 10_000.0
     rope, local = _ropes(raw, default_base, max_context, gemma, origin)
-    return ModelConfig(
-        family=family,
-        vocab_size=reader.integer("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=reader.integer("intermediate_size"),
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=int(raw.get("num_key_value_heads") or heads),
-        head_dim=int(raw.get("head_dim") or hidden // heads),
-        max_context=max_context,
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope=rope,
-        local_rope=local,
-        windows=windows,
-        activation=_ACTIVATIONS[activation],
-        qkv_bias=family == "qwen2" or bool(raw.get("attention_bias", False)),
-        out_bias=family != "qwen2" and bool(raw.get("attention_bias", False)),
-        qk_norm=family in ("qwen3", "gemma3_text"),
-        sandwich_norms=gemma,
-        norm_offset=float(raw.get("minimemo_norm_offset", 1.0 if gemma else 0.0)),
-        embedding_scale=hidden**0.5 if gemma else 1.0,
-        query_scale=float(raw.get("query_pre_attn_scalar", 256)) ** -0.5 if gemma else 0.0,
-        tied_head=bool(raw.get("tie_word_embeddings", gemma)),
-    )
+    try:
+        return ModelConfig(
+            family=family,
+            vocab_size=reader.integer("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=reader.integer("intermediate_size"),
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=int(raw.get("num_key_value_heads") or heads),
+            head_dim=int(raw.get("head_dim") or hidden // heads),
+            max_context=max_context,
+            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            rope=rope,
+            local_rope=local,
+            windows=windows,
+            activation=_ACTIVATIONS[activation],
+            qkv_bias=family == "qwen2" or bool(raw.get("attention_bias", False)),
+            out_bias=family != "qwen2" and bool(raw.get("attention_bias", False)),
+            qk_norm=family in ("qwen3", "gemma3_text"),
+            sandwich_norms=gemma,
+            norm_offset=float(raw.get("minimemo_norm_offset", 1.0 if gemma else 0.0)),
+            embedding_scale=hidden**0.5 if gemma else 1.0,
+            query_scale=float(raw.get("query_pre_attn_scalar", 256)) ** -0.5 if gemma else 0.0,
+            tied_head=bool(raw.get("tie_word_embeddings", gemma)),
+        )
+    except ModelError as error:
+        raise ModelError(f"{origin}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

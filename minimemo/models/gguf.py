@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.models.config import parse_config
+from minimemo.models.gguf_file import Tensor, read
 
 Bytes = NDArray[np.uint8]
 _FAMILIES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
@@ -49,7 +51,7 @@ class Codes(NamedTuple):
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Every key of a GGUF file's header. Raises ModelError when it is not a GGUF file."""
-    return _metadata(_reader(path))
+    return read(path).metadata
 
 
 def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
@@ -59,15 +61,14 @@ def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
     from minimemo.models.gguf_tokenizer import from_gguf
 
     on_event(Event("convert", 0, 0, "tensors"))
-    reader = _reader(path)
-    metadata = _metadata(reader)
-    config = _config(metadata, {t.name: tuple(int(n) for n in t.shape) for t in reader.tensors}, path)
+    metadata, tensors = read(path)
+    config = _config(metadata, {tensor.name: tensor.shape for tensor in tensors}, path)
     arch = metadata["general.architecture"]
     arrays: dict[str, NDArray[Any]] = {}
-    for done, tensor in enumerate(reader.tensors):
-        on_event(Event("convert", done, len(reader.tensors), "tensors"))
+    for done, tensor in enumerate(tensors):
+        on_event(Event("convert", done, len(tensors), "tensors"))
         if tensor.name == "rope_freqs.weight":
-            config["rope_scaling"] = {"rope_type": "factors", "factors": [float(f) for f in tensor.data]}
+            config["rope_scaling"] = {"rope_type": "factors", "factors": _dense(tensor, path).ravel().tolist()}
             continue
         name = _name(tensor.name, arch, path)
         heads = 0
@@ -75,38 +76,18 @@ def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
             heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
                 name.split(".")[-2], 0
             )
-        for suffix, array in _arrays(tensor).items():
+        if heads and tensor.shape[-1] % (2 * heads):
+            raise ModelError(f"{path}: tensor {tensor.name} of shape {tensor.shape} does not divide into {heads} heads")
+        for suffix, array in _arrays(tensor, path).items():
             arrays[name + suffix] = np.ascontiguousarray(_unpermute(array, heads) if heads else array)
+    last = f"model.layers.{config['num_hidden_layers'] - 1}.input_layernorm.weight"
+    if last not in arrays:
+        raise ModelError(f"{path}: {config['num_hidden_layers']} layers by its metadata, but {last} is missing")
+    parse_config(config, str(path))
     save_file(arrays, str(directory / "model.safetensors"))
     from_gguf(metadata, str(path)).save(directory)
     (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    on_event(Event("convert", len(reader.tensors), len(reader.tensors), "tensors"))
-
-
-def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    class PlainReader(GGUFReader):
-        """Reads through a plain array view of the map: np.memmap's bookkeeping costs 3x on 300,000 small reads."""
-
-        @property
-        def data(self) -> Any:
-            return self._plain
-
-        @data.setter
-        def data(self, mapped: Any) -> None:
-            self._plain = mapped.view(np.ndarray)
-
-    try:
-        return PlainReader(str(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
-    except (OSError, ValueError, IndexError, KeyError, UnicodeError) as error:
-        raise ModelError(f"{path}: not a readable GGUF file ({error}); download it again") from None
-
-
-def _metadata(reader: Any) -> dict[str, Any]:
-    return {name: field.contents() for name, field in reader.fields.items()}
+    on_event(Event("convert", len(tensors), len(tensors), "tensors"))
 
 
 def _config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
@@ -115,43 +96,46 @@ def _config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     if arch not in _FAMILIES:
         raise ModelError(f"{path}: architecture {arch!r} is not supported; known: {', '.join(_FAMILIES)}")
 
-    def get(key: str, default: Any = None) -> Any:
+    def get(key: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
         value = metadata.get(f"{arch}.{key}", default)
-        if value is None:
-            raise ModelError(f"{path}: metadata {arch}.{key} is missing; the file is incomplete")
+        malformed = isinstance(value, bool) or not isinstance(value, kinds)
+        if malformed or value <= 0:
+            raise ModelError(f"{path}: metadata {arch}.{key} is missing or malformed; get another copy of the file")
         return value
 
-    heads, hidden, layers = get("attention.head_count"), get("embedding_length"), get("block_count")
-    config = {
+    number = (int, float)
+    heads, hidden = get("attention.head_count", int), get("embedding_length", int)
+    layers = get("block_count", int)
+    config: dict[str, Any] = {
         "model_type": _FAMILIES[arch],
-        "vocab_size": shapes.get("token_embd.weight", (0, 0))[1],
+        "vocab_size": shapes["token_embd.weight"][-1] if "token_embd.weight" in shapes else 0,
         "hidden_size": hidden,
-        "intermediate_size": get("feed_forward_length"),
+        "intermediate_size": get("feed_forward_length", int),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": get("attention.head_count_kv", heads),
-        "head_dim": get("attention.key_length", hidden // heads),
-        "max_position_embeddings": get("context_length"),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
-        "rope_theta": get("rope.freq_base", 10_000.0),
+        "num_key_value_heads": get("attention.head_count_kv", int, heads),
+        "head_dim": get("attention.key_length", int, max(1, hidden // heads)),
+        "max_position_embeddings": get("context_length", int),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon", number),
+        "rope_theta": get("rope.freq_base", number, 10_000.0),
         "tie_word_embeddings": "output.weight" not in shapes,
     }
     scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
     if scaling != "none":
-        config["rope_scaling"] = {"rope_type": scaling, "factor": get("rope.scaling.factor")}
-        original = metadata.get(f"{arch}.rope.scaling.original_context_length")
-        if original:
+        config["rope_scaling"] = {"rope_type": scaling, "factor": get("rope.scaling.factor", number)}
+        if f"{arch}.rope.scaling.original_context_length" in metadata:
+            original = get("rope.scaling.original_context_length", int)
             config["rope_scaling"]["original_max_position_embeddings"] = original
     if arch == "gemma3":
         # Norm weights are stored with the +1 already in; 27B scales queries by C/H instead of D (llama.cpp's rule).
         config |= {
             "hidden_activation": "gelu_pytorch_tanh",
-            "sliding_window": get("attention.sliding_window"),
+            "sliding_window": get("attention.sliding_window", int),
             "query_pre_attn_scalar": hidden // heads if layers == 62 else config["head_dim"],
             "minimemo_norm_offset": 0.0,
         }
     elif metadata.get(f"{arch}.attention.sliding_window"):
-        config["sliding_window"] = get("attention.sliding_window")
+        config["sliding_window"] = get("attention.sliding_window", int)
         config["use_sliding_window"] = True
         if arch == "llama":
             config["model_type"] = "mistral"
@@ -179,24 +163,32 @@ def _unpermute(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return rows.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
-def _arrays(tensor: Any) -> dict[str, NDArray[Any]]:
+def _arrays(tensor: Tensor, path: Path) -> dict[str, NDArray[Any]]:
     """A GGUF tensor -> the arrays stored for it, by name suffix."""
+    if tensor.kind not in _UNPACK:
+        return {"": _dense(tensor, path)}
+    block_bytes, unpack = _UNPACK[tensor.kind]
+    rows = len(tensor.data)
+    found = unpack(tensor.data.reshape(-1, block_bytes))
+    arrays: dict[str, NDArray[Any]] = {
+        ".codes": found.codes.reshape(rows, -1),
+        ".scales": found.scales.reshape(rows, -1),
+    }
+    if found.offsets is not None:
+        arrays[".offsets"] = found.offsets.reshape(rows, -1)
+    return arrays
+
+
+def _dense(tensor: Tensor, path: Path) -> NDArray[np.float32]:
+    """float32, in the order of shape that torch has: rows first."""
+    from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    kind = tensor.tensor_type.name
-    if kind not in _UNPACK:
-        return {"": dequantize(tensor.data, tensor.tensor_type).astype(np.float32)}
-    block_bytes, unpack = _UNPACK[kind]
-    rows = tensor.data.shape[0]
-    found = unpack(tensor.data.reshape(-1, block_bytes))
-
-    def shape(array: NDArray[Any]) -> NDArray[Any]:
-        return array.reshape(rows, -1)
-
-    arrays = {".codes": shape(found.codes), ".scales": shape(found.scales)}
-    if found.offsets is not None:
-        arrays[".offsets"] = shape(found.offsets)
-    return arrays
+    try:
+        values = dequantize(tensor.data, GGMLQuantizationType[tensor.kind])
+    except NotImplementedError:
+        raise ModelError(f"{path}: tensor {tensor.name} is stored as {tensor.kind}, which is not supported") from None
+    return values.astype(np.float32).reshape(tensor.shape[::-1])
 
 
 # Blocks (n, bytes) -> codes. A "half" is float16 in two bytes.
