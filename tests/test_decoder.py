@@ -136,6 +136,7 @@ def test_sharded_weights_load_the_same(tmp_path: Path) -> None:
         ({"hidden_act": "relu"}, "activation 'relu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"num_attention_heads": 0}, "num_attention_heads must be a positive integer, found 0"),
+        ({"num_hidden_layers": 2**40}, "num_hidden_layers 1099511627776 exceeds 10000"),
         ({"num_key_value_heads": 3}, "4 query heads do not divide into 3 kv heads"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"layer_types": ["chunked_attention"] * 3}, "layer type 'chunked_attention'"),

@@ -194,3 +194,21 @@ def test_damaged_headers_convert_or_are_model_errors(
         convert(folder / "bad.gguf", folder)
     except ModelError as error:
         assert str(error).startswith(str(folder))
+
+
+ODD = (-1, 0, 0.5, float("nan"), "", "x", True, 2**63, [], ["a"], [1], [[1]])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_metadata_of_another_type_converts_or_is_a_model_error(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: object
+) -> None:
+    """Well-formed files that say something absurd, key by key."""
+    metadata, tensors = gguf_file.read(whole)
+    for key in metadata:
+        changed = gguf_file.GgufFile(metadata | {key: odd}, tensors)
+        monkeypatch.setattr("minimemo.models.gguf.read", lambda path, changed=changed: changed)
+        try:
+            convert(whole, tmp_path)
+        except ModelError as error:
+            assert str(error).startswith(str(whole)), key

@@ -173,7 +173,8 @@ def test_saved_and_loaded_it_is_the_same(metadata: dict[str, object], tmp_path: 
         ({"model": "t5"}, "tokenizer kind 't5' is not supported"),
         ({"model": None}, "tokenizer.ggml.model is missing"),
         ({"tokens": "abc"}, "tokenizer.ggml.tokens is missing or malformed"),
-        ({"tokens": [1, 2]}, "holds something other than text"),
+        ({"tokens": [1, 2]}, "holds something other than str"),
+        ({"token_type": ["x"] * 4}, "holds something other than int"),
         ({"tokens": ["a", "a"], "token_type": [1, 1]}, "the same token twice"),
         ({"token_type": [1]}, "1 token types"),
         ({"merges": ["zz qq"]}, "merges do not fit"),
@@ -191,6 +192,8 @@ def test_damaged_metadata_is_refused(change: dict[str, object], message: str) ->
 def test_scores_are_needed_for_every_piece() -> None:
     with pytest.raises(ModelError, match="scores"):
         from_gguf(sentencepiece() | {"tokenizer.ggml.scores": [0.0]})
+    with pytest.raises(ModelError, match="holds something other than float"):
+        from_gguf(sentencepiece() | {"tokenizer.ggml.scores": ["high", "low"]})
 
 
 # --- real models ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from minimemo.errors import ModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+_MAX_LAYERS = 10_000
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -137,6 +138,8 @@ def parse_config(raw: Mapping[str, Any], origin: str = "config.json") -> ModelCo
         raise ModelError(f"{origin}: activation {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}")
 
     layers, heads, hidden = (reader.integer(k) for k in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    if layers > _MAX_LAYERS:
+        raise ModelError(f"{origin}: num_hidden_layers {layers} exceeds {_MAX_LAYERS}; the file is damaged")
     max_context = reader.integer("max_position_embeddings")
     windows = _windows(raw, family, layers, origin)
     default_base = 1_000_000.0 if gemma else 10_000.0

@@ -93,7 +93,7 @@ def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
 def _config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
     """GGUF metadata -> the fields of a Hugging Face config.json. `shapes` are ggml's: columns first."""
     arch = metadata.get("general.architecture")
-    if arch not in _FAMILIES:
+    if not isinstance(arch, str) or arch not in _FAMILIES:
         raise ModelError(f"{path}: architecture {arch!r} is not supported; known: {', '.join(_FAMILIES)}")
 
     def get(key: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:

@@ -92,8 +92,8 @@ def from_gguf(metadata: Mapping[str, object], source: str = "the GGUF file") -> 
     Raises ModelError where a field is missing or of a kind that is not known here."""
     meta = _Fields(metadata, source)
     kind = meta.get("model", str)
-    tokens = meta.strings("tokens")
-    types = [int(t) for t in meta.get("token_type", Sequence, [_NORMAL] * len(tokens))]
+    tokens: list[str] = meta.items("tokens", str)
+    types: list[int] = meta.items("token_type", int, [_NORMAL] * len(tokens))
     if len(types) != len(tokens):
         raise ModelError(f"{source}: {len(tokens)} tokens but {len(types)} token types; the file is damaged")
     while tokens and types[-1] == _UNUSED:  # padding up to a round number of embedding rows
@@ -141,10 +141,10 @@ class _Fields:
             )
         return value
 
-    def strings(self, name: str) -> list[str]:
-        values = list(self.get(name, Sequence))
-        if not all(isinstance(v, str) for v in values):
-            raise ModelError(f"{self.source}: tokenizer.ggml.{name} holds something other than text")
+    def items(self, name: str, kind: type, default: Sequence[Any] | None = None) -> list[Any]:
+        values = list(self.get(name, Sequence, default))
+        if not all(isinstance(v, kind) for v in values):
+            raise ModelError(f"{self.source}: tokenizer.ggml.{name} holds something other than {kind.__name__}")
         return values
 
     def token_id(self, name: str, size: int) -> int | None:
@@ -164,7 +164,7 @@ def _byte_level(meta: _Fields, vocab: dict[str, int]) -> tuple[Tokenizer, bool]:
             f"{meta.source}: pre-tokenizer {name!r} is not supported (known: {', '.join(sorted(_PRE))}); "
             "use the model's Hugging Face directory, whose tokenizer.json says it in full"
         )
-    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in meta.strings("merges"))]
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in meta.items("merges", str))]
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre.whole_words))
     except Exception as error:  # tokenizers raises bare Exception
@@ -181,7 +181,7 @@ def _byte_level(meta: _Fields, vocab: dict[str, int]) -> tuple[Tokenizer, bool]:
 
 
 def _sentencepiece(meta: _Fields, vocab: dict[str, int], types: list[int]) -> Tokenizer:
-    scores = meta.get("scores", Sequence)
+    scores = meta.items("scores", float)
     if len(scores) < len(vocab):
         raise ModelError(f"{meta.source}: {len(vocab)} tokens but {len(scores)} scores; the file is damaged")
     pieces = {token: i for token, i in vocab.items() if types[i] == _NORMAL}
