@@ -181,7 +181,7 @@ def _memory(
     """Prefills opening and document; every finished block goes through the codec into memory.bin."""
     from minimemo.memory.blocks import BlockAssembler
     from minimemo.memory.codec import make_codec
-    from minimemo.memory.container import MemoryWriter
+    from minimemo.memory.writer import MemoryWriter
 
     engine = model.engine
     sequence = [*opening.ids(model.tokenizer), *ids]

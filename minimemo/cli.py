@@ -1,4 +1,4 @@
-"""The command line: parses, calls the API, prints. Answers on stdout, progress on stderr; the one error boundary.
+"""The command line: parses, calls the API, has it printed (printing.py); the one error boundary.
 
 Rule of this file: nothing heavy is imported before the arguments are parsed.
 """
@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import MinimemoError
+from minimemo.printing import Bar, print_answer, print_listing, print_memo, progress, size
 
 if TYPE_CHECKING:
-    from minimemo.loop import Answer, Found, Piece
     from minimemo.memo import Memo
 
 _EXAMPLES = """\
@@ -152,7 +152,7 @@ def _pull(arguments: argparse.Namespace) -> None:
     from minimemo.models.catalog import CATALOG, defaults, pull
 
     for name in arguments.name or defaults():
-        with _progress(arguments) as on_event:
+        with progress(arguments.quiet) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
                 from minimemo.models.converted import as_directory
@@ -164,7 +164,7 @@ def _pull(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from minimemo.builder import build
 
-    with _progress(arguments) as on_event:
+    with progress(arguments.quiet) as on_event:
         memo = build(
             arguments.document,
             arguments.out,
@@ -178,28 +178,32 @@ def _build(arguments: argparse.Namespace) -> None:
     told = memo.inspect()
     memory = told["memory"]
     print(
-        f"{told['path']}: {memory['tokens']:,} tokens, memory {_size(memory['bytes'])} "
-        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {_size(told['bytes'])} in all\n"
+        f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
+        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
         f'ask it: minimemo ask {told["path"]} "your question"'
     )
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    with _progress(arguments) as on_event:
+    with progress(arguments.quiet) as on_event:
         memo = _open(arguments, on_event)
+
+        def answer(question: str) -> None:
+            steps = memo.stream(question, arguments.mode, arguments.max_tokens)
+            print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
+
         if arguments.question is not None:
-            question = sys.stdin.read() if arguments.question == "-" else arguments.question
-            _show(memo.stream(question, arguments.mode, arguments.max_tokens), arguments, on_event)
+            answer(sys.stdin.read() if arguments.question == "-" else arguments.question)
             return
         memo.session()  # models first, so that the prompt appears when it can be answered
         for question in _questions(on_event):
             try:
-                _show(memo.stream(question, arguments.mode, arguments.max_tokens), arguments, on_event)
+                answer(question)
             except MinimemoError as error:
                 print(f"minimemo: {error}", file=sys.stderr)
 
 
-def _questions(on_event: _Bar) -> Iterator[str]:
+def _questions(on_event: Bar) -> Iterator[str]:
     """Lines typed at a prompt; ends with end of file."""
     with suppress(ImportError):  # not on every platform
         import readline  # noqa: F401 (line editing and history for input())
@@ -214,9 +218,10 @@ def _questions(on_event: _Bar) -> Iterator[str]:
 
 
 def _summarize(arguments: argparse.Namespace) -> None:
-    with _progress(arguments) as on_event:
+    with progress(arguments.quiet) as on_event:
         memo = _open(arguments, on_event)
-        _show(memo.session().stream_summary(arguments.max_tokens), arguments, on_event)
+        steps = memo.session().stream_summary(arguments.max_tokens)
+        print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -225,30 +230,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
     told = open_memo(arguments.memo).inspect()
     if arguments.json:
         print(json.dumps(told, ensure_ascii=False))
-        return
-    document, memory, chunks = told["document"], told["memory"], told["chunks"]
-    settings = " ".join(f"{key} {value}" for key, value in memory["params"].items())
-    rows = [
-        ("document", f"{document['name']}, {document['characters']:,} characters, language {document['language']}"),
-        ("model", f"{told['model']['source']} ({told['model']['fingerprint'][:12]})"),
-        ("embedder", f"{told['embedder']['source']} ({told['embedder']['fingerprint'][:12]})"),
-        ("memory", f"{memory['tokens']:,} tokens in {memory['blocks']} blocks, {_size(memory['bytes'])}"),
-        ("", f"{memory['bytes_per_token']:.0f} bytes a token, {memory['ratio_to_fp16']:.2f}x smaller than fp16 KV "
-             f"({memory['fp16_bytes_per_token']} bytes a token)"),
-        ("", f"codec {memory['codec']}: {settings}"),
-        ("", "parts: " + ", ".join(f"{name} {_size(size)}" for name, size in memory["parts"].items())),
-        ("index", _size(told["index"]["bytes"])),
-        ("chunks", f"{_size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
-        ("in all", _size(told["bytes"])),
-    ]  # fmt: skip
-    for name, text in rows:
-        print(f"{name:<10}{text}")
+    else:
+        print_memo(told)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
     from minimemo.memo import open_memo
 
-    with _progress(arguments) as on_event:
+    with progress(arguments.quiet) as on_event:
         open_memo(arguments.memo).verify(on_event)
     print(f"{arguments.memo}: every checksum is right")
 
@@ -276,18 +265,11 @@ def _list(arguments: argparse.Namespace) -> None:
     ]
     if arguments.json:
         print(json.dumps({"models": models, "memos": memos}, ensure_ascii=False))
-        return
-    for model in models:
-        state = "pulled" if model["pulled"] else "-"
-        print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{_size(model['bytes']):>9}  {model['about']}")
-    for memo in memos:
-        print(f"{memo['path']}  {_size(memo['bytes'])}")
+    else:
+        print_listing(models, memos)
 
 
-# -- printing ----------------------------------------------------------------------------------------------------------
-
-
-def _open(arguments: argparse.Namespace, on_event: _Bar) -> Memo:
+def _open(arguments: argparse.Namespace, on_event: Bar) -> Memo:
     from minimemo.memo import open_memo
 
     return open_memo(
@@ -303,85 +285,3 @@ def _prompts(arguments: argparse.Namespace) -> Any:
     from minimemo.loop import PROMPTS, load_prompts
 
     return load_prompts(arguments.prompts) if arguments.prompts else PROMPTS
-
-
-def _show(steps: Iterator[Found | Piece | Answer], arguments: argparse.Namespace, on_event: _Bar) -> None:
-    """Streams an answer: clues when wanted, the text as it comes, then the sources."""
-    from minimemo.loop import Answer, Found, Piece
-
-    for step in steps:
-        on_event.clear()
-        if isinstance(step, Answer):
-            answer = step
-        elif arguments.json:
-            continue
-        elif isinstance(step, Piece):
-            print(step.text, end="", flush=True)
-        elif isinstance(step, Found) and arguments.show_clues:
-            for clue in step.clues:
-                print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
-        return
-    print()
-    if answer.passages and not answer.supported:
-        print("(the passages do not clearly hold this answer)")
-    for passage in answer.passages:
-        start = " ".join(passage.text.split())
-        print(
-            f"  {'*' if passage.cited else ' '} [{passage.start}-{passage.end}] {start[:90]}{'…' * (len(start) > 90)}"
-        )
-    sys.stdout.flush()
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
-
-
-class _Bar:
-    """Events as one progress bar on stderr, the stage's name before it. Off when stderr is no terminal or with -q."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
-        self._bar: Any = None
-        self._stage = ""
-
-    def __call__(self, event: Any) -> None:
-        if event.unit == "note":
-            self.clear()
-            print(event.stage, file=sys.stderr)
-            return
-        if not self._shown or event.stage == "answer":
-            return
-        if event.stage != self._stage:
-            self.clear()
-            from tqdm import tqdm
-
-            self._stage = event.stage
-            whole = event.unit == "B"
-            self._bar = tqdm(
-                total=event.total or None, desc=event.stage, unit=event.unit, unit_scale=whole, leave=False,
-                file=sys.stderr, dynamic_ncols=True, smoothing=0.1, delay=0.2,
-            )  # fmt: skip
-        self._bar.total = event.total or None
-        self._bar.update(event.done - self._bar.n)
-        if event.total and event.done >= event.total:
-            self.clear()
-
-    def clear(self) -> None:
-        """Takes the bar away, so that something can be printed."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""
-
-
-@contextmanager
-def _progress(arguments: argparse.Namespace) -> Iterator[_Bar]:
-    bar = _Bar(not arguments.quiet and sys.stderr.isatty())
-    try:
-        yield bar
-    finally:
-        bar.clear()

@@ -18,7 +18,7 @@ from minimemo.models.catalog import defaults
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
-    from minimemo.memory.container import MemoryReader
+    from minimemo.memory.reader import MemoryReader
     from minimemo.retrieval.chunks import Chunk
     from minimemo.retrieval.embedder import Embedder
     from minimemo.retrieval.index import Retriever
@@ -154,7 +154,7 @@ class Memo:
 
     def reader(self) -> MemoryReader:
         """memory.bin, opened and known to belong to this memo."""
-        from minimemo.memory.container import MemoryReader
+        from minimemo.memory.reader import MemoryReader
 
         self._check_file(names.MEMORY)
         reader = MemoryReader(self.folder / names.MEMORY)

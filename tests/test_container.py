@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
-from minimemo.memory import container
+from minimemo.memory import writer
 from minimemo.memory.blocks import FIRST_PREVIOUS, block_hash, token_array
-from minimemo.memory.container import MemoryReader, MemoryWriter
+from minimemo.memory.reader import MemoryReader
+from minimemo.memory.writer import MemoryWriter
 
 HEADER = {"model": "m", "codec": "int4", "params": {"b": [1, 2.5, None], "a": "内存"}}
 Block = tuple[Sequence[int], Sequence[bytes]]
@@ -208,11 +209,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
         return Limited()
 
     if fails == "fsync":
-        monkeypatch.setattr(container.os, "fsync", fail)
+        monkeypatch.setattr(writer.os, "fsync", fail)
     elif fails == "rename":
-        monkeypatch.setattr(container.os, "replace", fail)
+        monkeypatch.setattr(writer.os, "replace", fail)
     else:
-        monkeypatch.setattr(container, "open", limited, raising=False)
+        monkeypatch.setattr(writer, "open", limited, raising=False)
     with pytest.raises(InputError, match=r"memory\.bin: cannot be written: No space left on device; free some space"):
         write(path)
     monkeypatch.undo()

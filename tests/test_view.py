@@ -16,8 +16,9 @@ from minimemo.events import Event
 from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import BlockAssembler, KVBlock
 from minimemo.memory.codec import Codec, KVLayout, make_codec
-from minimemo.memory.container import MemoryReader, MemoryWriter
+from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, load
+from minimemo.memory.writer import MemoryWriter
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.linear import Linear, Projection

@@ -14,7 +14,7 @@ from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.kernels import apply_rope
 from minimemo.memory.codec import Codec
-from minimemo.memory.container import MemoryReader
+from minimemo.memory.reader import MemoryReader
 from minimemo.models.rope import RopeTable
 
 

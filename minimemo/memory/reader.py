@@ -1,0 +1,212 @@
+"""memory.bin (format: container.py) -> blocks, each checked when it is read."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+from crc32c import crc32c
+
+from minimemo.errors import MemoError
+from minimemo.events import Event, Listener, silent
+from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
+from minimemo.memory.container import (
+    CRC,
+    END,
+    END_MAGIC,
+    FOOTER,
+    MAGIC,
+    MAX_FRAMES,
+    MAX_HEADER,
+    MAX_RAW_BLOCK,
+    PROLOGUE,
+    VERSION,
+    canonical,
+    index_entry,
+    unshuffled,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """Block `index` of a file: its first token's position, tokens, chained hash, and where its bytes lie."""
+
+    index: int
+    start: int
+    tokens: int
+    hash: bytes
+    offset: int
+    length: int
+
+
+class MemoryReader:
+    """A memory.bin, mapped into memory and never loaded whole. Close it, or use it in a `with` statement.
+
+    Opening checks everything but the frames; a frame is checked whenever it is read. Any method may be called from
+    several threads. Raises MemoError for whatever is not a whole, undamaged file of this version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < PROLOGUE.size + CRC.size + END:
+                    raise self._damaged("it is too short")
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise MemoError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        try:
+            self.header = self._read_header()
+            self._index = self._read_index()
+        except BaseException:
+            self._map.close()
+            raise
+
+    def __enter__(self) -> MemoryReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._map.close()
+
+    def __len__(self) -> int:
+        """Blocks."""
+        return len(self._index)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all blocks."""
+        return int(self._index["tokens"].sum())
+
+    def block(self, index: int) -> BlockInfo:
+        """What the index says of a block. IndexError when there is none."""
+        entry = self._entry(index)
+        length = int(entry["frames"]["length"].sum())
+        start = index * BLOCK_TOKENS
+        return BlockInfo(index, start, int(entry["tokens"]), entry["hash"].tobytes(), int(entry["offset"]), length)
+
+    def ids(self, index: int) -> np.ndarray:
+        """(n,) int32 token ids of a block."""
+        return unshuffled(self._frame(index, 0))
+
+    def all_ids(self) -> np.ndarray:
+        """(tokens,) int32."""
+        return np.concatenate([np.empty(0, np.int32), *(self.ids(index) for index in range(len(self)))])
+
+    def payload(self, index: int) -> tuple[bytes, ...]:
+        """The codec's streams of a block."""
+        return tuple(self._frame(index, number) for number in range(1, self._index["frames"].shape[1]))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each part; they add up to the file's size."""
+        lengths = self._index["frames"]["length"].astype(np.int64)
+        ids, payload = int(lengths[:, 0].sum()), int(lengths[:, 1:].sum())
+        header = self._blocks_at
+        return {"header": header, "ids": ids, "payload": payload, "index": len(self._map) - header - ids - payload}
+
+    def verify(self, on_event: Listener = silent) -> None:
+        """Reads everything: checksums, frames, and the chain of hashes over the token ids."""
+        previous = FIRST_PREVIOUS
+        for index in range(len(self)):
+            previous = block_hash(previous, self.ids(index))
+            if previous != self.block(index).hash:
+                raise self._damaged(f"the token ids of block {index} do not belong to its hash")
+            self.payload(index)
+            on_event(Event("verify", index + 1, len(self), "blocks"))
+
+    def _read_header(self) -> dict[str, Any]:
+        magic, version, zero, length = PROLOGUE.unpack_from(self._map)
+        if magic != MAGIC:
+            raise MemoError(f"{self.path}: not a memory of minimemo; build one: minimemo build DOCUMENT")
+        if version != VERSION:
+            raise MemoError(
+                f"{self.path}: memory format {version}, but this minimemo reads format {VERSION}; "
+                "build it again: minimemo build DOCUMENT"
+            )
+        end = PROLOGUE.size + length
+        if zero or length > MAX_HEADER or end + CRC.size + END > len(self._map):
+            raise self._damaged("header length")
+        if CRC.unpack_from(self._map, end)[0] != crc32c(self._map[:end]):
+            raise self._damaged("header checksum")
+        self._blocks_at = end + CRC.size
+        encoded = self._map[PROLOGUE.size : end]
+        try:
+            header = json.loads(encoded)
+            plain = canonical(header) == encoded
+        except (ValueError, RecursionError):
+            plain = False
+        if not plain or not isinstance(header, dict):
+            raise self._damaged("header is not canonical JSON")
+        return header
+
+    def _read_index(self) -> np.ndarray:
+        end = len(self._map) - END
+        footer = self._map[end : end + FOOTER.size]
+        (checksum,) = CRC.unpack_from(self._map, end + FOOTER.size)
+        if self._map[end + FOOTER.size + CRC.size :] != END_MAGIC:
+            raise self._damaged("the end is missing")
+        if checksum != crc32c(footer):
+            raise self._damaged("footer checksum")
+        offset, tokens, blocks, frames, index_checksum = FOOTER.unpack(footer)
+        if not 1 <= frames <= MAX_FRAMES or offset < self._blocks_at:
+            raise self._damaged("footer")
+        entry = index_entry(frames)
+        if offset + blocks * entry.itemsize != end:
+            raise self._damaged("index length")
+        if crc32c(self._map[offset:end]) != index_checksum:
+            raise self._damaged("index checksum")
+        index = np.frombuffer(self._map[offset:end], entry)
+        self._check_index(index, offset, tokens)
+        return index
+
+    def _check_index(self, index: np.ndarray, end: int, tokens: int) -> None:
+        """Frames tile the space between header and index; blocks are full but for the last; sizes are sane."""
+        lengths = index["frames"]["length"].astype(np.int64)
+        raw = index["frames"]["raw"].astype(np.int64)
+        edges = self._blocks_at + np.concatenate(([0], lengths.sum(axis=1).cumsum()))
+        if edges[-1] != end or not np.array_equal(index["offset"], edges[:-1].astype(np.uint64)):
+            raise self._damaged("index: blocks do not follow each other")
+        if (index["tokens"][:-1] != BLOCK_TOKENS).any() or not (
+            (index["tokens"] >= 1) & (index["tokens"] <= BLOCK_TOKENS)
+        ).all():
+            raise self._damaged("index: tokens of a block")
+        if index["tokens"].sum() != tokens or not np.array_equal(raw[:, 0], 4 * index["tokens"].astype(np.int64)):
+            raise self._damaged("index: tokens")
+        if (raw[:, 1:].sum(axis=1) > MAX_RAW_BLOCK).any() or ((raw == 0) != (lengths == 0)).any():
+            raise self._damaged("index: sizes of frames")
+
+    def _entry(self, index: int) -> np.void:
+        if not 0 <= index < len(self):
+            raise IndexError(f"memory has {len(self)} blocks, there is no block {index}")
+        return self._index[index]
+
+    def _frame(self, index: int, number: int) -> bytes:
+        entry = self._entry(index)
+        frames = entry["frames"]
+        start = int(entry["offset"]) + int(frames["length"][:number].sum())
+        length, raw, checksum = (int(x) for x in frames[number])
+        if length == 0:
+            return b""
+        frame = self._map[start : start + length]
+        if crc32c(frame) != checksum:
+            raise self._damaged(f"checksum of block {index}")
+        try:
+            # the frame's own claim is what the library allocates, so it has to be the checked one
+            if zstandard.frame_content_size(frame) != raw:
+                raise self._damaged(f"size of block {index}")
+            return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise self._damaged(f"block {index}: {error}") from error
+
+    def _damaged(self, what: str) -> MemoError:
+        return MemoError(f"{self.path}: damaged ({what}); build it again: minimemo build DOCUMENT")
