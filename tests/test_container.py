@@ -15,7 +15,7 @@ from crc32c import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minimemo.errors import InputError, MemoError
+from minimemo.errors import MemoError
 from minimemo.events import Event
 from minimemo.memory import writer
 from minimemo.memory.blocks import FIRST_PREVIOUS, block_hash, token_array
@@ -183,7 +183,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(memory: Path) -> None:
 
 @pytest.mark.parametrize("fails", ["open", "header", "block", "fsync", "rename"])
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    """Wherever the disk fills up: one clear line with the path, and nothing left behind."""
+    """Wherever the disk fills up: the system's own error, and nothing left behind."""
     path = tmp_path / "memory.bin"
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -214,17 +214,17 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
         monkeypatch.setattr(writer.os, "replace", fail)
     else:
         monkeypatch.setattr(writer, "open", limited, raising=False)
-    with pytest.raises(InputError, match=r"memory\.bin: cannot be written: No space left on device; free some space"):
+    with pytest.raises(OSError, match="No space left on device"):
         write(path)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unusable_path(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"memory\.bin: cannot be written: No such file or directory"):
+    with pytest.raises(FileNotFoundError):
         write(tmp_path / "absent" / "memory.bin")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(OSError, match="director"):
         write(tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,7 +14,6 @@ import numpy as np
 import zstandard
 from crc32c import crc32c
 
-from minimemo.errors import InputError
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, token_array
 from minimemo.memory.container import (
     CRC,
@@ -38,7 +37,8 @@ class MemoryWriter:
     """Writes a memory.bin: `with MemoryWriter(path, header) as writer: writer.add(...)`.
 
     The file appears under its name, whole and on disk, when the `with` ends well, and not at all otherwise. header:
-    JSON-able; level: of zstd. Raises InputError when the disk is full or the path cannot be written.
+    JSON-able; level: of zstd. Raises OSError when the disk is full or the path cannot be written: the caller
+    knows by which name the user knows the file.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, level: int = LEVEL) -> None:
@@ -57,8 +57,7 @@ class MemoryWriter:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> MemoryWriter:
-        with self._writing():
-            self._file = open(self._temporary, "xb")
+        self._file = open(self._temporary, "xb")
         try:
             self._write(self._prologue + CRC.pack(crc32c(self._prologue)))
         except BaseException:
@@ -107,11 +106,10 @@ class MemoryWriter:
         index_offset, index = self._offset, b"".join(self._index)
         footer = FOOTER.pack(index_offset, self._tokens, len(self._index), self._frames, crc32c(index))
         self._write(index + footer + CRC.pack(crc32c(footer)) + END_MAGIC)
-        with self._writing():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(self._temporary, self.path)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(self._temporary, self.path)
 
     def _discard(self, file: BinaryIO) -> None:
         """Leaves nothing under the temporary name; when all went well, nothing is."""
@@ -122,16 +120,5 @@ class MemoryWriter:
     def _write(self, data: bytes) -> None:
         if self._file is None:
             raise ValueError("memory writer: use it in a `with` statement")
-        with self._writing():
-            self._file.write(data)
+        self._file.write(data)
         self._offset += len(data)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(
-                f"{self.path}: cannot be written: {reason}; free some space or name another place"
-            ) from error
