@@ -12,7 +12,19 @@ from minimemo import manifest as names
 from minimemo.errors import MemoError
 from minimemo.events import Listener, silent
 from minimemo.language_model import LanguageModel, find, load_model, locate_model
-from minimemo.loop import DEFAULTS, PROMPTS, Answer, Clue, Found, Language, Mode, Piece, Prompts, Session
+from minimemo.loop import (
+    DEFAULTS,
+    PROMPTS,
+    Answer,
+    Clue,
+    Found,
+    Language,
+    Mode,
+    Piece,
+    Prompts,
+    Session,
+    checked_question,
+)
 from minimemo.manifest import Manifest, file_info
 from minimemo.models.catalog import defaults
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
@@ -75,11 +87,13 @@ class Memo:
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
         """The answer with its sources; see `loop.Session.ask`."""
-        return self.session().ask(question, mode, max_tokens)
+        checked = checked_question(question)  # before any model is loaded
+        return self.session().ask(checked, mode, max_tokens)
 
     def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
         """As `ask`, in steps: one Found, the Pieces of the text, the Answer."""
-        return self.session().stream(question, mode, max_tokens)
+        checked = checked_question(question)
+        return self.session().stream(checked, mode, max_tokens)
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """What the memory recalls of the document for a question."""

@@ -232,3 +232,12 @@ def test_what_is_no_memo_is_not_overwritten(tiny_models: TinyModels, tmp_path: P
             minimemo.build(document, tmp_path / name, model=tiny_models.decoder, embedder=tiny_models.embedder)
     with pytest.raises(InputError, match="no such folder"):
         minimemo.build(document, tmp_path / "no" / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+
+
+@pytest.mark.parametrize("question", ["", "  \n", "?!…"])
+def test_an_empty_question_is_refused_before_a_model_is_loaded(built: Path, question: str) -> None:
+    memo = minimemo.open(built)
+    for ask in (memo.ask, memo.stream):
+        with pytest.raises(InputError, match="question is empty"):
+            ask(question)
+    assert memo._session is None and memo._model is None

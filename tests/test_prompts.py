@@ -141,6 +141,14 @@ def test_language_of_a_text_without_letters_is_the_default():
     assert detect_language("", "en") == "en"
 
 
+@pytest.mark.parametrize(("chinese", "language"), [(0.7, "zh"), (0.1, "en")])
+def test_language_of_a_long_text_is_that_of_all_its_parts(chinese: float, language: str) -> None:
+    """Two million characters that begin in the language of their smaller part: a sample from all over decides."""
+    zh, en = "他走进了那座古老的灯塔。" * 166_000, "He walked into the old lighthouse. " * 57_000
+    zh, en = zh[: int(chinese * 2e6)], en[: int((1 - chinese) * 2e6)]
+    assert detect_language(en + zh if language == "zh" else zh + en) == language
+
+
 def test_information_counts_by_script():
     assert information("北京") == information("Peking") == 6
     assert information("とり") == 4

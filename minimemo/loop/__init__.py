@@ -4,7 +4,7 @@ from minimemo.loop.answer import Answer, Mode, Passage
 from minimemo.loop.clues import Clue
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
-from minimemo.loop.run import DEFAULTS, Found, Settings
+from minimemo.loop.run import DEFAULTS, Found, Settings, checked_question
 from minimemo.loop.session import Session
 from minimemo.loop.writer import Piece
 
@@ -22,6 +22,7 @@ __all__ = [
     "Prompts",
     "Session",
     "Settings",
+    "checked_question",
     "detect_language",
     "load_prompts",
     "memory_opening",

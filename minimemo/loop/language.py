@@ -25,6 +25,9 @@ _RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}_])\w)+")
 # A Chinese word is about 1.6 characters: without this weight one Chinese name turns an English question into Chinese.
 _HAN_PER_WORD = 1.6
 
+# Texts longer than this many characters in all are judged by pieces from all over them: 114 MB took 12 s to count.
+_PIECES, _PIECE = 64, 16_384
+
 _STOPWORDS = frozenset(
     """
     a an and are as at be been but by did do does for from had has have he her him his how i if in into is it its me
@@ -38,8 +41,11 @@ def detect_language(text: str, default: Language = "en") -> Language:
     """The language of the prompts for a text: "zh" when most of its words are Chinese, else "en".
 
     Japanese and Korean get the English prompts, which ask for an answer in the language of the question.
-    A text without letters gets `default`.
+    A text without letters gets `default`. A text of more than a million characters is judged by a sample.
     """
+    if len(text) > _PIECES * _PIECE:
+        step = len(text) // _PIECES
+        text = "\n".join(text[start : start + _PIECE] for start in range(0, _PIECES * step, step))
     han, kana, hangul = (len(p.findall(text)) for p in (_HAN_CHAR, _KANA_CHAR, _HANGUL_CHAR))
     words = len(_OTHER_WORD.findall(text))
     if han + kana + hangul + words == 0:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from minimemo.errors import InputError
 from minimemo.events import Event, Listener
 from minimemo.loop.answer import Answer, AnswerMode, Passage
 from minimemo.loop.clues import Clue
@@ -97,6 +98,18 @@ class Run:
     language: Language
     max_tokens: int
     meter: Meter
+
+
+def checked_question(question: str) -> str:
+    """Without white space around it. Raises InputError for what no model is needed to refuse."""
+    question = question.strip()
+    if not any(char.isalnum() for char in question):
+        raise InputError("question is empty: it holds no letter or digit; ask something")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"question is not valid Unicode text (character {error.start}); type it again") from error
+    return question
 
 
 def last(steps: Steps) -> Answer:

@@ -18,7 +18,7 @@ from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
-from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, last, with_answer
+from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.writer import MemoryLoan, Piece, Writer
 
 if TYPE_CHECKING:
@@ -228,13 +228,7 @@ class Session:
         """A checked question; InputError for what cannot be asked."""
         if mode not in get_args(Mode):
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
-        question = question.strip()
-        if not any(char.isalnum() for char in question):
-            raise InputError("question is empty: it holds no letter or digit; ask something")
-        try:
-            question.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"question is not valid Unicode text (character {error.start}); type it again") from error
+        question = checked_question(question)
         run = Run(
             question, mode, detect_language(question, self.language), max_tokens, Meter(self._engine, self._on_event)
         )
