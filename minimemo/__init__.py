@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from minimemo.memo import Memo, open_embedder
     from minimemo.memo import open_memo as open
     from minimemo.models.catalog import pull
+    from minimemo.options import RunOptions
 
 __version__ = "0.1.0"
 
@@ -47,13 +48,14 @@ _HOMES = {
     "open": "memo",
     "open_embedder": "memo",
     "pull": "models.catalog",
+    "RunOptions": "options",
 }
 _NAMES = {"open": "open_memo"}
 
 __all__ = [
     "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
-    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "build", "load_model", "load_prompts", "open",
-    "open_embedder", "pull",
+    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "build", "load_model", "load_prompts",
+    "open", "open_embedder", "pull",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from minimemo.language_model import LanguageModel, LocatedModel, load_model, loc
 from minimemo.loop import DEFAULTS, PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo, OpenEmbedder, open_embedder
+from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.shelf import remember
 
 if TYPE_CHECKING:
@@ -42,26 +43,29 @@ def build(
     codec: str = CODEC,
     encoding: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
+    options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
 ) -> Memo:
     """Reads a document once and leaves a memo folder; gives it back opened.
 
     source: a text file, "-" for standard input, or a Document. out: the folder, by default the document's name with
     the ending .memo. A memo of the same document, model and settings that is already there is returned as it is.
+    A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError; whatever happens, no half-written memo is left.
     """
     document = source if isinstance(source, Document) else read_document(source, encoding)
     target = _target(source, document, out)
+    options.limit_threads()
     located = model.located if isinstance(model, LanguageModel) else locate_model(model, on_event)
     opened = embedder if isinstance(embedder, OpenEmbedder) else open_embedder(embedder, on_event)
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
-    dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else None
+    dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype()
     recipe = _recipe(document, located, opened, codec, dtype, opening)
     if (target / names.NAME).exists() and (known := Manifest.load(target)).recipe == recipe:
         on_event(Event("already built", 1, 1))
-        return Memo(target, known, model=model, embedder=opened, prompts=prompts)
-    language_model = model if isinstance(model, LanguageModel) else load_model(located, on_event=on_event)
+        return Memo(target, known, model=model, embedder=opened, prompts=prompts, options=options)
+    language_model = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
 
     with _scratch(target) as folder:
         ids = _passages(document, opened, language_model, recipe, folder, on_event)
@@ -100,18 +104,17 @@ def _recipe(
     located: LocatedModel,
     embedder: OpenEmbedder,
     codec: str,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     opening: MemoryOpening,
 ) -> Recipe:
     from minimemo.memory.codec import CODECS, KVLayout, make_codec
     from minimemo.models.config import ModelConfig
-    from minimemo.models.weights import dense_dtype
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
     if codec not in CODECS:
         raise InputError(f"memory {codec!r} is unknown; choose one of {', '.join(CODECS)}")
     config = ModelConfig.from_directory(located.directory)
-    stored = str(dtype or dense_dtype()).removeprefix("torch.")
+    stored = str(dtype).removeprefix("torch.")
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
     return Recipe(
         document_sha256=document.sha256,

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import MinimemoError
+from minimemo.options import DTYPES, KV_DTYPES, RunOptions
 from minimemo.printing import Bar, print_answer, print_listing, print_memo, progress, size
 
 if TYPE_CHECKING:
@@ -125,6 +126,14 @@ def _models(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR", help="[$MINIMEMO_EMBEDDER]"
     )
+    command.add_argument("--dtype", choices=DTYPES, help="of large products (default: the fastest here)")
+    command.add_argument(
+        "--kv-dtype", choices=KV_DTYPES, help="of keys and values at work (default: as dense products)"
+    )
+    command.add_argument(
+        "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS"), metavar="N",
+        help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
+    )  # fmt: skip
 
 
 def _printing(command: argparse.ArgumentParser) -> None:
@@ -173,6 +182,7 @@ def _build(arguments: argparse.Namespace) -> None:
             codec=arguments.memory,
             encoding=arguments.encoding,
             prompts=_prompts(arguments),
+            options=_options(arguments),
             on_event=on_event,
         )
     told = memo.inspect()
@@ -277,8 +287,13 @@ def _open(arguments: argparse.Namespace, on_event: Bar) -> Memo:
         model=arguments.model,
         embedder=arguments.embedder,
         prompts=_prompts(arguments),
+        options=_options(arguments),
         on_event=on_event,
     )
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    return RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
 
 
 def _prompts(arguments: argparse.Namespace) -> Any:

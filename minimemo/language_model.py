@@ -10,10 +10,9 @@ from minimemo.events import Listener, silent
 from minimemo.models.catalog import CATALOG, defaults, resolve
 from minimemo.models.converted import as_directory
 from minimemo.models.fingerprint import decoder_files, fingerprint
+from minimemo.options import DEFAULT_OPTIONS, RunOptions
 
 if TYPE_CHECKING:
-    import torch
-
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
@@ -59,26 +58,17 @@ def locate_model(name: str | Path | None = None, on_event: Listener = silent) ->
 
 def load_model(
     model: str | Path | LocatedModel | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-    kv_dtype: torch.dtype | None = None,
-    device: str = "cpu",
+    options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
 ) -> LanguageModel:
-    """Loads a decoder into memory; dtype: of large products, None: what this machine multiplies fastest;
-    kv_dtype: of caches, None: that of dense products."""
-    import torch
-
+    """Loads a decoder into memory, to run as `options` say."""
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.models.weights import dense_dtype, load_decoder, preferred_dtype
+    from minimemo.models.weights import load_decoder
+
+    options.limit_threads()
 
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     tokenizer = Tokenizer.load(located.directory)
-    dtype = dtype or preferred_dtype(device)
-    decoder = load_decoder(located.directory, dtype=dtype, device=device, on_event=on_event)
-    return LanguageModel(
-        located,
-        Engine(decoder, kv_dtype=kv_dtype or (dense_dtype(device) if dtype == torch.int8 else dtype)),
-        tokenizer,
-    )
+    decoder = load_decoder(located.directory, dtype=options.product_dtype(), device=options.device, on_event=on_event)
+    return LanguageModel(located, Engine(decoder, kv_dtype=options.cache_dtype()), tokenizer)

@@ -15,6 +15,7 @@ from minimemo.language_model import LanguageModel, find, load_model, locate_mode
 from minimemo.loop import DEFAULTS, PROMPTS, Answer, Clue, Found, Language, Mode, Piece, Prompts, Session
 from minimemo.manifest import Manifest, file_info
 from minimemo.models.catalog import defaults
+from minimemo.options import DEFAULT_OPTIONS, RunOptions
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
@@ -58,6 +59,7 @@ class Memo:
         model: LanguageModel | str | Path | None = None,
         embedder: OpenEmbedder | str | Path | None = None,
         prompts: Mapping[Language, Prompts] = PROMPTS,
+        options: RunOptions = DEFAULT_OPTIONS,
         on_event: Listener = silent,
     ) -> None:
         self.folder = folder
@@ -65,6 +67,7 @@ class Memo:
         self._model = model
         self._embedder = embedder
         self._prompts = prompts
+        self._options = options
         self._on_event = on_event
         self._session: Session | None = None
 
@@ -97,6 +100,7 @@ class Memo:
     def session(self) -> Session:
         """The loop over this memo; models are loaded here."""
         if self._session is None:
+            self._options.limit_threads()
             retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
             model = self.model()
             self._session = Session(
@@ -115,7 +119,7 @@ class Memo:
         if not isinstance(self._model, LanguageModel):
             located = locate_model(self._model or self.manifest.model.source, self._on_event)
             self._check("model", located.source, located.fingerprint, self.manifest.model.fingerprint)
-            self._model = load_model(located, on_event=self._on_event)
+            self._model = load_model(located, self._options, self._on_event)
         located = self._model.located
         self._check("model", located.source, located.fingerprint, self.manifest.model.fingerprint)
         return self._model
@@ -243,11 +247,21 @@ def open_memo(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
+    options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
 ) -> Memo:
-    """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones.
+    """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones, which run
+    as they were loaded and not as `options` say.
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
     path = Path(folder)
-    return Memo(path, Manifest.load(path), model=model, embedder=embedder, prompts=prompts, on_event=on_event)
+    return Memo(
+        path,
+        Manifest.load(path),
+        model=model,
+        embedder=embedder,
+        prompts=prompts,
+        options=options,
+        on_event=on_event,
+    )

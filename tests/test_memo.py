@@ -58,7 +58,7 @@ def test_restored_memory_continues_like_the_cache_that_was_saved(
     codec: str, tiny_models: TinyModels, tmp_path: Path
 ) -> None:
     """save -> load -> continue: bit-equal logits for the exact codec, close ones for int4; nothing is prefilled."""
-    model = minimemo.load_model(tiny_models.decoder, dtype=torch.float32)
+    model = minimemo.load_model(tiny_models.decoder, minimemo.RunOptions(dtype="float32"))
     document = minimemo.Document.of(TEXT, "doc")
     memo = minimemo.build(document, tmp_path / "a.memo", model=model, embedder=tiny_models.embedder, codec=codec)
     sequence = memory_opening("en").ids(model.tokenizer) + model.tokenizer.encode(TEXT)

@@ -82,7 +82,8 @@ def _check_fit(codec: Codec, cache: KVCache, tokens: int) -> None:
         )
     if codec.lossless and codec.layout.torch_dtype != cache.dtype:
         raise MemoError(
-            f"the memory is exact in {codec.layout.dtype}, the model runs in {cache.dtype}: use the same dtype"
+            f"the memory is exact in {codec.layout.dtype}, the model runs with keys and values in {cache.dtype}: "
+            f"open it with kv-dtype {codec.layout.dtype}"
         )
     missing = cache.length + tokens - cache.capacity
     if missing > 0:
