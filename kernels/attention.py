@@ -6,15 +6,21 @@ torch, always can. Letters: H query heads, G kv heads, N query tokens, T key tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from . import native, native_attention, torch_ops
-from .source import Source
+from . import native, native_attention, reference, torch_ops
+from .source import PackedSource, Source
+
+AnySource: TypeAlias = Source | PackedSource
+
+_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_TRITON_DIMS = 256  # of a head: what the registers of a program hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,11 @@ class Candidate:
     """refuses: why a kernel cannot serve (q, sources), or None. run: as `attend`."""
 
     name: str
-    refuses: Callable[[Tensor, Sequence[Source]], str | None]
-    run: Callable[[Tensor, Sequence[Source], float], Tensor]
+    refuses: Callable[[Tensor, Sequence[AnySource]], str | None]
+    run: Callable[[Tensor, Sequence[AnySource], float], Tensor]
 
 
-def attend(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+def attend(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:
     """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
 
     Raises ValueError for arguments that do not fit together.
@@ -35,12 +41,16 @@ def attend(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
     return chosen.run(q, sources, scale)
 
 
-def _native_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:
+def _dense(sources: Sequence[AnySource]) -> Iterator[Source]:
+    return (source for source in sources if isinstance(source, Source))
+
+
+def _native_refuses(q: Tensor, sources: Sequence[AnySource]) -> str | None:
     if q.device.type != "cpu":
         return "runs on the CPU only"
     if q.dtype != torch.float32:
         return "takes float32 queries only"
-    if any(source.keys.dtype not in (torch.float32, torch.bfloat16) for source in sources):
+    if any(source.keys.dtype not in (torch.float32, torch.bfloat16) for source in _dense(sources)):
         return "takes float32 and bfloat16 keys only"
     windows = {source.window for source in sources}
     if len(windows) > 1 or (windows != {None} and any(source.last_seen is None for source in sources)):
@@ -48,33 +58,40 @@ def _native_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:
     return native.unavailable()
 
 
-def _run_native(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+def _run_native(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:
     """As segments whose first keys lie where each token's position, N on, says that it sees just so many of them."""
     far = 1 << 40
-    segments = []
+    segments: list[native_attention.DenseSegment | native_attention.PackedSegment] = []
     for source in sources:
         seen = far if source.last_seen is None else source.last_seen
         start = far + source.first - seen if source.last_seen is not None else 0
         rows = (source.first, source.first + source.count)
-        segments.append(native_attention.DenseSegment(source.keys, source.values, start, rows))
+        if isinstance(source, PackedSource):
+            segments.append(native_attention.PackedSegment(source.packed, start, rows))
+        else:
+            segments.append(native_attention.DenseSegment(source.keys, source.values, start, rows))
     positions = torch.arange(far, far + q.shape[1])
     window = sources[0].window if sources else None
     return native_attention.segment_attention(q, segments, scale=scale, query_positions=positions, window=window)[0]
 
 
-def _triton_refuses(q: Tensor, sources: Sequence[Source]) -> str | None:
+def _triton_refuses(q: Tensor, sources: Sequence[AnySource]) -> str | None:
     if q.device.type != "cuda":
         return "runs on a GPU only"
+    if q.dtype not in _TRITON_DTYPES or any(source.keys.dtype != q.dtype for source in _dense(sources)):
+        return "takes queries and keys of one dtype: float16, bfloat16 or float32"
+    if q.shape[2] > _TRITON_DIMS:
+        return f"takes heads of at most {_TRITON_DIMS} dims"
     return None if find_spec("triton") else "triton is not installed; pip install 'minimemo[gpu]'"
 
 
-def _run_triton(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+def _run_triton(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:
     from .triton_sources import attend as on_gpu
 
     return on_gpu(q, sources, scale)
 
 
-def _run_torch(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
+def _run_torch(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:
     """Source by source, merged by log-sum-exp where several reach a token."""
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = q.new_zeros(q.shape), q.new_full(q.shape[:2], float("-inf"), dtype=wide)
@@ -83,8 +100,12 @@ def _run_torch(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:
         positions = None
         if source.last_seen is not None:
             positions = torch.arange(source.last_seen, source.last_seen + source.count, device=q.device)
+        if isinstance(source, PackedSource):
+            keys, values = (x.to(q.dtype) for x in reference.unpack_kv(source.packed))
+        else:
+            keys, values = source.keys, source.values
         part = torch_ops.attention(
-            q[:, span], source.keys, source.values, scale=scale, query_positions=positions, window=source.window
+            q[:, span], keys, values, scale=scale, query_positions=positions, window=source.window
         )
         if len(sources) == 1 and source.count == q.shape[1]:
             return part[0]

@@ -203,9 +203,8 @@ def pack_kv_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor, *, 
     heads, tokens, dim = keys.shape
     if not 1 <= dim <= _MAX_DIM:
         raise ValueError(f"k: head dim {dim}, at most {_MAX_DIM}")
-    source, target = _Segment(), _Segment()
+    source, target = _Segment(), packed_struct(packed, heads, dim)
     _fill_dense(source, DenseSegment(keys, values), "", heads, dim)
-    _fill_packed(target, packed, "", heads, dim)
     if tokens % PACK_GROUP or first % PACK_GROUP or not 0 <= first <= first + tokens <= target.tokens:
         raise ValueError(f"k: tokens {first} .. {first + tokens} are no whole groups of 64 within {target.tokens}")
     wrong = _library().minimemo_pack_kv(
@@ -220,12 +219,19 @@ def unpack_kv(packed: PackedKV, *, threads: int | None = None) -> tuple[Tensor, 
     heads, _, dim = packed.key_scale.shape
     if not 1 <= dim <= _MAX_DIM:
         raise ValueError(f"packed: head dim {dim}, at most {_MAX_DIM}")
-    source = _Segment()
-    _fill_packed(source, packed, "", heads, dim)
+    source = packed_struct(packed, heads, dim)
     keys, values = torch.empty(2, heads, source.tokens, dim)
     threads = threads or torch.get_num_threads()
     _library().minimemo_unpack_kv(ctypes.byref(source), heads, dim, keys.data_ptr(), values.data_ptr(), threads)
     return keys, values
+
+
+def packed_struct(packed: PackedKV, kv_heads: int, dim: int) -> _Segment:
+    """What native code is given for packed keys and values, whose tensors are the caller's to hold. Raises ValueError,
+    naming the part, for what does not fit."""
+    struct = _Segment()
+    _fill_packed(struct, packed, "", kv_heads, dim)
+    return struct
 
 
 def attention_variant(chosen: int) -> int:

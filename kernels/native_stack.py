@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .native import PackedMatrix, _library
-from .native_attention import attention_variant
+from .native_attention import _Segment, attention_variant, packed_struct
+from .packed import PackedKV
 
 _GATES = ("silu", "gelu_tanh")
 _CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -50,6 +51,7 @@ class _Cache(Structure):
         ("keys", c_void_p),
         ("values", c_void_p),
         *((name, c_int64) for name in ("layer_stride", "head_stride", "length", "count", "bfloat16")),
+        ("packed", POINTER(_Segment)),
     )
 
 
@@ -69,11 +71,14 @@ class _Call(Structure):
 
 
 class Cache(Protocol):
-    """keys, values: (L, G, capacity, D), the first `length` tokens meaningful."""
+    """keys, values: (L, G, capacity, D), slot 0 of which holds token `start`; the first `start` tokens are packed, the
+    heads of all layers in a row (L G of them)."""
 
     keys: Tensor
     values: Tensor
     length: int
+    start: int
+    packed: PackedKV | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +198,16 @@ class Stack:
             )
         if keys.dtype not in _CACHE_DTYPES or not keys.is_contiguous() or not values.is_contiguous():
             raise ValueError(f"stack: the cache must be contiguous float32 or bfloat16, got {keys.dtype}")
-        if keys.device.type != "cpu" or count < 0 or not 0 <= cache.length <= capacity - count:
-            raise ValueError(f"stack: {count} tokens after {cache.length} in a cache of {capacity} on {keys.device}")
+        length, packed = cache.length - cache.start, None
+        if keys.device.type != "cpu" or count < 0 or not 0 <= length <= capacity - count:
+            raise ValueError(f"stack: {count} tokens after {length} in a cache of {capacity} on {keys.device}")
+        if cache.packed is not None:
+            if cache.packed.key_codes.shape[1] != cache.start:
+                raise ValueError(f"stack: {cache.packed.key_codes.shape[1]} packed tokens before token {cache.start}")
+            packed = ctypes.pointer(packed_struct(cache.packed, layers * kv_heads, dim))
         return _Cache(
-            *(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), cache.length, count),
-            keys.dtype == torch.bfloat16,
+            *(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), length, count),
+            *(keys.dtype == torch.bfloat16, packed),
         )
 
 

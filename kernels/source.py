@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .packed import PackedKV
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -17,6 +19,17 @@ class Source:
 
     keys: Tensor
     values: Tensor
+    first: int
+    count: int
+    last_seen: int | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSource:
+    """Packed keys and values, else as Source."""
+
+    packed: PackedKV
     first: int
     count: int
     last_seen: int | None = None

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .packed import PACK_GROUP, PackedKV
+from .packed import PACK_GROUP, PackedKV, empty_packed
 from .triton_launch import FLOATS, Launch, check
 
 _LARGEST = tl.constexpr(65504.0)  # of float16
@@ -58,25 +58,6 @@ def unpack_kv(packed: PackedKV, dtype: torch.dtype = torch.float32) -> tuple[Ten
     values = torch.empty_like(keys)
     unpack_launch(packed, keys, values).run()
     return keys, values
-
-
-def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.device | str) -> PackedKV:
-    """Room for `tokens` packed tokens, a multiple of 64, with undefined content."""
-    if bits not in (8, 4):
-        raise ValueError(f"bits: {bits}, expected 8 or 4")
-    if dim % 2 or not 2 <= dim <= 256:
-        raise ValueError(f"head dim: {dim}, expected an even number up to 256")
-    if tokens % PACK_GROUP:
-        raise ValueError(f"tokens: {tokens}, expected a multiple of {PACK_GROUP}")
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
-        return torch.empty((kv_heads, *shape), dtype=dtype, device=device)
-
-    groups, width = tokens // PACK_GROUP, dim * bits // 8
-    codes = [empty(tokens, width, dtype=torch.uint8) for _ in range(2)]
-    return PackedKV(
-        bits, codes[0], empty(groups, dim), empty(groups, dim), codes[1], empty(tokens), empty(tokens)
-    )  # fmt: skip
 
 
 def check_packed(packed: PackedKV, like: Tensor | None = None) -> None:

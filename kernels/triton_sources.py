@@ -7,11 +7,10 @@ Each source is read once for all query tokens that attend to it, into parts that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from torch import Tensor
 
-from .packed import PackedKV
+from .source import PackedSource, Source
 from .triton_attention import dense_launch
 from .triton_launch import FLOATS, Launch, check
 from .triton_merge import Plan, new_parts, new_result, run_plan
@@ -19,55 +18,32 @@ from .triton_packed import packed_launch
 from .triton_rule import Rule, shares_for
 
 
-class KeySource(Protocol):
-    """Keys and values (G, T, D) that query tokens first .. first + count - 1 attend to.
-
-    last_seen: index of the last key that the first of them sees; each next one sees one more. None: all see all.
-    window: of the keys seen, only the last so many; needs last_seen.
-    """
-
-    @property
-    def keys(self) -> Tensor: ...
-    @property
-    def values(self) -> Tensor: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def last_seen(self) -> int | None: ...
-    @property
-    def window(self) -> int | None: ...
-
-
-def attend(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]], scale: float) -> Tensor:
+def attend(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
     """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
 
-    A source may come as (packed, source): its keys and values are then those of `packed`. Tokens without a source give
-    zeros. Raises ValueError naming what does not fit.
+    Tokens without a source give zeros. Raises ValueError naming what does not fit.
     """
     plan = sources_plan(q, sources, scale)
     return run_plan(plan, q)[0]
 
 
-def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySource]], scale: float) -> Plan:
+def sources_plan(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Plan:
     """Launches and the parts that they fill. Sources of one share whose tokens do not overlap fill the same part."""
     check("q", q, (None, None, None), FLOATS)
     wanted = []
-    for entry in sources:
-        packed, source = entry if isinstance(entry, tuple) else (None, entry)
+    for source in sources:
         if not 0 <= source.first <= source.first + source.count <= q.shape[1]:
             last = source.first + source.count - 1
             raise ValueError(f"source: query tokens {source.first} .. {last} of {q.shape[1]}")
         span = slice(source.first, source.first + source.count)
-        wanted.append((packed, source, span, shares_for(q[:, span], packed.key_codes if packed else source.keys)))
-    if len(wanted) == 1 and wanted[0][1].count == q.shape[1] and wanted[0][3] == 1:
-        packed, source, _, shares = wanted[0]
+        keys = source.packed.key_codes if isinstance(source, PackedSource) else source.keys
+        wanted.append((source, span, shares_for(q[:, span], keys)))
+    if len(wanted) == 1 and wanted[0][0].count == q.shape[1] and wanted[0][2] == 1:
         out, lse = new_result(q)
-        return Plan((_launch(q, packed, source, scale, shares, out, lse),), out, lse)
+        return Plan((_launch(q, wanted[0][0], scale, 1, out, lse),), out, lse)
     places: list[int] = []
     taken: list[list[slice]] = []  # for each part the spans that fill it
-    for _, _, span, shares in wanted:
+    for _, span, shares in wanted:
         at = next((i for i, spans in enumerate(taken) if shares == 1 and _apart(span, spans)), len(taken))
         if at == len(taken):
             taken.extend([] for _ in range(shares))
@@ -78,18 +54,16 @@ def sources_plan(q: Tensor, sources: Sequence[KeySource | tuple[PackedKV, KeySou
     if any(sum(span.stop - span.start for span in spans) < q.shape[1] for spans in taken or [[]]):
         lse.fill_(float("-inf"))  # tokens that a part says nothing about
     launches = tuple(
-        _launch(q[:, span], packed, source, scale, shares, out[at:, :, span], lse[at:, :, span])
-        for (packed, source, span, shares), at in zip(wanted, places, strict=True)
+        _launch(q[:, span], source, scale, shares, out[at:, :, span], lse[at:, :, span])
+        for (source, span, shares), at in zip(wanted, places, strict=True)
     )
     return Plan(launches, out, lse)
 
 
-def _launch(
-    q: Tensor, packed: PackedKV | None, source: KeySource, scale: float, shares: int, out: Tensor, lse: Tensor
-) -> Launch:
+def _launch(q: Tensor, source: Source | PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor) -> Launch:
     rule = Rule(scale, source.last_seen, 0, source.window, 0, None)
-    if packed is not None:
-        return packed_launch(q, packed, rule, shares, out, lse)
+    if isinstance(source, PackedSource):
+        return packed_launch(q, source.packed, rule, shares, out, lse)
     return dense_launch(q, source.keys, source.values, rule, shares, out, lse)
 
 

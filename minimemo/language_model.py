@@ -71,4 +71,6 @@ def load_model(
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     tokenizer = Tokenizer.load(located.directory)
     decoder = load_decoder(located.directory, dtype=options.product_dtype(), device=options.device, on_event=on_event)
-    return LanguageModel(located, Engine(decoder, kv_dtype=options.cache_dtype()), tokenizer)
+    return LanguageModel(
+        located, Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits()), tokenizer
+    )

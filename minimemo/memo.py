@@ -180,7 +180,8 @@ class Memo:
         engine = self.model().engine
         with self.reader() as reader:
             codec = make_codec(self.manifest.recipe.codec, self.manifest.recipe.params)
-            cache = engine.new_cache(min(reader.tokens + DEFAULTS.memory_room(), engine.config.max_context))
+            capacity = min(reader.tokens + DEFAULTS.memory_room(), engine.config.max_context)
+            cache = engine.new_memory(reader.tokens, capacity)
             load(reader, codec, MemoryView.whole(reader), engine.decoder.rope, cache, self._on_event)
         return cache
 

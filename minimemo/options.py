@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "int8")
-KV_DTYPES = ("float32", "bfloat16")
+KV_DTYPES = ("float32", "bfloat16", "int8", "int4")
+_BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class RunOptions:
     """None: what this machine does best. Raises InputError for names and numbers that are not offered.
 
     dtype: of large products and dense weights; int8: activations of products with quantized weights are rounded to 8
-    bits. kv_dtype: of keys and values at work; None: that of dense products. threads: of torch and of native kernels,
-    in the whole process. device: as torch names it.
+    bits. kv_dtype: of keys and values at work; None: that of dense products; int8 and int4: of an opened memory, with
+    what is read and written beside it in that of dense products. threads: of torch and of native kernels, in the whole
+    process. device: as torch names it.
     """
 
     dtype: str | None = None
@@ -55,6 +57,10 @@ class RunOptions:
         if self.kv_dtype in ("float32", "bfloat16"):
             return _torch_dtype(self.kv_dtype)
         return _torch_dtype(self.dtype) if self.dtype not in (None, "int8") else dense_dtype(self.device)
+
+    def memory_bits(self) -> int | None:
+        """Of a number of an opened memory; None: it is dense."""
+        return _BITS.get(self.kv_dtype or "")
 
 
 DEFAULT_OPTIONS = RunOptions()

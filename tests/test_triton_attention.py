@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minimemo.kernels import reference
+from minimemo.kernels import PackedSource, Source, reference
 from minimemo.kernels import triton_attention as kernels
 from minimemo.kernels.triton_merge import merge_attention
 from minimemo.kernels.triton_pack import pack_kv, unpack_kv
@@ -105,16 +103,6 @@ def test_shared_prefix(counts: list[int], dtype: torch.dtype) -> None:
         assert_attention(found, reference.shared_prefix_attention(*wide, starts, lengths, scale=0.2, **rule))
 
 
-@dataclass
-class Source:
-    keys: Tensor
-    values: Tensor
-    first: int
-    count: int
-    last_seen: int | None = None
-    window: int | None = None
-
-
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("counts", [[1, 1, 1], [4, 0, 9]])
 def test_sources(counts: list[int], packed: bool) -> None:
@@ -122,8 +110,8 @@ def test_sources(counts: list[int], packed: bool) -> None:
     q, k, v = _inputs((4, 2, sum(counts) + 1, 640, 64), torch.float32)
     sources: list = [Source(k, v, 0, sum(counts))]
     if packed:
-        sources = [(pack_kv(k, v, 8), sources[0])]
-        k, v = unpack_kv(sources[0][0])
+        sources = [PackedSource(pack_kv(k, v, 8), 0, sum(counts))]
+        k, v = unpack_kv(sources[0].packed)
     expected_out = torch.zeros_like(q).double()
     first = 0
     for row, count in enumerate(counts):

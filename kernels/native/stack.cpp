@@ -66,9 +66,10 @@ struct Step {
       for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
         most = std::max(most, product(*matrix).bytes(pass));
     memory = allocate(most);
-    const int64_t shared = c.prefix ? c.prefix->length : 0;
+    const int64_t shared = c.prefix ? packed_tokens(*c.prefix) + c.prefix->length : 0;
     for (int64_t r = 0; r < c.row_count; r++)
-      for (int64_t i = 0; i < c.rows[r].count; i++) positions.push_back(shared + c.rows[r].length + i);
+      for (int64_t i = 0; i < c.rows[r].count; i++)
+        positions.push_back(shared + packed_tokens(c.rows[r]) + c.rows[r].length + i);
   }
 
   Product product(const StackMatrix& matrix) const {
@@ -167,15 +168,38 @@ struct Step {
     return s;
   }
 
+  static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
+
+  Segment packed_segment(const Segment& all, int index, int64_t start, int64_t first, int64_t last) const {
+    Segment s = all;
+    const int64_t head = int64_t(index) * m.kv_heads;
+    s.keys = static_cast<const uint8_t*>(all.keys) + head * all.key_stride;
+    s.values = static_cast<const uint8_t*>(all.values) + head * all.value_stride;
+    s.key_scale += head * all.key_param_stride;
+    s.key_low += head * all.key_param_stride;
+    s.value_scale += head * all.value_param_stride;
+    s.value_low += head * all.value_param_stride;
+    s.start = start;
+    s.first_row = first;
+    s.last_row = last;
+    return s;
+  }
+
+  // The packed tokens of a cache from position `start` on, then its dense ones, for tokens first .. last - 1.
+  void see(const StackCache& cache, int index, int64_t keys, int64_t start, int64_t first, int64_t last) {
+    if (cache.packed) segments.push_back(packed_segment(*cache.packed, index, start, first, last));
+    if (keys) segments.push_back(segment(cache, index, keys, start + packed_tokens(cache), first, last));
+  }
+
   // False without memory for partial results.
   bool attend(const StackLayer& layer, int index) {
     segments.clear();
-    const int64_t shared = c.prefix ? c.prefix->length : 0;
-    if (shared) segments.push_back(segment(*c.prefix, index, shared, 0, 0, c.tokens));
+    const int64_t shared = c.prefix ? packed_tokens(*c.prefix) + c.prefix->length : 0;
+    if (c.prefix) see(*c.prefix, index, c.prefix->length, 0, 0, c.tokens);
     int64_t first = 0;
     for (int64_t r = 0; r < c.row_count; r++) {
       const StackCache& row = c.rows[r];
-      segments.push_back(segment(row, index, row.length + row.count, shared, first, first + row.count));
+      see(row, index, row.length + row.count, shared, first, first + row.count);
       first += row.count;
     }
     Attention job{};

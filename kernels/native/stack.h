@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "attention.h"
+
 namespace minimemo {
 
 struct StackMatrix {  // packed parts of one width, one below the other (format.h), and a bias or null
@@ -31,6 +33,7 @@ struct StackCache {  // keys and values (layers, kv heads, capacity, dim), by st
   int64_t layer_stride, head_stride, length;
   int64_t count;  // tokens of this call that continue it
   int64_t bfloat16;
+  const Segment* packed;  // the tokens before the dense ones, heads of all layers in a row; or null
 };
 
 struct StackCall {

@@ -8,17 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minimemo.kernels import hugepages
+from minimemo.kernels import PACK_GROUP, PackedKV, empty_packed, hugepages, pack_into
 
 
 class KVCache:
-    """Keys and values of one sequence, dense. Slot i holds the token at position i.
+    """Keys and values of one sequence. The token at position i lies in slot i, or, where the first `start` tokens are
+    packed, in slot i - start.
 
-    keys, values: (L, G, capacity, D); only the first `length` tokens are meaningful. Memory is reserved but not
-    touched until written, so a generous capacity costs nothing. `truncate` is free.
+    keys, values: (L, G, slots, D), dense; only tokens up to `length` are meaningful. packed: the tokens before them,
+    heads of all layers in a row (L G of them), None where there are none. Memory on a CPU is reserved but not touched
+    until written, so a generous capacity costs nothing. `truncate` is free.
     """
 
-    __slots__ = ("keys", "length", "values")
+    __slots__ = ("_room", "keys", "length", "packed", "start", "values")
 
     def __init__(
         self,
@@ -28,40 +30,94 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        *,
+        packed_tokens: int = 0,
+        bits: int | None = None,
     ) -> None:
-        shape = (num_layers, num_kv_heads, capacity, head_dim)
+        """packed_tokens: how many tokens that `append` brings are to be packed, with 8 or 4 `bits`, whole groups."""
+        packed_tokens = packed_tokens // PACK_GROUP * PACK_GROUP if bits else 0
+        # A group is complete before it is packed: until then its tokens wait in dense slots.
+        slots = max(capacity - packed_tokens, PACK_GROUP) if packed_tokens else capacity
+        shape = (num_layers, num_kv_heads, slots, head_dim)
         on_cpu = torch.device(device).type == "cpu"
         self.keys: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty(shape, dtype=dtype, device=device)
         self.values: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty_like(self.keys)
         self.length = 0
+        self.start = 0
+        self.packed: PackedKV | None = None
+        self._room = (
+            empty_packed(num_layers * num_kv_heads, packed_tokens, head_dim, bits, device)
+            if bits and packed_tokens
+            else None
+        )
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
-        return self.keys.shape[2]
+        """Tokens that fit, those to be packed among them."""
+        return self._packed_capacity + self.keys.shape[2]
+
+    @property
+    def _packed_capacity(self) -> int:
+        return 0 if self._room is None else self._room.key_codes.shape[1]
+
+    @property
+    def bits(self) -> int | None:
+        """Of packed tokens; None where none are to be packed."""
+        return None if self._room is None else self._room.bits
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of dense tokens."""
         return self.keys.dtype
 
     def require(self, tokens: int) -> None:
-        """Raises ValueError unless `tokens` more fit."""
-        if self.length + tokens > self.capacity:
-            raise ValueError(f"KV cache: {self.length} + {tokens} tokens do not fit into {self.capacity}")
+        """Raises ValueError unless `tokens` more can be written."""
+        if self.length - self.start + tokens > self.keys.shape[2]:
+            raise ValueError(
+                f"KV cache: {self.length} + {tokens} tokens do not fit into {self.start + self.keys.shape[2]}"
+            )
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Stores (G, n, D) keys and values of one layer after the current end; `length` stays."""
-        end = self.length + keys.shape[1]
-        self.keys[layer, :, self.length : end] = keys
-        self.values[layer, :, self.length : end] = values
+        first = self.length - self.start
+        self.keys[layer, :, first : first + keys.shape[1]] = keys
+        self.values[layer, :, first : first + keys.shape[1]] = values
 
     def advance(self, tokens: int) -> None:
         """Makes `tokens` freshly written ones part of the sequence."""
         self.require(tokens)
         self.length += tokens
 
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Adds finished tokens, keys (after RoPE) and values (L, G, n, D) of any float dtype; packs what is to be.
+
+        Raises ValueError when they do not fit, or hold numbers that packed ones cannot (see `kernels.pack_into`).
+        """
+        count, held = keys.shape[2], self.length - self.start
+        if self.length + count > self.capacity:
+            raise ValueError(f"KV cache: {self.length} + {count} tokens do not fit into {self.capacity}")
+        if self._room is not None and self.start < self._packed_capacity:
+            if held:
+                keys = torch.cat((self.keys[:, :, :held].to(keys.dtype), keys), dim=2)
+                values = torch.cat((self.values[:, :, :held].to(values.dtype), values), dim=2)
+            whole = min(keys.shape[2] // PACK_GROUP * PACK_GROUP, self._packed_capacity - self.start)
+            if whole:
+                parts = (x[:, :, :whole].flatten(0, 1) for x in (keys, values))
+                pack_into(self._room, self.start, *parts)
+                self._pack_up_to(self.start + whole)
+            keys, values, held = keys[:, :, whole:], values[:, :, whole:], 0
+        self.keys[:, :, held : held + keys.shape[2]] = keys
+        self.values[:, :, held : held + keys.shape[2]] = values
+        self.length += count
+
     def truncate(self, length: int) -> None:
-        """Forgets everything from position `length` on."""
-        if not 0 <= length <= self.length:
+        """Forgets everything from position `length` on. Of packed tokens only whole groups can be forgotten."""
+        if not 0 <= length <= self.length or (length < self.start and length % PACK_GROUP):
             raise ValueError(f"KV cache: cannot truncate {self.length} tokens to {length}")
+        if length < self.start:
+            self._pack_up_to(length)
         self.length = length
+
+    def _pack_up_to(self, start: int) -> None:
+        self.start = start
+        self.packed = self._room.part(slice(None), start) if self._room is not None and start else None

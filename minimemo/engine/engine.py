@@ -32,16 +32,25 @@ class PrefilledChunk:
 class Engine:
     """Runs one decoder; serves any number of caches, one call at a time.
 
-    kv_dtype: of the caches it makes; None: the decoder's own. prefilled, decoded: running counts of tokens put through
-    the model, for anyone who wants to know what a call cost.
+    kv_dtype: of the caches it makes; None: the decoder's own. memory_bits: 8 or 4 bits a number of memories, which are
+    packed and only read; None: they are dense as well. prefilled, decoded: running counts of tokens put through the
+    model, for anyone who wants to know what a call cost.
     """
 
-    def __init__(self, decoder: Decoder, *, kv_dtype: torch.dtype | None = None, chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        kv_dtype: torch.dtype | None = None,
+        memory_bits: int | None = None,
+        chunk: int = PREFILL_CHUNK,
+    ) -> None:
         if chunk < 1:
             raise ValueError(f"engine: chunk must be at least 1 token, got {chunk}")
         self.decoder = decoder
         self.chunk = chunk
         self.kv_dtype = kv_dtype or decoder.dtype
+        self.memory_bits = memory_bits
         self.prefilled = 0
         self.decoded = 0
 
@@ -53,6 +62,15 @@ class Engine:
         """An empty cache for `capacity` tokens on the decoder's device."""
         c = self.config
         return KVCache(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.kv_dtype, self.decoder.device)
+
+    def new_memory(self, tokens: int, capacity: int) -> KVCache:
+        """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended."""
+        c = self.config
+        return KVCache(
+            *(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.kv_dtype, self.decoder.device),
+            packed_tokens=tokens,
+            bits=self.memory_bits,
+        )
 
     def prefill(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache, chunk by chunk; logits (1, V) after the last one."""
@@ -73,7 +91,8 @@ class Engine:
             keys = cache.keys.new_empty((c.num_layers, c.num_kv_heads, len(piece), c.head_dim))
             self.prefilled += len(piece)
             self._forward(piece, [Row(cache, len(piece))], raw_keys=keys, logits="none")
-            yield PrefilledChunk(start, piece, keys, cache.values[:, :, start : cache.length])
+            values = cache.values[:, :, start - cache.start : cache.length - cache.start]
+            yield PrefilledChunk(start, piece, keys, values)
 
     def generate(
         self,

@@ -5,6 +5,7 @@ Keys are stored before RoPE, so a block can be placed anywhere: a view may skip 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,40 +50,62 @@ def load(
 ) -> None:
     """Appends the view's blocks to the cache, keys rotated to the view's positions.
 
-    One block is decoded at a time, and `cache.length` moves once, at the end: a failure leaves the cache as it was.
-    Raises MemoError when the cache is too small or of another model, and for damaged blocks.
+    One block is decoded at a time; a failure leaves the cache as it was. A cache that packs has to be empty. Raises
+    MemoError when the cache is too small or of another model or dtype, and for damaged blocks.
     """
+    if cache.bits and cache.length:
+        raise ValueError(f"memory view: a cache that packs must be empty, this one holds {cache.length} tokens")
     tokens = sum(reader.block(index).tokens for index in view.blocks)
     _check_fit(codec, cache, tokens)
     layers_of = {kind: [layer for layer, own in enumerate(rope.kind) if own == kind] for kind in set(rope.kind)}
-    at = cache.length
-    for done, (index, position) in enumerate(zip(view.blocks, view.positions, strict=True), 1):
-        count = reader.block(index).tokens
-        streams = reader.payload(index)
-        try:
-            keys, values = codec.decode(streams, count)
-        except MemoError as error:
-            raise MemoError(f"{reader.path}: block {index}: {error}; build it again: minimemo build DOCUMENT") from None
-        rotations = rope.tables(torch.arange(position, position + count, device=cache.keys.device))
-        for kind, layers in layers_of.items():
-            rotated = apply_rope(keys[layers].to(cache.keys.device), *rotations[kind])
-            cache.keys[layers, :, at : at + count] = rotated.to(cache.dtype)
-        cache.values[:, :, at : at + count] = values
-        at += count
-        on_event(Event("load memory", done, len(view.blocks), "blocks"))
-    cache.length = at
+    before = cache.length
+    try:
+        for done, (index, position) in enumerate(zip(view.blocks, view.positions, strict=True), 1):
+            _append(reader, codec, index, position, rope, layers_of, cache)
+            on_event(Event("load memory", done, len(view.blocks), "blocks"))
+    except BaseException:
+        cache.truncate(before)
+        raise
+
+
+def _append(
+    reader: MemoryReader,
+    codec: Codec,
+    index: int,
+    position: int,
+    rope: RopeTable,
+    layers_of: Mapping[int, Sequence[int]],
+    cache: KVCache,
+) -> None:
+    """One block, its first token at `position`. layers_of: the layers of each kind of rotation."""
+    count, device = reader.block(index).tokens, cache.keys.device
+    streams = reader.payload(index)
+    try:
+        keys, values = codec.decode(streams, count)
+    except MemoError as error:
+        raise MemoError(f"{reader.path}: block {index}: {error}; build it again: minimemo build DOCUMENT") from None
+    keys, values = keys.to(device), values.to(device)
+    rotations = rope.tables(torch.arange(position, position + count, device=device))
+    rotated = torch.empty_like(keys)
+    for kind, layers in layers_of.items():
+        rotated[layers] = apply_rope(keys[layers], *rotations[kind])
+    try:
+        cache.append(rotated, values)
+    except ValueError as error:
+        raise MemoError(f"{reader.path}: block {index}: {error}; open it with kv-dtype bfloat16") from None
 
 
 def _check_fit(codec: Codec, cache: KVCache, tokens: int) -> None:
     layers, heads, _, dim = cache.keys.shape
-    if codec.layout.shape(cache.capacity) != (layers, heads, cache.capacity, dim):
+    if codec.layout.shape(0) != (layers, heads, 0, dim):
         raise MemoError(
             f"the memory holds {codec.layout}, the model runs {layers} layers of {heads} x {dim}: "
             "open it with the model that it was built with"
         )
-    if codec.lossless and codec.layout.torch_dtype != cache.dtype:
+    runs_in = f"int{cache.bits}" if cache.bits else str(cache.dtype).removeprefix("torch.")
+    if codec.lossless and codec.layout.dtype != runs_in:
         raise MemoError(
-            f"the memory is exact in {codec.layout.dtype}, the model runs with keys and values in {cache.dtype}: "
+            f"the memory is exact in {codec.layout.dtype}, the model runs with keys and values in {runs_in}: "
             f"open it with kv-dtype {codec.layout.dtype}"
         )
     missing = cache.length + tokens - cache.capacity

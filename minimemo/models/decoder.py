@@ -9,14 +9,14 @@ Letters: L layers, H query heads, G kv heads, N tokens of this pass over all row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from minimemo.kernels import Source, apply_rope, attend, gated_mlp_activation, native, rms_norm
+from minimemo.kernels import PackedKV, PackedSource, Source, apply_rope, attend, gated_mlp_activation, native, rms_norm
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, Projection
 from minimemo.models.rope import RopeTable
@@ -26,9 +26,11 @@ from minimemo.models.stack import most_tokens, native_stack
 class Cache(Protocol):
     """What the decoder asks of a KV cache (engine/cache.py holds the real one)."""
 
-    keys: Tensor  # (L, G, capacity, D), after RoPE
-    values: Tensor  # (L, G, capacity, D)
+    keys: Tensor  # (L, G, slots, D), after RoPE, of tokens from `start` on
+    values: Tensor  # (L, G, slots, D)
     length: int
+    start: int
+    packed: PackedKV | None  # of the first `start` tokens, L G heads
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -191,17 +193,28 @@ class Decoder:
     ) -> Tensor:
         """Writes k, v into the rows' caches and mixes: each row over its own tail, all rows over the shared prefix."""
         window = self.config.windows[index]
+        shared = prefix.length if prefix is not None else 0
         sources, first = [], 0
-        if prefix is not None and prefix.length:
-            past = prefix.keys[index, :, : prefix.length], prefix.values[index, :, : prefix.length]
-            if window is None:  # every prefix key precedes every query: no mask, one product for all rows
-                sources.append(Source(*past, 0, q.shape[1]))
+        if prefix is not None and window is None:  # all of it precedes every query: no mask, one product for all rows
+            sources += _sources(prefix, index, shared, 0, q.shape[1], None, None)
         for row in rows:
             last, length = first + row.count, row.cache.length
             row.cache.write(index, k[:, first:last], v[:, first:last])
-            own = row.cache.keys[index, :, : length + row.count], row.cache.values[index, :, : length + row.count]
-            sources.append(Source(*own, first, row.count, length, window))
-            if prefix is not None and prefix.length and window is not None:
-                sources.append(Source(*past, first, row.count, prefix.length + length, window))
+            sources += _sources(row.cache, index, length + row.count, first, row.count, length, window)
+            if prefix is not None and window is not None:
+                sources += _sources(prefix, index, shared, first, row.count, shared + length, window)
             first = last
         return attend(q, sources, self.config.query_scale)
+
+
+def _sources(
+    cache: Cache, layer: int, tokens: int, first: int, count: int, last_seen: int | None, window: int | None
+) -> Iterator[Source | PackedSource]:
+    """The first `tokens` of a cache, packed ones and dense ones; the other arguments as in Source."""
+    heads, start = cache.keys.shape[1], cache.start
+    if cache.packed is not None:  # without a window every query sees all of them
+        packed = cache.packed.part(slice(layer * heads, (layer + 1) * heads), start)
+        yield PackedSource(packed, first, count, last_seen if window is not None else None, window)
+    if tokens > start:
+        own = cache.keys[layer, :, : tokens - start], cache.values[layer, :, : tokens - start]
+        yield Source(*own, first, count, None if last_seen is None else last_seen - start, window)
