@@ -7,12 +7,13 @@ tests of the others. Letters: H query heads, G kv heads, N query tokens, T key t
 from __future__ import annotations
 
 from .attention import attend
+from .elementwise import add_rms_norm, apply_rope, gated_mlp_activation, rms_norm, rope_store
 from .packed import PACK_GROUP, PackedKV, empty_packed
 from .packing import pack_into
+from .quantized import QuantizedMatrix, quantized_linear
 from .source import PackedSource, Source
-from .torch_ops import apply_rope, gated_mlp_activation, rms_norm
 
 __all__ = [
-    "PACK_GROUP", "PackedKV", "PackedSource", "Source", "apply_rope", "attend", "empty_packed", "gated_mlp_activation",
-    "pack_into", "rms_norm",
+    "PACK_GROUP", "PackedKV", "PackedSource", "QuantizedMatrix", "Source", "add_rms_norm", "apply_rope", "attend",
+    "empty_packed", "gated_mlp_activation", "pack_into", "quantized_linear", "rms_norm", "rope_store",
 ]  # fmt: skip

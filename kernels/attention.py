@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from . import native, native_attention, reference, torch_ops
+from . import native, native_attention, placement, reference, torch_ops
 from .source import PackedSource, Source
 
 AnySource: TypeAlias = Source | PackedSource
-
-_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_TRITON_DIMS = 256  # of a head: what the registers of a program hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +72,13 @@ def _run_native(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor
 
 
 def _triton_refuses(q: Tensor, sources: Sequence[AnySource]) -> str | None:
-    if q.device.type != "cuda":
+    if not placement.on_triton_device(q):
         return "runs on a GPU only"
-    if q.dtype not in _TRITON_DTYPES or any(source.keys.dtype != q.dtype for source in _dense(sources)):
+    if q.dtype not in placement.TRITON_DTYPES or any(source.keys.dtype != q.dtype for source in _dense(sources)):
         return "takes queries and keys of one dtype: float16, bfloat16 or float32"
-    if q.shape[2] > _TRITON_DIMS:
-        return f"takes heads of at most {_TRITON_DIMS} dims"
-    return None if find_spec("triton") else "triton is not installed; pip install 'minimemo[gpu]'"
+    if q.shape[2] > placement.TRITON_DIMS:
+        return f"takes heads of at most {placement.TRITON_DIMS} dims"
+    return None if placement.has_triton() else "triton is not installed; pip install 'minimemo[gpu]'"
 
 
 def _run_triton(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:

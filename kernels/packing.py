@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from importlib.util import find_spec
 
 from torch import Tensor
 
 from . import native, native_attention, reference
 from .packed import PACK_GROUP, PackedKV
+from .placement import triton_serves
 
 
 def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
@@ -17,7 +17,7 @@ def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> Non
     Raises ValueError for what does not fit, and for numbers that are not finite or beyond float16; what those tokens
     hold is undefined then.
     """
-    if keys.device.type == "cuda" and find_spec("triton"):
+    if triton_serves(keys, values):
         from .triton_pack import store_packed
 
         store_packed(keys, values, packed, first)

@@ -2,36 +2,17 @@
 
 With few rows the matrix's bytes decide, so codes are widened in registers and multiplied on tensor cores: sums are
 taken over one group, in float32, then scaled, so that the codes enter the product exactly. A group may have an offset.
-At 4 bits byte i of a group of columns holds column i in its low half and column i + group/2 in its high half.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .quantized import GROUPS, MAX_ROWS, QuantizedMatrix
 from .triton_launch import FLOATS, Launch, check, widened
-
-MAX_ROWS = 16
-_GROUPS = (32, 64, 128)
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedMatrix:
-    """weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit codes 0 .. 15."""
-
-    bits: int  # 8 or 4
-    codes: Tensor  # (out, in) int8, or (out, in / 2) uint8
-    scales: Tensor  # (out, in / group) float16
-    offsets: Tensor | None  # like scales
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1] * 8 // self.bits
 
 
 def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
@@ -44,7 +25,7 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
     rows, columns = codes.shape
     check("scales", scales, (rows, None), (torch.float16,), codes)
     group = columns // max(scales.shape[1], 1)
-    if group not in _GROUPS or group * scales.shape[1] != columns:
+    if group not in GROUPS or group * scales.shape[1] != columns:
         raise ValueError(f"scales: {scales.shape[1]} groups of {columns} columns, expected groups of 32, 64 or 128")
     if offsets is not None:
         check("offsets", offsets, tuple(scales.shape), (torch.float16,), codes)

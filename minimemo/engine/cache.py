@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minimemo.kernels import PACK_GROUP, PackedKV, empty_packed, hugepages, pack_into
+from minimemo.kernels import PACK_GROUP, PackedKV, empty_packed, hugepages, pack_into, rope_store
 
 
 class KVCache:
@@ -77,11 +77,10 @@ class KVCache:
                 f"KV cache: {self.length} + {tokens} tokens do not fit into {self.start + self.keys.shape[2]}"
             )
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Stores (G, n, D) keys and values of one layer after the current end; `length` stays."""
-        first = self.length - self.start
-        self.keys[layer, :, first : first + keys.shape[1]] = keys
-        self.values[layer, :, first : first + keys.shape[1]] = values
+    def write(self, layer: int, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Stores (G, n, D) keys, rotated by cos, sin (n, D), and values of one layer after the current end; `length`
+        stays."""
+        rope_store(keys, values, cos, sin, self.keys[layer], self.values[layer], self.length - self.start)
 
     def advance(self, tokens: int) -> None:
         """Makes `tokens` freshly written ones part of the sequence."""

@@ -16,7 +16,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minimemo.kernels import PackedKV, PackedSource, Source, apply_rope, attend, gated_mlp_activation, native, rms_norm
+from minimemo.kernels import (
+    PackedKV,
+    PackedSource,
+    Source,
+    add_rms_norm,
+    apply_rope,
+    attend,
+    gated_mlp_activation,
+    rms_norm,
+)
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, Projection
 from minimemo.models.rope import RopeTable
@@ -35,7 +44,7 @@ class Cache(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def require(self, tokens: int) -> None: ...
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None: ...
+    def write(self, layer: int, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None: ...
     def advance(self, tokens: int) -> None: ...
 
 
@@ -132,8 +141,7 @@ class Decoder:
             x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
-        norm = native.rms_norm if self._stack is not None else rms_norm
-        return self.weights.head(norm(x, self.weights.norm, self.config.norm_eps)).float()
+        return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
 
     def _layers(
         self,
@@ -169,15 +177,13 @@ class Decoder:
         k, v = k.to(rows[0].cache.dtype), v.to(rows[0].cache.dtype)  # before RoPE: as a memory will hold them
         if raw_keys is not None:
             raw_keys[index] = k
-        q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
-
-        mixed = self._attend(index, q, k, v, rows, prefix)  # (H, N, D)
+        mixed = self._attend(index, apply_rope(q, *rotation), k, v, rotation, rows, prefix)  # (H, N, D)
         mixed = layer.out(mixed.transpose(0, 1).reshape(n, heads * dim))
         if layer.post_attention_norm is not None:
             mixed = rms_norm(mixed, layer.post_attention_norm, eps)
-        x = x + mixed
+        normed, x = add_rms_norm(mixed, x, layer.mlp_norm, eps)
 
-        fed = layer.down(gated_mlp_activation(layer.gate_up(rms_norm(x, layer.mlp_norm, eps)), config.activation))
+        fed = layer.down(gated_mlp_activation(layer.gate_up(normed), config.activation))
         if layer.post_mlp_norm is not None:
             fed = rms_norm(fed, layer.post_mlp_norm, eps)
         return x + fed
@@ -188,10 +194,13 @@ class Decoder:
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        rotation: tuple[Tensor, Tensor],
         rows: Sequence[Row],
         prefix: Cache | None,
     ) -> Tensor:
-        """Writes k, v into the rows' caches and mixes: each row over its own tail, all rows over the shared prefix."""
+        """Rotates k, writes it and v into the rows' caches, and mixes: each row over its own tail, all rows over the
+        shared prefix."""
+        cos, sin = rotation
         window = self.config.windows[index]
         shared = prefix.length if prefix is not None else 0
         sources, first = [], 0
@@ -199,7 +208,7 @@ class Decoder:
             sources += _sources(prefix, index, shared, 0, q.shape[1], None, None)
         for row in rows:
             last, length = first + row.count, row.cache.length
-            row.cache.write(index, k[:, first:last], v[:, first:last])
+            row.cache.write(index, k[:, first:last], v[:, first:last], cos[first:last], sin[first:last])
             sources += _sources(row.cache, index, length + row.count, first, row.count, length, window)
             if prefix is not None and window is not None:
                 sources += _sources(prefix, index, shared, first, row.count, shared + length, window)

@@ -1,4 +1,5 @@
-"""Matrices as the decoder uses them: dense on any device, or packed codes with native products on a CPU.
+"""Matrices as the decoder uses them: dense on any device, packed codes with native products on a CPU, quantized ones
+with Triton's on a GPU.
 
 A packed matrix is read as it is by products of few rows, where memory traffic decides. Many rows, where arithmetic
 decides, are rounded to 8-bit integers and multiplied with it, or it is widened into a scratch buffer that all layers
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minimemo.kernels import QuantizedMatrix, quantized_linear
 from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
 
 FEW_ROWS = 16  # rows up to which the packed product is quicker than widening the matrix and multiplying
@@ -111,3 +113,31 @@ class PackedLinear:
 
     def rows(self, ids: Tensor) -> Tensor:
         return expand_rows(self._parts[0], ids)
+
+
+class QuantizedLinear:
+    """Quantized matrices of one width on a GPU, one below the other, and a bias (out,) or None: read as they are by
+    products of few rows, widened by those of many."""
+
+    def __init__(self, parts: Sequence[QuantizedMatrix], bias: Tensor | None) -> None:
+        self.parts = tuple(parts)
+        self.bias = bias
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        biases = [None] * len(self.parts)
+        if self.bias is not None:
+            biases = list(self.bias.split([part.shape[0] for part in self.parts]))
+        found = [quantized_linear(x, part, bias) for part, bias in zip(self.parts, biases, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        (matrix,) = self.parts
+        return matrix.rows(ids).widened(torch.float32)

@@ -19,9 +19,11 @@ from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
 from minimemo.kernels import native
 from minimemo.kernels.hugepages import Arena
+from minimemo.kernels.placement import has_triton
+from minimemo.kernels.quantized import GROUPS, QuantizedMatrix
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, PackedLinear, Projection, Scratch
+from minimemo.models.linear import Linear, PackedLinear, Projection, QuantizedLinear, Scratch
 
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
 
@@ -125,14 +127,32 @@ def load_decoder(
     dtype: of large products and dense weights, and on a device other than the CPU of everything else too; on a CPU
     what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of the
     largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest. packed:
-    keep the codes of quantized matrices and multiply with those natively (on a CPU only); None: where that is possible.
+    keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU (there
+    with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
     config = ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
-        packed = device == "cpu" and native.unavailable() is None
+        packed = native.unavailable() is None if device == "cpu" else has_triton()
     with TensorFiles(directory) as files, torch.no_grad():
         return Decoder(config, _assemble(config, files, dtype, device, packed, on_event))
+
+
+def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[QuantizedMatrix]:
+    """The matrices in the form of Triton's kernel; none where one of them is of another kind or another group."""
+    from minimemo.kernels.triton_matmul import quantized_matrix
+
+    if not all(files.is_coded(name) for name in names):
+        return []
+    found = []
+    for name in names:
+        codes, scales, offsets = files.codes(name)
+        if codes.shape[1] // scales.shape[1] not in GROUPS:
+            return []
+        bits = 4 if int(codes.min()) >= 0 and int(codes.max()) < 16 else 8
+        halves = None if offsets is None else offsets.half().to(device)
+        found.append(quantized_matrix(codes.to(device), scales.half().to(device), halves, bits=bits))
+    return found
 
 
 def _assemble(
@@ -147,10 +167,12 @@ def _assemble(
     stream = torch.float32 if device == "cpu" else dtype
 
     def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
-        if packed and all(files.is_coded(name) for name in names):
+        if packed and device != "cpu" and (parts := _quantized(files, names, device)):
+            return QuantizedLinear(parts, bias)
+        if packed and device == "cpu" and all(files.is_coded(name) for name in names):
             return PackedLinear([native.pack_weights(*files.codes(name), arena=arena) for name in names], bias, scratch)
-        parts = [files.matrix(name, dtype) for name in names]
-        return Linear((parts[0] if len(parts) == 1 else torch.cat(parts)).to(device), bias)
+        dense = [files.matrix(name, dtype) for name in names]
+        return Linear((dense[0] if len(dense) == 1 else torch.cat(dense)).to(device), bias)
 
     def linear(biased: bool, *names: str) -> Projection:
         bias = torch.cat([files.get(f"{prefix}{n}.bias").to(stream) for n in names]).to(device) if biased else None

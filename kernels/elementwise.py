@@ -1,0 +1,81 @@
+"""What lies between a decoder's products: norms, activations, RoPE. Each function picks the kernel that serves a call:
+Triton's on a GPU, native ones for a few rows on a CPU, where a torch operation wakes a team of threads, else torch's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import native, torch_ops
+from .placement import TRITON_DIMS, triton_serves
+
+_TRITON_WIDTH = 16384  # of a norm: numbers that the registers of a program hold
+_NATIVE_ROWS = 16  # norms of more are worth several threads
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    if triton_serves(x, weight) and x.shape[-1] <= _TRITON_WIDTH:
+        from . import triton_norm
+
+        return triton_norm.rms_norm(x, weight, eps)
+    if _native_serves(x, weight):
+        return native.rms_norm(x, weight, eps)
+    return torch_ops.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
+    if triton_serves(x, residual, weight) and x.shape[-1] <= _TRITON_WIDTH:
+        from . import triton_norm
+
+        return triton_norm.add_rms_norm(x, residual, weight, eps)
+    total = x + residual
+    return rms_norm(total, weight, eps), total
+
+
+def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
+    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    if triton_serves(gate_up):
+        from . import triton_norm
+
+        return triton_norm.gated_mlp_activation(gate_up, activation)
+    return torch_ops.gated_mlp_activation(gate_up, activation)
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates x (..., N, D) by cos, sin (N, D) float32; dimension i pairs with i + D/2. arXiv 2104.09864.
+
+    Computed in float32 and rounded once to x.dtype, element by element: the same key gives the same bits whatever it
+    is batched with, which is what lets a restored exact memory equal the cache it came from.
+    """
+    if triton_serves(x) and x.dim() == 3 and x.shape[2] <= TRITON_DIMS:
+        from . import triton_rope
+
+        return triton_rope.apply_rope(x, cos.contiguous(), sin.contiguous())
+    return torch_ops.apply_rope(x, cos, sin)
+
+
+def rope_store(
+    keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, cache_keys: Tensor, cache_values: Tensor, start: int
+) -> None:
+    """Rotates keys (G, n, D) by cos, sin (n, D) float32 and writes them and values (G, n, D) into one layer's cache
+    (G, capacity, D) from token `start` on, rounded to its dtype. Raises ValueError where they do not fit."""
+    end = start + keys.shape[1]
+    if not 0 <= start <= end <= cache_keys.shape[1]:
+        raise ValueError(f"start: {start} with {keys.shape[1]} tokens in a cache of {cache_keys.shape[1]}")
+    if triton_serves(keys, values) and triton_serves(cache_keys, cache_values) and keys.shape[2] <= TRITON_DIMS:
+        from . import triton_rope
+
+        tables = cos.contiguous(), sin.contiguous()
+        triton_rope.rope_store(keys, values, *tables, cache_keys, cache_values, start)
+        return
+    cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
+    cache_values[:, start:end] = values
+
+
+def _native_serves(x: Tensor, weight: Tensor) -> bool:
+    few = x.shape[-1] > 0 and x.numel() // x.shape[-1] <= _NATIVE_ROWS
+    alike = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    return few and alike and native.unavailable() is None
