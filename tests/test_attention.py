@@ -104,5 +104,5 @@ def test_packed_sources(window: int | None, bits: int, candidate: str) -> None:
     sources = [PackedSource(packed, 0, 9, seen, window), tail]
     assert by_name[candidate].refuses(q, sources) is None
     expected = _expected(q, [Source(*reference.unpack_kv(packed), 0, 9, seen, window), tail], 0.2)
-    near = 5e-4 if candidate == "native" else 2e-6  # native kernels round queries to integers of 14 bits
+    near = 2e-3 if candidate == "native" else 2e-6  # native kernels round queries to integers of 14 bits
     assert_close(by_name[candidate].run(q, sources, 0.2), expected, within=near)
