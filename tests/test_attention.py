@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minimemo import kernels
-from minimemo.kernels import Source, native
+from minimemo.kernels import PackedSource, Source, native, placement, reference
 from minimemo.kernels.attention import CANDIDATES
 
 from .helpers import assert_close
@@ -67,3 +67,42 @@ def test_candidates_say_why_they_cannot() -> None:
     assert "float32 and bfloat16 keys" in str(by_name["native"].refuses(q, [Source(keys.half(), keys.half(), 0, 5)]))
     assert by_name["native"].refuses(q, [source]) == native.unavailable()
     assert by_name["torch"].refuses(q, [source]) is None
+
+
+def test_triton_declines_what_its_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next candidate serves the call, instead of an error in the middle of a pass."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(placement, "TRITON_DEVICE", "cpu")
+    refuses = CANDIDATES[0].refuses
+
+    def ask(q_dtype: torch.dtype, k_dtype: torch.dtype, dim: int = 32) -> str | None:
+        q, keys = _random(4, 5, dim, dtype=q_dtype), _random(2, 50, dim, dtype=k_dtype)
+        return refuses(q, [Source(keys, keys, 0, 5, 45)])
+
+    assert ask(torch.float32, torch.float32) is None and ask(torch.float16, torch.float16, 256) is None
+    for dtypes in ((torch.float32, torch.bfloat16), (torch.float64, torch.float64), (torch.float16, torch.float32)):
+        assert "one dtype" in str(ask(*dtypes))
+    assert "at most 256 dims" in str(ask(torch.float32, torch.float32, 258))
+    q, keys = _random(4, 5, 258, dtype=torch.float64), _random(2, 50, 258, dtype=torch.float64)
+    sources = [Source(keys, keys, 0, 5, 45)]
+    assert_close(kernels.attend(q, sources, 0.1), _expected(q, sources, 0.1), within=1e-12)
+
+
+@pytest.mark.parametrize("candidate", ["native", "torch"])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("window", [None, 70])
+def test_packed_sources(window: int | None, bits: int, candidate: str) -> None:
+    """As over the unpacked numbers, beside a dense source."""
+    if candidate == "native" and native.unavailable() is not None:
+        pytest.skip(str(native.unavailable()))
+    q = _random(6, 9, 32, dtype=torch.float32)
+    packed = reference.pack_kv(*(_random(2, 128, 32, dtype=torch.float32, seed=seed) for seed in (1, 2)), bits)
+    own = [_random(2, 29, 32, dtype=torch.float32, seed=seed) for seed in (3, 4)]
+    seen = None if window is None else 148
+    tail = Source(*own, 0, 9, 20, window)
+    by_name = {one.name: one for one in CANDIDATES}
+    sources = [PackedSource(packed, 0, 9, seen, window), tail]
+    assert by_name[candidate].refuses(q, sources) is None
+    expected = _expected(q, [Source(*reference.unpack_kv(packed), 0, 9, seen, window), tail], 0.2)
+    near = 2e-3 if candidate == "native" else 2e-6  # native kernels round queries to integers of 14 bits
+    assert_close(by_name[candidate].run(q, sources, 0.2), expected, within=near)

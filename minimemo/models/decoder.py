@@ -203,7 +203,7 @@ class Decoder:
         cos, sin = rotation
         window = self.config.windows[index]
         shared = prefix.length if prefix is not None else 0
-        sources: list[Source] = []
+        sources: list[Source | PackedSource] = []
         first = 0
         if prefix is not None and window is None:  # all of it precedes every query: no mask, one product for all rows
             sources += _sources(prefix, index, shared, 0, q.shape[1], None, None)
