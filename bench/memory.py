@@ -40,7 +40,7 @@ from minimemo.models.cachedir import home
 from minimemo.models.weights import preferred_dtype
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-PCA = {"pca": 0.5, "pca+": 1.0}  # steps, see LayerPca
+PCA = {"pca": (0.4, 1.0), "pca+": (0.6, 1.5)}  # steps of keys and values, see LayerPca
 CALIBRATION_TOKENS = 1280  # of each document
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -133,7 +133,7 @@ def open_tiers(wanted: Iterable[str], bench: Workbench, library: Library, calibr
             tiers.append(Tier(name, RIVALS[name](layout, rope)))
         else:
             bases = bases or fit(calibration_pieces(bench, library, calibration))
-            tiers.append(Tier(name, LayerPca(name, layout, *bases, step=PCA[name]), PCA_LEVEL))
+            tiers.append(Tier(name, LayerPca(name, layout, *bases, *PCA[name]), PCA_LEVEL))
     return tiers
 
 
