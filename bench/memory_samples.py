@@ -201,10 +201,11 @@ def _length(needle: str, tokenizer: Tokenizer) -> int:
 
 
 def _hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) -> str:
-    """hay from character `start` on, each needle a paragraph of its own at the first break from its place on."""
+    """hay from character `start` on, each needle a paragraph of its own at the last break before its place: never
+    behind it, where a long paragraph would push it out of the memory."""
     parts = []
     for place, needle in zip(places, needles, strict=True):
-        end = max(start, hay.find("\n", place) + 1 or len(hay))
+        end = max(start, hay.rfind("\n", start, place) + 1)
         parts += [hay[start:end], needle, "\n\n"]
         start = end
     return "".join((*parts, hay[start:]))
