@@ -31,8 +31,9 @@ from minimemo.loop import PROMPTS
 from minimemo.loop.writer import Writer
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
-from minimemo.memory.container import LEVEL, MemoryReader, MemoryWriter
+from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, load
+from minimemo.memory.writer import LEVEL, MemoryWriter
 from minimemo.models.decoder import Row
 
 VERSION = 1  # of what is kept
