@@ -94,6 +94,11 @@ class Engine:
             values = cache.values[:, :, start - cache.start : cache.length - cache.start]
             yield PrefilledChunk(start, piece, keys, values)
 
+    def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
+        """Appends ids (at least one) to the cache; logits (n, V) float32 after each of them."""
+        self.prefilled += len(ids)
+        return self._forward(ids, [Row(cache, len(ids))], logits="all")
+
     def generate(
         self,
         cache: KVCache,

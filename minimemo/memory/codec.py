@@ -10,15 +10,18 @@ Letters: L layers, G kv heads, n tokens of a block, D head dim, S sink tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
+
+if TYPE_CHECKING:
+    from minimemo.memory.profile import Profile
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
 
@@ -41,7 +44,7 @@ class KVLayout:
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_kv_heads", "head_dim"):
-            _whole(name, getattr(self, name), 1, 65536)
+            whole_number(name, getattr(self, name), 1, 65536)
         if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
             raise MemoError(f"codec: dtype {self.dtype!r} is unknown; known: {', '.join(_DTYPES)}")
 
@@ -66,6 +69,9 @@ class Codec(Protocol):
     @property
     def lossless(self) -> bool: ...
 
+    @property
+    def level(self) -> int: ...  # of zstd, worth its time on these streams
+
     def params(self) -> dict[str, Any]:
         """JSON-able; `make_codec(name, params)` gives an equal codec."""
 
@@ -76,8 +82,11 @@ class Codec(Protocol):
         """keys (before RoPE) and values, each (L, G, tokens, D) on the CPU. Raises MemoError for a damaged block."""
 
 
-def make_codec(name: str, params: Mapping[str, Any]) -> Codec:
-    """The codec called `name`. Raises MemoError for unknown names and parameters: both may come from a file."""
+def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str], Profile] | None = None) -> Codec:
+    """The codec called `name`. Raises MemoError for unknown names and parameters: both may come from a file.
+
+    find_profile: gives the Profile of a hash; the transform codec cannot be made without.
+    """
     if not isinstance(name, str) or name not in CODECS:
         raise MemoError(f"codec {name!r} is unknown; known: {', '.join(CODECS)}")
     if not isinstance(params, Mapping):
@@ -87,10 +96,28 @@ def make_codec(name: str, params: Mapping[str, Any]) -> Codec:
     except KeyError as error:
         raise MemoError(f"codec {name!r}: parameter {error} is missing") from None
     options = {key: value for key, value in params.items() if key not in KVLayout.__dataclass_fields__}
-    unknown = options.keys() - {field.name for field in fields(CODECS[name])[1:]}
+    unknown = options.keys() - CODECS[name]
     if unknown:
         raise MemoError(f"codec {name!r}: unknown parameter {', '.join(sorted(map(repr, unknown)))}")
-    return CODECS[name](layout, **options)
+    if name == ExactCodec.name:
+        return ExactCodec(layout)
+    if name == Int4Codec.name:
+        return Int4Codec(layout, **options)
+    return _transform_codec(layout, options, find_profile)
+
+
+def _transform_codec(
+    layout: KVLayout, options: dict[str, Any], find_profile: Callable[[str], Profile] | None
+) -> Codec:
+    from minimemo.memory.klt import KltCodec
+
+    missing = CODECS[KLT] - options.keys()
+    if missing:
+        raise MemoError(f"codec 'klt': parameter {', '.join(sorted(map(repr, missing)))} is missing")
+    hash_ = options.pop("profile")
+    if not isinstance(hash_, str) or find_profile is None:
+        raise MemoError(f"codec 'klt': profile {hash_!r} cannot be looked up")
+    return KltCodec.make(layout, find_profile(hash_), **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +129,20 @@ class ExactCodec:
 
     name = "exact"
     lossless = True
+    level = 3
 
     def params(self) -> dict[str, Any]:
         return asdict(self.layout)
 
     def encode(self, block: KVBlock) -> Streams:
-        keys, values = _checked(block, self.layout)
-        return *_planes(keys), *_planes(values)
+        keys, values = checked_kv(block, self.layout)
+        return *byte_planes(keys), *byte_planes(values)
 
     def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
         dtype, shape = self.layout.torch_dtype, self.layout.shape(tokens)
         _expect(streams, 2 * dtype.itemsize)
         keys, values = streams[: dtype.itemsize], streams[dtype.itemsize :]
-        return _unplanes(keys, dtype, shape), _unplanes(values, dtype, shape)
+        return from_planes(keys, dtype, shape), from_planes(values, dtype, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +170,12 @@ class Int4Codec:
 
     name = "int4"
     lossless = False
+    level = 3
 
     def __post_init__(self) -> None:
-        _whole("sinks", self.sinks, 0, BLOCK_TOKENS)
+        whole_number("sinks", self.sinks, 0, BLOCK_TOKENS)
         for group in ("key_group", "value_group"):
-            _whole(group, getattr(self, group), 2, 1024)
+            whole_number(group, getattr(self, group), 2, 1024)
             if getattr(self, group) % 2:
                 raise MemoError(f"codec: {group} must be even, got {getattr(self, group)}")
 
@@ -155,12 +184,12 @@ class Int4Codec:
         return {**asdict(self.layout), **options}
 
     def encode(self, block: KVBlock) -> Streams:
-        keys, values = _checked(block, self.layout)
+        keys, values = checked_kv(block, self.layout)
         kept = min(self.sinks, block.tokens) if block.start == 0 else 0
         exact = torch.stack((keys[:, :, :kept], values[:, :, :kept]))
         key_streams = _quantize(_rows(keys[:, :, kept:]), 1, self.key_group)
         value_streams = _quantize(_rows(values[:, :, kept:]), 2, self.value_group)
-        return *key_streams, *value_streams, *_planes(exact)
+        return *key_streams, *value_streams, *byte_planes(exact)
 
     def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
         """As the protocol says; in float32, so that a cache rounds once, after RoPE."""
@@ -170,7 +199,7 @@ class Int4Codec:
         kept = len(streams[10]) // (2 * layers * heads * dim)
         if kept > tokens:
             raise MemoError(f"{kept} sinks in a block of {tokens} tokens")
-        sinks = _unplanes(streams[10:], dtype, (2, layers, heads, kept, dim)).float()
+        sinks = from_planes(streams[10:], dtype, (2, layers, heads, kept, dim)).float()
         rest = (layers, tokens - kept, heads * dim)
         keys = _dequantize(streams[:5], rest, 1, self.key_group)
         values = _dequantize(streams[5:10], rest, 2, self.value_group)
@@ -200,7 +229,7 @@ def _quantize(x: Tensor, dim: int, group: int) -> Streams:
     codes = (grouped - zero.float().unsqueeze(dim + 1)).mul_(inverse.unsqueeze(dim + 1)).round_().clamp_(0, 15)
     pairs = codes.to(torch.uint8).flatten(dim, dim + 1).unflatten(dim, (-1, 2))
     packed = (pairs.select(dim + 1, 1) << 4).bitwise_or_(pairs.select(dim + 1, 0))
-    return *_planes(packed.narrow(dim, 0, (size + 1) // 2)), *_planes(zero), *_planes(step)
+    return *byte_planes(packed.narrow(dim, 0, (size + 1) // 2)), *byte_planes(zero), *byte_planes(step)
 
 
 def _dequantize(streams: Streams, shape: tuple[int, ...], dim: int, group: int) -> Tensor:
@@ -208,8 +237,8 @@ def _dequantize(streams: Streams, shape: tuple[int, ...], dim: int, group: int) 
     size = shape[dim]
     groups = -(-size // group)
     grid = _resized(shape, dim, groups)
-    zero, step = (_unplanes(streams[at : at + 2], torch.float16, grid).float().unsqueeze(dim + 1) for at in (1, 3))
-    pairs = _unplanes(streams[:1], torch.uint8, _resized(shape, dim, (size + 1) // 2))
+    zero, step = (from_planes(streams[at : at + 2], torch.float16, grid).float().unsqueeze(dim + 1) for at in (1, 3))
+    pairs = from_planes(streams[:1], torch.uint8, _resized(shape, dim, (size + 1) // 2))
     codes = torch.stack((pairs & 15, pairs >> 4), dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size)
     numbers = torch.zeros(_resized(shape, dim, groups * group))
     numbers.narrow(dim, 0, size).copy_(codes)
@@ -229,7 +258,7 @@ def _round_half(x: Tensor, *, up: bool) -> Tensor:
     return torch.where(wrong, torch.nextafter(near, torch.full_like(near, float("inf") if up else float("-inf"))), near)
 
 
-def _planes(x: Tensor) -> Streams:
+def byte_planes(x: Tensor) -> Streams:
     """The bytes of x as it lies in memory: all first bytes of its numbers, all second ones ..."""
     if x.numel() == 0:
         return (b"",) * x.itemsize
@@ -237,8 +266,8 @@ def _planes(x: Tensor) -> Streams:
     return tuple(plane.numpy().tobytes() for plane in planes)
 
 
-def _unplanes(planes: Streams, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Undoes `_planes`; MemoError when the planes are not exactly those of a tensor of this dtype and shape."""
+def from_planes(planes: Streams, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Undoes `byte_planes`; MemoError when the planes are not exactly those of a tensor of this dtype and shape."""
     expected = math.prod(shape)
     for plane in planes:
         if len(plane) != expected:
@@ -254,7 +283,7 @@ def _expect(streams: Streams, count: int) -> None:
         raise MemoError(f"{len(streams)} streams where {count} belong")
 
 
-def _checked(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
+def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
     """keys and values on the CPU, right in shape and dtype, finite."""
     found = []
     for what, x in (("keys", block.keys), ("values", block.values)):
@@ -270,9 +299,14 @@ def _checked(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
+def whole_number(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         raise MemoError(f"codec: {name} must be a whole number from {low} to {high}, got {value!r}")
 
 
-CODECS: dict[str, type[ExactCodec] | type[Int4Codec]] = {codec.name: codec for codec in (ExactCodec, Int4Codec)}
+KLT = "klt"
+CODECS: dict[str, set[str]] = {  # name -> its own parameters
+    ExactCodec.name: set(),
+    Int4Codec.name: {"sinks", "key_group", "value_group"},
+    KLT: {"profile", "key_step", "value_step", "sinks"},
+}

@@ -34,6 +34,11 @@ def model_dir(name: str) -> Path:
     return models_dir() / name.replace("/", "--")
 
 
+def profiles_dir() -> Path:
+    """The folder of the transform codec's profiles."""
+    return home() / "profiles"
+
+
 def _user_cache() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"

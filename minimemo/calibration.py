@@ -1,0 +1,146 @@
+"""Calibration: what the transform codec has to know of a model, from text that the model reads.
+
+Two passes: means and covariances of keys and values over the text; and, layer by layer, how much an error costs. The
+second is measured, not derived: noise goes into the keys or values of one layer, and the next tokens' distributions are
+held against those without it. Scaling each layer by the root of that cost makes one step right for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from minimemo.errors import InputError
+from minimemo.events import Event, Listener, silent
+from minimemo.models.cachedir import profiles_dir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from minimemo.engine.engine import Engine
+    from minimemo.language_model import LanguageModel
+    from minimemo.memory.profile import Profile, Statistics
+
+TOKENS = 16_384  # read for the statistics; 10,000 of ten documents were enough for 3,072 dimensions
+_SEQUENCE = 2048  # tokens a piece
+_CONTEXT, _JUDGED, _PLACES = 640, 96, 3  # tokens before the judged ones; judged ones; pieces judged
+_SKIPPED = 4  # first tokens of a piece: they are sinks, kept exactly by the codec and like nothing else
+_NOISE = 0.25  # of a layer's standard deviation
+
+
+def calibrate(
+    model: LanguageModel, texts: Sequence[str], *, tokens: int = TOKENS, on_event: Listener = silent
+) -> Profile:
+    """Measures and stores the model's profile; the newest one is used by later builds.
+
+    texts: as unlike each other as the documents to come, each read from its beginning. Raises InputError when they
+    have too few tokens in all.
+    """
+    import torch
+
+    from minimemo.memory.profile import groups, save_profile
+
+    engine, config = model.engine, model.engine.config
+    width = config.num_kv_heads * config.head_dim
+    cut = groups(config.num_layers, width)
+    pieces = _pieces([model.tokenizer.encode(text) for text in texts], tokens)
+    total, needed = sum(map(len, pieces)), max(map(len, cut)) * width
+    if total < 2 * needed:
+        raise InputError(
+            f"calibration: {total} tokens of text, but this model needs at least {2 * needed}; add files with --text"
+        )
+    with torch.inference_mode():
+        keys, values = _statistics(engine, pieces, cut, on_event)
+        costs = _costs(engine, pieces, keys, values, on_event)
+        on_event(Event("transform", 0, 2 * len(cut)))
+        halves: list[list[object]] = [[], []]
+        for at, (found, cost) in enumerate(zip((keys, values), costs, strict=True)):
+            for group, statistics in zip(cut, found, strict=True):
+                halves[at].append(statistics.transform(cost[group.start : group.stop].sqrt()))
+                on_event(Event("transform", at * len(cut) + len(halves[at]), 2 * len(cut)))
+        return save_profile(model.located.fingerprint, *halves, profiles_dir())  # type: ignore[arg-type]
+
+
+def _pieces(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    """Equal shares of `tokens` from the texts, short ones whole, in pieces of at most _SEQUENCE."""
+    left, found = tokens, []
+    for at, ids in enumerate(sorted(texts, key=len)):
+        share = ids[: left // (len(texts) - at)]
+        left -= len(share)
+        found += [share[start : start + _SEQUENCE] for start in range(0, len(share), _SEQUENCE)]
+    return [piece for piece in found if len(piece) > _SKIPPED]
+
+
+def _statistics(
+    engine: Engine, pieces: Sequence[list[int]], cut: Sequence[range], on_event: Listener
+) -> tuple[list[Statistics], list[Statistics]]:
+    from minimemo.memory.profile import Statistics
+
+    width = engine.config.num_kv_heads * engine.config.head_dim
+    keys, values = ([Statistics(len(group) * width) for group in cut] for _ in range(2))
+    total, done = sum(map(len, pieces)), 0
+    on_event(Event("calibrate", 0, total, "tok"))
+    for piece in pieces:
+        for chunk in engine.read(engine.new_cache(len(piece)), piece):
+            first = max(0, _SKIPPED - chunk.start)
+            for found, x in ((keys, chunk.keys), (values, chunk.values)):
+                for group, statistics in zip(cut, found, strict=True):
+                    part = x[group.start : group.stop, :, first:].permute(2, 0, 1, 3).flatten(1)
+                    statistics.add(part.float().cpu())
+            done += len(chunk.ids)
+            on_event(Event("calibrate", done, total, "tok"))
+    return keys, values
+
+
+def _costs(
+    engine: Engine,
+    pieces: Sequence[list[int]],
+    keys: Sequence[Statistics],
+    values: Sequence[Statistics],
+    on_event: Listener,
+) -> tuple[Tensor, Tensor]:
+    """For keys and values: (L,) KL divergence of the next tokens for an error of variance 1 in each number of a layer."""
+    import torch
+
+    layers = engine.config.num_layers
+    judged = _spread_out([piece for piece in pieces if len(piece) >= _CONTEXT + _JUDGED])
+    if not judged:
+        raise InputError(f"calibration: no text has {_CONTEXT + _JUDGED} tokens; add longer files with --text")
+    parts = [len(found.mean()) // (engine.config.num_kv_heads * engine.config.head_dim) for found in keys]
+    deviations = [
+        torch.cat([found.deviation(count) for found, count in zip(kind, parts, strict=True)]) for kind in (keys, values)
+    ]
+    costs = torch.zeros(2, layers, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    total, done = 2 * layers * len(judged), 0
+    for piece in judged:
+        cache = engine.new_cache(_CONTEXT + _JUDGED)
+        engine.prefill(cache, piece[:_CONTEXT])
+        following = piece[_CONTEXT : _CONTEXT + _JUDGED]
+
+        def distributions(cache=cache, following=following) -> Tensor:  # type: ignore[no-untyped-def]
+            found = engine.logits(cache, following).log_softmax(-1)
+            cache.truncate(_CONTEXT)
+            return found
+
+        exact = distributions()
+        for kind, stored in enumerate((cache.keys, cache.values)):
+            for layer in range(layers):
+                place = stored[layer, :, _SKIPPED:_CONTEXT]
+                before, noise = place.clone(), _NOISE * float(deviations[kind][layer])
+                place += noise * torch.randn(place.shape, generator=generator).to(place)
+                changed = distributions()
+                place.copy_(before)
+                divergence = (exact.exp() * (exact - changed)).sum(-1).mean().double().cpu()
+                costs[kind, layer] += divergence.clamp_min(1e-9) / max(noise, 1e-9) ** 2 / len(judged)
+                done += 1
+                on_event(Event("weigh layers", done, total))
+    return costs[0], costs[1]
+
+
+def _spread_out(pieces: list[list[int]]) -> list[list[int]]:
+    """At most _PLACES of them, from all over the list."""
+    count = min(_PLACES, len(pieces))
+    return [pieces[(2 * at + 1) * len(pieces) // (2 * count)] for at in range(count)]

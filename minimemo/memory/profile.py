@@ -1,0 +1,175 @@
+"""A profile: what a transform codec knows of one model before it sees a document. One for all documents of the model.
+
+All layers and heads of a token are one vector, for keys (before RoPE) and for values: neighbours in depth repeat each
+other, and one orthonormal basis over all of them needs a quarter of the bits of one a layer (KVTC, arXiv 2511.01815,
+section 3). Models of many layers are cut into groups, each with bases of its own.
+
+Letters: L layers, G kv heads, D head dim; C = layers of a group * G * D; r components.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minimemo.errors import MemoError, ModelError
+
+MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
+_FORMAT = "minimemo profile 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """Keys, or values, of one group of layers: components = ((x - mean) * weight) @ basis.T.
+
+    mean (C,) float32; weight (layers,) float32, by which a layer's numbers are scaled so that an error costs the same
+    in each; basis (r, C) float16, rows orthonormal, largest variance first; deviation (r,) float32 of the components.
+    """
+
+    mean: Tensor
+    weight: Tensor
+    basis: Tensor
+    deviation: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """model: fingerprint. keys, values: a Transform for each group of layers, in order. hash: of its file."""
+
+    model: str
+    keys: tuple[Transform, ...]
+    values: tuple[Transform, ...]
+    hash: str
+
+    @property
+    def layers(self) -> int:
+        return sum(len(half.weight) for half in self.keys)
+
+
+def groups(num_layers: int, width: int) -> list[range]:
+    """Layers in as few even groups as keep each group's joint dimension within MAX_JOINT; width: G * D."""
+    count = -(-num_layers // max(1, MAX_JOINT // width))
+    edges = [num_layers * at // count for at in range(count + 1)]
+    return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+
+
+class Statistics:
+    """Mean and covariance of what passes by; double precision, C * C numbers whatever the length of the text."""
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self._sum = torch.zeros(dim, dtype=torch.float64)
+        self._products = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """x (n, C) float32."""
+        self.count += len(x)
+        self._sum += x.sum(0, dtype=torch.float64)
+        self._products += (x.T @ x).double()
+
+    def mean(self) -> Tensor:
+        return self._sum / self.count
+
+    def transform(self, weight: Tensor) -> Transform:
+        """The basis of the data scaled by weight (layers,). Raises ModelError for too little or unusable data."""
+        mean = self.mean()
+        if self.count < len(mean):
+            raise ModelError(f"calibration: {self.count} tokens for {len(mean)} dimensions; give it more text")
+        wide = weight.double().repeat_interleave(len(mean) // len(weight))
+        covariance = (self._products / self.count - torch.outer(mean, mean)) * torch.outer(wide, wide)
+        variance, vectors = torch.linalg.eigh(covariance)
+        basis = vectors.flip(1).T.contiguous()
+        # The sign of an eigenvector is the solver's whim: fix it, so that one text gives one profile.
+        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+        return Transform(
+            mean.float(),
+            weight.float(),
+            (basis * largest.sign()).half(),
+            variance.flip(0).clamp_min(0).sqrt().float(),
+        )
+
+    def deviation(self, layers: int) -> Tensor:
+        """(layers,) standard deviation of each layer's numbers around their means, float64."""
+        variance = self._products.diagonal() / self.count - self.mean() ** 2
+        return variance.view(layers, -1).mean(1).clamp_min(0).sqrt()
+
+
+def save_profile(model: str, keys: list[Transform], values: list[Transform], folder: Path) -> Profile:
+    """Writes a profile into `folder`, named by model and hash, whole or not at all."""
+    tensors = {
+        f"{kind}.{at}.{name}": getattr(half, name).contiguous()
+        for kind, halves in (("keys", keys), ("values", values))
+        for at, half in enumerate(halves)
+        for name in Transform.__dataclass_fields__
+    }
+    content = save(tensors, {"format": _FORMAT, "model": model})
+    found = hashlib.sha256(content).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _name(model, found)
+    temporary = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Profile(model, tuple(keys), tuple(values), found)
+
+
+def _name(model: str, hash_: str) -> str:
+    return f"{model[:16]}-{hash_}.safetensors"
+
+
+def profile_of(model: str, folder: Path) -> str | None:
+    """The hash of the newest profile of a model (by fingerprint), None when it has none."""
+    found = sorted(folder.glob(f"{model[:16]}-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    return found[-1].stem.split("-")[1] if found else None
+
+
+def load_profile(hash_: str, folder: Path) -> Profile:
+    """The profile of that hash. Raises MemoError when it is missing, damaged or not of the shape a profile has."""
+    matches = list(folder.glob(f"*-{hash_}.safetensors")) if hash_.isalnum() else []
+    if not matches:
+        raise MemoError(
+            f"profile {hash_} is not in {folder}: copy it there from the machine that built the memo, "
+            "or build the memo again"
+        )
+    path = matches[0]
+    if hashlib.sha256(path.read_bytes()).hexdigest()[:32] != hash_:
+        raise MemoError(f"{path}: damaged (checksum); calibrate again and build the memo again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            halves = {kind: _halves(file, kind) for kind in ("keys", "values")}
+    except (SafetensorError, OSError) as error:
+        raise MemoError(f"{path}: cannot be read ({error})") from None
+    if metadata.get("format") != _FORMAT or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
+        raise MemoError(f"{path}: no profile that this minimemo reads")
+    return Profile(metadata.get("model", ""), halves["keys"], halves["values"], hash_)
+
+
+def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:  # type: ignore[valid-type]
+    names = set(file.keys())  # type: ignore[attr-defined]
+    found = []
+    while f"{kind}.{len(found)}.mean" in names:
+        at = len(found)
+        half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))  # type: ignore[attr-defined]
+        components, joint = half.basis.shape
+        fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and joint % len(half.weight) == 0
+        if not (fits and bool((half.weight > 0).all())):
+            raise MemoError(f"profile: {kind} of group {at} do not fit together")
+        found.append(half)
+    return tuple(found)
+
+
+def spread(half: Transform, step: float) -> np.ndarray:
+    """(r,) standard deviations of the components in steps."""
+    return half.deviation.numpy() / step

@@ -1,0 +1,29 @@
+"""Tiers: what a user asks of a memory, in one word -> a codec with its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from minimemo.memory.codec import KLT, SINKS, KVLayout, make_codec
+
+# What rounding may cost in keys and in values: KL divergence of the next token, as the layers' weights predict it for
+# small steps. Real divergence is below it, since quiet components are off by less than a step's rounding.
+COSTS: Mapping[str, tuple[float, float]] = {}
+TIERS = ("exact", "int4", *COSTS)
+
+
+def needs_profile(tier: str) -> bool:
+    """Whether a tier is the transform codec's."""
+    return tier in COSTS
+
+
+def recipe(tier: str, layout: KVLayout, profile: str | None = None) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of a tier; profile: the hash of one, for the tiers that need it."""
+    if tier not in COSTS:
+        return tier, make_codec(tier, asdict(layout)).params()
+    key_step, value_step = (math.sqrt(12 * cost / layout.num_layers) for cost in COSTS[tier])
+    steps = {"key_step": round(key_step, 6), "value_step": round(value_step, 6)}
+    return KLT, {**asdict(layout), "profile": profile, **steps, "sinks": SINKS}
