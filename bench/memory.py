@@ -18,7 +18,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,14 @@ from bench.memory_stats import Outcome, row
 from minimemo.errors import InputError, MinimemoError
 from minimemo.language_model import load_model
 from minimemo.loop import memory_opening
-from minimemo.memory.codec import CODECS, make_codec
-from minimemo.models.cachedir import home
-from minimemo.models.weights import preferred_dtype
+from minimemo.memory.profile import profile_of
+from minimemo.memory.tiers import TIERS, codec_of, needs_profile, recipe_of
+from minimemo.models.cachedir import home, profiles_dir
+from minimemo.options import DTYPES, RunOptions
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PCA = {"pca": (0.4, 1.0), "pca+": (0.6, 1.5)}  # steps of keys and values, see LayerPca
 CALIBRATION_TOKENS = 1280  # of each document
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--questions", type=int, default=45, help="at most, of each document")
     parser.add_argument("--quick", action="store_true", help="two documents, 1,024 tokens, KL alone")
     parser.add_argument("--no-needles", dest="needles", action="store_false")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of products; default: the machine's quickest")
+    parser.add_argument("--dtype", choices=DTYPES, help="of products; default: the machine's quickest")
     parser.add_argument("--fresh", action="store_true", help="measure again what is known")
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="rate against KL (needs matplotlib)")
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def names() -> list[str]:
     """Everything that can be measured."""
-    return [*CODECS, *RIVALS, *PCA]
+    return [*TIERS, *RIVALS, *PCA]
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,10 +93,13 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick and not args.docs:
         docs = [docs[0], *[doc for doc in docs if library.language(doc) == "zh"][:1]]
     others = Bystanders()
-    dtype = DTYPES[args.dtype] if args.dtype else preferred_dtype()
-    model = load_model(args.model, dtype=dtype)
+    options = RunOptions(dtype=args.dtype)
+    dtype = options.product_dtype()
+    model = load_model(args.model, options)
     bench = Workbench(model, Store(home() / "bench" / "memory", args.fresh), dtype)
     calibration = library.calibration(docs)
+    if not args.tiers and profile_of(model.located.fingerprint, profiles_dir()) is None:
+        wanted = [name for name in wanted if not needs_profile(name)]
     tiers = open_tiers(wanted, bench, library, calibration)
     tokenizer = model.tokenizer
     questions = 0 if args.quick else args.questions
@@ -105,6 +107,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.needles and not args.quick:
         for language in ("en", "zh"):
             samples += haystack_samples(library, language, tokenizer, tokens)
+    if not args.tiers and len(wanted) < len(names()):
+        print("no profile of this model: tiers that need one are left out; see minimemo calibrate", file=sys.stderr)
     rows = measure(bench, samples, tiers, repeat=not args.quick)
     return {
         "model": args.model,
@@ -127,8 +131,12 @@ def open_tiers(wanted: Iterable[str], bench: Workbench, library: Library, calibr
     bases = None
     tiers = []
     for name in wanted:
-        if name in CODECS:
-            tiers.append(Tier(name, make_codec(name, asdict(layout))))
+        if name in TIERS:
+            profile = profile_of(bench.model.located.fingerprint, profiles_dir()) if needs_profile(name) else None
+            if needs_profile(name) and profile is None:
+                raise InputError(f"{name}: calibrate the model first: minimemo calibrate MODEL --text FILE...")
+            codec = codec_of(*recipe_of(name, layout, profile))
+            tiers.append(Tier(name, codec, codec.level))
         elif name in RIVALS:
             tiers.append(Tier(name, RIVALS[name](layout, rope)))
         else:
@@ -198,7 +206,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, model: str) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for own, style in ((True, {"marker": "o", "linestyle": "-"}), (False, {"marker": "x", "linestyle": ""})):
-        points = sorted((r["ratio"], r["kl"], r["name"]) for r in rows if r["kl"] and (r["name"] in CODECS) == own)
+        points = sorted((r["ratio"], r["kl"], r["name"]) for r in rows if r["kl"] and (r["name"] in TIERS) == own)
         axes.plot([p[0] for p in points], [p[1] for p in points], label="minimemo" if own else "others", **style)
         for ratio, kl, name in points:
             axes.annotate(name, (ratio, kl), xytext=(5, 4), textcoords="offset points", fontsize=8)

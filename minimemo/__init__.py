@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minimemo.builder import build
+    from minimemo.calibration import calibrate
     from minimemo.document import Document
     from minimemo.errors import FetchError, InputError, MemoError, MinimemoError, ModelError
     from minimemo.events import Event
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "build": "builder",
+    "calibrate": "calibration",
     "Document": "document",
     "FetchError": "errors",
     "InputError": "errors",
@@ -54,8 +56,8 @@ _NAMES = {"open": "open_memo"}
 
 __all__ = [
     "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
-    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "build", "load_model", "load_prompts",
-    "open", "open_embedder", "pull",
+    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "build", "calibrate", "load_model",
+    "load_prompts", "open", "open_embedder", "pull",
 ]  # fmt: skip
 
 

@@ -23,13 +23,14 @@ from minimemo.language_model import LanguageModel, LocatedModel, load_model, loc
 from minimemo.loop import DEFAULTS, PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo, OpenEmbedder, open_embedder
+from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.shelf import remember
 
 if TYPE_CHECKING:
     import torch
 
-CODEC = "int4"
+MEMORY = "int4"
 OPENING_ROOM = 64  # tokens kept for the text before the document; the real one is about 30
 _SAMPLE = 16  # characters a token, more than text of any language has: longer documents are judged by their beginning
 
@@ -40,7 +41,7 @@ def build(
     *,
     model: str | Path | LanguageModel | None = None,
     embedder: str | Path | OpenEmbedder | None = None,
-    codec: str = CODEC,
+    memory: str = MEMORY,
     encoding: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
     options: RunOptions = DEFAULT_OPTIONS,
@@ -49,7 +50,8 @@ def build(
     """Reads a document once and leaves a memo folder; gives it back opened.
 
     source: a text file, "-" for standard input, or a Document. out: the folder, by default the document's name with
-    the ending .memo. A memo of the same document, model and settings that is already there is returned as it is.
+    the ending .memo. memory: a tier, see memory/tiers.py; some need `calibrate` once. A memo of the same document,
+    model and settings that is already there is returned as it is.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError; whatever happens, no half-written memo is left.
     """
@@ -61,7 +63,7 @@ def build(
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
     dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype()
-    recipe = _recipe(document, located, opened, codec, dtype, opening)
+    recipe = _recipe(document, located, opened, memory, dtype, opening)
     if (target / names.NAME).exists() and (known := Manifest.load(target)).recipe == recipe:
         on_event(Event("already built", 1, 1))
         return Memo(target, known, model=model, embedder=opened, prompts=prompts, options=options)
@@ -103,25 +105,34 @@ def _recipe(
     document: Document,
     located: LocatedModel,
     embedder: OpenEmbedder,
-    codec: str,
+    memory: str,
     dtype: torch.dtype,
     opening: MemoryOpening,
 ) -> Recipe:
-    from minimemo.memory.codec import CODECS, KVLayout, make_codec
+    from minimemo.memory.codec import KVLayout
+    from minimemo.memory.profile import profile_of
+    from minimemo.memory.tiers import TIERS, needs_profile, recipe_of
     from minimemo.models.config import ModelConfig
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
-    if codec not in CODECS:
-        raise InputError(f"memory {codec!r} is unknown; choose one of {', '.join(CODECS)}")
+    if memory not in TIERS:
+        raise InputError(f"memory {memory!r} is unknown; choose one of {', '.join(TIERS)}")
+    profile = profile_of(located.fingerprint, profiles_dir()) if needs_profile(memory) else None
+    if needs_profile(memory) and profile is None:
+        raise InputError(
+            f"memory {memory!r} needs to know {located.source} first: minimemo calibrate {located.source} --text "
+            "FILE... (once; texts of several kinds, about 16,000 tokens in all)"
+        )
     config = ModelConfig.from_directory(located.directory)
     stored = str(dtype).removeprefix("torch.")
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
+    codec, params = recipe_of(memory, layout, profile)
     return Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,
         embedder=embedder.fingerprint,
         codec=codec,
-        params=make_codec(codec, asdict(layout)).params(),
+        params=params,
         opening=opening.version,
         chunk_size=min(DEFAULT_SIZE, embedder.embedder.passage_room),
         chunk_overlap=DEFAULT_OVERLAP,
@@ -183,12 +194,12 @@ def _memory(
 ) -> None:
     """Prefills opening and document; every finished block goes through the codec into memory.bin."""
     from minimemo.memory.blocks import BlockAssembler
-    from minimemo.memory.codec import make_codec
+    from minimemo.memory.tiers import codec_of
     from minimemo.memory.writer import MemoryWriter
 
     engine = model.engine
     sequence = [*opening.ids(model.tokenizer), *ids]
-    codec = make_codec(recipe.codec, recipe.params)
+    codec = codec_of(recipe.codec, recipe.params)
     header = {
         "model": recipe.model,
         "document": recipe.document_sha256,
@@ -199,7 +210,7 @@ def _memory(
     }
     assembler = BlockAssembler()
     cache = engine.new_cache(len(sequence))
-    with MemoryWriter(path, header) as writer:
+    with MemoryWriter(path, header, level=codec.level) as writer:
         on_event(Event("read", 0, len(sequence), "tok"))
         for piece in engine.read(cache, sequence):
             for block in assembler.push(piece.ids, piece.keys, piece.values):

@@ -15,10 +15,9 @@ from minimemo.events import Event, Listener, silent
 from minimemo.models.cachedir import profiles_dir
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
+    from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.language_model import LanguageModel
     from minimemo.memory.profile import Profile, Statistics
@@ -55,12 +54,12 @@ def calibrate(
         keys, values = _statistics(engine, pieces, cut, on_event)
         costs = _costs(engine, pieces, keys, values, on_event)
         on_event(Event("transform", 0, 2 * len(cut)))
-        halves: list[list[object]] = [[], []]
-        for at, (found, cost) in enumerate(zip((keys, values), costs, strict=True)):
+        halves = []
+        for found, cost in zip((keys, values), costs, strict=True):
             for group, statistics in zip(cut, found, strict=True):
-                halves[at].append(statistics.transform(cost[group.start : group.stop].sqrt()))
-                on_event(Event("transform", at * len(cut) + len(halves[at]), 2 * len(cut)))
-        return save_profile(model.located.fingerprint, *halves, profiles_dir())  # type: ignore[arg-type]
+                halves.append(statistics.transform(cost[group.start : group.stop].sqrt()))
+                on_event(Event("transform", len(halves), 2 * len(cut)))
+        return save_profile(model.located.fingerprint, halves[: len(cut)], halves[len(cut) :], profiles_dir())
 
 
 def _pieces(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
@@ -101,7 +100,7 @@ def _costs(
     values: Sequence[Statistics],
     on_event: Listener,
 ) -> tuple[Tensor, Tensor]:
-    """For keys and values: (L,) KL divergence of the next tokens for an error of variance 1 in each number of a layer."""
+    """For keys and values: (L,) KL divergence of the next tokens, per unit variance of errors in a layer."""
     import torch
 
     layers = engine.config.num_layers
@@ -120,24 +119,27 @@ def _costs(
         engine.prefill(cache, piece[:_CONTEXT])
         following = piece[_CONTEXT : _CONTEXT + _JUDGED]
 
-        def distributions(cache=cache, following=following) -> Tensor:  # type: ignore[no-untyped-def]
-            found = engine.logits(cache, following).log_softmax(-1)
-            cache.truncate(_CONTEXT)
-            return found
-
-        exact = distributions()
+        exact = _distributions(engine, cache, following)
         for kind, stored in enumerate((cache.keys, cache.values)):
             for layer in range(layers):
                 place = stored[layer, :, _SKIPPED:_CONTEXT]
                 before, noise = place.clone(), _NOISE * float(deviations[kind][layer])
                 place += noise * torch.randn(place.shape, generator=generator).to(place)
-                changed = distributions()
+                changed = _distributions(engine, cache, following)
                 place.copy_(before)
                 divergence = (exact.exp() * (exact - changed)).sum(-1).mean().double().cpu()
                 costs[kind, layer] += divergence.clamp_min(1e-9) / max(noise, 1e-9) ** 2 / len(judged)
                 done += 1
                 on_event(Event("weigh layers", done, total))
     return costs[0], costs[1]
+
+
+def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
+    """Log probabilities (n, V) after each of ids; the cache stays as it was."""
+    length = cache.length
+    found = engine.logits(cache, ids).log_softmax(-1)
+    cache.truncate(length)
+    return found
 
 
 def _spread_out(pieces: list[list[int]]) -> list[list[int]]:

@@ -28,6 +28,7 @@ examples:
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 """
+MEMORIES = ("exact", "int4", "high", "balanced", "small")
 _MODES = ("memorag", "rag", "memory", "closed")
 
 
@@ -82,9 +83,23 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("document", help="a text file; - reads standard input")
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
-    build.add_argument("--memory", choices=("int4", "exact"), default="int4", help="how the memory is coded")
+    build.add_argument(
+        "--memory",
+        choices=MEMORIES,
+        default="int4",
+        help="from large to small; high, balanced and small need `minimemo calibrate` once (default: int4)",
+    )
     build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
     build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
+
+    calibrate = command(
+        "calibrate", _calibrate, "learn a model's keys and values, once, for the smaller memories",
+        "minimemo calibrate qwen2.5-coder-0.5b --text novel.txt contract.txt",
+    )  # fmt: skip
+    calibrate.add_argument("model", help="a name from `minimemo list`, a directory or a .gguf file")
+    calibrate.add_argument(
+        "--text", nargs="+", metavar="FILE", required=True, help="of several kinds and languages, 16,000 tokens in all"
+    )
 
     ask = command("ask", _ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"')
     ask.add_argument("memo", help="a memo folder")
@@ -170,6 +185,17 @@ def _pull(arguments: argparse.Namespace) -> None:
         print(f"{name}: {path}")
 
 
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from minimemo.calibration import calibrate
+    from minimemo.document import read_document
+    from minimemo.language_model import load_model
+
+    texts = [read_document(path).text for path in arguments.text]
+    with progress(arguments.quiet) as on_event:
+        profile = calibrate(load_model(arguments.model, on_event=on_event), texts, on_event=on_event)
+    print(f"{arguments.model}: profile {profile.hash}")
+
+
 def _build(arguments: argparse.Namespace) -> None:
     from minimemo.builder import build
 
@@ -179,7 +205,7 @@ def _build(arguments: argparse.Namespace) -> None:
             arguments.out,
             model=arguments.model,
             embedder=arguments.embedder,
-            codec=arguments.memory,
+            memory=arguments.memory,
             encoding=arguments.encoding,
             prompts=_prompts(arguments),
             options=_options(arguments),

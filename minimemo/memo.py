@@ -188,12 +188,12 @@ class Memo:
 
     def _load_memory(self) -> KVCache:
         """The whole memory as a cache with room to ask; nothing of the document is prefilled again."""
-        from minimemo.memory.codec import make_codec
+        from minimemo.memory.tiers import codec_of
         from minimemo.memory.view import MemoryView, load
 
         engine = self.model().engine
         with self.reader() as reader:
-            codec = make_codec(self.manifest.recipe.codec, self.manifest.recipe.params)
+            codec = codec_of(self.manifest.recipe.codec, self.manifest.recipe.params)
             capacity = min(reader.tokens + DEFAULTS.memory_room(), engine.config.max_context)
             cache = engine.new_memory(reader.tokens, capacity)
             load(reader, codec, MemoryView.whole(reader), engine.decoder.rope, cache, self._on_event)

@@ -60,7 +60,7 @@ def test_restored_memory_continues_like_the_cache_that_was_saved(
     """save -> load -> continue: bit-equal logits for the exact codec, close ones for int4; nothing is prefilled."""
     model = minimemo.load_model(tiny_models.decoder, minimemo.RunOptions(dtype="float32"))
     document = minimemo.Document.of(TEXT, "doc")
-    memo = minimemo.build(document, tmp_path / "a.memo", model=model, embedder=tiny_models.embedder, codec=codec)
+    memo = minimemo.build(document, tmp_path / "a.memo", model=model, embedder=tiny_models.embedder, memory=codec)
     sequence = memory_opening("en").ids(model.tokenizer) + model.tokenizer.encode(TEXT)
     question = model.tokenizer.encode("Hello world")
 

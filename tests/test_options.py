@@ -78,7 +78,7 @@ def test_library_builds_and_opens_with_them(tiny_models: TinyModels, tmp_path: P
     opened = minimemo.open(tmp_path / "a.memo", embedder=models[1], options=RunOptions(kv_dtype="float32"))
     assert opened._load_memory().dtype == torch.float32
     exact = minimemo.build(
-        document, tmp_path / "b.memo", model=models[0], embedder=models[1], codec="exact", options=options
+        document, tmp_path / "b.memo", model=models[0], embedder=models[1], memory="exact", options=options
     )
     with pytest.raises(MemoError, match="open it with kv-dtype bfloat16"):
         minimemo.open(exact.folder, embedder=models[1], options=RunOptions(kv_dtype="float32"))._load_memory()

@@ -204,7 +204,7 @@ def test_an_exact_memory_is_not_rounded(tiny_models: TinyModels, tmp_path: Path)
     document = minimemo.Document.of(TEXT, "doc")
     options = RunOptions(dtype="float32", kv_dtype="int8")
     memo = minimemo.build(
-        document, tmp_path / "a.memo", model=tiny_models.decoder, embedder=tiny_models.embedder, codec="exact",
+        document, tmp_path / "a.memo", model=tiny_models.decoder, embedder=tiny_models.embedder, memory="exact",
         options=options,
     )  # fmt: skip
     with pytest.raises(MemoError, match=r"exact in float32, .* in int8: open it with kv-dtype float32"):

@@ -106,9 +106,7 @@ def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str
     return _transform_codec(layout, options, find_profile)
 
 
-def _transform_codec(
-    layout: KVLayout, options: dict[str, Any], find_profile: Callable[[str], Profile] | None
-) -> Codec:
+def _transform_codec(layout: KVLayout, options: dict[str, Any], find_profile: Callable[[str], Profile] | None) -> Codec:
     from minimemo.memory.klt import KltCodec
 
     missing = CODECS[KLT] - options.keys()

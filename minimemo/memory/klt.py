@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.codec import KLT, SINKS, KVLayout, Streams, checked_kv, byte_planes, from_planes, whole_number
+from minimemo.memory.codec import KLT, SINKS, KVLayout, Streams, byte_planes, checked_kv, from_planes, whole_number
 from minimemo.memory.packing import Band, bands, pack, unpack
 from minimemo.memory.profile import Profile, Transform, spread
 

@@ -1,8 +1,8 @@
 """Symbols of known spread -> byte streams that an entropy coder of whole bytes codes well, and back.
 
 zstd codes literals by Huffman, at least one bit a byte, with one table a frame. So components of like spread share a
-stream (a band), and k small symbols share a byte: base A digits, A^k <= 256. Where nearly all symbols are zero, the gaps
-between the others are stored instead. All symbols of a component stand together, token after token.
+stream (a band), and k small symbols share a byte: base A digits, A^k <= 256. Where nearly all symbols are zero, the
+gaps between the others are stored instead. All symbols of a component stand together, token after token.
 
 Letters: r components, n tokens. Rule of this file: numpy only; no model, no file, no zstd.
 """

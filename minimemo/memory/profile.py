@@ -10,9 +10,11 @@ Letters: L layers, G kv heads, D head dim; C = layers of a group * G * D; r comp
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def groups(num_layers: int, width: int) -> list[range]:
     """Layers in as few even groups as keep each group's joint dimension within MAX_JOINT; width: G * D."""
     count = -(-num_layers // max(1, MAX_JOINT // width))
     edges = [num_layers * at // count for at in range(count + 1)]
-    return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    return [range(first, last) for first, last in pairwise(edges)]
 
 
 class Statistics:
@@ -111,7 +113,7 @@ def save_profile(model: str, keys: list[Transform], values: list[Transform], fol
         for at, half in enumerate(halves)
         for name in Transform.__dataclass_fields__
     }
-    content = save(tensors, {"format": _FORMAT, "model": model})
+    content = save(tensors, {"profile": json.dumps([_FORMAT, model])})  # one entry: their order is not fixed
     found = hashlib.sha256(content).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _name(model, found)
@@ -147,21 +149,22 @@ def load_profile(hash_: str, folder: Path) -> Profile:
         raise MemoError(f"{path}: damaged (checksum); calibrate again and build the memo again")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            described = json.loads((file.metadata() or {}).get("profile", "[]"))
             halves = {kind: _halves(file, kind) for kind in ("keys", "values")}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise MemoError(f"{path}: cannot be read ({error})") from None
-    if metadata.get("format") != _FORMAT or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
+    known = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
+    if not known or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
         raise MemoError(f"{path}: no profile that this minimemo reads")
-    return Profile(metadata.get("model", ""), halves["keys"], halves["values"], hash_)
+    return Profile(str(described[1]), halves["keys"], halves["values"], hash_)
 
 
-def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:  # type: ignore[valid-type]
-    names = set(file.keys())  # type: ignore[attr-defined]
-    found = []
+def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
+    names = set(file.keys())
+    found: list[Transform] = []
     while f"{kind}.{len(found)}.mean" in names:
         at = len(found)
-        half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))  # type: ignore[attr-defined]
+        half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))
         components, joint = half.basis.shape
         fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and joint % len(half.weight) == 0
         if not (fits and bool((half.weight > 0).all())):

@@ -1,0 +1,84 @@
+"""From a model and text to a profile, and memos that use it, on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import minimemo
+from minimemo.calibration import _pieces, calibrate
+from minimemo.errors import InputError, MemoError
+from minimemo.language_model import LanguageModel, load_model
+from minimemo.memory.profile import load_profile
+from minimemo.models.cachedir import profiles_dir
+
+from .conftest import TinyModels
+
+TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(60))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: TinyModels) -> LanguageModel:
+    return load_model(tiny_models.decoder)
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return [TEXT, TEXT[::-1]]
+
+
+def test_shares_of_the_texts() -> None:
+    pieces = _pieces([list(range(10)), list(range(5000)), list(range(9000))], 6000)
+    assert sum(map(len, pieces)) == 6000 and max(map(len, pieces)) == 2048
+    assert len(pieces[0]) == 10  # a short text whole, its rest to the others
+
+
+@pytest.mark.parametrize("tier", ["high", "balanced", "small"])
+def test_a_calibrated_model_builds_and_opens(
+    tier: str, model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
+
+    def build(out: str) -> minimemo.Memo:
+        return minimemo.build(
+            tmp_path / "doc.txt", tmp_path / out, model=model, embedder=tiny_models.embedder, memory=tier
+        )
+
+    if not list(profiles_dir().glob("*")):
+        with pytest.raises(InputError, match="minimemo calibrate"):
+            build("a.memo")
+        assert not list(tmp_path.glob("*.memo"))
+    profile = calibrate(model, texts)
+    assert bool(torch.cat([half.weight for half in (*profile.keys, *profile.values)]).isfinite().all())
+    memo = build("a.memo")
+    assert memo.inspect()["memory"]["params"]["profile"] == profile.hash
+    before = model.engine.prefilled
+    cache = memo._load_memory()
+    assert model.engine.prefilled == before and cache.length == memo.inspect()["memory"]["tokens"]
+    memo.verify()
+    assert (build("b.memo").folder / "memory.bin").read_bytes() == (memo.folder / "memory.bin").read_bytes()
+
+
+def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[str]) -> None:
+    first, second = calibrate(model, texts), calibrate(model, texts)
+    assert first.hash == second.hash == load_profile(first.hash, profiles_dir()).hash
+
+
+def test_a_memo_without_its_profile_says_which(
+    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    profile = calibrate(model, texts)
+    (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
+    memo = minimemo.build(tmp_path / "doc.txt", model=model, embedder=tiny_models.embedder, memory="high")
+    for path in profiles_dir().glob("*"):
+        path.unlink()
+    with pytest.raises(MemoError, match=profile.hash):
+        memo._load_memory()
+
+
+@pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])
+def test_too_little_text_is_refused(model: LanguageModel, text: str) -> None:
+    with pytest.raises(InputError, match="--text"):
+        calibrate(model, [text])
