@@ -120,7 +120,8 @@ void quantize(const float* x, int64_t columns, int first, int last, int64_t firs
       for (int i = 0; i < kBlock; i++) v[i] = v[i] * inverse + rounder;
       std::memcpy(q, v, sizeof q);
       int32_t sums[2] = {0, 0};
-      for (int i = 0; i < kBlock; i++) q[i] -= 0x4b400000;  // the rounder's own bits
+      const int32_t finite = top < 0x7f800000 ? -1 : 0;  // what is not gives bits that mean nothing, whose sums overflow
+      for (int i = 0; i < kBlock; i++) q[i] = (q[i] - 0x4b400000) & finite;  // less the rounder's own bits
       for (int i = 0; i < 16; i++) sums[0] += q[i];
       for (int i = 16; i < 32; i++) sums[1] += q[i];
       const int64_t at = block * to.n + r;

@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("test_native.py", "test_native_attention.py", "test_native_stack.py", "test_packed_memory.py")
+# They start processes that have limits of memory or compile, which says nothing about kernels.
+LEFT_OUT = "not wheel and not a_memo_is_asked and not exact_memory and not command_line"
 FLAGS = (
     "-std=c++17",
     "-O1",
@@ -45,8 +47,8 @@ import os
 from minimemo.kernels import native
 
 assert native.__file__.startswith(os.getcwd()), f"{native.__file__} is not the copy"
+native._openmp_entry = lambda: None
 assert native.unavailable() is None, native.unavailable()
-native._library().minimemo_start(None)
 """
 
 
@@ -94,7 +96,8 @@ def main() -> int:
             copy(folder)
             compile_library(folder, sanitizer)
             tests = [f"tests/{name}" if name.endswith(".py") else name for name in options.tests]
-            command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "own_threads", *tests]
+            command = [sys.executable, "-m", "pytest", "-x", "-s", "-p", "no:cacheprovider", "-p", "own_threads"]
+            command += ["-m", "not real", "-k", LEFT_OUT, *tests]
             if sanitizer == "thread":  # which wants addresses where it expects them
                 command = ["setarch", os.uname().machine, "-R", *command]
             print(f"sanitize: {sanitizer}: {' '.join(command)}", flush=True)
