@@ -5,6 +5,7 @@
 
 Prints a table and one JSON line, {"rows": [...]}. `--quick`: two documents, 1,024 tokens, KL alone. Keys and values,
 results and answers are kept in minimemo's folder (bench/memory; 50 MB a document of 4,096 tokens for the 0.5B model).
+Tiers that need a profile use the model's newest one: one made from the documents that are measured would flatter them.
 Columns: bits a number, bytes a token and ratio to fp16 of the whole file; KL (nats) and share of equal first choices
 over the next 256 tokens; KL while a passage is repeated; needles among those that the exact cache finds; F1 of answers
 from memory alone over the exact cache's; agreement of the answers with the exact cache's; prefill time over load time;
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 
 from bench.bystanders import Bystanders
-from bench.memory_pca import LEVEL as PCA_LEVEL
 from bench.memory_pca import LayerPca, fit
 from bench.memory_rivals import RIVALS
 from bench.memory_run import Store, Tier, Workbench
@@ -97,24 +97,32 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     dtype = options.product_dtype()
     model = load_model(args.model, options)
     bench = Workbench(model, Store(home() / "bench" / "memory", args.fresh), dtype)
-    calibration = library.calibration(docs)
-    if not args.tiers and profile_of(model.located.fingerprint, profiles_dir()) is None:
-        wanted = [name for name in wanted if not needs_profile(name)]
-    tiers = open_tiers(wanted, bench, library, calibration)
+    calibration = library.calibration([*docs, *library.measured(args.tokens)])
+    notice = ""
+    profile = profile_of(model.located.fingerprint, profiles_dir())
+    if profile is None and (unmeasured := [name for name in wanted if needs_profile(name)]):
+        texts = " ".join(str(library.path(doc)) for doc in calibration)
+        how = f"{args.model} has no profile; make one: minimemo calibrate {args.model} --text {texts}"
+        if args.tiers:
+            raise InputError(f"{','.join(unmeasured)}: {how}")
+        notice = f"left out: {', '.join(unmeasured)}, since {how}"
+        wanted = [name for name in wanted if name not in unmeasured]
+    tiers = open_tiers(wanted, bench, profile, library, calibration)
     tokenizer = model.tokenizer
     questions = 0 if args.quick else args.questions
     samples = [document_sample(library, doc, tokenizer, tokens, questions=questions) for doc in docs]
     if args.needles and not args.quick:
         for language in ("en", "zh"):
             samples += haystack_samples(library, language, tokenizer, tokens)
-    if not args.tiers and len(wanted) < len(names()):
-        print("no profile of this model: tiers that need one are left out; see minimemo calibrate", file=sys.stderr)
+    if notice:
+        print(notice, file=sys.stderr)
     rows = measure(bench, samples, tiers, repeat=not args.quick)
     return {
         "model": args.model,
         "tokens": tokens,
         "follow": FOLLOW,
         "documents": docs,
+        "profile": profile if any(needs_profile(name) for name in wanted) else None,
         "calibration": calibration if any(tier.name in PCA for tier in tiers) else [],
         "dtype": str(dtype).removeprefix("torch."),
         "kv_dtype": bench.layout.dtype,
@@ -125,23 +133,22 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def open_tiers(wanted: Iterable[str], bench: Workbench, library: Library, calibration: Sequence[str]) -> list[Tier]:
-    """The codecs by name; what needs calibrating is calibrated."""
+def open_tiers(
+    wanted: Iterable[str], bench: Workbench, profile: str | None, library: Library, calibration: Sequence[str]
+) -> list[Tier]:
+    """The codecs by name. profile: the hash of the model's; the rivals that need calibrating are calibrated here."""
     layout, rope = bench.layout, bench.engine.decoder.rope
     bases = None
     tiers = []
     for name in wanted:
         if name in TIERS:
-            profile = profile_of(bench.model.located.fingerprint, profiles_dir()) if needs_profile(name) else None
-            if needs_profile(name) and profile is None:
-                raise InputError(f"{name}: calibrate the model first: minimemo calibrate MODEL --text FILE...")
-            codec = codec_of(*recipe_of(name, layout, profile))
-            tiers.append(Tier(name, codec, codec.level))
+            recipe = recipe_of(name, layout, profile if needs_profile(name) else None)
+            tiers.append(Tier(name, codec_of(*recipe)))
         elif name in RIVALS:
             tiers.append(Tier(name, RIVALS[name](layout, rope)))
         else:
             bases = bases or fit(calibration_pieces(bench, library, calibration))
-            tiers.append(Tier(name, LayerPca(name, layout, *bases, *PCA[name]), PCA_LEVEL))
+            tiers.append(Tier(name, LayerPca(name, layout, *bases, *PCA[name])))
     return tiers
 
 

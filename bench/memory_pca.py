@@ -53,6 +53,7 @@ class LayerPca:
     value_step: float
 
     lossless = False
+    level = LEVEL
 
     def params(self) -> dict[str, Any]:
         return {**asdict(self.layout), "key_step": self.key_step, "value_step": self.value_step}

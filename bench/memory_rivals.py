@@ -27,6 +27,7 @@ from minimemo.errors import InputError
 from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import KVBlock
 from minimemo.memory.codec import KVLayout, Streams
+from minimemo.memory.writer import LEVEL
 from minimemo.models.rope import RopeTable
 
 GROUP = 32
@@ -47,6 +48,7 @@ class Rival:
     after_rope: RopeTable | None = None
 
     lossless = False
+    level = LEVEL
 
     def params(self) -> dict[str, Any]:
         return asdict(self.layout)

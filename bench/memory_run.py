@@ -33,7 +33,7 @@ from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, load
-from minimemo.memory.writer import LEVEL, MemoryWriter
+from minimemo.memory.writer import MemoryWriter
 from minimemo.models.decoder import Row
 
 VERSION = 1  # of what is kept
@@ -48,11 +48,10 @@ REPEAT = {
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A codec as it is measured. level: of zstd."""
+    """A codec as it is measured."""
 
     name: str
     codec: Codec
-    level: int = LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ class Workbench:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "memory.bin"
             begin = time.perf_counter()
-            with MemoryWriter(path, header, level=tier.level) as writer:
+            with MemoryWriter(path, header, level=tier.codec.level) as writer:
                 for block in blocks:
                     writer.add(block.hash, block.ids, tier.codec.encode(block))
             encoded = time.perf_counter()

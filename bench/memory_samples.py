@@ -64,9 +64,12 @@ class Library:
                 questions[row["doc_id"]].append(row)
         return cls(folder, docs, dict(questions))
 
+    def path(self, doc_id: str) -> Path:
+        return self.folder / "docs" / f"{doc_id}.txt"
+
     def text(self, doc_id: str, characters: int) -> str:
         """The beginning of a document. Raises InputError for one that is not there."""
-        path = self.folder / "docs" / f"{doc_id}.txt"
+        path = self.path(doc_id)
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 return file.read(characters)

@@ -16,6 +16,7 @@ from bench import memory as bench_memory
 from bench.memory_run import Store, Tier, Workbench, digest
 from bench.memory_samples import FOLLOW, Asked, Library, document_sample, haystack_samples, spread
 from bench.memory_stats import Cost, Divergence, Outcome, agreement, divergence, holds, percentile, row
+from minimemo.calibration import calibrate
 from minimemo.errors import InputError
 from minimemo.language_model import LanguageModel, load_model
 from minimemo.memory.codec import ExactCodec, Int4Codec
@@ -299,14 +300,27 @@ def test_the_whole_command(
     found = json.loads(lines[-1])
     assert found["documents"] == ["novel_a", "joined_x"] and found["calibration"] == ["novel_b"]
     rows = {r["name"]: r for r in found["rows"]}
-    assert (
-        list(rows) == [name for name in bench_memory.names() if not needs_profile(name)] and len(lines) >= len(rows) + 3
-    )
+    assert list(rows) == [name for name in bench_memory.names() if not needs_profile(name)]
+    assert len(lines) >= len(rows) + 3 and found["profile"] is None
     assert rows["exact"]["kl"] == 0 and rows["exact"]["needles"] == 16 and rows["exact"]["answers"] > 3
     assert rows["int4"]["ratio"] > rows["q8_0"]["ratio"] > 1
     assert rows["fp16"]["kl"] < rows["q8_0"]["kl"] < rows["q4_0"]["kl"]
     assert rows["kivi4"]["kl"] < rows["kivi3"]["kl"] < rows["kivi2"]["kl"]
     assert rows["turbo3"]["kl"] < rows["turbo2"]["kl"] and rows["pca"]["kl"] < rows["pca+"]["kl"]
+
+
+def test_tiers_of_a_calibrated_model(
+    tiny_models: TinyModels, data: Path, model: LanguageModel, library: Library, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
+    profile = calibrate(model, [library.text("novel_b", 10_000)], tokens=1500)
+    assert _main(tiny_models, data, "--tokens", str(TOKENS), "--no-needles", "--tiers", "high,small") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    exact, high, small = found["rows"]
+    assert found["profile"] == profile.hash
+    assert [r["name"] for r in found["rows"]] == ["exact", "high", "small"]
+    assert 0 == exact["kl"] < high["kl"] < small["kl"] and exact["ratio"] < high["ratio"] < small["ratio"]
 
 
 def test_quick_with_a_plot(
@@ -330,6 +344,10 @@ def test_quick_with_a_plot(
         (["--tokens", "0"], "--tokens 0"),
         (["--docs", "nobody"], "nobody: no such document"),
         (["--docs", "novel_b", "--tokens", "100000"], "novel_b: "),
+        (
+            ["--tiers", "small,int4"],
+            "small: {model} has no profile; make one: minimemo calibrate {model} --text {novel_b}",
+        ),
         (["--tiers", "pca", "--docs", "novel_a,novel_b,novel_c,joined_x"], "--docs: nothing is left to calibrate on"),
     ],
 )
@@ -338,4 +356,5 @@ def test_what_cannot_be_measured(
 ) -> None:
     assert _main(tiny_models, data, *arguments) == 2
     captured = capsys.readouterr()
+    says = says.format(model=tiny_models.decoder, novel_b=data / "docs" / "novel_b.txt")
     assert captured.out == "" and captured.err.startswith(f"bench: {says}") and captured.err.count("\n") == 1
