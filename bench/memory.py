@@ -47,15 +47,17 @@ CALIBRATION_TOKENS = 1280  # of each document
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
+        if args.plot:
+            _check_plot(args.plot)
         found = _run(args)
+        if not args.json:
+            _print_table(found)
+        print(json.dumps(found, ensure_ascii=False))
         if args.plot:
             plot(found["rows"], args.plot, found["model"])
     except MinimemoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    if not args.json:
-        _print_table(found)
-    print(json.dumps(found, ensure_ascii=False))
     return 0
 
 
@@ -204,12 +206,20 @@ def _print_table(found: dict[str, Any]) -> None:
         print(f"other processes took {others:.0%} of the processor of {os.cpu_count()} cores")
 
 
-def plot(rows: Sequence[dict[str, Any]], path: Path, model: str) -> None:
-    """Rate against KL, both logarithmic; minimemo's tiers as one line. Raises InputError without matplotlib."""
+def _check_plot(path: Path) -> None:
+    """Raises InputError now, not after an hour, when nothing could be plotted there."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError("--plot needs matplotlib: pip install -e '.[bench]'") from error
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--plot {path}: {path.parent} is no folder; make it first")
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path, model: str) -> None:
+    """Rate against KL, both logarithmic; minimemo's tiers as one line. Raises InputError when it cannot be written."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for own, style in ((True, {"marker": "o", "linestyle": "-"}), (False, {"marker": "x", "linestyle": ""})):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -335,6 +337,20 @@ def test_quick_with_a_plot(
     assert [r["name"] for r in found["rows"]] == ["exact", "int4", "kivi2"]
     assert found["rows"][1]["kl"] > 0 and found["rows"][1]["needle"] is None
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
+    tiny_models: TinyModels, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It was found out after the last document, and the table was lost with it."""
+    monkeypatch.setattr(bench_memory, "_run", lambda _: pytest.fail("measured"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert _main(tiny_models, data, "--plot", str(tmp_path / "p.png")) == 2
+    assert "pip install" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    assert _main(tiny_models, data, "--plot", str(tmp_path / "no" / "p.png")) == 2
+    assert "is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
