@@ -149,10 +149,14 @@ def document_sample(
     )
 
 
-def haystack_samples(library: Library, language: Language, tokenizer: Tokenizer, tokens: int) -> list[Sample]:
-    """Memories of `tokens` tokens with the needles of a language at even depths, several to a haystack. A needle that
-    would be most of its haystack is left out. Raises InputError when the haystack is too short for them all."""
-    hay, groups = library.haystack(language), library.needles(language)
+def haystack_samples(
+    library: Library, language: Language, tokenizer: Tokenizer, tokens: int, rounds: int = 1
+) -> list[Sample]:
+    """Memories of `tokens` tokens with the needles of a language at even depths, several to a haystack. Each needle is
+    hidden `rounds` times, every time among others and in other hay. One that would be most of its haystack is left
+    out. Raises InputError when the hay is too short for them all."""
+    hay, once = library.haystack(language), library.needles(language)
+    groups = [(turn, group) for turn in range(rounds) for group in _turned(once, turn, rounds)]
     if hay is None or not groups:
         return []
     opening = memory_opening(language).ids(tokenizer)
@@ -164,12 +168,15 @@ def haystack_samples(library: Library, language: Language, tokenizer: Tokenizer,
         raise InputError(f"{hay}: too short a haystack for {len(batches)} times {tokens} tokens; lower --tokens")
     samples = []
     for number, batch in enumerate(batches):
-        hidden = [needle["needle"] for group in batch for needle in group]
+        hidden = [needle["needle"] for _, group in batch for needle in group]
         straw = room - sum(_length(needle, tokenizer) for needle in hidden)
         first = number * room
         places = [int(spans[first + int(straw * (k + 0.5) / len(hidden)), 0]) for k in range(len(hidden))]
         ids = tokenizer.encode(_hide(text, int(spans[first, 0]), places, hidden))[:room]
-        asked = tuple(Asked(g[0]["id"], "needle", g[0]["question"], tuple(g[0]["answers"])) for g in batch)
+        asked = tuple(
+            Asked(f"{group[0]['id']}/{turn}", "needle", group[0]["question"], tuple(group[0]["answers"]))
+            for turn, group in batch
+        )
         samples.append(Sample(f"{hay}+{number}", language, (*opening, *ids), len(opening), asked=asked))
     return samples
 
@@ -182,21 +189,27 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def _share_out(
-    groups: Sequence[list[dict[str, Any]]], tokenizer: Tokenizer, room: int
-) -> list[list[list[dict[str, Any]]]]:
-    """Groups of needles into batches of at most `room` tokens, in order."""
-    batches: list[list[list[dict[str, Any]]]] = []
+    groups: Sequence[tuple[int, list[dict[str, Any]]]], tokenizer: Tokenizer, room: int
+) -> list[list[tuple[int, list[dict[str, Any]]]]]:
+    """Groups of needles, each with its round, into batches of one round and at most `room` tokens, in order."""
+    batches: list[list[tuple[int, list[dict[str, Any]]]]] = []
     free = 0
-    for group in groups:
+    for turn, group in groups:
         size = sum(_length(needle["needle"], tokenizer) for needle in group)
         if size > room:
             continue
-        if size > free:
+        if size > free or batches[-1][0][0] != turn:
             batches.append([])
             free = room
-        batches[-1].append(group)
+        batches[-1].append((turn, group))
         free -= size
     return batches
+
+
+def _turned(items: Sequence[Any], turn: int, rounds: int) -> list[Any]:
+    """The items from another one on in every round."""
+    first = turn * len(items) // rounds
+    return [*items[first:], *items[:first]]
 
 
 def _length(needle: str, tokenizer: Tokenizer) -> int:
