@@ -145,8 +145,7 @@ def open_tiers(
     tiers = []
     for name in wanted:
         if name in TIERS:
-            recipe = recipe_of(name, layout, profile if needs_profile(name) else None)
-            tiers.append(Tier(name, codec_of(*recipe)))
+            tiers.append(Tier(name, codec_of(*recipe_of(name, layout, profile))))
         elif name in RIVALS:
             tiers.append(Tier(name, RIVALS[name](layout, rope)))
         else:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,16 +75,14 @@ class Rival:
         return keys, values
 
 
-class Quantizer:
+class Quantizer(Protocol):
     """(L, n, C) float32 <-> `streams` byte strings."""
 
     streams: int
 
-    def quantize(self, x: Tensor) -> Streams:
-        raise NotImplementedError
+    def quantize(self, x: Tensor) -> Streams: ...
 
-    def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
-        raise NotImplementedError
+    def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor: ...
 
 
 class Half(Quantizer):

@@ -34,7 +34,6 @@ from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, load
 from minimemo.memory.writer import MemoryWriter
-from minimemo.models.decoder import Row
 
 VERSION = 1  # of what is kept
 BATCH = 16  # questions over one memory at a time
@@ -182,9 +181,8 @@ class Workbench:
     def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """(n, V) after each of ids (n,), teacher-forced behind the cache, which stays as it was."""
         length = cache.length
-        tensor = torch.tensor(ids, dtype=torch.long, device=self.engine.decoder.device)
         try:
-            return self.engine.decoder.forward(tensor, [Row(cache, len(ids))], logits="all").cpu()
+            return self.engine.logits(cache, ids).cpu()
         finally:
             cache.truncate(length)
 

@@ -75,7 +75,7 @@ def _pieces(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
 def _statistics(
     engine: Engine, pieces: Sequence[list[int]], cut: Sequence[range], on_event: Listener
 ) -> tuple[list[Statistics], list[Statistics]]:
-    from minimemo.memory.profile import Statistics
+    from minimemo.memory.profile import Statistics, joint
 
     width = engine.config.num_kv_heads * engine.config.head_dim
     keys, values = ([Statistics(len(group) * width) for group in cut] for _ in range(2))
@@ -86,8 +86,7 @@ def _statistics(
             first = max(0, _SKIPPED - chunk.start)
             for found, x in ((keys, chunk.keys), (values, chunk.values)):
                 for group, statistics in zip(cut, found, strict=True):
-                    part = x[group.start : group.stop, :, first:].permute(2, 0, 1, 3).flatten(1)
-                    statistics.add(part.float().cpu())
+                    statistics.add(joint(x[group.start : group.stop, :, first:]))
             done += len(chunk.ids)
             on_event(Event("calibrate", done, total, "tok"))
     return keys, values

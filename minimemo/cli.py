@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import MinimemoError
+from minimemo.memory.tiers import TIERS
 from minimemo.options import DTYPES, KV_DTYPES, RunOptions
 from minimemo.printing import Bar, print_answer, print_listing, print_memo, progress, size
 
@@ -28,7 +29,6 @@ examples:
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 """
-MEMORIES = ("exact", "int4", "high", "balanced", "small")
 _MODES = ("memorag", "rag", "memory", "closed")
 
 
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _models(build)
     build.add_argument(
         "--memory",
-        choices=MEMORIES,
+        choices=TIERS,
         default="int4",
         help="from large to small; high, balanced and small need `minimemo calibrate` once (default: int4)",
     )

@@ -46,10 +46,6 @@ def test_a_calibrated_model_builds_and_opens(
             tmp_path / "doc.txt", tmp_path / out, model=model, embedder=tiny_models.embedder, memory=tier
         )
 
-    if not list(profiles_dir().glob("*")):
-        with pytest.raises(InputError, match="minimemo calibrate"):
-            build("a.memo")
-        assert not list(tmp_path.glob("*.memo"))
     profile = calibrate(model, texts)
     assert bool(torch.cat([half.weight for half in (*profile.keys, *profile.values)]).isfinite().all())
     memo = build("a.memo")
@@ -59,6 +55,17 @@ def test_a_calibrated_model_builds_and_opens(
     assert model.engine.prefilled == before and cache.length == memo.inspect()["memory"]["tokens"]
     memo.verify()
     assert (build("b.memo").folder / "memory.bin").read_bytes() == (memo.folder / "memory.bin").read_bytes()
+
+
+@pytest.mark.parametrize("tier", ["high", "balanced", "small"])
+def test_without_a_profile_the_command_that_makes_one_is_named(
+    tier: str, model: LanguageModel, tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
+    with pytest.raises(InputError, match="minimemo calibrate"):
+        minimemo.build(tmp_path / "doc.txt", model=model, embedder=tiny_models.embedder, memory=tier)
+    assert not list(tmp_path.glob("*.memo"))
 
 
 def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[str]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
+from minimemo.memory.writer import LEVEL
 
 if TYPE_CHECKING:
     from minimemo.memory.profile import Profile
@@ -127,7 +128,7 @@ class ExactCodec:
 
     name = "exact"
     lossless = True
-    level = 3
+    level = LEVEL
 
     def params(self) -> dict[str, Any]:
         return asdict(self.layout)
@@ -168,7 +169,7 @@ class Int4Codec:
 
     name = "int4"
     lossless = False
-    level = 3
+    level = LEVEL
 
     def __post_init__(self) -> None:
         whole_number("sinks", self.sinks, 0, BLOCK_TOKENS)
@@ -183,8 +184,8 @@ class Int4Codec:
 
     def encode(self, block: KVBlock) -> Streams:
         keys, values = checked_kv(block, self.layout)
-        kept = min(self.sinks, block.tokens) if block.start == 0 else 0
-        exact = torch.stack((keys[:, :, :kept], values[:, :, :kept]))
+        exact = sinks_of(block, keys, values, self.sinks)
+        kept = exact.shape[3]
         key_streams = _quantize(_rows(keys[:, :, kept:]), 1, self.key_group)
         value_streams = _quantize(_rows(values[:, :, kept:]), 2, self.value_group)
         return *key_streams, *value_streams, *byte_planes(exact)
@@ -194,15 +195,28 @@ class Int4Codec:
         layers, heads, _, dim = self.layout.shape(tokens)
         dtype = self.layout.torch_dtype
         _expect(streams, 10 + dtype.itemsize)
-        kept = len(streams[10]) // (2 * layers * heads * dim)
-        if kept > tokens:
-            raise MemoError(f"{kept} sinks in a block of {tokens} tokens")
-        sinks = from_planes(streams[10:], dtype, (2, layers, heads, kept, dim)).float()
+        sinks = sinks_from(streams[10:], self.layout, tokens)
+        kept = sinks.shape[3]
         rest = (layers, tokens - kept, heads * dim)
         keys = _dequantize(streams[:5], rest, 1, self.key_group)
         values = _dequantize(streams[5:10], rest, 2, self.value_group)
         heads_first = [x.unflatten(2, (heads, dim)).transpose(1, 2) for x in (keys, values)]
         return torch.cat((sinks[0], heads_first[0]), dim=2), torch.cat((sinks[1], heads_first[1]), dim=2)
+
+
+def sinks_of(block: KVBlock, keys: Tensor, values: Tensor, count: int) -> Tensor:
+    """(2, L, G, S, D): keys and values of the block's sinks, which only the first block of a sequence has."""
+    kept = min(count, block.tokens) if block.start == 0 else 0
+    return torch.stack((keys[:, :, :kept], values[:, :, :kept]))
+
+
+def sinks_from(planes: Streams, layout: KVLayout, tokens: int) -> Tensor:
+    """The float32 sinks of `byte_planes(sinks_of(...))` in a block of `tokens`. Raises MemoError for more than that."""
+    layers, heads, _, dim = layout.shape(tokens)
+    kept = len(planes[0]) // (2 * layers * heads * dim)
+    if kept > tokens:
+        raise MemoError(f"{kept} sinks in a block of {tokens} tokens")
+    return from_planes(planes, layout.torch_dtype, (2, layers, heads, kept, dim)).float()
 
 
 def _rows(x: Tensor) -> Tensor:

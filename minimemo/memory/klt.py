@@ -17,12 +17,21 @@ from torch import Tensor
 
 from minimemo.errors import MemoError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.codec import KLT, SINKS, KVLayout, Streams, byte_planes, checked_kv, from_planes, whole_number
-from minimemo.memory.packing import Band, bands, pack, unpack
-from minimemo.memory.profile import Profile, Transform, spread
+from minimemo.memory.codec import (
+    KLT,
+    SINKS,
+    KVLayout,
+    Streams,
+    byte_planes,
+    checked_kv,
+    sinks_from,
+    sinks_of,
+    whole_number,
+)
+from minimemo.memory.packing import LARGEST, Band, bands, pack, unpack
+from minimemo.memory.profile import Profile, Transform, joint
 
 QUIET = 0.08  # steps: of a Laplacian component this quiet, 1 symbol in 7,000 is not zero; it is left out
-_LARGEST = 2**15 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class _Part:
 
     @classmethod
     def of(cls, half: Transform, step: float) -> _Part:
-        steps = spread(half, step)
+        steps = half.deviation.numpy() / step
         kept = int((steps >= QUIET).sum())
         return cls(half, step, bands(steps[:kept]), half.basis[:kept].float())
 
@@ -47,7 +56,7 @@ class _Part:
     def encode(self, x: Tensor) -> Streams:
         """x (n, C) float32."""
         components = ((x - self.half.mean) * self.scale()) @ self.basis.T
-        symbols = (components / self.step).round_().clamp_(-_LARGEST, _LARGEST).to(torch.int32)
+        symbols = (components / self.step).round_().clamp_(-LARGEST, LARGEST).to(torch.int32)
         return pack(symbols.T.contiguous().numpy(), self.plan)
 
     def decode(self, streams: Sequence[bytes], tokens: int) -> Tensor:
@@ -102,13 +111,14 @@ class KltCodec:
 
     def encode(self, block: KVBlock) -> Streams:
         keys, values = checked_kv(block, self.layout)
-        kept = min(self.sinks, block.tokens) if block.start == 0 else 0
-        streams = [*byte_planes(torch.stack((keys[:, :, :kept], values[:, :, :kept])))]
+        exact = sinks_of(block, keys, values, self.sinks)
+        kept = exact.shape[3]
+        streams = [*byte_planes(exact)]
         layer = 0
         for parts in self._parts:
             end = layer + len(parts[0].half.weight)
             for part, x in zip(parts, (keys, values), strict=True):
-                streams += part.encode(_joint(x[layer:end, :, kept:]))
+                streams += part.encode(joint(x[layer:end, :, kept:]))
             layer = end
         return tuple(streams)
 
@@ -119,10 +129,8 @@ class KltCodec:
         expected = width + sum(len(part.plan) + 2 for parts in self._parts for part in parts)
         if len(streams) != expected:
             raise MemoError(f"{len(streams)} streams where {expected} belong")
-        kept = len(streams[0]) // (2 * layers * heads * dim)
-        if kept > tokens:
-            raise MemoError(f"{kept} sinks in a block of {tokens} tokens")
-        exact = from_planes(streams[:width], self.layout.torch_dtype, (2, layers, heads, kept, dim)).float()
+        exact = sinks_from(streams[:width], self.layout, tokens)
+        kept = exact.shape[3]
         found = torch.empty(2, layers, heads, tokens, dim)
         found[:, :, :, :kept] = exact
         at, layer = width, 0
@@ -135,8 +143,3 @@ class KltCodec:
                 at += count
             layer = end
         return found[0], found[1]
-
-
-def _joint(x: Tensor) -> Tensor:
-    """(layers, G, n, D) -> (n, layers G D) float32."""
-    return x.permute(2, 0, 1, 3).flatten(1).float()

@@ -24,7 +24,7 @@ _EDGES = (
 )  # fmt: skip
 _REACH = {1: 127, 2: 7, 3: 2, 5: 1}  # largest symbol held directly; larger ones leave a remainder
 _SPARSE = 0  # "symbols a byte" of a band of gaps
-_LARGEST = 2**15 - 1  # a symbol
+LARGEST = 2**15 - 1  # a symbol
 _LARGE = 255  # in a byte stream: the number stands among the large ones
 
 
@@ -135,7 +135,7 @@ def _unpack_digits(stream: bytes, part: np.ndarray, packed: int, rest: _Numbers)
     part[:] = table[codes].reshape(len(part), -1)[:, : part.shape[1]]
     at_end = np.abs(part) == reach
     beyond = rest.take(int(at_end.sum()))
-    if len(beyond) and beyond.max() > _LARGEST - reach:
+    if len(beyond) and beyond.max() > LARGEST - reach:
         raise MemoError("a block holds a symbol out of range")
     part[at_end] += np.sign(part[at_end]) * beyond.astype(np.int16)
 

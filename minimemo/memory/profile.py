@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
+from minimemo.models.fingerprint import content_hash
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 1"
@@ -62,6 +62,11 @@ def groups(num_layers: int, width: int) -> list[range]:
     count = -(-num_layers // max(1, MAX_JOINT // width))
     edges = [num_layers * at // count for at in range(count + 1)]
     return [range(first, last) for first, last in pairwise(edges)]
+
+
+def joint(x: Tensor) -> Tensor:
+    """(layers, G, n, D) -> (n, layers G D) float32 on the CPU: a token's numbers as one vector."""
+    return x.permute(2, 0, 1, 3).flatten(1).float().cpu()
 
 
 class Statistics:
@@ -145,7 +150,7 @@ def load_profile(hash_: str, folder: Path) -> Profile:
             "or build the memo again"
         )
     path = matches[0]
-    if hashlib.sha256(path.read_bytes()).hexdigest()[:32] != hash_:
+    if content_hash(path)[:32] != hash_:
         raise MemoError(f"{path}: damaged (checksum); calibrate again and build the memo again")
     try:
         with safe_open(path, framework="pt") as file:
@@ -171,8 +176,3 @@ def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
             raise MemoError(f"profile: {kind} of group {at} do not fit together")
         found.append(half)
     return tuple(found)
-
-
-def spread(half: Transform, step: float) -> np.ndarray:
-    """(r,) standard deviations of the components in steps."""
-    return half.deviation.numpy() / step

@@ -1,15 +1,19 @@
-"""Tiers: what a user asks of a memory, in one word -> a codec with its parameters."""
+"""Tiers: what a user asks of a memory, in one word -> a codec with its parameters.
+
+Rule of this file: nothing heavy is imported with it, the command line lists the tiers.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minimemo.memory.codec import KLT, SINKS, Codec, KVLayout, make_codec
-from minimemo.memory.profile import load_profile
 from minimemo.models.cachedir import profiles_dir
+
+if TYPE_CHECKING:
+    from minimemo.memory.codec import Codec, KVLayout
 
 # What rounding may cost in keys and in values: KL divergence of the next token, as the layers' weights predict it for
 # small steps. Real divergence is below it, since quiet components are off by less than a step's rounding.
@@ -28,6 +32,8 @@ def needs_profile(tier: str) -> bool:
 
 def recipe_of(tier: str, layout: KVLayout, profile: str | None = None) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of a tier; profile: the hash of one, for the tiers that need it."""
+    from minimemo.memory.codec import KLT, SINKS, make_codec
+
     if tier not in COSTS:
         return tier, make_codec(tier, asdict(layout)).params()
     key_step, value_step = (math.sqrt(12 * cost / layout.num_layers) for cost in COSTS[tier])
@@ -37,4 +43,7 @@ def recipe_of(tier: str, layout: KVLayout, profile: str | None = None) -> tuple[
 
 def codec_of(name: str, params: Mapping[str, Any]) -> Codec:
     """The codec that a memo names; profiles are looked up in minimemo's folder. Raises MemoError."""
+    from minimemo.memory.codec import make_codec
+    from minimemo.memory.profile import load_profile
+
     return make_codec(name, params, lambda hash_: load_profile(hash_, profiles_dir()))
