@@ -1,0 +1,68 @@
+"""The texts that come with the package: whole, various, and really installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minimemo.calibration_text as package
+from minimemo.calibration_text import shipped_texts
+from minimemo.errors import InputError
+
+FOLDER = Path(package.__file__).parent
+CJK = re.compile(r"[\u4e00-\u9fff]")
+LEAST, LEAST_CJK = 4500, 1600  # characters; about 1,300 tokens
+GRAM = 24  # bytes: 8 Chinese characters or 4 English words
+RULED = re.compile(r"([-.|])\1{3,}")  # lines of tables
+
+
+def test_every_file_in_order() -> None:
+    files = sorted(FOLDER.glob("*.txt"))
+    assert len(files) >= 16
+    assert shipped_texts() == [file.read_bytes().decode("utf-8") for file in files] == shipped_texts()
+
+
+def test_each_is_long_enough_and_clean() -> None:
+    for text in shipped_texts():
+        assert len(text) >= (LEAST_CJK if CJK.match(text) else LEAST), text[:40]
+        assert text.endswith("\n") and not {"\r", "\ufeff", "\ufffd"} & set(text), text[:40]
+
+
+def test_languages_and_scripts() -> None:
+    texts = shipped_texts()
+    chinese = [text for text in texts if len(CJK.findall(text)) > len(text) / 2]
+    traditional = [text for text in chinese if sum(map(text.count, "這與於後")) > sum(map(text.count, "这与于后"))]
+    assert len(traditional) >= 2 and len(chinese) - len(traditional) >= 5 and len(texts) - len(chinese) >= 8
+
+
+def test_no_phrase_comes_in_two_texts_and_few_come_twice_in_one() -> None:
+    first: dict[bytes, int] = {}
+    for at, text in enumerate(shipped_texts()):
+        data = RULED.sub("", " ".join(text.split())).encode()
+        grams = [data[start : start + GRAM] for start in range(len(data) - GRAM + 1)]
+        assert len(set(grams)) > 0.98 * len(grams), text[:40]
+        for gram in grams:
+            assert first.setdefault(gram, at) == at, gram.decode(errors="replace")
+
+
+def test_missing_texts_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(package.resources, "files", lambda name: tmp_path)
+    with pytest.raises(InputError, match="--text"):
+        shipped_texts()
+
+
+def test_a_built_package_holds_them(tmp_path: Path) -> None:
+    """An editable install reads the source tree, so it would not notice files that the build leaves out."""
+    root = FOLDER.parents[1]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("no source tree here")
+    pytest.importorskip("setuptools", minversion="77")
+    build = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
+    setup = "from setuptools import setup; setup()"
+    subprocess.run([sys.executable, "-c", setup, "-q", *build], cwd=root, check=True, capture_output=True)
+    built = {file.name for file in (tmp_path / "lib/minimemo/calibration_text").glob("*.txt")}
+    assert built == {file.name for file in FOLDER.glob("*.txt")}
