@@ -30,9 +30,11 @@ def texts() -> list[str]:
 
 
 def test_shares_of_the_texts() -> None:
-    pieces = _pieces([list(range(10)), list(range(5000)), list(range(9000))], 6000)
-    assert sum(map(len, pieces)) == 6000 and max(map(len, pieces)) == 2048
-    assert len(pieces[0]) == 10  # a short text whole, its rest to the others
+    pieces = _pieces([list(range(9000)), list(range(10)), list(range(5000))], 6000)
+    lengths = [len(ids) for _, ids in pieces]
+    assert sum(lengths) == 6000 and max(lengths) == 2048
+    assert [number for number, _ in pieces] == [0, 0, 1, 2, 2]
+    assert lengths[2] == 10  # a short text whole, its rest to the others
 
 
 @pytest.mark.parametrize("tier", ["high", "balanced", "small"])

@@ -14,6 +14,7 @@ from minimemo.memory.codec import KVLayout, make_codec
 from minimemo.memory.klt import KltCodec
 from minimemo.memory.profile import (
     MAX_JOINT,
+    Opening,
     Profile,
     Statistics,
     groups,
@@ -68,7 +69,9 @@ def test_error_bound_and_exact_sinks(profile: Profile, tokens: int) -> None:
     block = _block(tokens)
     codec = _codec(profile)
     keys, values = codec.decode(codec.encode(block), tokens)
-    assert torch.equal(keys[:, :, :4], block.keys[:, :, :4]) and torch.equal(values[:, :, :4], block.values[:, :, :4])
+    assert torch.equal(keys[:, :, :16], block.keys[:, :, :16]) and torch.equal(
+        values[:, :, :16], block.values[:, :, :16]
+    )
     half = profile.keys[0]
     error = (keys - block.keys).permute(2, 0, 1, 3).flatten(1) * half.weight.repeat_interleave(16)
     components = error @ codec._parts[0][0].basis.T
@@ -76,10 +79,30 @@ def test_error_bound_and_exact_sinks(profile: Profile, tokens: int) -> None:
     assert float(components.abs().max()) <= 0.05 + rounding
 
 
+def test_a_known_opening_costs_nothing_and_is_exact(profile: Profile, folder: Path) -> None:
+    block = _block()
+    opening = Opening(torch.arange(20, dtype=torch.int32), torch.stack((block.keys, block.values))[:, :, :, :20])
+    knowing = save_profile("a" * 64, profile.keys, profile.values, folder, [opening])
+    codec, other = _codec(load_profile(knowing.hash, folder)), _codec(profile)
+    streams = codec.encode(block)
+    assert sum(map(len, streams)) < sum(map(len, other.encode(block))) - 16 * 2 * 64 * 4 + 100
+    keys, values = codec.decode(streams, 256)
+    assert torch.equal(keys[:, :, :20], block.keys[:, :, :20]) and torch.equal(
+        values[:, :, :20], block.values[:, :, :20]
+    )
+    assert not torch.equal(keys[:, :, 20:], block.keys[:, :, 20:])
+    with pytest.raises(MemoError, match="opening"):
+        other.decode(streams, 256)
+    with pytest.raises(MemoError, match="opening of 20"):
+        codec.decode(streams, 19)
+    elsewhere = replace(block, ids=block.ids + 1)
+    assert codec.encode(elsewhere) == other.encode(elsewhere)
+
+
 def test_few_directions_need_few_bytes(profile: Profile) -> None:
     codec = _codec(profile, 0.5)
     assert len(codec._parts[0][0].basis) == RANK  # the noise lies below the step
-    assert sum(map(len, codec.encode(_block())[4:])) < 256 * 64 * 2 / 10
+    assert sum(map(len, codec.encode(_block())[5:])) < 256 * 64 * 2 / 10
 
 
 def test_same_bytes_with_any_number_of_threads(profile: Profile) -> None:
@@ -126,7 +149,7 @@ def test_extreme_numbers(profile: Profile) -> None:
 def test_damaged_streams_are_named(profile: Profile) -> None:
     codec = _codec(profile)
     streams = codec.encode(_block())
-    for at in range(4, len(streams)):
+    for at in range(5, len(streams)):
         if not streams[at]:
             continue
         with pytest.raises(MemoError):

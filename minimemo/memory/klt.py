@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from minimemo.errors import MemoError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
     KLT,
-    SINKS,
     KVLayout,
     Streams,
     byte_planes,
@@ -31,6 +31,7 @@ from minimemo.memory.codec import (
 from minimemo.memory.packing import LARGEST, Band, bands, pack, unpack
 from minimemo.memory.profile import Profile, Transform, joint
 
+SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
 QUIET = 0.08  # steps: of a Laplacian component this quiet, 1 symbol in 7,000 is not zero; it is left out
 
 
@@ -72,8 +73,9 @@ class KltCodec:
     """`profile` in `make_codec`'s parameters is the hash of a Profile; key_step, value_step: in its weighted units.
 
     Error bound: in the basis, each coded component is off by at most half a step (unless beyond 32,767 steps); what
-    lies outside the coded components is lost. Streams: sinks (byte planes of (keys, values)), then for each group of
-    layers those of `packing` for keys and for values.
+    lies outside the coded components is lost. The first tokens of the sequence are exact: an opening that the profile
+    knows (as the profile has it), else the first `sinks`. Streams: the number of the opening, from 1, if there is one;
+    sinks (byte planes of (keys, values)); then for each group of layers those of `packing` for keys and for values.
     """
 
     layout: KVLayout
@@ -92,6 +94,8 @@ class KltCodec:
         cls, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
     ) -> KltCodec:
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
+        if any(x.kv.shape[:3] + x.kv.shape[4:] != (2, *layout.shape(0)[:2], layout.head_dim) for x in profile.openings):
+            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
@@ -111,9 +115,10 @@ class KltCodec:
 
     def encode(self, block: KVBlock) -> Streams:
         keys, values = checked_kv(block, self.layout)
-        exact = sinks_of(block, keys, values, self.sinks)
-        kept = exact.shape[3]
-        streams = [*byte_planes(exact)]
+        opening = self._opening(block)
+        exact = sinks_of(block, keys, values, 0 if opening else self.sinks)
+        kept = len(self.profile.openings[opening - 1].ids) if opening else exact.shape[3]
+        streams = [bytes([opening]) if opening else b"", *byte_planes(exact)]
         layer = 0
         for parts in self._parts:
             end = layer + len(parts[0].half.weight)
@@ -122,14 +127,33 @@ class KltCodec:
             layer = end
         return tuple(streams)
 
+    def _opening(self, block: KVBlock) -> int:
+        """The number of the opening with which a block begins, from 1; 0 when it begins with none."""
+        if block.start == 0:
+            for number, opening in enumerate(self.profile.openings, 1):
+                if np.array_equal(opening.ids.numpy(), block.ids[: len(opening.ids)]):
+                    return number
+        return 0
+
+    def _exact(self, head: bytes, planes: Streams, tokens: int) -> Tensor:
+        """(2, L, G, S, D) float32: the first tokens of a block of `tokens`."""
+        if not head:
+            return sinks_from(planes, self.layout, tokens)
+        if len(head) > 1 or not 1 <= head[0] <= len(self.profile.openings) or any(planes):
+            raise MemoError("a block begins with an opening that its profile does not know")
+        found = self.profile.openings[head[0] - 1].kv
+        if found.shape[3] > tokens:
+            raise MemoError(f"an opening of {found.shape[3]} tokens in a block of {tokens}")
+        return found.to(self.layout.torch_dtype).float()
+
     def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
         """As the protocol says, in float32."""
         layers, heads, _, dim = self.layout.shape(tokens)
-        width = self.layout.torch_dtype.itemsize
+        width = 1 + self.layout.torch_dtype.itemsize
         expected = width + sum(len(part.plan) + 2 for parts in self._parts for part in parts)
         if len(streams) != expected:
             raise MemoError(f"{len(streams)} streams where {expected} belong")
-        exact = sinks_from(streams[:width], self.layout, tokens)
+        exact = self._exact(streams[0], streams[1:width], tokens)
         kept = exact.shape[3]
         found = torch.empty(2, layers, heads, tokens, dim)
         found[:, :, :, :kept] = exact

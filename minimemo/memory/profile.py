@@ -4,6 +4,9 @@ All layers and heads of a token are one vector, for keys (before RoPE) and for v
 other, and one orthonormal basis over all of them needs a quarter of the bits of one a layer (KVTC, arXiv 2511.01815,
 section 3). Models of many layers are cut into groups, each with bases of its own.
 
+What stands before every document (the opening of the turn) is the same for all of them, and its special tokens have to
+be exact: so a profile also holds the keys and values of openings, and a memo need not.
+
 Letters: L layers, G kv heads, D head dim; C = layers of a group * G * D; r components.
 """
 
@@ -13,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +30,7 @@ from minimemo.errors import MemoError, ModelError
 from minimemo.models.fingerprint import content_hash
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
-_FORMAT = "minimemo profile 1"
+_FORMAT = "minimemo profile 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,24 @@ class Transform:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """Tokens at the very beginning of a sequence, and what the model makes of them.
+
+    ids (n,) int32; kv (2, L, G, n, D): keys before RoPE and values, in the dtype of the cache that they came from.
+    """
+
+    ids: Tensor
+    kv: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """model: fingerprint. keys, values: a Transform for each group of layers, in order. hash: of its file."""
 
     model: str
     keys: tuple[Transform, ...]
     values: tuple[Transform, ...]
+    openings: tuple[Opening, ...]
     hash: str
 
     @property
@@ -110,13 +126,19 @@ class Statistics:
         return variance.view(layers, -1).mean(1).clamp_min(0).sqrt()
 
 
-def save_profile(model: str, keys: list[Transform], values: list[Transform], folder: Path) -> Profile:
+def save_profile(
+    model: str,
+    keys: Sequence[Transform],
+    values: Sequence[Transform],
+    folder: Path,
+    openings: Sequence[Opening] = (),
+) -> Profile:
     """Writes a profile into `folder`, named by model and hash, whole or not at all."""
     tensors = {
-        f"{kind}.{at}.{name}": getattr(half, name).contiguous()
-        for kind, halves in (("keys", keys), ("values", values))
-        for at, half in enumerate(halves)
-        for name in Transform.__dataclass_fields__
+        f"{kind}.{at}.{name}": getattr(part, name).contiguous()
+        for kind, parts in (("keys", keys), ("values", values), ("openings", openings))
+        for at, part in enumerate(parts)
+        for name in part.__dataclass_fields__
     }
     content = save(tensors, {"profile": json.dumps([_FORMAT, model])})  # one entry: their order is not fixed
     found = hashlib.sha256(content).hexdigest()[:32]
@@ -128,7 +150,7 @@ def save_profile(model: str, keys: list[Transform], values: list[Transform], fol
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Profile(model, tuple(keys), tuple(values), found)
+    return Profile(model, tuple(keys), tuple(values), tuple(openings), found)
 
 
 def _name(model: str, hash_: str) -> str:
@@ -156,12 +178,13 @@ def load_profile(hash_: str, folder: Path) -> Profile:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get("profile", "[]"))
             halves = {kind: _halves(file, kind) for kind in ("keys", "values")}
+            openings = _openings(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise MemoError(f"{path}: cannot be read ({error})") from None
     known = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
     if not known or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
         raise MemoError(f"{path}: no profile that this minimemo reads")
-    return Profile(str(described[1]), halves["keys"], halves["values"], hash_)
+    return Profile(str(described[1]), halves["keys"], halves["values"], openings, hash_)
 
 
 def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
@@ -175,4 +198,15 @@ def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
         if not (fits and bool((half.weight > 0).all())):
             raise MemoError(f"profile: {kind} of group {at} do not fit together")
         found.append(half)
+    return tuple(found)
+
+
+def _openings(file: safe_open) -> tuple[Opening, ...]:
+    names = set(file.keys())
+    found: list[Opening] = []
+    while f"openings.{len(found)}.ids" in names:
+        opening = Opening(*(file.get_tensor(f"openings.{len(found)}.{name}") for name in Opening.__dataclass_fields__))
+        if opening.ids.dim() != 1 or opening.kv.dim() != 5 or opening.kv.shape[3] != len(opening.ids):
+            raise MemoError(f"profile: opening {len(found)} does not fit together")
+        found.append(opening)
     return tuple(found)

@@ -32,7 +32,8 @@ def needs_profile(tier: str) -> bool:
 
 def recipe_of(tier: str, layout: KVLayout, profile: str | None = None) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of a tier; profile: the hash of one, for the tiers that need it."""
-    from minimemo.memory.codec import KLT, SINKS, make_codec
+    from minimemo.memory.codec import KLT, make_codec
+    from minimemo.memory.klt import SINKS
 
     if tier not in COSTS:
         return tier, make_codec(tier, asdict(layout)).params()
