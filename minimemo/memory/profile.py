@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -134,11 +134,12 @@ def save_profile(
     openings: Sequence[Opening] = (),
 ) -> Profile:
     """Writes a profile into `folder`, named by model and hash, whole or not at all."""
+    kinds: dict[str, Sequence[Transform | Opening]] = {"keys": keys, "values": values, "openings": openings}
     tensors = {
         f"{kind}.{at}.{name}": getattr(part, name).contiguous()
-        for kind, parts in (("keys", keys), ("values", values), ("openings", openings))
+        for kind, parts in kinds.items()
         for at, part in enumerate(parts)
-        for name in part.__dataclass_fields__
+        for name in (field.name for field in fields(part))
     }
     content = save(tensors, {"profile": json.dumps([_FORMAT, model])})  # one entry: their order is not fixed
     found = hashlib.sha256(content).hexdigest()[:32]
