@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import zstandard
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BlockAssembler, KVBlock
@@ -22,6 +23,7 @@ from minimemo.memory.profile import (
     profile_of,
     save_profile,
 )
+from minimemo.memory.rate import OVERHEAD, bytes_per_token
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=8, dtype="float32")
 RANK = 6
@@ -183,3 +185,12 @@ def test_too_little_text(profile: Profile) -> None:
     with pytest.raises(ModelError, match="more text"):
         statistics.transform(torch.ones(4))
     assert replace(profile, model="x").layers == 4
+
+
+def test_the_expected_size_is_about_the_real_one(profile: Profile) -> None:
+    for step in (0.05, 0.5, 2.0):
+        codec = _codec(profile, step)
+        compress = zstandard.ZstdCompressor(level=codec.level).compress
+        streams = codec.encode(replace(_block(), start=256))
+        real = sum(len(compress(stream)) for stream in streams if stream) / 256 + OVERHEAD
+        assert bytes_per_token(profile, step, step) == pytest.approx(real, rel=0.25)

@@ -1,0 +1,38 @@
+"""What a memory of a profile will weigh, before anything is coded.
+
+Components of keys and values are close to Laplacian (that of most transform coefficients; Lam and Goodman, IEEE Trans.
+Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a grid has a closed form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minimemo.memory.profile import Profile
+
+ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
+OVERHEAD = 4.0  # bytes a token: ids, checksums, index
+
+
+def entropy(spread: np.ndarray) -> np.ndarray:
+    """Bits a symbol of Laplacian numbers with standard deviations `spread`, in steps, rounded to whole steps."""
+    decay = np.sqrt(2.0) / np.maximum(spread, 1e-3)  # a step's worth of it
+    nonzero, next_one = np.exp(-decay / 2), np.exp(-decay)
+    # which symbols are zero; of the others a sign and, geometric, how far out
+    return _binary(nonzero) + nonzero * (1 + _binary(next_one) / (1 - next_one))
+
+
+def bytes_per_token(profile: Profile, key_step: float, value_step: float) -> float:
+    """Expected of a document like those that the profile was made from, everything in memory.bin counted."""
+    bits = sum(
+        float(entropy(half.deviation.double().numpy() / step).sum())
+        for kind, step in ((profile.keys, key_step), (profile.values, value_step))
+        for half in kind
+    )
+    return bits / 8 * ABOVE_ENTROPY + OVERHEAD
+
+
+def _binary(p: np.ndarray) -> np.ndarray:
+    """Entropy of a choice with probability p, in bits."""
+    inside = np.clip(p, 1e-15, 1 - 1e-15)
+    return -inside * np.log2(inside) - (1 - inside) * np.log2(1 - inside)
