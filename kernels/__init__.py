@@ -12,8 +12,9 @@ from .packed import PACK_GROUP, PackedKV, empty_packed
 from .packing import pack_into
 from .quantized import QuantizedMatrix, quantized_linear
 from .source import PackedSource, Source
+from .transform import Basis
 
 __all__ = [
-    "PACK_GROUP", "PackedKV", "PackedSource", "QuantizedMatrix", "Source", "add_rms_norm", "apply_rope", "attend",
-    "empty_packed", "gated_mlp_activation", "pack_into", "quantized_linear", "rms_norm", "rope_store",
+    "PACK_GROUP", "Basis", "PackedKV", "PackedSource", "QuantizedMatrix", "Source", "add_rms_norm", "apply_rope",
+    "attend", "empty_packed", "gated_mlp_activation", "pack_into", "quantized_linear", "rms_norm", "rope_store",
 ]  # fmt: skip

@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 8;        // counts changes of the functions below
+constexpr int kAbi = 9;        // counts changes of the functions below
 
 }  // namespace
 

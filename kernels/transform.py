@@ -1,0 +1,123 @@
+"""Products with the orthonormal basis of a transform codec, in both directions, on the CPU.
+
+Natively both are taken with 8-bit integers and float32 sums. What rounding the basis and the inputs adds is a few
+thousandths of the numbers' size, spread evenly over all components: far below the rounding to a codec's step. Without
+the library torch multiplies in float32. Either way the same bits come out of any number of threads.
+
+Letters: r rows of the basis (components), C numbers of a token, n tokens, L layers, G kv heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, byref, c_float, c_int64, c_void_p, sizeof
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from . import native
+
+_GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/transform.h
+_BLOCK = 32  # columns that share a scale in a packed matrix
+
+
+class Basis:
+    """rows (r, C) float16, orthonormal. dense: how many of the first components are mostly not zero; with those the
+    inverse multiplies whole vectors, of the others it takes nonzero symbols one by one. What products need is made at
+    the first one.
+    """
+
+    def __init__(self, rows: Tensor, dense: int) -> None:
+        if rows.dtype != torch.float16 or rows.dim() != 2 or not 0 <= dense <= len(rows):
+            raise ValueError(f"basis: {rows.dtype} {tuple(rows.shape)} with {dense} dense rows")
+        self.rows = rows.contiguous()
+        self.dense = dense
+
+    def components(self, x: Tensor) -> Tensor:
+        """x (n, C) float32 -> x @ rows.T, (n, r) float32."""
+        if self._matrix is not None:
+            return native.packed_linear(x, self._matrix, exact=False)
+        return x @ self._wide.T
+
+    def inverse(self, symbols: Tensor, step: float, mean: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Writes (symbols.T * step @ rows + mean) * scale into out, (heads, n, D) float32 with C = heads * D, whose
+        heads may lie apart.
+
+        symbols (r, n) int16; mean (C,), scale (heads,) float32. Raises ValueError for what does not fit.
+        """
+        heads, tokens, dim = out.shape
+        shapes = symbols.shape == (len(self.rows), tokens) and mean.shape == (heads * dim,) and scale.shape == (heads,)
+        kinds = symbols.dtype == torch.int16 and all(x.dtype == torch.float32 for x in (mean, scale, out))
+        if not (shapes and kinds and heads * dim == self.rows.shape[1]):
+            raise ValueError(
+                f"basis {tuple(self.rows.shape)}: symbols {symbols.dtype} {tuple(symbols.shape)}, mean "
+                f"{tuple(mean.shape)}, scale {tuple(scale.shape)} and out {out.dtype} {tuple(out.shape)} do not fit"
+            )
+        if dim % _COLUMNS == 0 and 0 < tokens <= _MAX_TOKENS and out.stride()[1:] == (dim, 1) and _inverts():
+            self._inverse_natively(symbols.contiguous(), step, mean.contiguous(), scale.contiguous(), out)
+            return
+        active = symbols.any(1).nonzero()[:, 0]
+        x = (symbols[active].float() * step).T @ self._wide[active]
+        out.copy_((x + mean).view(tokens, heads, dim).transpose(0, 1) * scale[:, None, None])
+
+    def _inverse_natively(self, symbols: Tensor, step: float, mean: Tensor, scale: Tensor, out: Tensor) -> None:
+        library = native._library()
+        codes, scales = self._packed
+        job = _InverseTransform(
+            symbols.data_ptr(), len(self.rows), self.dense, out.shape[1], self.rows.shape[1], out.shape[2], step,
+            codes.data_ptr(), scales.data_ptr(), self.rows.data_ptr(), mean.data_ptr(), scale.data_ptr(),
+            out.data_ptr(), out.stride(0),
+        )  # fmt: skip
+        threads = torch.get_num_threads()
+        if library.minimemo_inverse_transform(library.variant, byref(job), sizeof(job), threads):
+            raise MemoryError("no memory for the inverse transform")
+
+    @cached_property
+    def _wide(self) -> Tensor:
+        return self.rows.float()
+
+    @cached_property
+    def _matrix(self) -> native.PackedMatrix | None:
+        """For `components`."""
+        rows, columns = self.rows.shape
+        if rows == 0 or columns % _BLOCK or native.unavailable() is not None:
+            return None
+        grouped = self.rows.float().view(rows, -1, _BLOCK)
+        codes, scales = _rounded(grouped, 2)
+        return native.pack_weights(codes.to(torch.int8).view(rows, columns), scales)
+
+    @cached_property
+    def _packed(self) -> tuple[Tensor, Tensor]:
+        """For the inverse: codes and scales of the dense rows as native/transform.h has them."""
+        groups, tiles = -(-self.dense // _GROUP), self.rows.shape[1] // _COLUMNS
+        padded = torch.zeros(groups * _GROUP, self.rows.shape[1])
+        padded[: self.dense] = self.rows[: self.dense]
+        codes, scales = _rounded(padded.unflatten(0, (groups, _GROUP)), 1)
+        quads = codes.add_(128).to(torch.uint8).view(groups, _GROUP // 4, 4, tiles, _COLUMNS)
+        by_tile = scales.view(groups, tiles, _COLUMNS).transpose(0, 1)
+        return quads.permute(3, 0, 1, 4, 2).contiguous(), by_tile.contiguous()
+
+
+def _rounded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Whole numbers up to 127 and the scale of each slice along `dim`, which is gone from it; both float32."""
+    scales = x.abs().amax(dim) / 127
+    return (x / scales.clamp_min(1e-30).unsqueeze(dim)).round_(), scales
+
+
+def _inverts() -> bool:
+    if native.unavailable() is not None:
+        return False
+    library = native._library()
+    return bool(library.minimemo_inverts(library.variant))
+
+
+class _InverseTransform(Structure):
+    """InverseTransform of native/transform.h."""
+
+    _fields_ = (
+        ("symbols", c_void_p),
+        *((name, c_int64) for name in ("rows", "dense", "tokens", "columns", "dim")),
+        ("step", c_float),
+        *((name, c_void_p) for name in ("packed", "scales", "basis", "mean", "scale", "out")),
+        ("out_head", c_int64),
+    )
