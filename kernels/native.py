@@ -255,6 +255,7 @@ class _Library(ctypes.CDLL):
             "rms_norm": (None, [c_int, pointer, pointer, c_float, integer, integer, pointer]),
             "stack": (c_int, [c_int, c_int, pointer, pointer]),
             "inverts": (c_int, [c_int]),
+            "unpack_symbols": (c_int, [pointer, pointer, pointer, pointer, integer, integer, pointer]),
             "inverse_transform": (c_int, [c_int, pointer, integer, c_int]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }

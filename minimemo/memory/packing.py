@@ -4,7 +4,7 @@ zstd codes literals by Huffman, at least one bit a byte, with one table a frame.
 stream (a band), and k small symbols share a byte: base A digits, A^k <= 256. Where nearly all symbols are zero, the
 gaps between the others are stored instead. All symbols of a component stand together, token after token.
 
-Letters: r components, n tokens. Rule of this file: numpy only; no model, no file, no zstd.
+Letters: r components, n tokens. Rule of this file: no model, no file, no zstd. Unpacking is native where it can be.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minimemo.errors import MemoError
+from minimemo.kernels import native
+from minimemo.kernels.symbols import unpack_symbols
 
 # (spread in steps from which it applies, symbols a byte); within a kind, finer edges only part the statistics.
 # Measured on Qwen2.5-Coder-0.5B; the whole table is 2-3 % above the entropy of the single components.
@@ -62,6 +64,16 @@ def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.nd
     """The inverse: (r, n) int16. Raises MemoError when the streams do not hold that many symbols."""
     if len(streams) != len(plan) + 2:
         raise MemoError(f"{len(streams)} streams of symbols instead of {len(plan) + 2}")
+    if native.unavailable() is None:
+        try:
+            return unpack_symbols(streams, [b.stop - b.start for b in plan], [b.packed for b in plan], tokens)
+        except ValueError as error:
+            raise MemoError(str(error)) from None
+    return _unpack(streams, plan, tokens)
+
+
+def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
+    """In numpy, for machines without the native library."""
     rest = _Numbers.of(streams[-2], streams[-1])
     symbols = np.zeros((plan[-1].stop if plan else 0, tokens), dtype=np.int16)
     for band, stream in zip(plan, streams, strict=False):
