@@ -17,7 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("test_native.py", "test_native_attention.py", "test_native_stack.py", "test_packed_memory.py")
+TESTS = (
+    "test_native.py",
+    "test_native_attention.py",
+    "test_native_stack.py",
+    "test_packed_memory.py",
+    "test_packing.py",
+    "test_transform.py",
+)
 # They start processes that have limits of memory or compile, which says nothing about kernels.
 LEFT_OUT = "not wheel and not a_memo_is_asked and not exact_memory and not command_line"
 FLAGS = (
