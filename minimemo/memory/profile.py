@@ -196,7 +196,9 @@ def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
         half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))
         components, joint = half.basis.shape
         fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and joint % len(half.weight) == 0
-        if not (fits and bool((half.weight > 0).all())):
+        kinds = (half.mean.dtype, half.weight.dtype, half.basis.dtype, half.deviation.dtype)
+        known = kinds == (torch.float32, torch.float32, torch.float16, torch.float32)
+        if not (fits and known and bool((half.weight > 0).all())):
             raise MemoError(f"profile: {kind} of group {at} do not fit together")
         found.append(half)
     return tuple(found)
