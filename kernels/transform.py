@@ -85,20 +85,28 @@ class Basis:
             return None
         if native._library().variant == 0:  # portable: 6 times slower than torch here
             return None
-        grouped = self.rows.float().view(rows, -1, _BLOCK)
-        codes, scales = _rounded(grouped, 2)
-        return native.pack_weights(codes.to(torch.int8).view(rows, columns), scales)
+        codes = torch.empty(rows, columns, dtype=torch.int8)
+        scales = torch.empty(rows, columns // _BLOCK)
+        for at in range(0, rows, _GROUP):
+            part = slice(at, at + _GROUP)
+            rounded, scales[part] = _rounded(self.rows[part].float().unflatten(1, (-1, _BLOCK)), 2)
+            codes[part] = rounded.flatten(1)
+        return native.pack_weights(codes, scales)
 
     @cached_property
     def _packed(self) -> tuple[Tensor, Tensor]:
         """For the inverse: codes and scales of the dense rows as native/transform.h has them."""
         groups, tiles = -(-self.dense // _GROUP), self.rows.shape[1] // _COLUMNS
-        padded = torch.zeros(groups * _GROUP, self.rows.shape[1])
-        padded[: self.dense] = self.rows[: self.dense]
-        codes, scales = _rounded(padded.unflatten(0, (groups, _GROUP)), 1)
-        quads = codes.add_(128).to(torch.uint8).view(groups, _GROUP // 4, 4, tiles, _COLUMNS)
-        by_tile = scales.view(groups, tiles, _COLUMNS).transpose(0, 1)
-        return quads.permute(3, 0, 1, 4, 2).contiguous(), by_tile.contiguous()
+        codes = torch.zeros(tiles, groups, _GROUP // 4, _COLUMNS, dtype=torch.int32)  # four of a byte each
+        scales = torch.empty(tiles, groups, _COLUMNS)
+        for group in range(groups):
+            part = self.rows[group * _GROUP : min((group + 1) * _GROUP, self.dense)].float()
+            rounded, found = _rounded(part, 0)
+            whole = torch.nn.functional.pad(rounded.add_(128).int(), (0, 0, 0, -len(part) % 4)).unflatten(0, (-1, 4))
+            quads = whole[:, 0] | whole[:, 1] << 8 | whole[:, 2] << 16 | whole[:, 3] << 24
+            codes[:, group, : len(quads)] = quads.view(-1, tiles, _COLUMNS).transpose(0, 1)
+            scales[:, group] = found.view(tiles, _COLUMNS)
+        return codes, scales
 
 
 def _rounded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
