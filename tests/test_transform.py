@@ -55,6 +55,15 @@ def test_inverse(
     assert ((out - expected).abs() <= (1e-5 * expected.abs() + 1e-2 + rounding) * 1.5).all()
 
 
+def test_exact_products_stay_exact(basis_rows: Tensor) -> None:
+    symbols, out, x = _symbols(192, 256), torch.empty(HEADS, 256, DIM), torch.randn(256, 192)
+    basis = Basis(basis_rows, 100, exact=True)
+    basis.inverse(symbols, 0.3, torch.zeros(192), torch.ones(HEADS), out)
+    exact = (symbols.double().T * 0.3 @ basis_rows.double()).view(256, HEADS, DIM).transpose(0, 1)
+    assert torch.allclose(out.double(), exact, rtol=1e-5, atol=1e-2)
+    assert torch.allclose(basis.components(x).double(), x.double() @ basis_rows.double().T, atol=1e-5)
+
+
 @pytest.mark.skipif(not NATIVE, reason="needs AVX-512 VNNI")
 def test_rounding_the_basis_costs_little(basis_rows: Tensor) -> None:
     """More than 256 rows (groups of scales), as a codec has them: noise below a hundredth of what is coded."""
