@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimemo.memory.blocks import KVBlock
+from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import KVLayout, Streams
 
 SINKS = 4  # first tokens, kept in fp16: without them every transform collapses
@@ -58,7 +58,7 @@ class LayerPca:
     def params(self) -> dict[str, Any]:
         return {**asdict(self.layout), "key_step": self.key_step, "value_step": self.value_step}
 
-    def encode(self, block: KVBlock) -> Streams:
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         """Streams: fp16 sinks, then low and high bytes of the symbols of keys and values, component by component."""
         kept = min(SINKS, block.tokens) if block.start == 0 else 0
         rows = [x.float().transpose(1, 2).flatten(2) for x in (block.keys, block.values)]

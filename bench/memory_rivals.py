@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minimemo.errors import InputError
 from minimemo.kernels import apply_rope
-from minimemo.memory.blocks import KVBlock
+from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import KVLayout, Streams
 from minimemo.memory.writer import LEVEL
 from minimemo.models.rope import RopeTable
@@ -53,7 +53,7 @@ class Rival:
     def params(self) -> dict[str, Any]:
         return asdict(self.layout)
 
-    def encode(self, block: KVBlock) -> Streams:
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys = block.keys.float()
         where: Streams = ()
         if self.after_rope is not None:

@@ -164,7 +164,8 @@ class Workbench:
             begin = time.perf_counter()
             with MemoryWriter(path, header, level=tier.codec.level) as writer:
                 for block in blocks:
-                    writer.add(block.hash, block.ids, tier.codec.encode(block))
+                    following = len(known.ids) - block.start - block.tokens
+                    writer.add(block.hash, block.ids, tier.codec.encode(block, following))
             encoded = time.perf_counter()
             cache = self.engine.new_cache(len(known.ids) + ROOM)
             ready = time.perf_counter()

@@ -214,10 +214,10 @@ def _memory(
         on_event(Event("read", 0, len(sequence), "tok"))
         for piece in engine.read(cache, sequence):
             for block in assembler.push(piece.ids, piece.keys, piece.values):
-                writer.add(block.hash, block.ids, codec.encode(block))
+                writer.add(block.hash, block.ids, codec.encode(block, len(sequence) - block.start - block.tokens))
             on_event(Event("read", cache.length, len(sequence), "tok"))
         if (rest := assembler.finish()) is not None:
-            writer.add(rest.hash, rest.ids, codec.encode(rest))
+            writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Calibration: what the transform codec has to know of a model, from text that the model reads.
 
-Every text is read as a document is, behind the opening of a turn. Two passes: means and covariances of keys and values
-over the text; and, layer by layer, how much an error costs. The second is measured, not derived: noise goes into the
-keys or values of one layer, and the next tokens' distributions are held against those without it. Scaling each layer by
-the root of that cost makes one step right for all of them.
+Every text is read as a document is, behind the opening of a turn. First means and covariances of keys and values over
+the text. Then, layer by layer, how much an error costs: measured, not derived, with the errors that the codec itself
+makes at a middling rate. One layer's keys or values are replaced by what would come back from a memory, and the next
+tokens' distributions are held against those without it. Scaling each layer by the root of its cost makes one step right
+for all of them; that changes the errors, so it is done twice.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.language_model import LanguageModel
-    from minimemo.memory.profile import Opening, Profile, Statistics
+    from minimemo.memory.profile import Opening, Profile, Statistics, Transform
 
-TOKENS = 16_384  # read for the statistics; 10,000 of ten documents were enough for 3,072 dimensions
+TOKENS = 28_000  # read for the statistics, all of the texts that come with the package
 _SEQUENCE = 2048  # tokens a piece
-_CONTEXT, _JUDGED, _PLACES = 640, 96, 3  # tokens before the judged ones; judged ones; pieces judged
-_NOISE = 0.25  # of a layer's standard deviation
+_CONTEXT, _JUDGED, _PLACES = 1024, 64, 3  # tokens before the judged ones; judged ones; pieces judged
+_LEAST = 256  # tokens of a piece that can be judged, where all texts are short
+_ROUNDS = 2
+_BITS = 0.5  # a number, of the errors that are judged: a memory 30 times smaller
 
 
 def calibrate(
@@ -59,14 +62,15 @@ def calibrate(
             f"calibration: {total} tokens of text, but this model needs at least {2 * needed}; add files with --text"
         )
     with torch.inference_mode():
-        keys, values = _statistics(engine, pieces, cut, on_event)
-        costs = _costs(engine, pieces, keys, values, on_event)
-        on_event(Event("transform", 0, 2 * len(cut)))
-        halves = []
-        for found, cost in zip((keys, values), costs, strict=True):
-            for group, statistics in zip(cut, found, strict=True):
-                halves.append(statistics.transform(cost[group.start : group.stop].sqrt()))
-                on_event(Event("transform", len(halves), 2 * len(cut)))
+        found = _statistics(engine, pieces, cut, on_event)
+        weights = [
+            torch.cat([group.deviation(len(layers)) for group, layers in zip(kind, cut, strict=True)]) for kind in found
+        ]
+        weights = [1 / weight.clamp_min(1e-12) for weight in weights]
+        for number in range(_ROUNDS):
+            transforms = _transforms(found, weights, cut)
+            weights = [cost.sqrt() for cost in _costs(engine, pieces, transforms, cut, number, on_event)]
+        keys, values = _transforms(found, weights, cut)
         openings = [_opening(engine, ids) for ids in begins.values()]
         return save_profile(model.located.fingerprint, halves[: len(cut)], halves[len(cut) :], profiles_dir(), openings)
 
@@ -124,46 +128,92 @@ def _statistics(
     return keys, values
 
 
+def _transforms(
+    found: Sequence[Sequence[Statistics]], weights: Sequence[Tensor], cut: Sequence[range]
+) -> list[list[Transform]]:
+    """Of keys and of values, one for each group of layers. weights: (L,) of each kind."""
+    return [
+        [statistics.transform(weight[layers.start : layers.stop]) for statistics, layers in zip(kind, cut, strict=True)]
+        for kind, weight in zip(found, weights, strict=True)
+    ]
+
+
 def _costs(
     engine: Engine,
     pieces: Sequence[_Piece],
-    keys: Sequence[Statistics],
-    values: Sequence[Statistics],
+    transforms: Sequence[Sequence[Transform]],
+    cut: Sequence[range],
+    number: int,
     on_event: Listener,
-) -> tuple[Tensor, Tensor]:
-    """For keys and values: (L,) KL divergence of the next tokens, per unit variance of errors in a layer."""
+) -> Tensor:
+    """(2, L) of keys and values: KL divergence of the next tokens per unit of squared error in a layer."""
     import torch
 
     layers = engine.config.num_layers
-    judged = _spread_out([piece for piece in pieces if len(piece.ids) >= _CONTEXT + _JUDGED])
+    judged = _spread_out(pieces)
     if not judged:
-        raise InputError(f"calibration: no text has {_CONTEXT + _JUDGED} tokens; add longer files with --text")
-    parts = [len(found.mean()) // (engine.config.num_kv_heads * engine.config.head_dim) for found in keys]
-    deviations = [
-        torch.cat([found.deviation(count) for found, count in zip(kind, parts, strict=True)]) for kind in (keys, values)
-    ]
+        raise InputError(f"calibration: no text has {_LEAST} tokens; add longer files with --text")
     costs = torch.zeros(2, layers, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    total, done = 2 * layers * len(judged), 0
+    total, done = _ROUNDS * 2 * layers * len(judged), number * 2 * layers * len(judged)
     for piece in judged:
-        before = len(piece.opening)
-        cache = engine.new_cache(before + _CONTEXT + _JUDGED)
-        engine.prefill(cache, [*piece.opening, *piece.ids[:_CONTEXT]])
-        following = piece.ids[_CONTEXT : _CONTEXT + _JUDGED]
-
-        exact = _distributions(engine, cache, following)
+        before, end = len(piece.opening), len(piece.opening) + len(piece.ids) - _JUDGED
+        cache, kv = _read(engine, [*piece.opening, *piece.ids[:-_JUDGED]])
+        exact = _distributions(engine, cache, piece.ids[-_JUDGED:])
         for kind, stored in enumerate((cache.keys, cache.values)):
+            coded = _rounded(kv[kind][:, :, before:], transforms[kind], cut)
+            errors = (coded - kv[kind][:, :, before:].float()).pow(2).mean((1, 2, 3)).double().cpu()
+            if kind == 0:
+                coded = _rotated(engine, coded, before)
             for layer in range(layers):
-                place = stored[layer, :, before : before + _CONTEXT]
-                kept, noise = place.clone(), _NOISE * float(deviations[kind][layer])
-                place += noise * torch.randn(place.shape, generator=generator).to(place)
-                changed = _distributions(engine, cache, following)
+                place = stored[layer, :, before:end]
+                kept = place.clone()
+                place.copy_(coded[layer])
+                changed = _distributions(engine, cache, piece.ids[-_JUDGED:])
                 place.copy_(kept)
-                divergence = (exact.exp() * (exact - changed)).sum(-1).mean().double().cpu()
-                costs[kind, layer] += divergence.clamp_min(1e-9) / max(noise, 1e-9) ** 2 / len(judged)
+                divergence = float((exact.exp() * (exact - changed)).sum(-1).mean())
+                costs[kind, layer] += max(divergence, 1e-6) / max(float(errors[layer]), 1e-12) / len(judged)
                 done += 1
                 on_event(Event("weigh layers", done, total))
-    return costs[0], costs[1]
+    return costs
+
+
+def _read(engine: Engine, ids: list[int]) -> tuple[KVCache, list[Tensor]]:
+    """A cache with room to judge, and keys before RoPE and values (L, G, n, D)."""
+    import torch
+
+    cache = engine.new_cache(len(ids) + _JUDGED)
+    read = [(chunk.keys.clone(), chunk.values.clone()) for chunk in engine.read(cache, ids)]
+    return cache, [torch.cat(parts, 2) for parts in zip(*read, strict=True)]
+
+
+def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Tensor:
+    """x (L, G, n, D) as it would come back from a memory, float32, on its device."""
+    import torch
+
+    from minimemo.memory.profile import joint
+    from minimemo.memory.rate import step_for
+
+    found = torch.empty(x.shape)
+    for half, layers in zip(halves, cut, strict=True):
+        step = step_for([half], _BITS * len(half.mean))
+        scale = half.weight.repeat_interleave(len(half.mean) // len(half.weight))
+        basis = half.basis.float()
+        components = ((joint(x[layers.start : layers.stop]) - half.mean) * scale) @ basis.T
+        back = ((components / step).round_() * step) @ basis / scale + half.mean
+        shape = (x.shape[2], len(layers), x.shape[1], x.shape[3])
+        found[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)
+    return found.to(x.device)
+
+
+def _rotated(engine: Engine, keys: Tensor, start: int) -> Tensor:
+    """Keys (L, G, n, D) of tokens from `start` on, after RoPE."""
+    import torch
+
+    from minimemo.kernels import apply_rope
+
+    rope = engine.decoder.rope
+    rotations = rope.tables(torch.arange(start, start + keys.shape[2], device=keys.device))
+    return torch.stack([apply_rope(keys[layer], *rotations[kind]) for layer, kind in enumerate(rope.kind)])
 
 
 def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
@@ -174,7 +224,10 @@ def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
     return found
 
 
-def _spread_out(pieces: list[_Piece]) -> list[_Piece]:
-    """At most _PLACES of them, from all over the list."""
-    count = min(_PLACES, len(pieces))
-    return [pieces[(2 * at + 1) * len(pieces) // (2 * count)] for at in range(count)]
+def _spread_out(pieces: Sequence[_Piece]) -> list[_Piece]:
+    """Beginnings of at most _PLACES long pieces from all over the list, the last _JUDGED tokens of each to be judged."""
+    long = max((len(piece.ids) for piece in pieces), default=0)
+    enough = [piece for piece in pieces if len(piece.ids) >= max(_LEAST, min(long, _CONTEXT + _JUDGED))]
+    count = min(_PLACES, len(enough))
+    chosen = [enough[(2 * at + 1) * len(enough) // (2 * count)] for at in range(count)]
+    return [_Piece(piece.opening, piece.ids[: _CONTEXT + _JUDGED]) for piece in chosen]

@@ -208,3 +208,25 @@ def test_the_expected_size_is_about_the_real_one(profile: Profile) -> None:
         streams = codec.encode(replace(_block(), start=256))
         real = sum(len(compress(stream)) for stream in streams if stream) / 256 + OVERHEAD
         assert bytes_per_token(profile, step, step) == pytest.approx(real, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "following", "fine"), [(256, 0, 64), (256, 61, 3), (3, 0, 0), (30, 0, 14), (256, 64, 0)]
+)
+def test_the_end_is_finer(profile: Profile, tokens: int, following: int, fine: int) -> None:
+    """fine: how many of the block's tokens have a finer step; the first 16 are exact in any case."""
+    block, codec = _block(tokens), _codec(profile, 3.0)
+    streams = codec.encode(block, following)
+    keys, values = codec.decode(streams, tokens)
+    for found, exact in ((keys, block.keys), (values, block.values)):
+        errors = (found - exact).abs().mean((0, 1, 3))
+        assert not fine or float(errors[tokens - fine :].max()) < 0.5 * float(
+            errors[16 : tokens - fine].median().nan_to_num(9)
+        )
+    assert bool(streams[-1]) == (fine > 0)
+    if fine:
+        for damaged in (streams[-1][:-1], streams[-1] + b"\0", b"", b"\xff" * 4 + streams[-1][4:]):
+            with pytest.raises(MemoError):
+                codec.decode((*streams[:-1], damaged), tokens)
+        with pytest.raises(MemoError):
+            codec.decode((bytes([0, 255]), *streams[1:]), min(tokens, 200))

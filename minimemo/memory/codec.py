@@ -76,8 +76,9 @@ class Codec(Protocol):
     def params(self) -> dict[str, Any]:
         """JSON-able; `make_codec(name, params)` gives an equal codec."""
 
-    def encode(self, block: KVBlock) -> Streams:
-        """Raises ModelError for NaN or infinity, ValueError for a block of another layout."""
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
+        """following: tokens of the sequence after this block, as far as they matter: the end may be coded with more
+        care. Raises ModelError for NaN or infinity, ValueError for a block of another layout."""
 
     def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
         """keys (before RoPE) and values, each (L, G, tokens, D) on the CPU. Raises MemoError for a damaged block."""
@@ -133,7 +134,7 @@ class ExactCodec:
     def params(self) -> dict[str, Any]:
         return asdict(self.layout)
 
-    def encode(self, block: KVBlock) -> Streams:
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)
         return *byte_planes(keys), *byte_planes(values)
 
@@ -182,7 +183,7 @@ class Int4Codec:
         options = {"sinks": self.sinks, "key_group": self.key_group, "value_group": self.value_group}
         return {**asdict(self.layout), **options}
 
-    def encode(self, block: KVBlock) -> Streams:
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)
         exact = sinks_of(block, keys, values, self.sinks)
         kept = exact.shape[3]

@@ -6,9 +6,11 @@ Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from minimemo.memory.profile import Profile
+from minimemo.memory.profile import Profile, Transform
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
 OVERHEAD = 4.0  # bytes a token: ids, checksums, index
@@ -20,6 +22,16 @@ def entropy(spread: np.ndarray) -> np.ndarray:
     nonzero, next_one = np.exp(-decay / 2), np.exp(-decay)
     # which symbols are zero; of the others a sign and, geometric, how far out
     return _binary(nonzero) + nonzero * (1 + _binary(next_one) / (1 - next_one))
+
+
+def step_for(halves: Sequence[Transform], bits: float) -> float:
+    """The step at which the components of all `halves` take about `bits` a token together."""
+    spread = np.concatenate([half.deviation.double().numpy() for half in halves])
+    low, high = -46.0, 46.0  # logarithms
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropy(spread / np.exp(middle)).sum() > bits else (low, middle)
+    return float(np.exp(high))
 
 
 def bytes_per_token(profile: Profile, key_step: float, value_step: float) -> float:
