@@ -34,7 +34,7 @@ from bench.memory_stats import Outcome, row
 from minimemo.errors import InputError, MinimemoError
 from minimemo.language_model import load_model
 from minimemo.loop import memory_opening
-from minimemo.memory.profile import profile_of
+from minimemo.memory.profile import load_profile, profile_of
 from minimemo.memory.tiers import TIERS, codec_of, needs_profile, recipe_of
 from minimemo.models.cachedir import home, profiles_dir
 from minimemo.options import DTYPES, RunOptions
@@ -142,10 +142,11 @@ def open_tiers(
     """The codecs by name. profile: the hash of the model's; the rivals that need calibrating are calibrated here."""
     layout, rope = bench.layout, bench.engine.decoder.rope
     bases = None
+    known = load_profile(profile, profiles_dir()) if profile else None
     tiers = []
     for name in wanted:
         if name in TIERS:
-            tiers.append(Tier(name, codec_of(*recipe_of(name, layout, profile))))
+            tiers.append(Tier(name, codec_of(*recipe_of(name, layout, known))))
         elif name in RIVALS:
             tiers.append(Tier(name, RIVALS[name](layout, rope)))
         else:

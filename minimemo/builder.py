@@ -110,7 +110,7 @@ def _recipe(
     opening: MemoryOpening,
 ) -> Recipe:
     from minimemo.memory.codec import KVLayout
-    from minimemo.memory.profile import profile_of
+    from minimemo.memory.profile import load_profile, profile_of
     from minimemo.memory.tiers import TIERS, needs_profile, recipe_of
     from minimemo.models.config import ModelConfig
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
@@ -126,7 +126,7 @@ def _recipe(
     config = ModelConfig.from_directory(located.directory)
     stored = str(dtype).removeprefix("torch.")
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
-    codec, params = recipe_of(memory, layout, profile)
+    codec, params = recipe_of(memory, layout, load_profile(profile, profiles_dir()) if profile else None)
     return Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,

@@ -72,7 +72,7 @@ def calibrate(
             weights = [cost.sqrt() for cost in _costs(engine, pieces, transforms, cut, number, on_event)]
         keys, values = _transforms(found, weights, cut)
         openings = [_opening(engine, ids) for ids in begins.values()]
-        return save_profile(model.located.fingerprint, halves[: len(cut)], halves[len(cut) :], profiles_dir(), openings)
+        return save_profile(model.located.fingerprint, keys, values, profiles_dir(), openings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
 
 
 def _spread_out(pieces: Sequence[_Piece]) -> list[_Piece]:
-    """Beginnings of at most _PLACES long pieces from all over the list, the last _JUDGED tokens of each to be judged."""
+    """Beginnings of at most _PLACES long pieces from all over the list; the last _JUDGED tokens of each are judged."""
     long = max((len(piece.ids) for piece in pieces), default=0)
     enough = [piece for piece in pieces if len(piece.ids) >= max(_LEAST, min(long, _CONTEXT + _JUDGED))]
     count = min(_PLACES, len(enough))

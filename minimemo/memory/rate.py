@@ -6,13 +6,14 @@ Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from minimemo.memory.profile import Profile, Transform
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
+VALUE_STEP = 2.0  # times the keys' step: KL is lowest at equal bytes near it (1 and 3 are worse)
 OVERHEAD = 4.0  # bytes a token: ids, checksums, index
 
 
@@ -27,10 +28,20 @@ def entropy(spread: np.ndarray) -> np.ndarray:
 def step_for(halves: Sequence[Transform], bits: float) -> float:
     """The step at which the components of all `halves` take about `bits` a token together."""
     spread = np.concatenate([half.deviation.double().numpy() for half in halves])
+    return _where_it_falls_to(bits, lambda step: float(entropy(spread / step).sum()))
+
+
+def steps_for(profile: Profile, size: float) -> tuple[float, float]:
+    """Steps of keys and values at which a memory has about `size` bytes a token."""
+    key_step = _where_it_falls_to(size, lambda step: bytes_per_token(profile, step, VALUE_STEP * step))
+    return float(f"{key_step:.6g}"), float(f"{VALUE_STEP * key_step:.6g}")
+
+
+def _where_it_falls_to(value: float, falling: Callable[[float], float]) -> float:
     low, high = -46.0, 46.0  # logarithms
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if entropy(spread / np.exp(middle)).sum() > bits else (low, middle)
+        low, high = (middle, high) if falling(float(np.exp(middle))) > value else (low, middle)
     return float(np.exp(high))
 
 

@@ -5,7 +5,6 @@ Rule of this file: nothing heavy is imported with it, the command line lists the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,32 +13,33 @@ from minimemo.models.cachedir import profiles_dir
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec, KVLayout
+    from minimemo.memory.profile import Profile
 
-# What rounding may cost in keys and in values: KL divergence of the next token, as the layers' weights predict it for
-# small steps. Real divergence is below it, since quiet components are off by less than a step's rounding.
-COSTS: Mapping[str, tuple[float, float]] = {
-    "high": (0.04, 0.035),
-    "balanced": (0.1, 0.1),
-    "small": (0.25, 0.25),
-}
-TIERS = ("exact", "int4", *COSTS)
+# How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
+# profile was made from; others come within a fifth.
+RATIOS: Mapping[str, float] = {"high": 16, "balanced": 27, "small": 48}
+TIERS = ("exact", "int4", *RATIOS)
 
 
 def needs_profile(tier: str) -> bool:
     """Whether a tier is the transform codec's."""
-    return tier in COSTS
+    return tier in RATIOS
 
 
-def recipe_of(tier: str, layout: KVLayout, profile: str | None = None) -> tuple[str, dict[str, Any]]:
-    """(codec, parameters) of a tier; profile: the hash of one, for the tiers that need it."""
+def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
     from minimemo.memory.codec import KLT, make_codec
     from minimemo.memory.klt import SINKS
+    from minimemo.memory.rate import steps_for
 
-    if tier not in COSTS:
+    if tier not in RATIOS:
         return tier, make_codec(tier, asdict(layout)).params()
-    key_step, value_step = (math.sqrt(12 * cost / layout.num_layers) for cost in COSTS[tier])
-    steps = {"key_step": round(key_step, 6), "value_step": round(value_step, 6)}
-    return KLT, {**asdict(layout), "profile": profile, **steps, "sinks": SINKS}
+    if profile is None:
+        raise ValueError(f"tier {tier} needs a profile")
+    fp16 = 2 * 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim
+    key_step, value_step = steps_for(profile, fp16 / RATIOS[tier])
+    steps = {"key_step": key_step, "value_step": value_step}
+    return KLT, {**asdict(layout), "profile": profile.hash, **steps, "sinks": SINKS}
 
 
 def codec_of(name: str, params: Mapping[str, Any]) -> Codec:
