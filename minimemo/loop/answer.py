@@ -15,7 +15,7 @@ Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "summarize"]
 
 SUPPORTED = 0.5  # share of an answer's content words that must stand in the passages
-RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best sentence shares
+RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best one shares
 CITED = 0.8  # a passage is cited when it holds at least this share of what the best passage holds
 
 _REFUSAL = re.compile(
@@ -107,19 +107,26 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
-    """Whether a sentence that best holds the answer shares with the question half of what any sentence shares.
+    """Whether a sentence that best holds the answer has to do with the question: with the sentence before it, it
+    shares at least half as many content words with the question as any two such sentences do.
 
     Small models copy a phrase from beside what was asked for. True when nothing can be told: no sentence holds half
     of the answer, or none shares a word with the question, as when that is in another language.
     """
     asked, units = content_units(question), content_units(answer)
     units = units - asked or units
-    sentences = [content_units(text) for p in passages for text in _SENTENCE_END.split(p.text)]
-    held = max((len(units & words) for words in sentences), default=0)
-    shared = max((len(asked & words) for words in sentences), default=0)
-    if held < SUPPORTED * len(units):
+    held, shared = [0], [0]
+    for passage in passages:
+        before: frozenset[str] = frozenset()
+        for sentence in _SENTENCE_END.split(passage.text):
+            words = content_units(sentence)
+            held.append(len(units & words))
+            shared.append(len(asked & (before | words)))
+            before = words
+    best = max(held)
+    if best < SUPPORTED * len(units):
         return True
-    return any(len(units & words) == held and len(asked & words) >= RELATED * shared for words in sentences)
+    return any(h == best and s >= RELATED * max(shared) for h, s in zip(held, shared, strict=True))
 
 
 def is_grounded(draft: str, question: str, passages: Sequence[Passage]) -> bool:
