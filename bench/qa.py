@@ -24,6 +24,7 @@ from minimemo.models.cachedir import home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODES = ("closed", "gold", "rag", "memory", "memorag")
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,15 @@ class Question:
 
 
 def questions(data: Path, name: str, limit: int) -> list[Question]:
-    """`limit` questions of a set, spread evenly over it."""
+    """`limit` questions of a set, spread evenly over it, in its order; those of a smaller limit are among them."""
     path = data / "qa" / f"{name}.jsonl"
     if not path.exists():
         raise SystemExit(f"{path}: no such set")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    step = max(1, len(rows) // limit)
+    spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1)  # every beginning of it covers the set evenly
     return [
         Question(r["id"], r["doc_id"], r["question"], tuple(r["answers"]), tuple(map(tuple, r.get("evidence", ()))))
-        for r in rows[::step][:limit]
+        for r in (rows[at] for at in sorted(spread[:limit]))
     ]
 
 
@@ -56,12 +57,12 @@ class Runner:
         data: Path,
         model: str | None = None,
         embedder: str | None = None,
-        codec: str = "int4",
+        memory: str = "int4",
         fresh: bool = False,
     ) -> None:
         self.fresh = fresh
         self.data = data
-        self.codec = codec
+        self.memory = memory
         self.model = minimemo.load_model(model)
         self.embedder = minimemo.open_embedder(embedder)
         self._memos: dict[str, minimemo.Memo] = {}
@@ -72,10 +73,10 @@ class Runner:
         if doc_id not in self._memos:
             self._memos.clear()  # one memory at a time
             source = self.data / "docs" / f"{doc_id}.txt"
-            folder = home() / "bench" / f"{doc_id}-{self.model.located.fingerprint[:8]}-{self.codec}.memo"
+            folder = home() / "bench" / f"{doc_id}-{self.model.located.fingerprint[:8]}-{self.memory}.memo"
             begin = time.perf_counter()
             self._memos[doc_id] = minimemo.build(
-                source, folder, model=self.model, embedder=self.embedder, codec=self.codec
+                source, folder, model=self.model, embedder=self.embedder, memory=self.memory
             )
             print(f"{doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memos[doc_id]

@@ -1,7 +1,29 @@
-"""`python -m minimemo`."""
+"""`minimemo` and `python -m minimemo`: the command line, with Ctrl-C minded from the first line on."""
 
-import sys
+import os
 
-from minimemo.cli import main
+try:
+    import signal
 
-sys.exit(main())
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while there is nothing to undo
+    import sys
+
+    from minimemo import cli
+    from minimemo.interrupt import Interrupt
+except KeyboardInterrupt:
+    os._exit(130)
+
+
+def main() -> int:
+    """The process's exit code; see `cli.main`."""
+    arguments = cli.parser().parse_args()
+    interrupt = Interrupt()
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        return cli.run(arguments, interrupted=lambda: interrupt.came)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

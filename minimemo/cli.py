@@ -33,23 +33,30 @@ _MODES = ("memorag", "rag", "memory", "closed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 2 a mistake that can be mended (one line on stderr), 130 interrupted."""
-    arguments = parser().parse_args(argv)
+    """Parses and runs. Exit codes: 0 done, 2 a mistake that can be mended (one line on stderr), 130 interrupted."""
+    return run(parser().parse_args(argv))
+
+
+def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda: False) -> int:
+    """Runs what was parsed; the exit code.
+
+    `interrupted` says whether Ctrl-C was pressed: native code that calls Python may have made another error of it.
+    """
     try:
         arguments.run(arguments)
         sys.stdout.flush()
         return 0
-    except MinimemoError as error:
-        if os.environ.get("MINIMEMO_DEBUG"):
-            raise
-        print(f"minimemo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nminimemo: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupted():
+            print("\nminimemo: interrupted; nothing half-written is left", file=sys.stderr)
+            return 130
+        if not isinstance(error, MinimemoError) or os.environ.get("MINIMEMO_DEBUG"):
+            raise
+        print(f"minimemo: {error}", file=sys.stderr)
+        return 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -157,10 +164,9 @@ def _printing(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _version() -> str:

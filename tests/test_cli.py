@@ -127,12 +127,20 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["ask"], ["build", "doc.txt", "--memory", "int3"], ["ask", "m", "q", "--max-tokens", "0"]]
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["ask"], "memo"),
+        (["build", "doc.txt", "--memory", "int3"], "choose from"),
+        (["ask", "m", "q", "--max-tokens", "0"], "a whole number from 1 on, not '0'"),
+        (["ask", "m", "q", "--threads", "two"], "a whole number from 1 on, not 'two'"),
+    ],
 )
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_help_shows_commands_that_parse() -> None:

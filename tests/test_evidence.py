@@ -172,6 +172,11 @@ CHINESE_EVIDENCE = [Passage(0, 20, "这份医疗报告是为法国国王而写�
         ("法国国王", "报告是为谁写的？", CHINESE_EVIDENCE, True),
         ("日本天皇陛下", "报告是为谁写的？", CHINESE_EVIDENCE, False),
         ("king of France", "Who?", [], False),
+        ("the doctors", "When did it rain in Paris?", EVIDENCE, False),  # from a sentence about something else
+        ("the doctors", "Who wrote the report for the king?", EVIDENCE, True),
+        ("法国国王", "巴黎下了什么？", CHINESE_EVIDENCE, False),
+        ("king of France", "报告是为谁写的？", EVIDENCE, True),  # another language: nothing to compare
+        ("the doctors, in 1348", "Who wrote the report?", EVIDENCE, True),
     ],
 )
 def test_support(answer, question, passages, expected):

@@ -76,15 +76,33 @@ def test_logits_and_greedy_tokens_equal_transformers(name: str) -> None:
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
-def test_answers_of_real_documents_come_near_the_gold_paragraph() -> None:
-    """20 questions each of xquad_en and xquad_zh (16k tokens) in modes rag and memorag.
+@pytest.mark.parametrize("name", ["xquad_en", "xquad_zh"])
+def test_retrieval_finds_what_the_gold_paragraph_gives(name: str) -> None:
+    """60 questions of a document of 16k tokens: F1 from retrieved passages against F1 from the right paragraph itself.
 
-    F1 with the gold paragraph in the prompt was measured as 0.54 and 0.46 for this model; rag has to come near that.
+    Same questions, prompt and model, so that the model's own strength cancels out.
     """
     from bench.qa import Runner, evaluate
 
-    found = evaluate(Runner(DATA), ["xquad_en", "xquad_zh"], ["rag", "memorag"], limit=20)
+    found = evaluate(Runner(DATA), [name], ["gold", "rag"], limit=60)[name]
     print(json.dumps(found))
-    for name, gold in (("xquad_en", 0.54), ("xquad_zh", 0.46)):
-        assert found[name]["rag"]["f1"] >= 0.85 * gold, found[name]
-        assert found[name]["memorag"]["f1"] >= 0.85 * gold, found[name]
+    assert found["rag"]["evidence"] >= 0.8, found
+    assert found["rag"]["f1"] >= 0.85 * found["gold"]["f1"] > 0.3, found
+
+
+@pytest.mark.parametrize(
+    ("document", "question", "answer"),
+    [
+        ("lighthouse", "When was the light lit for the first time?", "1852"),
+        ("茶马驿", "石桥是谁修的？", "罗守田"),
+    ],
+)
+def test_the_examples_are_answered_from_memory(tmp_path: Path, document: str, question: str, answer: str) -> None:
+    """Building, clues, retrieval and answer together, as the README shows them."""
+    import minimemo
+
+    text = Path(__file__).resolve().parents[1] / "examples" / f"{document}.txt"
+    found = minimemo.build(text, tmp_path / "memo").ask(question)
+    assert answer in found.text and found.supported, found.text
+    assert any(answer in passage.text and passage.cited for passage in found.passages)
+    assert found.clues

@@ -15,6 +15,7 @@ Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "summarize"]
 
 SUPPORTED = 0.5  # share of an answer's content words that must stand in the passages
+RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best one shares
 CITED = 0.8  # a passage is cited when it holds at least this share of what the best passage holds
 
 _REFUSAL = re.compile(
@@ -24,6 +25,7 @@ _REFUSAL = re.compile(
     r"|未提[及到]|[没沒]有?(?:提[及到]|找到|说明|說明|相关|相關)|无法(?:确定|回答|找到)|無法(?:確定|回答|找到)|未找到|不清楚"
 )
 _REFUSAL_WITHIN = 160  # characters: a longer answer may say that of one point and answer the others
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +94,39 @@ def support(answer: str, question: str, text: str) -> float | None:
 
 
 def is_supported(answer: str, question: str, passages: Sequence[Passage], not_found: str = "") -> bool:
-    """Whether the passages hold the answer, judged by words only: True when at least half of its content words do.
+    """Whether the passages hold the answer, judged by words only: True when they hold at least half of its content
+    words, and a sentence that holds them has to do with the question (`is_related`).
 
-    False for a refusal and without passages. It cannot see a wrong relation between right words, calls an answer in
-    other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
+    False for a refusal and without passages. It cannot see a wrong relation between right words of one sentence,
+    calls an answer in other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
     """
     if not passages or is_refusal(answer, not_found):
         return False
     share = support(answer, question, "\n".join(p.text for p in passages))
-    return share is None or share >= SUPPORTED
+    return share is None or (share >= SUPPORTED and is_related(answer, question, passages))
+
+
+def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
+    """Whether a sentence that best holds the answer has to do with the question: with the sentence before it, it
+    shares at least half as many content words with the question as any two such sentences do.
+
+    Small models copy a phrase from beside what was asked for. True when nothing can be told: no sentence holds half
+    of the answer, or none shares a word with the question, as when that is in another language.
+    """
+    asked, units = content_units(question), content_units(answer)
+    units = units - asked or units
+    held, shared = [0], [0]
+    for passage in passages:
+        before: frozenset[str] = frozenset()
+        for sentence in _SENTENCE_END.split(passage.text):
+            words = content_units(sentence)
+            held.append(len(units & words))
+            shared.append(len(asked & (before | words)))
+            before = words
+    best = max(held)
+    if best < SUPPORTED * len(units):
+        return True
+    return any(h == best and s >= RELATED * max(shared) for h, s in zip(held, shared, strict=True))
 
 
 def is_grounded(draft: str, question: str, passages: Sequence[Passage]) -> bool:
