@@ -1,0 +1,156 @@
+"""Reading a sequence of any length in fixed memory: first tokens that stay, and a window that slides over the rest.
+
+Attention sinks and a sliding window are StreamingLLM's (arXiv 2309.17453). Every token sees the first ones and at least
+the last `Window.tokens`. Positions are those of the slots in the cache (section 3.2 there): they never pass its
+capacity, however long the sequence, so rotations stay inside what the model was trained on.
+
+The cache slides in large steps: when it is full, the window's newest tokens move to the front, right behind the first
+ones, and their keys are rotated anew from those before RoPE, in one pass. So each key is rounded once, whatever the
+number of slides, and what the cache holds at a position follows from that position alone.
+
+Letters: L layers, G kv heads, n tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from minimemo.engine.engine import Engine, PrefilledChunk
+from minimemo.kernels import apply_rope, hugepages
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a token sees of a long sequence: the `sinks` first tokens and at least the `tokens` last ones; `step` more
+    gather before the cache slides. Raises ValueError for less than a token of window or step."""
+
+    sinks: int
+    tokens: int
+    step: int
+
+    def __post_init__(self) -> None:
+        if self.sinks < 0 or self.tokens < 1 or self.step < 1:
+            raise ValueError(f"window: {self}, sinks must not be negative, the others positive")
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the cache, and the positions that are ever used."""
+        return self.sinks + self.tokens + self.step
+
+    def first_kept(self, position: int, chunk: int) -> int:
+        """The first token behind the sinks that is still held when `position` tokens are read, `chunk` at a time."""
+        full = self.capacity // chunk * chunk  # all tokens are held up to here
+        if position <= full:
+            return self.sinks
+        period = self.step // chunk * chunk
+        return full + (position - full - 1) // period * period - self.tokens
+
+
+class Reading:
+    """One sequence on its way through the decoder; `position` tokens of it are read.
+
+    A window makes the memory that this takes independent of the sequence's length; None: every token sees all before
+    it, and `tokens` of them are expected. Equal ids give equal bits, whether read in one go or restored in between.
+    """
+
+    def __init__(self, engine: Engine, tokens: int, window: Window | None = None) -> None:
+        """Raises ValueError where the model's context or a chunk is too long for the window."""
+        capacity = window.capacity if window else tokens
+        if capacity > engine.config.max_context:
+            raise ValueError(f"reading: {capacity} tokens exceed the model's context of {engine.config.max_context}")
+        if window and window.step < engine.chunk:
+            raise ValueError(f"reading: {window} slides by less than a chunk of {engine.chunk}")
+        self.window = window
+        self.position = 0
+        self._engine = engine
+        self._cache = engine.new_cache(capacity)
+        self._raw: Tensor | None = None  # keys before RoPE, slot by slot
+        if window:
+            keys = self._cache.keys
+            on_cpu = keys.device.type == "cpu"
+            self._raw = hugepages.empty(keys.shape, keys.dtype) if on_cpu else torch.empty_like(keys)
+
+    @property
+    def slots(self) -> int:
+        """Tokens that the cache has room for: what the memory taken depends on."""
+        return self._cache.capacity
+
+    @property
+    def chunk(self) -> int:
+        """A reading can be restored at multiples of this."""
+        return self._engine.chunk
+
+    def read(self, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
+        """Reads on; hands over what a memory is made of, chunk by chunk, each valid until the next is asked for."""
+        for at in range(0, len(ids), self.chunk):
+            piece = ids[at : at + self.chunk]
+            if self.window and self._cache.length + len(piece) > self._cache.capacity:
+                self._slide(self.window)
+            slot = self._cache.length
+            (found,) = self._engine.read(self._cache, piece)
+            if self._raw is not None:
+                self._raw[:, :, slot : self._cache.length] = found.keys
+            start, self.position = self.position, self.position + len(piece)
+            yield replace(found, start=start)
+
+    def kept(self, position: int) -> tuple[range, range]:
+        """Tokens that are held when `position` of them are read: the sinks, and the last ones."""
+        sinks = min(position, self.window.sinks) if self.window else 0
+        first = self.window.first_kept(position, self.chunk) if self.window else 0
+        return range(sinks), range(min(first, position), position)
+
+    def restore(self, position: int, parts: Iterable[tuple[int, Tensor, Tensor]]) -> None:
+        """Goes on at `position`, a multiple of `chunk`, as if all before it had been read.
+
+        parts: (first token, keys before RoPE, values), both (L, G, n, D), in order, covering `kept(position)`.
+        Raises ValueError for another position, after something was read, and where the parts leave a gap.
+        """
+        if self.position or position % self.chunk:
+            raise ValueError(f"reading: cannot go on at {position} after {self.position} tokens, chunk {self.chunk}")
+        spans = self.kept(position)
+        for start, keys, values in parts:
+            for span in spans:
+                self._put(
+                    spans, range(max(start, span.start), min(start + keys.shape[2], span.stop)), start, keys, values
+                )
+        held = sum(map(len, spans))
+        if self._cache.length != held:
+            raise ValueError(f"reading: {self._cache.length} of {held} tokens were given to go on at {position}")
+        self.position = position
+
+    def _put(self, spans: tuple[range, range], span: range, start: int, keys: Tensor, values: Tensor) -> None:
+        """Appends tokens `span`, which are held in the order of `spans`, out of a part that begins at `start`."""
+        cache = self._cache
+        slot = span.start if span.start < spans[0].stop else span.start - spans[1].start + spans[0].stop
+        if not span or slot != cache.length:
+            return
+        own = slice(span.start - start, span.stop - start)
+        raw = keys[:, :, own].to(cache.keys.device)
+        if self._raw is not None:
+            self._raw[:, :, slot : slot + len(span)] = raw
+        cache.append(raw, values[:, :, own].to(cache.keys.device))
+        self._rotate(slot, raw)
+
+    @torch.inference_mode()
+    def _slide(self, window: Window) -> None:
+        """Forgets the oldest tokens behind the sinks."""
+        cache, raw = self._cache, self._raw
+        assert raw is not None
+        old, new = cache.length - window.tokens, window.sinks
+        for x in (*raw, *cache.values):  # (G, slots, D), layer by layer: the copy in between stays small
+            x[:, new : new + window.tokens] = x[:, old : cache.length].clone()
+        cache.truncate(new + window.tokens)
+        self._rotate(new, raw[:, :, new : cache.length])
+
+    @torch.inference_mode()
+    def _rotate(self, slot: int, raw: Tensor) -> None:
+        """Writes keys (L, G, n, D), before RoPE, into the cache from `slot` on, rotated to their slots."""
+        end = slot + raw.shape[2]
+        rope, keys = self._engine.decoder.rope, self._cache.keys
+        rotations = rope.tables(torch.arange(slot, end, device=keys.device))
+        for layer, kind in enumerate(rope.kind):
+            keys[layer, :, slot:end] = apply_rope(raw[layer], *rotations[kind])
