@@ -96,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
         default="int4",
         help="from large to small; high, balanced and small need `minimemo calibrate` once (default: int4)",
     )
+    build.add_argument(
+        "--window", type=_positive, metavar="TOKENS",
+        help="how far back each token of a long document sees (default: all while it fits the model, then 2048)",
+    )  # fmt: skip
     build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
     build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
 
@@ -212,6 +216,7 @@ def _build(arguments: argparse.Namespace) -> None:
             model=arguments.model,
             embedder=arguments.embedder,
             memory=arguments.memory,
+            window=arguments.window,
             encoding=arguments.encoding,
             prompts=_prompts(arguments),
             options=_options(arguments),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ class Recipe:
     opening: str  # version of the text before the document
     chunk_size: int  # tokens of the embedder
     chunk_overlap: int
+    # Tokens (opening included) up to which each sees all before it; of longer documents it sees the opening, the
+    # `first` tokens behind it and a window (engine/reading.py). Empty: a memo of times when longer ones were refused.
+    reading: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path:
         cwd=folder, env=_environment(tiny_models), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while stage == "reading" and not list(folder.glob(".doc.memo.*/.memory.bin.*")):
+    while stage == "reading" and not list(folder.glob(".doc.memo.building/memo/memory.bin.part")):
         assert process.poll() is None and time.monotonic() < deadline, "never came to the memory"
         time.sleep(0.01)
     maps = Path(f"/proc/{process.pid}/maps")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import minimemo
+from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.loop import memory_opening
@@ -195,13 +196,37 @@ def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: 
         minimemo.open(copy)
 
 
-def test_a_document_past_the_context_is_refused_by_how_much(tiny_models: TinyModels, tmp_path: Path) -> None:
-    long = minimemo.Document.of("Hello world. " * 2000, "long.txt")
-    with pytest.raises(InputError, match=r"long.txt: \d+ tokens, \d+ more than this model's context leaves"):
-        minimemo.build(long, tmp_path / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
-    endless = minimemo.Document.of("Hello world. " * 200_000, "endless.txt")  # judged by its beginning
-    with pytest.raises(InputError, match=r"endless.txt: about \d+ tokens, about \d+ more than this model's context"):
-        minimemo.build(endless, tmp_path / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """The cache has room for the window, whatever the document's length; a window of one's own makes it another memo."""
+    model = minimemo.load_model(tiny_models.decoder)
+    capacities: list[int] = []
+    new_cache = model.engine.new_cache
+
+    def counting(capacity: int) -> KVCache:
+        capacities.append(capacity)
+        return new_cache(capacity)
+
+    model.engine.new_cache = counting  # type: ignore[method-assign]
+    long = minimemo.Document.of("".join(f"Hello world {i}.\n" for i in range(1500)), "long.txt")
+    memos = [
+        minimemo.build(long, tmp_path / f"{n}.memo", model=model, embedder=tiny_models.embedder, window=n)
+        for n in (None, 512)
+    ]
+    opening = len(memory_opening("en").ids(model.tokenizer))
+    assert capacities == [opening + 16 + 2048 + 1024, opening + 16 + 512 + 1024]
+    for memo in memos:
+        assert memo.inspect()["memory"]["tokens"] > 6144
+        memo.verify()
+    assert memos[0].manifest.recipe != memos[1].manifest.recipe
+
+
+@pytest.mark.parametrize("window", [255, 5041, 10**9])
+def test_a_window_that_cannot_be_is_refused(tiny_models: TinyModels, tmp_path: Path, window: int) -> None:
+    with pytest.raises(InputError, match=rf"window {window}: choose 256 to 5040 tokens for this model"):
+        minimemo.build(
+            minimemo.Document.of(TEXT), tmp_path / "x.memo", model=tiny_models.decoder,
+            embedder=tiny_models.embedder, window=window,
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,6 +41,14 @@ def block_hash(previous: bytes, ids: np.ndarray) -> bytes:
     return blake2b(previous + ids.astype("<i4").tobytes(), digest_size=HASH_BYTES).digest()
 
 
+def chain(ids: np.ndarray, blocks: int) -> list[bytes]:
+    """Hashes of the first `blocks` blocks of token ids (n,), fewer where n does not fill as many."""
+    hashes = [FIRST_PREVIOUS]
+    for at in range(0, min(blocks, len(ids) // BLOCK_TOKENS) * BLOCK_TOKENS, BLOCK_TOKENS):
+        hashes.append(block_hash(hashes[-1], token_array(ids[at : at + BLOCK_TOKENS])))
+    return hashes[1:]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KVBlock:
     """Up to BLOCK_TOKENS tokens of all layers.
@@ -63,16 +71,19 @@ class KVBlock:
 
 
 class BlockAssembler:
-    """Cuts a stream of chunks of any size into blocks; holds less than one block of pending tokens."""
+    """Cuts a stream of chunks of any size into blocks; holds less than one block of pending tokens.
 
-    def __init__(self) -> None:
-        self._start = 0  # of the pending block
+    start: position of the first token to come; previous: hash of the block before it.
+    """
+
+    def __init__(self, start: int = 0, previous: bytes = FIRST_PREVIOUS) -> None:
+        self._start = start  # of the pending block
         self._filled = 0  # tokens pending
         self._ids = np.empty(BLOCK_TOKENS, dtype=np.int32)
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._kind: tuple[object, ...] | None = None  # dtype, device, L, G, D of the first chunk
-        self._previous = FIRST_PREVIOUS
+        self._previous = previous
         self._open = True
 
     def push(self, ids: Sequence[int] | np.ndarray, keys: Tensor, values: Tensor) -> list[KVBlock]:

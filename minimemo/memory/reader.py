@@ -107,6 +107,18 @@ class MemoryReader:
         """The codec's streams of a block."""
         return tuple(self._frame(index, number) for number in range(1, self._index["frames"].shape[1]))
 
+    def stored(self, index: int) -> tuple[bytes, np.void]:
+        """A block's frames as they lie in the file, checked, and its index entry (container.py)."""
+        entry = self._entry(index)
+        at = int(entry["offset"])
+        frames = []
+        for number, frame in enumerate(entry["frames"]):
+            frames.append(self._map[at : at + int(frame["length"])])
+            at += int(frame["length"])
+            if frame["length"] and crc32c(frames[number]) != frame["crc"]:
+                raise self._damaged(f"checksum of block {index}")
+        return b"".join(frames), entry
+
     def sizes(self) -> dict[str, int]:
         """Bytes of each part; they add up to the file's size."""
         lengths = self._index["frames"]["length"].astype(np.int64)

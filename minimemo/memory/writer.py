@@ -87,9 +87,13 @@ class MemoryWriter:
             frame = self._compressor.compress(raw) if raw else b""
             entry["frames"][number] = len(frame), len(raw), crc32c(frame)
             self._write(frame)
+        self._wrote(entry)
+
+    def _wrote(self, entry: np.ndarray) -> None:
+        """The frames of a block are written; this is its index entry."""
         self._index.append(entry.tobytes())
-        self._tokens += len(tokens)
-        self._previous = hash_
+        self._tokens += int(entry["tokens"])
+        self._previous = entry["hash"].tobytes()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -73,6 +73,10 @@ class Scratch:
     def __init__(self, dtype: torch.dtype) -> None:
         self._buffer = torch.empty(0, dtype=dtype)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._buffer.dtype
+
     def take(self, rows: int, columns: int) -> Tensor:
         """(rows, columns), overwritten by the next call."""
         if self._buffer.numel() < rows * columns:
@@ -141,3 +145,12 @@ class QuantizedLinear:
     def rows(self, ids: Tensor) -> Tensor:
         (matrix,) = self.parts
         return matrix.rows(ids).widened(torch.float32)
+
+
+def product_dtype(matrix: Projection) -> torch.dtype:
+    """In which many rows are multiplied with it."""
+    if isinstance(matrix, Linear):
+        return matrix.weight.dtype
+    if isinstance(matrix, PackedLinear):
+        return matrix.scratch.dtype if matrix.scratch else torch.int8
+    return torch.float32

@@ -22,6 +22,7 @@ from minimemo.events import Event, Listener, silent
 from minimemo.models.encoder import Encoder
 from minimemo.models.encoder_config import read_json
 from minimemo.models.fingerprint import fingerprint
+from minimemo.models.pieces import Encoded, encode_in_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +129,14 @@ class Embedder:
 
     def offsets(self, text: str) -> npt.NDArray[np.int64]:
         """Character spans (n, 2) in `text` of its n tokens, no prompt, no special tokens, never truncated."""
+        return encode_in_pieces(text, self._spans)[1]
+
+    def _spans(self, text: str) -> Encoded:
         try:
-            pairs = self._tokenizer.encode(text, add_special_tokens=False).offsets
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         except TypeError as error:  # what the tokenizers library makes of half a surrogate pair
             raise InputError("text: not a string of valid Unicode; read it as UTF-8") from error
-        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def embed_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Unit vectors (n, dim) of questions or clues."""

@@ -78,6 +78,11 @@ class VectorIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
+    def vectors(self, count: int) -> npt.NDArray[np.float32]:
+        """(count, d): the first rows."""
+        found: npt.NDArray[np.float32] = self._index.reconstruct_n(0, min(count, len(self)))
+        return found
+
     def save(self, path: Path) -> None:
         """Write a file that faiss.read_index opens: whole or not at all. Raises OSError when it cannot be written."""
         data = faiss.serialize_index(self._index)

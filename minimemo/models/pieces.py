@@ -1,0 +1,59 @@
+"""Tokenizing a text of any length piece by piece: the same tokens as in one go, in memory for one piece.
+
+A tokenizer's working memory is about 400 bytes a character, so a long text would need more than the model. Pieces are
+cut where a line begins, and each is encoded with the lines before and behind it, whose tokens are left out again. A
+cut holds only where both sides agree that no token crosses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]  # ids (n,), spans (n, 2) in characters
+PIECE = 1 << 16  # characters
+_CONTEXT = 256  # characters of the neighbours that a piece is encoded with, at most
+_LINE = re.compile(r"\n(?=\S)")
+
+
+def encode_in_pieces(
+    text: str, encode: Callable[[str], Encoded], *, piece: int = PIECE, on_done: Callable[[int], None] | None = None
+) -> Encoded:
+    """`encode(text)`; on_done: told how many characters are done.
+
+    A text without line ends, or a tokenizer whose tokens cross them, is encoded in larger pieces.
+    """
+    ids, spans = [np.empty(0, np.int32)], [np.empty((0, 2), np.int64)]
+    at, wanted = 0, piece
+    while at < len(text):
+        line = _LINE.search(text, at + wanted - 1)
+        end = line.end() if line else len(text)
+        first, past = _before(text, at), _behind(text, end)
+        found, where = encode(text[first:past])
+        where = where + first
+        if ((where[:, 0] < end) & (where[:, 1] > end)).any():
+            wanted += piece  # this cut is none: look for another one
+            continue
+        if ((where[:, 0] < at) & (where[:, 1] > at)).any():
+            return encode(text)  # the two sides of a cut see it differently
+        own = (where[:, 0] >= at) & (where[:, 0] < end)
+        ids.append(found[own])
+        spans.append(where[own])
+        at, wanted = end, piece
+        if on_done:
+            on_done(at)
+    return np.concatenate(ids), np.concatenate(spans)
+
+
+def _before(text: str, at: int) -> int:
+    """Where the line before the one that begins at `at` begins, or not far from there."""
+    return max(text.rfind("\n", 0, max(0, at - 1)) + 1, at - _CONTEXT, 0)
+
+
+def _behind(text: str, end: int) -> int:
+    """Where the line that begins at `end` ends, or not far from there."""
+    line_end = text.find("\n", end)
+    return min(len(text), end + _CONTEXT, line_end + 1 if line_end >= 0 else len(text))
