@@ -56,7 +56,7 @@ def main() -> None:
         cosine = float((vectors[name] * first).sum(1).min())
         print(f"{name:22} {median:11.1f} {best:6.1f} {median * len(offsets) / len(passages):9.0f}  {cosine:.6f}")
         results[name] = {"passages_per_s": round(median, 1), "best": round(best, 1)}
-    versions = {"torch": torch.__version__, "threads": args.threads, "dtype": "float32"}
+    versions = {"torch": torch.__version__, "threads": args.threads, "dtype": str(ours.encoder.dtype)}
     print(json.dumps({"bench": "embed", **versions, "passages": len(passages), "results": results}))
 
 

@@ -101,7 +101,7 @@ TEXTS = ["the cat ran", "", "中文", "dogs far .", "the " * 40, "cat", "the dog
 def test_vectors(tmp_path: Path, pooling: str) -> None:
     """Against one text at a time through the bare encoder: batching, padding and sorting change nothing."""
     folder = tiny_embedder(tmp_path, pooling=pooling, query="query: ", passage="passage: ")
-    embedder, encoder = Embedder.load(folder), Encoder.load(folder)
+    embedder, encoder = Embedder.load(folder, dtype=torch.float32), Encoder.load(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(20)
@@ -114,12 +114,21 @@ def test_vectors(tmp_path: Path, pooling: str) -> None:
             np.testing.assert_allclose(vector, (expected / expected.norm()).numpy(), atol=1e-6)
 
 
+def test_the_dtype_of_this_machine_is_close(tmp_path: Path) -> None:
+    """What is loaded by default, against float32."""
+    folder = tiny_embedder(tmp_path)
+    found, expected = (Embedder.load(folder, dtype=dtype).embed_passages(TEXTS) for dtype in (None, torch.float32))
+    assert (found * expected).sum(1).min() > 0.999
+
+
 @pytest.mark.parametrize("max_batch_tokens", [1, 13, 64, 10_000])
 def test_batches_change_nothing_and_report(tmp_path: Path, max_batch_tokens: int) -> None:
     folder = tiny_embedder(tmp_path)
-    expected = np.concatenate([Embedder.load(folder).embed_passages([text]) for text in TEXTS])
+    alone = Embedder.load(folder, dtype=torch.float32)
+    expected = np.concatenate([alone.embed_passages([text]) for text in TEXTS])
     events: list[Event] = []
-    found = Embedder.load(folder, max_batch_tokens=max_batch_tokens).embed_passages(TEXTS, events.append)
+    batched = Embedder.load(folder, dtype=torch.float32, max_batch_tokens=max_batch_tokens)
+    found = batched.embed_passages(TEXTS, events.append)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert [event.done for event in events] == sorted({event.done for event in events})
     assert events[-1] == Event("embed", len(TEXTS), len(TEXTS), "passages")

@@ -197,7 +197,7 @@ def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: 
 
 
 def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyModels, tmp_path: Path) -> None:
-    """The cache has room for the window, whatever the document's length; a window of one's own makes it another memo."""
+    """The cache has room for the window, whatever the document's length; another window is another memo."""
     model = minimemo.load_model(tiny_models.decoder)
     capacities: list[int] = []
     new_cache = model.engine.new_cache
