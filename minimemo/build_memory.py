@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TAIL = "tail"  # in the scratch folder, the exact end of what is read
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
-WINDOW, STEP, FIRST = 2048, 1024, 16
+WINDOW, STEP, FIRST = 2048, 512, 16
 _LEAST = 256  # tokens of a window
 _OPENING_ROOM = 64  # tokens of the text before the document; about 30
 
@@ -108,6 +108,8 @@ def write_memory(
             _take(old, writer, sequence, recipe)
         hashes = _go_on(reading, writer, tail, sequence)
         assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
+        if reading.position:
+            on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
         on_event(Event("read", reading.position, len(sequence), "tok"))
         for piece in reading.read(sequence[reading.position :].tolist()):
             on_event(Event("read", reading.position, len(sequence), "tok"))

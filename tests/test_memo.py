@@ -213,16 +213,16 @@ def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyM
         for n in (None, 512)
     ]
     opening = len(memory_opening("en").ids(model.tokenizer))
-    assert capacities == [opening + 16 + 2048 + 1024, opening + 16 + 512 + 1024]
+    assert capacities == [opening + 16 + 2048 + 512, opening + 16 + 512 + 512]
     for memo in memos:
         assert memo.inspect()["memory"]["tokens"] > 6144
         memo.verify()
     assert memos[0].manifest.recipe != memos[1].manifest.recipe
 
 
-@pytest.mark.parametrize("window", [255, 5041, 10**9])
+@pytest.mark.parametrize("window", [255, 5553, 10**9])
 def test_a_window_that_cannot_be_is_refused(tiny_models: TinyModels, tmp_path: Path, window: int) -> None:
-    with pytest.raises(InputError, match=rf"window {window}: choose 256 to 5040 tokens for this model"):
+    with pytest.raises(InputError, match=rf"window {window}: choose 256 to 5552 tokens for this model"):
         minimemo.build(
             minimemo.Document.of(TEXT), tmp_path / "x.memo", model=tiny_models.decoder,
             embedder=tiny_models.embedder, window=window,
