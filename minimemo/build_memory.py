@@ -115,9 +115,10 @@ def write_memory(
             on_event(Event("read", reading.position, len(sequence), "tok"))
             for block in assembler.push(piece.ids, piece.keys, piece.values):
                 tail.put(block)  # first: what the memory holds can be gone on from
-                writer.add(block.hash, block.ids, codec.encode(block))
+                following = len(sequence) - block.start - block.tokens
+                writer.add(block.hash, block.ids, codec.encode(block, following))
         if (rest := assembler.finish()) is not None:
-            writer.add(rest.hash, rest.ids, codec.encode(rest))
+            writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
 
 
 def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> ExactTail:
@@ -135,11 +136,11 @@ def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> 
 def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, recipe: Recipe) -> None:
     """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way.
 
-    Without its last full block: a codec may treat the end of a document in a way of its own.
+    Without the last full block of either: a codec may treat the end of a document in a way of its own.
     """
     if (old.tokens <= recipe.reading["whole"]) != (len(sequence) <= recipe.reading["whole"]):
         return
-    hashes = chain(sequence, old.tokens // BLOCK_TOKENS - 1)
+    hashes = chain(sequence, min(old.tokens, len(sequence)) // BLOCK_TOKENS - 1)
     same = 0
     while same < len(hashes) and old.block(same).hash == hashes[same]:
         same += 1
