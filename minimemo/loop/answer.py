@@ -30,7 +30,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of evidence: `document[start:end] == text`."""
+    """A piece of evidence: `text == [start:end]` of the document's text."""
 
     start: int  # characters of the document
     end: int
@@ -39,6 +39,7 @@ class Passage:
     sources: tuple[str, ...] = ()  # the retrieval lists it came from
     found_by: tuple[str, ...] = ()  # "question", or the kinds of clue that found it
     cited: bool = False  # whether the answer's words come from it (see `cite`)
+    document: str = ""  # its name
 
     def cut(self, start: int, end: int) -> Passage:
         """The part from character `start` to `end` of the document."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from minimemo.errors import InputError
 from minimemo.loop.answer import is_refusal
 from minimemo.loop.clues import Clue, ClueKind, parse_draft, parse_lines, select_clues
 from minimemo.loop.language import Language
+from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import Prompts, instruction
 from minimemo.loop.run import Meter, Run
-from minimemo.loop.writer import MemoryLoan, Piece, Writer
+from minimemo.loop.views import Views
+from minimemo.loop.writer import Piece, Writer
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
-    from minimemo.engine.engine import Engine
+    from minimemo.memory.view import MemoryView
 
 _PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
     {"recall": "recall", "rewrite": "rewrite", "draft": "draft", "point": "key_points"}
@@ -25,19 +26,19 @@ _PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
 
 
 class Recollection:
-    """One document's memory, asked in words. `language` is the document's; each call names the question's."""
+    """The memory of one or several documents, asked in words. `language` is theirs; each call names the question's."""
 
     def __init__(
         self,
-        engine: Engine,
         writer: Writer,
         memory: MemoryLoan,
+        views: Views,
         language: Language,
         prompts: Mapping[Language, Prompts],
     ) -> None:
-        self._engine = engine
         self._writer = writer
         self._memory = memory
+        self._views = views
         self._language = language
         self._prompts = prompts
 
@@ -48,10 +49,9 @@ class Recollection:
         to be found in it; a draft in the question's.
         """
         rows = [self._prompt(kind, run.question, run.language if kind == "draft" else self._language) for kind in kinds]
-        with self._borrow(run.meter) as memory:
-            self._check_room(max(rows, key=len), max_tokens, memory().length, self._engine.config.max_context)
-            with run.meter.stage("recall"):
-                replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
+        room = max(map(len, rows)) + max_tokens
+        with self._borrow(self._view(run, room), room, run.meter) as memory, run.meter.stage("recall"):
+            replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
         draft = parse_draft(replies.pop("draft", ""))
         if is_refusal(draft, self._prompts[run.language].not_found):
             draft = ""
@@ -66,11 +66,9 @@ class Recollection:
         prompts = self._prompts[run.language]
         text = prompts.memory_answer.format(question=run.question)
         ids = self._writer.end_of_turn(prompts.system, text)
-        with self._borrow(run.meter) as memory:
-            room = min(memory().capacity, self._engine.config.max_context)
-            self._check_room(ids, run.max_tokens, memory().length, room)
-            with run.meter.stage("answer", report=False):
-                reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
+        room = len(ids) + run.max_tokens
+        with self._borrow(self._view(run, room), room, run.meter) as memory, run.meter.stage("answer", report=False):
+            reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
         return reply, count, len(ids)
 
     def _template(self, kind: ClueKind, language: Language) -> str:
@@ -81,15 +79,14 @@ class Recollection:
         text = self._template(kind, language).format(question=question)
         return self._writer.end_of_turn(self._prompts[language].system, text)
 
-    def _borrow(self, meter: Meter) -> AbstractContextManager[Callable[[], KVCache]]:
-        if not self._memory.loaded:
-            with meter.stage("memory"):
-                self._memory.load()
-        return self._memory.lend()
+    def _view(self, run: Run, room: int) -> MemoryView:
+        with run.meter.stage("choose"):
+            return self._views.choose(run.question, room)
 
-    def _check_room(self, ids: Sequence[int], max_tokens: int, used: int, limit: int) -> None:
-        if used + len(ids) + max_tokens > limit:
-            raise InputError(
-                f"question: its prompt of {len(ids)} tokens and a reply of {max_tokens} do not fit behind the "
-                f"document, where {max(0, limit - used)} are free: shorten it, or lower max_tokens"
-            )
+    @contextmanager
+    def _borrow(self, view: MemoryView, room: int, meter: Meter) -> Iterator[Callable[[], KVCache]]:
+        if not self._memory.holds(view, room):
+            with meter.stage("memory"):
+                self._memory.load(view, room)
+        with self._memory.lend(view, room) as memory:
+            yield memory

@@ -8,6 +8,7 @@ one batch of clue prompts over it, no copy, and its length is the same after eve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, get_args
 
 from minimemo.errors import InputError
@@ -16,13 +17,14 @@ from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_su
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
 from minimemo.loop.language import Language, detect_language
+from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
-from minimemo.loop.writer import MemoryLoan, Piece, Writer
+from minimemo.loop.views import Memory, Views
+from minimemo.loop.writer import Piece, Writer
 
 if TYPE_CHECKING:
-    from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.retrieval.index import Retriever
@@ -31,12 +33,12 @@ _MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
 
 
 class Session:
-    """Answers questions about one document; greedy, so the same question gives the same answer. Not thread-safe.
+    """Answers questions about one or several documents; greedy, so a question always gets the same answer. Not thread-safe.
 
-    `load_memory` is called at the first question that needs the memory. It returns a cache that holds
-    `memory_opening(language, prompts).ids(tokenizer)` and the document's ids, with `settings.memory_room()` free.
-    `language` is the document's, `prompts` the texts of each language. Recalled passages and rewritten questions are
-    asked for in the document's language, since they are to be found in it; drafts and answers in the question's.
+    `open_memory` is called at the first question that needs the memory. It holds, for each document,
+    `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
+    the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
+    questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Session:
         engine: Engine,
         tokenizer: Tokenizer,
         retriever: Retriever,
-        load_memory: Callable[[], KVCache],
+        open_memory: Callable[[], Memory],
         *,
+        documents: Sequence[str] = ("",),
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         settings: Settings = DEFAULTS,
@@ -57,8 +60,12 @@ class Session:
         self._retriever = retriever
         self._prompts = prompts
         self._on_event = on_event
+        self._documents = documents
         self._writer = Writer(engine, tokenizer)
-        self._recollection = Recollection(engine, self._writer, MemoryLoan(load_memory), language, prompts)
+        memory = cache(open_memory)
+        views = Views(memory, retriever, settings, engine.config.max_context)
+        loan = MemoryLoan(memory, settings.memory_room())
+        self._recollection = Recollection(self._writer, loan, views, language, prompts)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +184,8 @@ class Session:
         with meter.stage("retrieve"):
             hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
             limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
-            return rank_passages(queries, [found[:k] for found, k in zip(hits, limits, strict=True)], lead, stand_out)
+            kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
+            return rank_passages(queries, kept, lead, stand_out, self._documents)
 
     def _fit(
         self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]
@@ -202,8 +210,8 @@ class Session:
         yield found
         with run.meter.stage("answer", report=False):
             ids = self._ids(run.language, text)
-            cache = self._engine.new_cache(len(ids) + run.max_tokens)
-            reply, count = yield from self._writer.reply(lambda: cache, ids, run.max_tokens, self._on_event)
+            fresh = self._engine.new_cache(len(ids) + run.max_tokens)
+            reply, count = yield from self._writer.reply(lambda: fresh, ids, run.max_tokens, self._on_event)
         return self._answer(run, found, reply, count, len(ids))
 
     def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:

@@ -71,9 +71,21 @@ class VectorIndex:
             raise MemoError(f"{path}: {index.ntotal} vectors for {count} chunks; build the memo again")
         return cls(index)
 
+    @classmethod
+    def joined(cls, indexes: Sequence[VectorIndex]) -> VectorIndex:
+        """One index of all rows, in order. Raises InputError for none, and for different dimensions."""
+        if len({index.dim for index in indexes}) != 1:
+            raise InputError(f"indexes of dimensions {[index.dim for index in indexes]} cannot be searched together")
+        return cls.build(np.concatenate([index.vectors() for index in indexes])) if len(indexes) > 1 else indexes[0]
+
     @property
     def dim(self) -> int:
         return int(self._index.d)
+
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """(n, d), a copy."""
+        found: npt.NDArray[np.float32] = self._index.reconstruct_n(0, len(self))
+        return found
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -107,7 +119,8 @@ class VectorIndex:
 class Retriever:
     """Texts in, passages out: looks a query up by its vector and by its words, and fuses the two."""
 
-    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder):
+    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder, documents: Sequence[int] = ()):
+        """documents: which of several documents each chunk is from; none given: all are from one."""
         if len(index) != len(chunks):
             raise MemoError(f"index of {len(index)} vectors for {len(chunks)} chunks; build the memo again")
         if index.dim != embedder.dim:
@@ -116,13 +129,14 @@ class Retriever:
             )
         self._index = index
         self._chunks = chunks
+        self._documents = documents or [0] * len(chunks)
         self._embedder = embedder
         self._lexical = LexicalIndex([chunk.text for chunk in chunks])
 
     def retrieve(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """The k best passages of each query, best first; fewer when the document has fewer.
 
-        Scores are fused standard scores: how far a passage stands out from the document's others for that query.
+        Scores are fused standard scores: how far a passage stands out from all others for that query.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -143,6 +157,7 @@ class Retriever:
                     float(fused[row, i]),
                     tuple(name for name, top in tops.items() if i in top[row] and rankings[name][row, i] > 0)
                     or tuple(tops),
+                    self._documents[i],
                 )
                 for i in best[row]
             ]

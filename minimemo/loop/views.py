@@ -1,0 +1,83 @@
+"""Which part of a memory a question gets: all of it where that is small, else the blocks that its words lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from minimemo.errors import InputError
+from minimemo.loop.run import Settings
+from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, spread, walk, whole
+
+if TYPE_CHECKING:
+    from minimemo.engine.cache import KVCache
+    from minimemo.retrieval.chunks import Hit
+    from minimemo.retrieval.index import Retriever
+
+
+class Memory(Protocol):
+    """What the loop asks of the memory of one or several documents (stored_memory.py holds the real one)."""
+
+    @property
+    def extents(self) -> Sequence[Extent]: ...
+
+    def load(self, view: MemoryView, room: int) -> KVCache:
+        """A cache that holds the view and has room for so many tokens more."""
+
+
+class Views:
+    """Chooses views. `memory` is called when first needed; `max_context` is the model's, in tokens."""
+
+    def __init__(
+        self, memory: Callable[[], Memory], retriever: Retriever, settings: Settings, max_context: int
+    ) -> None:
+        self._memory = memory
+        self._retriever = retriever
+        self._settings = settings
+        self._max_context = max_context
+
+    def choose(self, question: str, room: int) -> MemoryView:
+        """The view for a question, behind which `room` tokens of context stay free. Raises InputError when none fits.
+
+        Blocks that hold the first `view_hits` passages come first, then their neighbours, then blocks spread over the
+        whole, then those of the passages that follow.
+        """
+        extents = self._memory().extents
+        everything = whole(extents)
+        if everything.tokens <= min(self._settings.whole_tokens, self._max_context - room):
+            return everything
+        return chosen(extents, self._ranked(question, extents), self._budget(extents, room))
+
+    def walk(self, room: int) -> list[MemoryView]:
+        """Views that go through the whole memory in order, at most `most_views`."""
+        extents = self._memory().extents
+        everything = whole(extents)
+        if everything.tokens <= min(self._settings.whole_tokens, self._max_context - room):
+            return [everything]
+        return walk(extents, self._budget(extents, room), self._settings.most_views)
+
+    def _ranked(self, question: str, extents: Sequence[Extent]) -> Iterator[Block]:
+        settings = self._settings
+        most = 1 + sum(extent.blocks for extent in extents)
+        (hits,) = self._retriever.retrieve([question], most)
+        spans = [_span(hit) for hit in hits]
+        first = list(blocks_of(extents, islice(spans, settings.view_hits)))
+        yield from first
+        yield from neighbours(extents, first)
+        yield from spread(extents, settings.view_spread)
+        yield from blocks_of(extents, spans)
+
+    def _budget(self, extents: Sequence[Extent], room: int) -> int:
+        budget = min(self._settings.view_tokens, self._max_context - room)
+        least = extents[0].opening + 2 * extents[0].block_tokens  # a block, and one that the opening may end in
+        if budget < least:
+            raise InputError(
+                f"question: its prompt and reply take {room} tokens of a context of {self._max_context}, and the "
+                f"document needs {least}: shorten it, or lower max_tokens"
+            )
+        return budget
+
+
+def _span(hit: Hit) -> Span:
+    return Span(hit.document, hit.chunk.token_start, hit.chunk.token_end)
