@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minimemo.models.catalog import pull
     from minimemo.options import RunOptions
     from minimemo.runtime import open_embedder
+    from minimemo.store import Store, open_store
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,8 @@ _HOMES = {
     "open": "memo",
     "open_embedder": "runtime",
     "open_memos": "memo",
+    "open_store": "store",
+    "Store": "store",
     "pull": "models.catalog",
     "RunOptions": "options",
 }
@@ -58,8 +61,8 @@ _NAMES = {"open": "open_memo"}
 
 __all__ = [
     "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
-    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "build", "calibrate", "load_model",
-    "load_prompts", "open", "open_embedder", "open_memos", "pull",
+    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "Store", "build", "calibrate",
+    "load_model", "load_prompts", "open", "open_embedder", "open_memos", "open_store", "pull",
 ]  # fmt: skip
 
 

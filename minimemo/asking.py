@@ -53,6 +53,10 @@ class Asking:
         """A summary of everything, from memory."""
         return self.session().summarize(max_tokens)
 
+    def prepare(self) -> None:
+        """Loads the models now rather than at the first question."""
+        self.session()
+
     def session(self) -> Session:
         """The loop; models are loaded here. Raises MemoError when memos were built with different ones."""
         if self._session is None:
@@ -104,7 +108,7 @@ class Collection(Asking):
     """Several memos of the same models, asked at once; passages say which document they are from."""
 
     def __init__(self, memos: Sequence[Memo]) -> None:
-        """The memos have to share a runtime (see `Memo.beside`), at least one of them."""
+        """The memos have to share a runtime (see `Memo.of`), at least one of them."""
         super().__init__(memos[0].runtime)
         self._memos = tuple(memos)
 

@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from minimemo.errors import MinimemoError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.memory.tiers import TIERS
 from minimemo.options import DTYPES, KV_DTYPES, RunOptions
-from minimemo.printing import Bar, print_answer, print_listing, print_memo, progress, size
+from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress, size
 
 if TYPE_CHECKING:
-    from minimemo.memo import Memo
+    from minimemo.asking import Asking
+    from minimemo.store import Store
 
 _EXAMPLES = """\
 examples:
   minimemo build book.txt                         reads it once, leaves book.memo
   minimemo ask book.memo "Who is Mr. Knightley?"  answers, with its sources
   minimemo ask book.memo                          question after question
+  minimemo ask a.memo b.memo "Who pays?"          from several documents at once
+  minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 """
@@ -109,8 +112,14 @@ def parser() -> argparse.ArgumentParser:
     )
 
     ask = command("ask", _ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"')
-    ask.add_argument("memo", help="a memo folder")
-    ask.add_argument("question", nargs="?", help="none: a prompt, question after question; - reads standard input")
+    ask.add_argument(
+        "words",
+        nargs="*",
+        metavar="MEMO... QUESTION",
+        help="one memo, or several to be asked together; without a question: a prompt, question after question; "
+        "- reads the question from standard input",
+    )
+    ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     _models(ask)
     ask.add_argument(
         "--mode",
@@ -123,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     _printing(ask)
 
     summarize = command("summarize", _summarize, "summarize a memo's document", "minimemo summarize book.memo")
-    summarize.add_argument("memo", help="a memo folder")
+    summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
     summarize.add_argument("--show-clues", action="store_true", help="also print the key points from memory")
     summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
@@ -137,7 +146,11 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("memo", help="a memo folder")
 
     listing = command("list", _list, "list models and memos on this machine", "minimemo list")
+    listing.add_argument("--du", action="store_true", help="what takes the disk: memos, models, all else of minimemo's")
     listing.add_argument("--json", action="store_true", help="as JSON")
+
+    remove = command("rm", _remove, "delete memos", "minimemo rm book.memo")
+    remove.add_argument("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
     return top
 
 
@@ -227,22 +240,38 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _ask(arguments: argparse.Namespace) -> None:
+    folders, question = _memos_and_question(arguments.words, arguments.all)
     with progress(arguments.quiet) as on_event:
-        memo = _open(arguments, on_event)
+        asked = _store(arguments, on_event) if arguments.all else _open(arguments, folders, on_event)
 
         def answer(question: str) -> None:
-            steps = memo.stream(question, arguments.mode, arguments.max_tokens)
-            print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
+            steps = asked.stream(question, arguments.mode, arguments.max_tokens)
+            named = arguments.all or len(folders) > 1
+            print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues, named=named)
 
-        if arguments.question is not None:
-            answer(sys.stdin.read() if arguments.question == "-" else arguments.question)
+        if question is not None:
+            answer(sys.stdin.read() if question == "-" else question)
             return
-        memo.session()  # models first, so that the prompt appears when it can be answered
-        for question in _questions(on_event):
+        asked.prepare()  # models first, so that the prompt appears when it can be answered
+        for line in _questions(on_event):
             try:
-                answer(question)
+                answer(line)
             except MinimemoError as error:
                 print(f"minimemo: {error}", file=sys.stderr)
+
+
+def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], str | None]:
+    """Every word but the last is a memo, and so is the last one when it looks like one; else it is the question."""
+    if every:
+        if len(words) > 1:
+            raise InputError(f"ask --all takes one question and no memos, not {len(words)} words: quote the question")
+        return [], words[0] if words else None
+    if not words:
+        raise InputError("ask: name a memo, or --all for all on this machine; make one: minimemo build DOCUMENT")
+    *memos, last = words
+    if not memos or last.endswith(".memo") or (last and os.path.isdir(last)):
+        return [*words], None
+    return memos, last
 
 
 def _questions(on_event: Bar) -> Iterator[str]:
@@ -261,8 +290,8 @@ def _questions(on_event: Bar) -> Iterator[str]:
 
 def _summarize(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet) as on_event:
-        memo = _open(arguments, on_event)
-        steps = memo.session().stream_summary(arguments.max_tokens)
+        asked = _open(arguments, arguments.memo, on_event)
+        steps = asked.session().stream_summary(arguments.max_tokens)
         print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
 
 
@@ -285,37 +314,44 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from minimemo.models.catalog import CATALOG, defaults, pulled
-    from minimemo.shelf import remembered
+    from minimemo.inventory import disk_usage, memos, models
 
-    here = {model.name: model for model in pulled()}
-    models: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kind": CATALOG[name].kind if name in CATALOG else "hub",
-            "pulled": name in here,
-            "default": name in defaults(),
-            "bytes": here[name].bytes if name in here else CATALOG[name].size,
-            "about": f"{CATALOG[name].licence}; {CATALOG[name].notes}" if name in CATALOG else "",
-            "path": str(here[name].path) if name in here else None,
-        }
-        for name in [*CATALOG, *(name for name in here if name not in CATALOG)]
-    ]
-    memos: list[dict[str, Any]] = [
-        {"path": str(path), "bytes": sum(f.stat().st_size for f in path.iterdir() if f.is_file())}
-        for path in remembered()
-    ]
+    known = {"models": [] if arguments.du else models(), "memos": memos()}
+    usage = disk_usage() if arguments.du else {}
     if arguments.json:
-        print(json.dumps({"models": models, "memos": memos}, ensure_ascii=False))
-    else:
-        print_listing(models, memos)
+        print(json.dumps({**known, **({"usage": usage} if arguments.du else {})}, ensure_ascii=False))
+        return
+    print_listing(known["models"], known["memos"])
+    if arguments.du:
+        print_usage(usage)
 
 
-def _open(arguments: argparse.Namespace, on_event: Bar) -> Memo:
-    from minimemo.memo import open_memo
+def _remove(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
 
-    return open_memo(
-        arguments.memo,
+    from minimemo.shelf import remove
+
+    for memo in arguments.memo:
+        print(f"{memo}: deleted, {size(remove(Path(memo)))} free")
+
+
+def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Bar) -> Asking:
+    from minimemo.memo import open_memos
+
+    return open_memos(
+        folders,
+        model=arguments.model,
+        embedder=arguments.embedder,
+        prompts=_prompts(arguments),
+        options=_options(arguments),
+        on_event=on_event,
+    )
+
+
+def _store(arguments: argparse.Namespace, on_event: Bar) -> Store:
+    from minimemo.store import open_store
+
+    return open_store(
         model=arguments.model,
         embedder=arguments.embedder,
         prompts=_prompts(arguments),

@@ -52,11 +52,12 @@ class Memo(Asking):
     def memos(self) -> Sequence[Memo]:
         return (self,)
 
-    def beside(self, folder: str | Path) -> Memo:
-        """Another memo, with the same models and settings."""
-        other = Memo(Path(folder), Manifest.load(Path(folder)))
-        other.runtime = self.runtime
-        return other
+    @classmethod
+    def of(cls, folder: Path, runtime: Runtime) -> Memo:
+        """A memo that shares its models with others. Raises MemoError when it is none, or damaged."""
+        memo = cls(folder, Manifest.load(folder))
+        memo.runtime = runtime
+        return memo
 
     def model(self) -> LanguageModel:
         """The decoder that made the memory. Raises MemoError when the one named is another."""
@@ -228,7 +229,7 @@ def open_memos(
     )
     if len(paths) == 1:
         return first
-    memos = [first, *map(first.beside, paths[1:])]
+    memos = [first, *(Memo.of(path, first.runtime) for path in paths[1:])]
     for memo in memos[1:]:
         _check_same(first, memo)
     return Collection(memos)

@@ -20,8 +20,8 @@ from minimemo.models.decoder import Decoder, Row
 from minimemo.models.weights import load_decoder
 
 from .conftest import TinyModels
-from .memories import whole_memory
 from .helpers import assert_close
+from .memories import whole_memory
 from .test_decoder import FAMILIES, _reference
 from .test_native_stack import _pack
 from .tiny import tiny_config, tiny_decoder

@@ -150,7 +150,9 @@ class FakeRetriever:
         scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
         scored.sort(key=lambda pair: -pair[0])
         return [
-            SimpleNamespace(chunk=c, score=score, sources=("dense",), document=0) for score, c in scored[:k] if score > 0
+            SimpleNamespace(chunk=c, score=score, sources=("dense",), document=0)
+            for score, c in scored[:k]
+            if score > 0
         ]
 
 
@@ -439,8 +441,8 @@ def test_a_small_context_lowers_the_limit():
 
 
 def test_a_question_that_does_not_fit_behind_the_document_is_refused():
-    house = House(context=460)
-    with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 460, and the document"):
+    house = House(context=500, settings=Settings(clue_tokens=220))
+    with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
         house.session.recall(QUESTION)
     assert house.loads == 0
 

@@ -38,7 +38,12 @@ def test_chosen_blocks_come_in_order_behind_the_opening() -> None:
     assert taken(chosen(ONE, [(0, 5), (0, 2), (0, 5)], 50)) == [(0, 0, 0, 7), (0, 2, 0, 10), (0, 5, 0, 10)]
     assert taken(chosen(ONE, [(0, 0), (0, 9)], 50)) == [(0, 0, 0, 10), (0, 9, 0, 5)]
     assert taken(chosen(TWO, [(1, 1), (0, 2)], 50)) == [(0, 0, 0, 7), (0, 2, 0, 5), (1, 1, 2, 10)]
-    assert taken(chosen([Extent(40, 25, 10)], [(0, 3)], 50)) == [(0, 0, 0, 10), (0, 1, 0, 10), (0, 2, 0, 5), (0, 3, 0, 10)]
+    assert taken(chosen([Extent(40, 25, 10)], [(0, 3)], 50)) == [
+        (0, 0, 0, 10),
+        (0, 1, 0, 10),
+        (0, 2, 0, 5),
+        (0, 3, 0, 10),
+    ]
 
 
 @pytest.mark.parametrize("budget", [7, 17, 18, 37, 90, 95, 1000])

@@ -69,7 +69,9 @@ def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:
     chunk = best.chunk
     sources = dict.fromkeys(source for hit, _ in entries for source in hit.sources)
     kinds = dict.fromkeys(kind for _, kind in entries)
-    return Passage(chunk.start, chunk.end, chunk.text, float(best.score), tuple(sources), tuple(kinds), document=document)
+    return Passage(
+        chunk.start, chunk.end, chunk.text, float(best.score), tuple(sources), tuple(kinds), document=document
+    )
 
 
 def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[[str], int]) -> tuple[Passage, ...]:

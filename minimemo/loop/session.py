@@ -33,7 +33,8 @@ _MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
 
 
 class Session:
-    """Answers questions about one or several documents; greedy, so a question always gets the same answer. Not thread-safe.
+    """Answers questions about one or several documents, not from several threads at once. Greedy: the same question
+    gets the same answer.
 
     `open_memory` is called at the first question that needs the memory. It holds, for each document,
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
