@@ -84,7 +84,7 @@ class StoreIndex:
         """Reads what is new or changed and forgets what is gone; a memo that cannot be read is left out."""
         known = {entry.note: (entry, vectors) for entry, vectors in self._known}
         self._known = []
-        for note in sorted(notes()):
+        for note in sorted(notes(), key=lambda note: note.name):
             try:
                 path = known[note.name][0].path if note.name in known else note.read_text(encoding="utf-8")
                 stamp = os.stat(os.path.join(path, NAME)).st_mtime_ns
@@ -112,7 +112,7 @@ class StoreIndex:
 def _load(path: Path) -> list[tuple[Entry, Vectors]]:
     """What `_save` wrote, mapped; nothing when it is not that."""
     try:
-        whole = np.memmap(path, np.uint8, "r")
+        whole = np.asarray(np.memmap(path, np.uint8, "r"))
         length = int.from_bytes(whole[:8].tobytes(), "little")
         entries = [Entry(**row) for row in json.loads(whole[8 : 8 + length].tobytes())]
         numbers = whole[8 + length + -length % 8 :].view(np.float32)
