@@ -32,7 +32,7 @@ examples:
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 """
-_MODES = ("memorag", "rag", "memory", "closed")
+_MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +125,8 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         choices=_MODES,
         default="memorag",
-        help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither",
+        help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither; "
+        "gist: on the whole document, part by part",
     )
     ask.add_argument("--show-clues", action="store_true", help="also print what the memory recalled")
     ask.add_argument("--max-tokens", type=_positive, default=256, metavar="N", help="of the answer (default: 256)")

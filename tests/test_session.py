@@ -90,6 +90,7 @@ class FakeMemory:
     def load(self, view, room):
         self.views.append(view)
         ids = [self.ids[part.memory][part.block] for part in view.parts]
+        self.loaded = ids
         self.cache = FakeCache(len(ids) + room, ids)
         return self.cache
 
@@ -207,7 +208,7 @@ class House:
         return len(self.memory.views)
 
     def untouched(self):
-        return self.memory.cache.ids == self.ids
+        return self.memory.cache.ids == self.memory.loaded
 
 
 def chinese_house(**options):

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from minimemo.loop.clues import Clue
 from minimemo.loop.language import Language, content_units, normalize
 
-Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed"]
-AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "summarize"]
+Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
+AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
 
 SUPPORTED = 0.5  # share of an answer's content words that must stand in the passages
 RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best one shares

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from minimemo.events import Event
 from minimemo.loop.answer import is_refusal
-from minimemo.loop.clues import Clue, ClueKind, parse_draft, parse_lines, select_clues
+from minimemo.loop.clues import CAPS, Clue, ClueKind, parse_draft, parse_lines, select_clues
 from minimemo.loop.language import Language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import Prompts, instruction
-from minimemo.loop.run import Meter, Run
+from minimemo.loop.run import Meter, Run, Settings
 from minimemo.loop.views import Views
 from minimemo.loop.writer import Piece, Writer
 
@@ -35,12 +36,16 @@ class Recollection:
         views: Views,
         language: Language,
         prompts: Mapping[Language, Prompts],
+        settings: Settings,
     ) -> None:
         self._writer = writer
         self._memory = memory
         self._views = views
         self._language = language
         self._prompts = prompts
+        self._settings = settings
+        self._walk: tuple[ClueKind, str] | None = None
+        self._walked: dict[MemoryView, list[str]] = {}  # what each view of that walk gave
 
     def clues(self, kinds: Sequence[ClueKind], run: Run, max_tokens: int) -> tuple[tuple[Clue, ...], str]:
         """The clues of all `kinds` and the draft ("" when not asked for, or empty), from one batch over the memory.
@@ -60,6 +65,32 @@ class Recollection:
             items["draft"] = [draft]
         echoes = [instruction(self._template(kind, self._language)) for kind in replies]
         return select_clues(items, question=run.question, instructions=echoes), draft
+
+    def walk(self, kind: ClueKind, run: Run, max_tokens: int) -> tuple[Clue, ...]:
+        """Clues of one kind from the whole memory, view by view, in order; from one view where that holds all of it.
+
+        What a view gave is kept until something else is asked: a walk that was interrupted goes on where it stopped.
+        """
+        settings = self._settings
+        row = self._prompt(kind, run.question, self._language)
+        views = self._views.walk(len(row) + max_tokens)
+        one = len(views) == 1
+        limit = max_tokens if one else min(max_tokens, settings.walk_tokens)
+        caps = dict(CAPS) if one else {**CAPS, kind: settings.walk_clues}
+        if (kind, run.question) != self._walk:
+            self._walk, self._walked = (kind, run.question), {}
+        echoes = [instruction(self._template(kind, self._language))]
+        for number, view in enumerate(views):
+            run.meter.on_event(Event("walk", number, len(views), "views"))
+            if view not in self._walked:
+                with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=one):
+                    (reply,) = self._writer.reply_batch(memory(), [row], limit)
+                lines = parse_lines(reply)
+                clues = select_clues({kind: lines}, question=run.question, instructions=echoes, caps=caps)
+                self._walked[view] = [clue.text for clue in clues]
+        run.meter.on_event(Event("walk", len(views), len(views), "views"))
+        items = [text for view in views for text in self._walked[view]]
+        return select_clues({kind: items}, caps={kind: len(items)})
 
     def answer(self, run: Run) -> Generator[Piece, None, tuple[str, int, int]]:
         """Yields an answer from memory alone in pieces; returns its text, its tokens and those of the prompt."""

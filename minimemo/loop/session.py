@@ -66,12 +66,13 @@ class Session:
         memory = cache(open_memory)
         views = Views(memory, retriever, settings, engine.config.max_context)
         loan = MemoryLoan(memory, settings.memory_room())
-        self._recollection = Recollection(self._writer, loan, views, language, prompts)
+        self._recollection = Recollection(self._writer, loan, views, language, prompts, settings)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
-        """Answers a question. Modes: `memorag`, `rag` (no memory), `memory` (no retrieval), `closed` (neither).
+        """Answers a question. Modes: `memorag`, `rag` (no memory), `memory` (an answer from memory alone), `closed`
+        (neither), `gist` (on the whole: the memory is asked part by part).
 
         Raises InputError for an empty question, one that does not fit (saying by how much), or an unknown mode.
         """
@@ -123,9 +124,10 @@ class Session:
             text, count, size = yield from self._recollection.answer(run)
             return self._answer(run, Found(), text, count, size)
         if run.mode == "closed":
-            return (
-                yield from self._write(run, Found(), self._prompts[run.language].closed.format(question=run.question))
-            )
+            prompt = self._prompts[run.language].closed.format(question=run.question)
+            return (yield from self._write(run, Found(), prompt))
+        if run.mode == "gist":
+            return (yield from self._summary(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
@@ -156,16 +158,21 @@ class Session:
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages)))
 
     def _summary(self, run: Run) -> Steps:
+        """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
         prompts = self._prompts[run.language]
-        clues, _ = self._recollect(("point",), run)
-        queries = [Query(clue.kind, clue.text) for clue in clues] or [Query("summary", prompts.summary_query)]
-        # the best of each point before the second of any, and as many as fit: a summary wants breadth
+        kind: ClueKind = "recall" if run.question else "point"
+        clues = self._recollection.walk(kind, run, self.settings.point_tokens)
+        queries = [Query(clue.kind, clue.text) for clue in clues]
+        if run.question or not queries:
+            queries.insert(0, Query("question" if run.question else "summary", run.question or prompts.summary_query))
+        # the best of each clue before the second of any, and as many as fit: breadth is wanted
         ranked = self._search(queries, run.meter, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
             listed = "\n".join(f"- {point}" for point in points)
-            return prompts.summary.format(points=listed, passages=render_passages(passages))
+            template = prompts.gist if run.question else prompts.summary
+            return template.format(points=listed, passages=render_passages(passages), question=run.question)
 
         while points and self._room(run, text(())) < _MIN_EVIDENCE:
             points.pop()
@@ -176,8 +183,7 @@ class Session:
 
     def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
         """Clues of some kinds, and the draft when it is one of them."""
-        max_tokens = self.settings.point_tokens if "point" in kinds else self.settings.clue_tokens
-        return self._recollection.clues(kinds, run, max_tokens)
+        return self._recollection.clues(kinds, run, self.settings.clue_tokens)
 
     def _search(self, queries: Sequence[Query], meter: Meter, lead: int, stand_out: float) -> tuple[Passage, ...]:
         """What the queries find, best first; see `rank_passages`."""
@@ -245,7 +251,9 @@ class Session:
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):
             bare = prompts.answer.format(question="", passages="", not_found=prompts.not_found)
-        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag") else 0
+        elif mode == "gist":
+            bare = prompts.gist.format(question="", passages="", points="")
+        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
         limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
         count = self._writer.count(question)
         if count > limit:

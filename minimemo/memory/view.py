@@ -6,7 +6,7 @@ from several memories of one model. Its tokens stand at consecutive positions fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -77,14 +77,18 @@ def chosen(extents: Sequence[Extent], ranked: Iterable[Block], budget: int) -> M
 
     A block that does not fit ends the choice: what follows it is worth less.
     """
-    kept: dict[Block, None] = {}
+    opening = _view(extents, ())
+    held = {(part.memory, part.block): part.end - part.first for part in opening.parts}
+    left = budget - opening.tokens
+    kept: set[Block] = set()
     for block in ranked:
         if block in kept:
             continue
-        if _view(extents, [*kept, block]).tokens > budget:
+        left -= _tokens(extents, block) - held.get(block, 0)
+        if left < 0:
             break
-        kept[block] = None
-    return _view(extents, list(kept))
+        kept.add(block)
+    return _view(extents, kept)
 
 
 def blocks_of(extents: Sequence[Extent], spans: Iterable[Span]) -> Iterator[Block]:
@@ -126,19 +130,29 @@ def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:
     return [_view(extents, every[at : at + each]) for at in starts]
 
 
-def _view(extents: Sequence[Extent], blocks: Sequence[Block]) -> MemoryView:
+def _view(extents: Sequence[Extent], blocks: Collection[Block]) -> MemoryView:
     """The opening of the first memory and the blocks, in order, without the openings of the others."""
+    wanted = set(blocks)
     parts = []
-    for memory, block in sorted({*blocks, *_opening(extents)}):
+    for memory, block in sorted(wanted.union(_opening(extents))):
         extent = extents[memory]
         at = block * extent.block_tokens
         end = min(extent.tokens - at, extent.block_tokens)
-        if (memory, block) not in blocks:
+        if (memory, block) not in wanted:
             end = min(end, extent.opening - at)
-        first = 0 if memory == 0 else min(max(0, extent.opening - at), end)
+        first = end - _tokens(extents, (memory, block)) if memory else 0
         if first < end:
             parts.append(Part(memory, block, first, end))
     return MemoryView(tuple(parts))
+
+
+def _tokens(extents: Sequence[Extent], block: Block) -> int:
+    """Tokens of a block that a view of it takes: openings are left out but for the first memory's."""
+    memory, number = block
+    extent = extents[memory]
+    first = number * extent.block_tokens
+    end = min(extent.tokens, first + extent.block_tokens)
+    return max(0, end - (max(first, extent.opening) if memory else first))
 
 
 def _opening(extents: Sequence[Extent]) -> list[Block]:
