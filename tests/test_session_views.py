@@ -15,7 +15,9 @@ from .test_session import EN_SCRIPT, House, memory_opening
 FACTS = ["The report was written for the king of France.", "The harbour was dug by nine men in winter."]
 FILLER = tuple(f"Sheep number {n} ate the grass of field {n * 3} again. " for n in range(80))
 LONG = (*FILLER[:30], FACTS[0] + " ", *FILLER[30:70], FACTS[1] + " ", *FILLER[70:])
-SMALL = Settings(whole_tokens=900, view_tokens=500, view_hits=1, most_views=6, clue_tokens=60, walk_tokens=60)
+SMALL = Settings(
+    whole_tokens=900, view_tokens=500, view_hits=1, walk_view_tokens=500, walk_views=6, clue_tokens=60, walk_tokens=60
+)
 
 
 def long_house(**options: Any) -> House:
@@ -103,9 +105,7 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
 
 
 def test_every_token_is_walked_where_the_views_allow() -> None:
-    house = long_house(
-        settings=Settings(whole_tokens=0, view_tokens=700, most_views=20, clue_tokens=60, walk_tokens=60)
-    )
+    house = long_house(settings=Settings(walk_view_tokens=700, walk_views=20, clue_tokens=60, walk_tokens=60))
     house.session.summarize()
     blocks = {part.block for view in house.memory.views for part in view.parts}
     assert blocks == set(range(len(house.ids)))

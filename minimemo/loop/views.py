@@ -43,19 +43,18 @@ class Views:
         Blocks that hold the first `view_hits` passages come first, then their neighbours, then blocks spread over the
         whole, then those of the passages that follow.
         """
-        extents = self._memory().extents
+        extents, settings = self._memory().extents, self._settings
         everything = whole(extents)
-        if everything.tokens <= min(self._settings.whole_tokens, self._max_context - room):
+        if everything.tokens <= min(settings.whole_tokens, self._max_context - room):
             return everything
-        return chosen(extents, self._ranked(question, extents), self._budget(extents, room))
+        return chosen(extents, self._ranked(question, extents), self._budget(extents, settings.view_tokens, room))
 
     def walk(self, room: int) -> list[MemoryView]:
-        """Views that go through the whole memory in order, at most `most_views`."""
-        extents = self._memory().extents
+        """At most `walk_views` views that go through the whole memory in order; one where that holds all of it."""
+        extents, settings = self._memory().extents, self._settings
+        budget = self._budget(extents, settings.walk_view_tokens, room)
         everything = whole(extents)
-        if everything.tokens <= min(self._settings.whole_tokens, self._max_context - room):
-            return [everything]
-        return walk(extents, self._budget(extents, room), self._settings.most_views)
+        return [everything] if everything.tokens <= budget else walk(extents, budget, settings.walk_views)
 
     def _ranked(self, question: str, extents: Sequence[Extent]) -> Iterator[Block]:
         settings = self._settings
@@ -68,8 +67,9 @@ class Views:
         yield from spread(extents, settings.view_spread)
         yield from blocks_of(extents, spans)
 
-    def _budget(self, extents: Sequence[Extent], room: int) -> int:
-        budget = min(self._settings.view_tokens, self._max_context - room)
+    def _budget(self, extents: Sequence[Extent], wanted: int, room: int) -> int:
+        """At most `wanted` tokens, behind which `room` are free; InputError when that is nearly nothing."""
+        budget = min(wanted, self._max_context - room)
         least = extents[0].opening + 2 * extents[0].block_tokens  # a block, and one that the opening may end in
         if budget < least:
             raise InputError(
