@@ -44,17 +44,21 @@ class Views:
         whole, then those of the passages that follow.
         """
         extents, settings = self._memory().extents, self._settings
-        everything = whole(extents)
-        if everything.tokens <= min(settings.whole_tokens, self._max_context - room):
+        if (everything := self._whole(settings.whole_tokens, room)) is not None:
             return everything
-        return chosen(extents, self._ranked(question, extents), self._budget(extents, settings.view_tokens, room))
+        return chosen(extents, self._ranked(question, extents), self._budget(settings.view_tokens, room))
 
     def walk(self, room: int) -> list[MemoryView]:
         """At most `walk_views` views that go through the whole memory in order; one where that holds all of it."""
-        extents, settings = self._memory().extents, self._settings
-        budget = self._budget(extents, settings.walk_view_tokens, room)
-        everything = whole(extents)
-        return [everything] if everything.tokens <= budget else walk(extents, budget, settings.walk_views)
+        settings = self._settings
+        if (everything := self._whole(settings.walk_view_tokens, room)) is not None:
+            return [everything]
+        return walk(self._memory().extents, self._budget(settings.walk_view_tokens, room), settings.walk_views)
+
+    def _whole(self, most: int, room: int) -> MemoryView | None:
+        """All there is, where that is at most `most` tokens and leaves `room`."""
+        everything = whole(self._memory().extents)
+        return everything if everything.tokens <= min(most, self._max_context - room) else None
 
     def _ranked(self, question: str, extents: Sequence[Extent]) -> Iterator[Block]:
         settings = self._settings
@@ -67,10 +71,11 @@ class Views:
         yield from spread(extents, settings.view_spread)
         yield from blocks_of(extents, spans)
 
-    def _budget(self, extents: Sequence[Extent], wanted: int, room: int) -> int:
+    def _budget(self, wanted: int, room: int) -> int:
         """At most `wanted` tokens, behind which `room` are free; InputError when that is nearly nothing."""
+        first = self._memory().extents[0]
         budget = min(wanted, self._max_context - room)
-        least = extents[0].opening + 2 * extents[0].block_tokens  # a block, and one that the opening may end in
+        least = first.opening + 2 * first.block_tokens  # a block, and one that the opening may end in
         if budget < least:
             raise InputError(
                 f"question: its prompt and reply take {room} tokens of a context of {self._max_context}, and the "
