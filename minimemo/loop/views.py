@@ -72,10 +72,11 @@ class Views:
         yield from blocks_of(extents, spans)
 
     def _budget(self, wanted: int, room: int) -> int:
-        """At most `wanted` tokens, behind which `room` are free; InputError when that is nearly nothing."""
+        """At most `wanted` tokens, or the least that makes a view, behind which `room` are free; InputError when even
+        that does not fit."""
         first = self._memory().extents[0]
-        budget = min(wanted, self._max_context - room)
         least = first.opening + 2 * first.block_tokens  # a block, and one that the opening may end in
+        budget = min(max(wanted, least), self._max_context - room)
         if budget < least:
             raise InputError(
                 f"question: its prompt and reply take {room} tokens of a context of {self._max_context}, and the "
