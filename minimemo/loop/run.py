@@ -35,8 +35,7 @@ class Settings:
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
     # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
     stand_out: float = 0.75
-    whole_tokens: int = 4096  # a memory of at most so many is taken whole; of a longer one a question gets a view
-    view_tokens: int = 4096  # of a view
+    view_tokens: int = 4096  # of memory that a question gets: all of a shorter one, a view of a longer one
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
     view_spread: int = 0  # blocks from all over the memory
     walk_view_tokens: int = 8192  # of each view of a walk through a long memory

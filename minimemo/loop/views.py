@@ -44,7 +44,7 @@ class Views:
         whole, then those of the passages that follow.
         """
         extents, settings = self._memory().extents, self._settings
-        if (everything := self._whole(settings.whole_tokens, room)) is not None:
+        if (everything := self._whole(settings.view_tokens, room)) is not None:
             return everything
         return chosen(extents, self._ranked(question, extents), self._budget(settings.view_tokens, room))
 
