@@ -15,7 +15,15 @@ from .test_session import EN_SCRIPT, House, memory_opening
 FACTS = ["The report was written for the king of France.", "The harbour was dug by nine men in winter."]
 FILLER = tuple(f"Sheep number {n} ate the grass of field {n * 3} again. " for n in range(80))
 LONG = (*FILLER[:30], FACTS[0] + " ", *FILLER[30:70], FACTS[1] + " ", *FILLER[70:])
-SMALL = Settings(view_tokens=500, view_hits=1, walk_view_tokens=500, walk_views=6, clue_tokens=60, walk_tokens=60)
+SMALL = Settings(
+    view_tokens=500,
+    answer_view_tokens=500,
+    view_hits=1,
+    walk_view_tokens=500,
+    walk_views=6,
+    clue_tokens=60,
+    walk_tokens=60,
+)
 
 
 def long_house(**options: Any) -> House:
@@ -56,19 +64,21 @@ def test_a_small_memory_is_taken_whole_and_the_context_decides_too() -> None:
     assert len(house.ids) > Settings().view_tokens
     house.session.ask("Who dug the harbour?", "memory")
     assert house.memory.views[0].tokens < len(house.ids)
-    short = House(settings=Settings(view_tokens=10_000))  # type: ignore[no-untyped-call]
+    short = House(settings=Settings(view_tokens=10_000, answer_view_tokens=10_000))  # type: ignore[no-untyped-call]
     short.session.ask("Who was the report for?", "memory")
     assert short.memory.views[0].tokens == len(short.ids)  # a view may hold all there is
-    narrow = long_house(settings=Settings(view_tokens=9999, clue_tokens=60), context=1500)
+    narrow = long_house(settings=Settings(view_tokens=9999, answer_view_tokens=9999, clue_tokens=60), context=1500)
     narrow.session.ask("Who dug the harbour?", "memory", max_tokens=50)
     assert 800 < narrow.memory.views[0].tokens < 1450
 
 
 def test_neighbours_and_spread_out_blocks() -> None:
     """The fake's blocks are tokens: with a budget that holds more than the passage, what is near comes along."""
-    near = long_house(settings=Settings(view_tokens=400, view_hits=1, clue_tokens=60))
+    near = long_house(settings=Settings(view_tokens=400, answer_view_tokens=400, view_hits=1, clue_tokens=60))
     near.session.ask(f"What of this: {FACTS[1]}", "memory")
-    far = long_house(settings=Settings(view_tokens=400, view_hits=1, view_spread=90, clue_tokens=60))
+    far = long_house(
+        settings=Settings(view_tokens=400, answer_view_tokens=400, view_hits=1, view_spread=90, clue_tokens=60)
+    )
     far.session.ask(f"What of this: {FACTS[1]}", "memory")
     text = near.document
     at = text.index(FACTS[1])

@@ -15,6 +15,7 @@ from minimemo.cli import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.language_model import LanguageModel
+from minimemo.loop import Settings
 from minimemo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.models.cachedir import home
 from minimemo.retrieval.index import VectorIndex
@@ -66,7 +67,8 @@ def test_a_view_holds_both_memories_behind_one_opening(
     desk: Path, model: LanguageModel, embedder: OpenEmbedder
 ) -> None:
     paths = [desk / "red.memo", desk / "blue.memo"]
-    both = minimemo.open_memos(paths, model=model, embedder=embedder)
+    settings = Settings(answer_view_tokens=4096)
+    both = minimemo.open_memos(paths, model=model, embedder=embedder, settings=settings)
     before = model.engine.prefilled
     answer = both.ask("What did red user 3 say?", "memory", max_tokens=4)
     assert model.engine.prefilled - before == answer.prefilled_tokens < 300  # nothing of the documents

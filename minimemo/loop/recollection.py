@@ -55,7 +55,8 @@ class Recollection:
         """
         rows = [self._prompt(kind, run.question, run.language if kind == "draft" else self._language) for kind in kinds]
         room = max(map(len, rows)) + max_tokens
-        with self._borrow(self._view(run, room), room, run.meter) as memory, run.meter.stage("recall"):
+        view = self._view(run, self._settings.view_tokens, room)
+        with self._borrow(view, room, run.meter) as memory, run.meter.stage("recall"):
             replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
         draft = parse_draft(replies.pop("draft", ""))
         if is_refusal(draft, self._prompts[run.language].not_found):
@@ -98,7 +99,8 @@ class Recollection:
         text = prompts.memory_answer.format(question=run.question)
         ids = self._writer.end_of_turn(prompts.system, text)
         room = len(ids) + run.max_tokens
-        with self._borrow(self._view(run, room), room, run.meter) as memory, run.meter.stage("answer", report=False):
+        view = self._view(run, self._settings.answer_view_tokens, room)
+        with self._borrow(view, room, run.meter) as memory, run.meter.stage("answer", report=False):
             reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
         return reply, count, len(ids)
 
@@ -110,9 +112,9 @@ class Recollection:
         text = self._template(kind, language).format(question=question)
         return self._writer.end_of_turn(self._prompts[language].system, text)
 
-    def _view(self, run: Run, room: int) -> MemoryView:
+    def _view(self, run: Run, most: int, room: int) -> MemoryView:
         with run.meter.stage("choose"):
-            return self._views.choose(run.question, room)
+            return self._views.choose(run.question, most, room)
 
     @contextmanager
     def _borrow(self, view: MemoryView, room: int, meter: Meter) -> Iterator[Callable[[], KVCache]]:

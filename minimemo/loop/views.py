@@ -37,16 +37,16 @@ class Views:
         self._settings = settings
         self._max_context = max_context
 
-    def choose(self, question: str, room: int) -> MemoryView:
-        """The view for a question, behind which `room` tokens of context stay free. Raises InputError when none fits.
+    def choose(self, question: str, most: int, room: int) -> MemoryView:
+        """The view of at most `most` tokens for a question, behind which `room` tokens of context stay free.
 
         Blocks that hold the first `view_hits` passages come first, then their neighbours, then blocks spread over the
-        whole, then those of the passages that follow.
+        whole, then those of the passages that follow. Raises InputError when none fits.
         """
-        extents, settings = self._memory().extents, self._settings
-        if (everything := self._whole(settings.view_tokens, room)) is not None:
+        if (everything := self._whole(most, room)) is not None:
             return everything
-        return chosen(extents, self._ranked(question, extents), self._budget(settings.view_tokens, room))
+        extents = self._memory().extents
+        return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
     def walk(self, room: int) -> list[MemoryView]:
         """At most `walk_views` views that go through the whole memory in order; one where that holds all of it."""
