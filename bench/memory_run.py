@@ -31,8 +31,9 @@ from minimemo.loop import PROMPTS
 from minimemo.loop.writer import Writer
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
+from minimemo.memory.loading import DecodedBlocks, StoredBlocks, load
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.view import MemoryView, load
+from minimemo.memory.view import whole
 from minimemo.memory.writer import MemoryWriter
 
 VERSION = 1  # of what is kept
@@ -170,7 +171,8 @@ class Workbench:
             cache = self.engine.new_cache(len(known.ids) + ROOM)
             ready = time.perf_counter()
             with MemoryReader(path) as reader:
-                load(reader, tier.codec, MemoryView.whole(reader), self.engine.decoder.rope, cache)
+                stored = StoredBlocks(reader, tier.codec)
+                load(DecodedBlocks([stored], kept_bytes=0), whole([stored.extent]), self.engine.decoder.rope, cache)
                 loaded = time.perf_counter()
                 sizes = reader.sizes()
         elements = known.keys.numel() + known.values.numel()

@@ -172,7 +172,7 @@ def haystack_samples(
         straw = room - sum(_length(needle, tokenizer) for needle in hidden)
         first = number * room
         places = [int(spans[first + int(straw * (k + 0.5) / len(hidden)), 0]) for k in range(len(hidden))]
-        ids = tokenizer.encode(_hide(text, int(spans[first, 0]), places, hidden))[:room]
+        ids = tokenizer.encode(hide(text, int(spans[first, 0]), places, hidden))[:room]
         asked = tuple(
             Asked(f"{group[0]['id']}/{turn}", "needle", group[0]["question"], tuple(group[0]["answers"]))
             for turn, group in batch
@@ -216,7 +216,7 @@ def _length(needle: str, tokenizer: Tokenizer) -> int:
     return len(tokenizer.encode(f"{needle}\n\n"))
 
 
-def _hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) -> str:
+def hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) -> str:
     """hay from character `start` on, each needle a paragraph of its own at the last break before its place: never
     behind it, where a long paragraph would push it out of the memory."""
     parts = []

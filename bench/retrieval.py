@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.qa import DATA
-from minimemo.memo import open_embedder
 from minimemo.retrieval.chunks import split
 from minimemo.retrieval.fusion import fuse
 from minimemo.retrieval.lexical import LexicalIndex
+from minimemo.runtime import open_embedder
 
 SETS = {
     "xquad_en": "xquad_en",

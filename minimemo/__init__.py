@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from minimemo.events import Event
     from minimemo.language_model import LanguageModel, load_model
     from minimemo.loop import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
-    from minimemo.memo import Memo, open_embedder
+    from minimemo.memo import Memo, open_memos
     from minimemo.memo import open_memo as open
     from minimemo.models.catalog import pull
     from minimemo.options import RunOptions
+    from minimemo.runtime import open_embedder
+    from minimemo.store import Store, open_store
 
 __version__ = "0.1.0"
 
@@ -48,7 +50,10 @@ _HOMES = {
     "load_prompts": "loop",
     "Memo": "memo",
     "open": "memo",
-    "open_embedder": "memo",
+    "open_embedder": "runtime",
+    "open_memos": "memo",
+    "open_store": "store",
+    "Store": "store",
     "pull": "models.catalog",
     "RunOptions": "options",
 }
@@ -56,8 +61,8 @@ _NAMES = {"open": "open_memo"}
 
 __all__ = [
     "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
-    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "build", "calibrate", "load_model",
-    "load_prompts", "open", "open_embedder", "pull",
+    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "Store", "build", "calibrate",
+    "load_model", "load_prompts", "open", "open_embedder", "open_memos", "open_store", "pull",
 ]  # fmt: skip
 
 

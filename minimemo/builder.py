@@ -22,9 +22,10 @@ from minimemo.events import Event, Listener, silent
 from minimemo.language_model import LanguageModel, LocatedModel, load_model, locate_model
 from minimemo.loop import PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
-from minimemo.memo import Memo, OpenEmbedder, open_embedder
+from minimemo.memo import Memo
 from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
+from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.scratch import MEMO, scratch, sweep
 from minimemo.shelf import remember
 

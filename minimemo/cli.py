@@ -1,4 +1,4 @@
-"""The command line: parses, calls the API, has it printed (printing.py); the one error boundary.
+"""The command line: parses and runs a command (commands.py); the one error boundary.
 
 Rule of this file: nothing heavy is imported before the arguments are parsed.
 """
@@ -6,30 +6,26 @@ Rule of this file: nothing heavy is imported before the arguments are parsed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
+from minimemo import commands
 from minimemo.errors import MinimemoError
 from minimemo.memory.tiers import TIERS
-from minimemo.options import DTYPES, KV_DTYPES, RunOptions
-from minimemo.printing import Bar, print_answer, print_listing, print_memo, progress, size
-
-if TYPE_CHECKING:
-    from minimemo.memo import Memo
+from minimemo.options import DTYPES, KV_DTYPES
 
 _EXAMPLES = """\
 examples:
   minimemo build book.txt                         reads it once, leaves book.memo
   minimemo ask book.memo "Who is Mr. Knightley?"  answers, with its sources
   minimemo ask book.memo                          question after question
+  minimemo ask a.memo b.memo "Who pays?"          from several documents at once
+  minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 """
-_MODES = ("memorag", "rag", "memory", "closed")
+_MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,12 +63,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=_version())
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    known = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(
         name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        added = known.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
@@ -83,10 +79,10 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         return added
 
-    pull = command("pull", _pull, "get models by name", "minimemo pull")
+    pull = command("pull", commands.pull, "get models by name", "minimemo pull")
     pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
 
-    build = command("build", _build, "read a document once and leave a memo of it", "minimemo build book.txt")
+    build = command("build", commands.build, "read a document once and leave a memo of it", "minimemo build book.txt")
     build.add_argument("document", help="a text file; - reads standard input")
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
@@ -104,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
 
     calibrate = command(
-        "calibrate", _calibrate, "learn a model's keys and values, once, for the smaller memories",
+        "calibrate", commands.calibrate, "learn a model's keys and values, once, for the smaller memories",
         "minimemo calibrate qwen2.5-coder-0.5b --text novel.txt contract.txt",
     )  # fmt: skip
     calibrate.add_argument("model", help="a name from `minimemo list`, a directory or a .gguf file")
@@ -112,36 +108,49 @@ def parser() -> argparse.ArgumentParser:
         "--text", nargs="+", metavar="FILE", required=True, help="of several kinds and languages, 16,000 tokens in all"
     )
 
-    ask = command("ask", _ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"')
-    ask.add_argument("memo", help="a memo folder")
-    ask.add_argument("question", nargs="?", help="none: a prompt, question after question; - reads standard input")
+    ask = command(
+        "ask", commands.ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"'
+    )
+    ask.add_argument(
+        "words",
+        nargs="*",
+        metavar="MEMO... QUESTION",
+        help="one memo, or several to be asked together; without a question: a prompt, question after question; "
+        "- reads the question from standard input",
+    )
+    ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     _models(ask)
     ask.add_argument(
         "--mode",
         choices=_MODES,
         default="memorag",
-        help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither",
+        help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither; "
+        "gist: on the whole document, part by part",
     )
     ask.add_argument("--show-clues", action="store_true", help="also print what the memory recalled")
     ask.add_argument("--max-tokens", type=_positive, default=256, metavar="N", help="of the answer (default: 256)")
     _printing(ask)
 
-    summarize = command("summarize", _summarize, "summarize a memo's document", "minimemo summarize book.memo")
-    summarize.add_argument("memo", help="a memo folder")
+    summarize = command("summarize", commands.summarize, "summarize a memo's document", "minimemo summarize book.memo")
+    summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
     summarize.add_argument("--show-clues", action="store_true", help="also print the key points from memory")
     summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
     _printing(summarize)
 
-    inspect = command("inspect", _inspect, "show what a memo is made of", "minimemo inspect book.memo")
+    inspect = command("inspect", commands.inspect, "show what a memo is made of", "minimemo inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
-    verify = command("verify", _verify, "check every byte of a memo", "minimemo verify book.memo")
+    verify = command("verify", commands.verify, "check every byte of a memo", "minimemo verify book.memo")
     verify.add_argument("memo", help="a memo folder")
 
-    listing = command("list", _list, "list models and memos on this machine", "minimemo list")
+    listing = command("list", commands.listing, "list models and memos on this machine", "minimemo list")
+    listing.add_argument("--du", action="store_true", help="what takes the disk: memos, models, all else of minimemo's")
     listing.add_argument("--json", action="store_true", help="as JSON")
+
+    remove = command("rm", commands.remove, "delete memos", "minimemo rm book.memo")
+    remove.add_argument("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
     return top
 
 
@@ -177,163 +186,3 @@ def _version() -> str:
     from minimemo import __version__
 
     return f"minimemo {__version__}"
-
-
-# -- commands ----------------------------------------------------------------------------------------------------------
-
-
-def _pull(arguments: argparse.Namespace) -> None:
-    from minimemo.models.catalog import CATALOG, defaults, pull
-
-    for name in arguments.name or defaults():
-        with progress(arguments.quiet) as on_event:
-            path = pull(name, on_event)
-            if name not in CATALOG or CATALOG[name].kind == "decoder":
-                from minimemo.models.converted import as_directory
-
-                path = as_directory(path, on_event)
-        print(f"{name}: {path}")
-
-
-def _calibrate(arguments: argparse.Namespace) -> None:
-    from minimemo.calibration import calibrate
-    from minimemo.document import read_document
-    from minimemo.language_model import load_model
-
-    texts = [read_document(path).text for path in arguments.text]
-    with progress(arguments.quiet) as on_event:
-        profile = calibrate(load_model(arguments.model, on_event=on_event), texts, on_event=on_event)
-    print(f"{arguments.model}: profile {profile.hash}")
-
-
-def _build(arguments: argparse.Namespace) -> None:
-    from minimemo.builder import build
-
-    with progress(arguments.quiet) as on_event:
-        memo = build(
-            arguments.document,
-            arguments.out,
-            model=arguments.model,
-            embedder=arguments.embedder,
-            memory=arguments.memory,
-            window=arguments.window,
-            encoding=arguments.encoding,
-            prompts=_prompts(arguments),
-            options=_options(arguments),
-            on_event=on_event,
-        )
-    told = memo.inspect()
-    memory = told["memory"]
-    print(
-        f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
-        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
-        f'ask it: minimemo ask {told["path"]} "your question"'
-    )
-
-
-def _ask(arguments: argparse.Namespace) -> None:
-    with progress(arguments.quiet) as on_event:
-        memo = _open(arguments, on_event)
-
-        def answer(question: str) -> None:
-            steps = memo.stream(question, arguments.mode, arguments.max_tokens)
-            print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
-
-        if arguments.question is not None:
-            answer(sys.stdin.read() if arguments.question == "-" else arguments.question)
-            return
-        memo.session()  # models first, so that the prompt appears when it can be answered
-        for question in _questions(on_event):
-            try:
-                answer(question)
-            except MinimemoError as error:
-                print(f"minimemo: {error}", file=sys.stderr)
-
-
-def _questions(on_event: Bar) -> Iterator[str]:
-    """Lines typed at a prompt; ends with end of file."""
-    with suppress(ImportError):  # not on every platform
-        import readline  # noqa: F401 (line editing and history for input())
-    while True:
-        on_event.clear()
-        try:
-            line = input("? " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if line.strip():
-            yield line
-
-
-def _summarize(arguments: argparse.Namespace) -> None:
-    with progress(arguments.quiet) as on_event:
-        memo = _open(arguments, on_event)
-        steps = memo.session().stream_summary(arguments.max_tokens)
-        print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from minimemo.memo import open_memo
-
-    told = open_memo(arguments.memo).inspect()
-    if arguments.json:
-        print(json.dumps(told, ensure_ascii=False))
-    else:
-        print_memo(told)
-
-
-def _verify(arguments: argparse.Namespace) -> None:
-    from minimemo.memo import open_memo
-
-    with progress(arguments.quiet) as on_event:
-        open_memo(arguments.memo).verify(on_event)
-    print(f"{arguments.memo}: every checksum is right")
-
-
-def _list(arguments: argparse.Namespace) -> None:
-    from minimemo.models.catalog import CATALOG, defaults, pulled
-    from minimemo.shelf import remembered
-
-    here = {model.name: model for model in pulled()}
-    models: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kind": CATALOG[name].kind if name in CATALOG else "hub",
-            "pulled": name in here,
-            "default": name in defaults(),
-            "bytes": here[name].bytes if name in here else CATALOG[name].size,
-            "about": f"{CATALOG[name].licence}; {CATALOG[name].notes}" if name in CATALOG else "",
-            "path": str(here[name].path) if name in here else None,
-        }
-        for name in [*CATALOG, *(name for name in here if name not in CATALOG)]
-    ]
-    memos: list[dict[str, Any]] = [
-        {"path": str(path), "bytes": sum(f.stat().st_size for f in path.iterdir() if f.is_file())}
-        for path in remembered()
-    ]
-    if arguments.json:
-        print(json.dumps({"models": models, "memos": memos}, ensure_ascii=False))
-    else:
-        print_listing(models, memos)
-
-
-def _open(arguments: argparse.Namespace, on_event: Bar) -> Memo:
-    from minimemo.memo import open_memo
-
-    return open_memo(
-        arguments.memo,
-        model=arguments.model,
-        embedder=arguments.embedder,
-        prompts=_prompts(arguments),
-        options=_options(arguments),
-        on_event=on_event,
-    )
-
-
-def _options(arguments: argparse.Namespace) -> RunOptions:
-    return RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
-
-
-def _prompts(arguments: argparse.Namespace) -> Any:
-    from minimemo.loop import PROMPTS, load_prompts
-
-    return load_prompts(arguments.prompts) if arguments.prompts else PROMPTS

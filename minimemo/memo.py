@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from minimemo import manifest as names
-from minimemo.errors import MemoError
+from minimemo.asking import Asking, Collection
+from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
-from minimemo.language_model import LanguageModel, find, load_model, locate_model
-from minimemo.loop import (
-    DEFAULTS,
-    PROMPTS,
-    Answer,
-    Clue,
-    Found,
-    Language,
-    Mode,
-    Piece,
-    Prompts,
-    Session,
-    checked_question,
-)
+from minimemo.language_model import LanguageModel
+from minimemo.loop import DEFAULTS, PROMPTS, Language, Prompts, Settings
 from minimemo.manifest import Manifest, file_info
-from minimemo.models.catalog import defaults
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
+from minimemo.runtime import OpenEmbedder, Runtime
 
 if TYPE_CHECKING:
-    from minimemo.engine.cache import KVCache
+    from minimemo.memory.loading import StoredBlocks
     from minimemo.memory.reader import MemoryReader
     from minimemo.retrieval.chunks import Chunk
     from minimemo.retrieval.embedder import Embedder
-    from minimemo.retrieval.index import Retriever
+    from minimemo.retrieval.index import VectorIndex
 
 
-@dataclass(frozen=True, slots=True)
-class OpenEmbedder:
-    """An embedder with the name that finds it again."""
-
-    source: str
-    embedder: Embedder
-
-    @property
-    def fingerprint(self) -> str:
-        return self.embedder.fingerprint()
-
-
-def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -> OpenEmbedder:
-    """Loads an embedder by catalogue name, directory or a hub's owner/name; None: the default. Pulled if missing."""
-    from minimemo.retrieval.embedder import Embedder
-
-    source, found = find(str(name or defaults()[1]), on_event)
-    return OpenEmbedder(source, Embedder.load(found))
-
-
-class Memo:
+class Memo(Asking):
     """One document that can be asked. Models and memory are loaded when first needed, and only then.
 
     Give the same `model` and `embedder` to several memos and they share them.
@@ -71,93 +40,40 @@ class Memo:
         model: LanguageModel | str | Path | None = None,
         embedder: OpenEmbedder | str | Path | None = None,
         prompts: Mapping[Language, Prompts] = PROMPTS,
+        settings: Settings = DEFAULTS,
         options: RunOptions = DEFAULT_OPTIONS,
         on_event: Listener = silent,
     ) -> None:
+        super().__init__(Runtime(model, embedder, prompts, settings, options, on_event))
         self.folder = folder
         self.manifest = manifest
-        self._model = model
-        self._embedder = embedder
-        self._prompts = prompts
-        self._options = options
-        self._on_event = on_event
-        self._session: Session | None = None
 
-    # -- asking ------------------------------------------------------------------------------------------------------
+    @property
+    def memos(self) -> Sequence[Memo]:
+        return (self,)
 
-    def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
-        """The answer with its sources; see `loop.Session.ask`."""
-        checked = checked_question(question)  # before any model is loaded
-        return self.session().ask(checked, mode, max_tokens)
-
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
-        """As `ask`, in steps: one Found, the Pieces of the text, the Answer."""
-        checked = checked_question(question)
-        return self.session().stream(checked, mode, max_tokens)
-
-    def recall(self, question: str) -> tuple[Clue, ...]:
-        """What the memory recalls of the document for a question."""
-        return self.session().recall(question)
-
-    def rewrite(self, question: str) -> tuple[Clue, ...]:
-        """Questions in the document's own words that help to answer this one."""
-        return self.session().rewrite(question)
-
-    def answer(self, question: str, evidence: list[str], max_tokens: int = 256) -> Answer:
-        """Answers from given texts alone."""
-        return self.session().answer(question, evidence, max_tokens)
-
-    def summarize(self, max_tokens: int = 512) -> Answer:
-        """A summary of the whole document, from its memory."""
-        return self.session().summarize(max_tokens)
-
-    def session(self) -> Session:
-        """The loop over this memo; models are loaded here."""
-        if self._session is None:
-            self._options.limit_threads()
-            retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
-            model = self.model()
-            self._session = Session(
-                model.engine,
-                model.tokenizer,
-                retriever,
-                self._load_memory,
-                language=cast(Language, self.manifest.document.language),
-                prompts=self._prompts,
-                on_event=self._on_event,
-            )
-        return self._session
+    @classmethod
+    def of(cls, folder: Path, runtime: Runtime) -> Memo:
+        """A memo that shares its models with others. Raises MemoError when it is none, or damaged."""
+        memo = cls(folder, Manifest.load(folder))
+        memo.runtime = runtime
+        return memo
 
     def model(self) -> LanguageModel:
         """The decoder that made the memory. Raises MemoError when the one named is another."""
-        if not isinstance(self._model, LanguageModel):
-            located = locate_model(self._model or self.manifest.model.source, self._on_event)
-            self._check("model", located.source, located.fingerprint, self.manifest.model.fingerprint)
-            self._model = load_model(located, self._options, self._on_event)
-        located = self._model.located
-        self._check("model", located.source, located.fingerprint, self.manifest.model.fingerprint)
-        return self._model
+        return self.runtime.model_for(self.folder, self.manifest.model)
 
-    def _check(self, what: str, source: str, found: str, wanted: str) -> None:
-        if found != wanted:
-            built_with = (self.manifest.model if what == "model" else self.manifest.embedder).source
-            raise MemoError(
-                f"{self.folder}: built with another {what} ({built_with}) than {source}; name that one with --{what}, "
-                "or build the memo again"
-            )
+    def embedder(self) -> Embedder:
+        """The embedder that made the index. Raises MemoError when the one named is another."""
+        return self.runtime.embedder_for(self.folder, self.manifest.embedder)
 
-    def _retriever(self) -> Retriever:
-        from minimemo.retrieval.index import Retriever, VectorIndex
+    # -- passages ----------------------------------------------------------------------------------------------------
 
+    def checked_chunks(self) -> list[Chunk]:
+        """The passages, when everything that asking needs is there and as it was written; MemoError otherwise."""
         self._check_file(names.MEMORY)
         self._check_file(names.INDEX, whole=True)
-        chunks = self.chunks()
-        if not isinstance(self._embedder, OpenEmbedder):
-            self._embedder = open_embedder(self._embedder or self.manifest.embedder.source, self._on_event)
-        opened = self._embedder
-        self._check("embedder", opened.source, opened.fingerprint, self.manifest.embedder.fingerprint)
-        index = VectorIndex.open(self.folder / names.INDEX, dim=opened.embedder.dim, count=len(chunks))
-        return Retriever(index, chunks, opened.embedder)
+        return self.chunks()
 
     def chunks(self) -> list[Chunk]:
         """The passages, in document order. Raises MemoError when chunks.json is not what was written."""
@@ -167,6 +83,12 @@ class Memo:
         self._check_file(names.CHUNKS, whole=True)
         content = json.loads(path.read_text(encoding="utf-8"))
         return [Chunk(**chunk) for chunk in content["chunks"]]
+
+    def index(self, count: int) -> VectorIndex:
+        """The vectors of `count` passages, of the embedder's dimension; MemoError for anything else."""
+        from minimemo.retrieval.index import VectorIndex
+
+        return VectorIndex.open(self.folder / names.INDEX, dim=self.embedder().dim, count=count)
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -186,18 +108,12 @@ class Memo:
                 raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {names.AGAIN}")
         return reader
 
-    def _load_memory(self) -> KVCache:
-        """The whole memory as a cache with room to ask; nothing of the document is prefilled again."""
+    def stored_blocks(self) -> StoredBlocks:
+        """memory.bin with its codec."""
+        from minimemo.memory.loading import StoredBlocks
         from minimemo.memory.tiers import codec_of
-        from minimemo.memory.view import MemoryView, load
 
-        engine = self.model().engine
-        with self.reader() as reader:
-            codec = codec_of(self.manifest.recipe.codec, self.manifest.recipe.params)
-            capacity = min(reader.tokens + DEFAULTS.memory_room(), engine.config.max_context)
-            cache = engine.new_memory(reader.tokens, capacity)
-            load(reader, codec, MemoryView.whole(reader), engine.decoder.rope, cache, self._on_event)
-        return cache
+        return StoredBlocks(self.reader(), codec_of(self.manifest.recipe.codec, self.manifest.recipe.params))
 
     # -- the folder --------------------------------------------------------------------------------------------------
 
@@ -262,6 +178,7 @@ def open_memo(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
+    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
 ) -> Memo:
@@ -277,6 +194,52 @@ def open_memo(
         model=model,
         embedder=embedder,
         prompts=prompts,
+        settings=settings,
         options=options,
         on_event=on_event,
     )
+
+
+def open_memos(
+    folders: Sequence[str | Path],
+    *,
+    model: LanguageModel | str | Path | None = None,
+    embedder: OpenEmbedder | str | Path | None = None,
+    prompts: Mapping[Language, Prompts] = PROMPTS,
+    settings: Settings = DEFAULTS,
+    options: RunOptions = DEFAULT_OPTIONS,
+    on_event: Listener = silent,
+) -> Asking:
+    """Opens memos of the same models to be asked together; the arguments are those of `open_memo`.
+
+    Raises InputError for none at all, MemoError when one cannot be opened or was built with other models than the
+    first.
+    """
+    paths = list(dict.fromkeys(Path(folder) for folder in folders))
+    if not paths:
+        raise InputError("no memo to ask: name one; make one: minimemo build DOCUMENT")
+    first = open_memo(
+        paths[0],
+        model=model,
+        embedder=embedder,
+        prompts=prompts,
+        settings=settings,
+        options=options,
+        on_event=on_event,
+    )
+    if len(paths) == 1:
+        return first
+    memos = [first, *(Memo.of(path, first.runtime) for path in paths[1:])]
+    for memo in memos[1:]:
+        _check_same(first, memo)
+    return Collection(memos)
+
+
+def _check_same(first: Memo, other: Memo) -> None:
+    for what in ("model", "embedder"):
+        one, two = getattr(first.manifest, what), getattr(other.manifest, what)
+        if one.fingerprint != two.fingerprint:
+            raise MemoError(
+                f"{other.folder}: built with another {what} ({two.source}) than {first.folder} ({one.source}); only "
+                "memos of the same models can be asked together: build one of them again"
+            )

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from minimemo.loop import Answer, Found, Piece
 
 
-def print_answer(steps: Iterator[Found | Piece | Answer], bar: Bar, *, as_json: bool, clues: bool) -> None:
-    """Streams an answer: clues when wanted, the text as it comes, then the sources."""
+def print_answer(
+    steps: Iterator[Found | Piece | Answer], bar: Bar, *, as_json: bool, clues: bool, named: bool = False
+) -> None:
+    """Streams an answer: clues when wanted, the text as it comes, then the sources, `named`: by their documents."""
     from minimemo.loop import Answer, Found, Piece
 
     for step in steps:
@@ -35,9 +37,8 @@ def print_answer(steps: Iterator[Found | Piece | Answer], bar: Bar, *, as_json: 
         print("(the passages do not clearly hold this answer)")
     for passage in answer.passages:
         start = " ".join(passage.text.split())
-        print(
-            f"  {'*' if passage.cited else ' '} [{passage.start}-{passage.end}] {start[:90]}{'…' * (len(start) > 90)}"
-        )
+        place = f"{passage.document} " * named + f"{passage.start}-{passage.end}"
+        print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
     sys.stdout.flush()
 
 
@@ -69,6 +70,13 @@ def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[s
         print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{size(model['bytes']):>9}  {model['about']}")
     for memo in memos:
         print(f"{memo['path']}  {size(memo['bytes'])}")
+
+
+def print_usage(usage: Mapping[str, int]) -> None:
+    """One line each, largest first, and all together."""
+    for name, count in sorted(usage.items(), key=lambda pair: -pair[1]):
+        print(f"{size(count):>9}  {name}")
+    print(f"{size(sum(usage.values())):>9}  in all")
 
 
 def size(count: int) -> str:

@@ -6,30 +6,61 @@ import hashlib
 import os
 from pathlib import Path
 
-from minimemo.manifest import NAME
+from minimemo.errors import InputError
+from minimemo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
 from minimemo.models.cachedir import home
 
 
 def remember(memo: Path) -> None:
     """Notes where a memo lies. A folder that cannot be written means only that `minimemo list` will not know it."""
-    path = str(memo.absolute())
-    note = home() / "memos" / hashlib.sha256(path.encode()).hexdigest()[:24]
+    note = _note(memo)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(path, encoding="utf-8")
+        temporary.write_text(str(memo.absolute()), encoding="utf-8")
         os.replace(temporary, note)
     except OSError:
         return
 
 
+def notes() -> list[Path]:
+    """The notes, each a file that holds a memo's path; some of the memos may be gone."""
+    return list((home() / "memos").glob("*"))
+
+
 def remembered() -> list[Path]:
     """The memos that are still where they were built, by path."""
     found = []
-    for note in (home() / "memos").glob("*"):
+    for note in notes():
         path = Path(note.read_text(encoding="utf-8"))
         if (path / NAME).is_file():
             found.append(path)
         else:
             note.unlink(missing_ok=True)
     return sorted(found)
+
+
+def remove(memo: Path) -> int:
+    """Deletes a memo and forgets it; the bytes that are free now. Only what a memo is made of is deleted.
+
+    Raises MemoError when it is no memo, InputError when it is a link, holds other files, or cannot be deleted.
+    """
+    if memo.is_symlink():
+        raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
+    Manifest.load(memo)  # whatever is not a memo stays
+    files = sorted(memo.iterdir())
+    if others := [path.name for path in files if path.name not in (NAME, MEMORY, INDEX, CHUNKS)]:
+        raise InputError(f"{memo}: holds {', '.join(others)}, which no memo has; move it elsewhere first")
+    freed = sum(path.stat().st_size for path in files)
+    try:
+        for path in sorted(files, key=lambda path: path.name != NAME):  # the manifest first: half a memo is none
+            path.unlink()
+        memo.rmdir()
+    except OSError as error:
+        raise InputError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
+    _note(memo).unlink(missing_ok=True)
+    return freed
+
+
+def _note(memo: Path) -> Path:
+    return home() / "memos" / hashlib.sha256(str(memo.absolute()).encode()).hexdigest()[:24]

@@ -15,6 +15,7 @@ from minimemo.memory.profile import load_profile
 from minimemo.models.cachedir import profiles_dir
 
 from .conftest import TinyModels
+from .memories import whole_memory
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(60))
 
@@ -53,7 +54,7 @@ def test_a_calibrated_model_builds_and_opens(
     memo = build("a.memo")
     assert memo.inspect()["memory"]["params"]["profile"] == profile.hash
     before = model.engine.prefilled
-    cache = memo._load_memory()
+    cache = whole_memory(memo)
     assert model.engine.prefilled == before and cache.length == memo.inspect()["memory"]["tokens"]
     memo.verify()
     assert (build("b.memo").folder / "memory.bin").read_bytes() == (memo.folder / "memory.bin").read_bytes()
@@ -84,7 +85,7 @@ def test_a_memo_without_its_profile_says_which(
     for path in profiles_dir().glob("*"):
         path.unlink()
     with pytest.raises(MemoError, match=profile.hash):
-        memo._load_memory()
+        whole_memory(memo)
 
 
 @pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])

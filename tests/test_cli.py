@@ -130,7 +130,7 @@ def test_mistakes_are_one_line(
     ("arguments", "message"),
     [
         ([], "COMMAND"),
-        (["ask"], "memo"),
+        (["rm"], "memo"),
         (["build", "doc.txt", "--memory", "int3"], "choose from"),
         (["ask", "m", "q", "--max-tokens", "0"], "a whole number from 1 on, not '0'"),
         (["ask", "m", "q", "--threads", "two"], "a whole number from 1 on, not 'two'"),
@@ -145,7 +145,7 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
 
 def test_help_shows_commands_that_parse() -> None:
     examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
-    assert len(examples) == 5
+    assert len(examples) == 7
     for example in examples:
         parser().parse_args(shlex.split(example)[1:])
 

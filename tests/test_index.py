@@ -139,6 +139,19 @@ def test_retriever(tmp_path: Path) -> None:
         Retriever(VectorIndex.build(unit(4, 8)), chunks, embedder)
 
 
+def test_several_documents_are_searched_as_one(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    documents = [["the cat ran", "dogs far ."], [], ["the dog"]]
+    indexes = [VectorIndex.build(embedder.embed_passages(texts)) for texts in documents if texts]
+    chunks = [Chunk(i, 0, len(text), text) for texts in documents for i, text in enumerate(texts)]
+    retriever = Retriever(VectorIndex.joined(indexes), chunks, embedder, [0, 0, 2])
+    found = retriever.retrieve(["the dog", "the cat ran"], k=1)
+    assert [(hit.document, hit.chunk.text) for (hit,) in found] == [(2, "the dog"), (0, "the cat ran")]
+    np.testing.assert_array_equal(VectorIndex.joined(indexes).vectors()[:2], indexes[0].vectors())
+    with pytest.raises(InputError, match=r"dimensions \[24, 8\] cannot be searched together"):
+        VectorIndex.joined([indexes[0], VectorIndex.build(unit(4, 8))])
+
+
 def test_words_find_what_vectors_blur(tmp_path: Path) -> None:
     """Of passages with one and the same vector, the one that holds the question's word comes first, by its words."""
     embedder = Embedder.load(tiny_embedder(tmp_path))

@@ -16,6 +16,7 @@ from minimemo.events import Event
 from minimemo.loop import memory_opening
 
 from .conftest import TinyModels
+from .memories import whole_memory
 from .tiny import write_model
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(14))
@@ -68,7 +69,7 @@ def test_restored_memory_continues_like_the_cache_that_was_saved(
     never_saved = model.engine.new_cache(len(sequence) + 64)
     model.engine.prefill(never_saved, sequence)
     before = model.engine.prefilled
-    restored = memo._load_memory()
+    restored = whole_memory(memo)
     assert restored.length == len(sequence) and model.engine.prefilled == before
     if codec == "exact":
         assert torch.equal(restored.keys[:, :, : len(sequence)], never_saved.keys[:, :, : len(sequence)])
@@ -265,4 +266,4 @@ def test_an_empty_question_is_refused_before_a_model_is_loaded(built: Path, ques
     for ask in (memo.ask, memo.stream):
         with pytest.raises(InputError, match="question is empty"):
             ask(question)
-    assert memo._session is None and memo._model is None
+    assert memo._session is None and memo.runtime.model is None

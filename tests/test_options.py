@@ -13,6 +13,7 @@ from minimemo import InputError, MemoError, RunOptions
 from minimemo.cli import main
 
 from .conftest import TinyModels
+from .memories import whole_memory
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(9))
 
@@ -76,12 +77,12 @@ def test_library_builds_and_opens_with_them(tiny_models: TinyModels, tmp_path: P
         memo = minimemo.build(document, tmp_path / "a.memo", model=models[0], embedder=models[1], options=options)
         assert memo.manifest.recipe.params["dtype"] == kv_dtype
     opened = minimemo.open(tmp_path / "a.memo", embedder=models[1], options=RunOptions(kv_dtype="float32"))
-    assert opened._load_memory().dtype == torch.float32
+    assert whole_memory(opened).dtype == torch.float32
     exact = minimemo.build(
         document, tmp_path / "b.memo", model=models[0], embedder=models[1], memory="exact", options=options
     )
     with pytest.raises(MemoError, match="open it with kv-dtype bfloat16"):
-        minimemo.open(exact.folder, embedder=models[1], options=RunOptions(kv_dtype="float32"))._load_memory()
+        whole_memory(minimemo.open(exact.folder, embedder=models[1], options=RunOptions(kv_dtype="float32")))
 
 
 @pytest.mark.parametrize(

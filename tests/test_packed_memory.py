@@ -21,6 +21,7 @@ from minimemo.models.weights import load_decoder
 
 from .conftest import TinyModels
 from .helpers import assert_close
+from .memories import whole_memory
 from .test_decoder import FAMILIES, _reference
 from .test_native_stack import _pack
 from .tiny import tiny_config, tiny_decoder
@@ -186,11 +187,11 @@ def test_a_memo_is_asked_from_a_packed_memory(kv_dtype: str, tiny_models: TinyMo
     options = RunOptions(dtype="float32", kv_dtype=kv_dtype)
     memo = minimemo.build(document, tmp_path / "a.memo", model=tiny_models.decoder, options=options, **models)
     assert memo.manifest.recipe.params["dtype"] == "float32"  # it is built from dense keys and values
-    memory = memo._load_memory()
+    memory = whole_memory(memo)
     assert memory.bits == options.memory_bits() and memory.start == memory.length // 64 * 64 > 0
     plain = minimemo.open(memo.folder, options=RunOptions(dtype="float32"), **models)
     tokens = plain.model().tokenizer.encode("Hello world")
-    dense, packed = plain._load_memory(), memory
+    dense, packed = whole_memory(plain), memory
     expected, found = plain.model().engine.prefill(dense, tokens), memo.model().engine.prefill(packed, tokens)
     assert 0 < (found - expected).abs().max() / expected.abs().max() < (0.05 if kv_dtype == "int8" else 0.3)
     for mode in ("memorag", "memory"):
@@ -208,7 +209,7 @@ def test_an_exact_memory_is_not_rounded(tiny_models: TinyModels, tmp_path: Path)
         options=options,
     )  # fmt: skip
     with pytest.raises(MemoError, match=r"exact in float32, .* in int8: open it with kv-dtype float32"):
-        memo._load_memory()
+        whole_memory(memo)
 
 
 def test_command_line(tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.loop import Answer, Found, Piece, Session, Settings, memory_opening
 from minimemo.loop.language import shingles
+from minimemo.memory.view import Extent
 
 ENGLISH = (
     "The plague came to Paris in 1348. ",
@@ -77,6 +78,23 @@ class FakeCache:
     __deepcopy__ = __copy__
 
 
+class FakeMemory:
+    """Blocks of one token. Views are made of the ids themselves, so a test sees what a prompt stands behind."""
+
+    def __init__(self, documents, openings):
+        self.ids = documents
+        self.extents = [Extent(len(ids), opening, 1) for ids, opening in zip(documents, openings, strict=True)]
+        self.views = []
+        self.cache = None
+
+    def load(self, view, room):
+        self.views.append(view)
+        ids = [self.ids[part.memory][part.block] for part in view.parts]
+        self.loaded = ids
+        self.cache = FakeCache(len(ids) + room, ids)
+        return self.cache
+
+
 class FakeEngine:
     """Replies with the first script whose key stands in the prompt (after the document, when there is one)."""
 
@@ -121,7 +139,8 @@ class FakeRetriever:
         self.chunks = []
         for text in sentences:
             start = self.chunks[-1].end if self.chunks else 0
-            self.chunks.append(SimpleNamespace(start=start, end=start + len(text), text=text))
+            end = start + len(text)
+            self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
 
     def retrieve(self, queries, k):
         self.queries.append(list(queries))
@@ -131,7 +150,11 @@ class FakeRetriever:
         grams = shingles(query)
         scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
         scored.sort(key=lambda pair: -pair[0])
-        return [SimpleNamespace(chunk=c, score=score, sources=("dense",)) for score, c in scored[:k] if score > 0]
+        return [
+            SimpleNamespace(chunk=c, score=score, sources=("dense",), document=0)
+            for score, c in scored[:k]
+            if score > 0
+        ]
 
 
 EN_SCRIPT = {
@@ -166,27 +189,26 @@ class House:
         self.engine = engine or FakeEngine(script, context)
         self.tokenizer = FakeTokenizer(chat)
         self.retriever = FakeRetriever(sentences)
-        self.loads = 0
-        ids = memory_opening(language).ids(self.tokenizer) + self.tokenizer.encode(self.document)
-        self.memory = FakeCache(len(ids) + options.pop("free", 2000), ids)
-        self.ids = list(ids)
+        opening = memory_opening(language).ids(self.tokenizer)
+        self.ids = opening + self.tokenizer.encode(self.document)
+        self.memory = FakeMemory([self.ids], [len(opening)])
         self.events: list[Event] = []
         self.session = Session(
             self.engine,
             self.tokenizer,
             self.retriever,
-            self.load,
+            lambda: self.memory,
             language=language,
             on_event=self.events.append,
             **options,
         )
 
-    def load(self):
-        self.loads += 1
-        return self.memory
+    @property
+    def loads(self):
+        return len(self.memory.views)
 
     def untouched(self):
-        return self.memory.ids == self.ids
+        return self.memory.cache.ids == self.memory.loaded
 
 
 def chinese_house(**options):
@@ -364,10 +386,10 @@ def test_a_half_read_stream_cannot_write_under_the_next_question():
     next(first), next(first)
     second = house.session.stream(QUESTION, "memory")
     next(second), next(second)
-    during = list(house.memory.ids)
+    during = list(house.memory.cache.ids)
     with pytest.raises(InputError, match="another question"):
         next(first)
-    assert house.memory.ids == during
+    assert house.memory.cache.ids == during
     *_, last = second
     assert isinstance(last, Answer) and last.text == "the king of France"
     assert house.untouched()
@@ -420,13 +442,10 @@ def test_a_small_context_lowers_the_limit():
 
 
 def test_a_question_that_does_not_fit_behind_the_document_is_refused():
-    house = House(free=300)
-    with pytest.raises(InputError, match=r"do not fit behind the document, where 300 are free"):
-        house.session.ask(QUESTION, "memory")
-    assert house.untouched()
-    full = House(context=500)
-    with pytest.raises(InputError, match="do not fit behind the document"):
-        full.session.recall(QUESTION)
+    house = House(context=500, settings=Settings(clue_tokens=220))
+    with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
+        house.session.recall(QUESTION)
+    assert house.loads == 0
 
 
 def test_other_arguments_are_checked():
@@ -556,7 +575,7 @@ def test_events_and_timings():
     house = House()
     answer = house.session.ask(QUESTION)
     stages = dict.fromkeys(event.stage for event in house.events)
-    assert list(stages) == ["memory", "recall", "retrieve", "answer"]
+    assert list(stages) == ["choose", "memory", "recall", "retrieve", "answer"]
     for stage in stages:
         last = [event for event in house.events if event.stage == stage][-1]
         assert last.done == last.total > 0
@@ -571,8 +590,7 @@ def test_settings_room_covers_the_longest_prompts():
     settings = Settings(question_tokens=300)
     for house, letter in ((House(settings=settings), "w"), (chinese_house(settings=settings), "为")):
         free = settings.memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
-        house.memory.capacity = len(house.ids) + free
-        house.engine.config.max_context = 10_000
+        house.engine.config.max_context = len(house.ids) + free
         assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
 
 

@@ -1,210 +1,99 @@
-"""A memory goes back into a cache: bit-equal from the exact tier, within the codec's bound from int4, anywhere."""
+"""Views as numbers: what is taken, in what order, within what budget."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
-import torch
 
-from minimemo.engine.cache import KVCache
-from minimemo.engine.engine import Engine
-from minimemo.errors import MemoError
-from minimemo.events import Event
-from minimemo.kernels import apply_rope
-from minimemo.memory.blocks import BlockAssembler, KVBlock
-from minimemo.memory.codec import Codec, KVLayout, make_codec
-from minimemo.memory.reader import MemoryReader
-from minimemo.memory.view import MemoryView, load
-from minimemo.memory.writer import MemoryWriter
-from minimemo.models.config import RopeConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, Projection
-from minimemo.models.rope import RopeTable
+from minimemo.memory.view import (
+    Extent,
+    MemoryView,
+    Part,
+    Span,
+    blocks_of,
+    chosen,
+    neighbours,
+    spread,
+    walk,
+    whole,
+)
 
-from .kv import blocks_of
-from .tiny import tiny_config, tiny_decoder
-
-DTYPES = [torch.float32, torch.bfloat16]
+ONE = [Extent(95, 7, 10)]  # ten blocks, the last of 5 tokens
+TWO = [Extent(25, 7, 10), Extent(31, 12, 10)]
 
 
-def codec_for(name: str, cache: KVCache) -> Codec:
-    layers, heads, _, dim = cache.keys.shape
-    layout = KVLayout(layers, heads, dim, str(cache.dtype).removeprefix("torch."))
-    return make_codec(name, {key: getattr(layout, key) for key in KVLayout.__dataclass_fields__})
+def taken(view: MemoryView) -> list[tuple[int, int, int, int]]:
+    return [(part.memory, part.block, part.first, part.end) for part in view.parts]
 
 
-def store(path: Path, codec: Codec, blocks: Sequence[KVBlock]) -> MemoryReader:
-    with MemoryWriter(path, {"codec": codec.name, "params": codec.params()}) as writer:
-        for block in blocks:
-            writer.add(block.hash, block.ids, codec.encode(block))
-    return MemoryReader(path)
+def test_the_whole_is_every_token_once_and_one_opening() -> None:
+    assert whole(ONE).tokens == 95
+    assert taken(whole(TWO)) == [
+        (0, 0, 0, 10), (0, 1, 0, 10), (0, 2, 0, 5), (1, 1, 2, 10), (1, 2, 0, 10), (1, 3, 0, 1),
+    ]  # fmt: skip
+    assert whole(TWO).tokens == 25 + 31 - 12
+    assert whole([]).tokens == 0
 
 
-def read_into_blocks(engine: Engine, cache: KVCache, ids: Sequence[int]) -> list[KVBlock]:
-    assembler, blocks = BlockAssembler(), []
-    for piece in engine.read(cache, ids):
-        blocks += assembler.push(piece.ids, piece.keys, piece.values)
-    last = assembler.finish()
-    return blocks + ([last] if last else [])
+def test_chosen_blocks_come_in_order_behind_the_opening() -> None:
+    assert taken(chosen(ONE, [(0, 5), (0, 2), (0, 5)], 50)) == [(0, 0, 0, 7), (0, 2, 0, 10), (0, 5, 0, 10)]
+    assert taken(chosen(ONE, [(0, 0), (0, 9)], 50)) == [(0, 0, 0, 10), (0, 9, 0, 5)]
+    assert taken(chosen(TWO, [(1, 1), (0, 2)], 50)) == [(0, 0, 0, 7), (0, 2, 0, 5), (1, 1, 2, 10)]
+    assert taken(chosen([Extent(40, 25, 10)], [(0, 3)], 50)) == [
+        (0, 0, 0, 10),
+        (0, 1, 0, 10),
+        (0, 2, 0, 5),
+        (0, 3, 0, 10),
+    ]
 
 
-def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
-    """The same weights, rounded."""
-
-    def linear(x: Projection) -> Linear:
-        assert isinstance(x, Linear)
-        return Linear(x.weight.to(dtype), None if x.bias is None else x.bias.to(dtype))
-
-    def layer(x: LayerWeights) -> LayerWeights:
-        norms = {"attention_norm": x.attention_norm.to(dtype), "mlp_norm": x.mlp_norm.to(dtype)}
-        return replace(x, qkv=linear(x.qkv), out=linear(x.out), gate_up=linear(x.gate_up), down=linear(x.down), **norms)
-
-    w = decoder.weights
-    layers = tuple(layer(x) for x in w.layers)
-    return Decoder(decoder.config, DecoderWeights(linear(w.embedding), layers, w.norm.to(dtype), linear(w.head)))
+@pytest.mark.parametrize("budget", [7, 17, 18, 37, 90, 95, 1000])
+def test_a_budget_is_filled_and_never_passed(budget: int) -> None:
+    view = chosen(ONE, spread(ONE, 10), budget)
+    assert view.tokens <= budget
+    assert view.tokens > min(budget, 95) - 10
+    assert {part.block for part in view.parts} >= {0}
 
 
-def two_rope_decoder() -> Decoder:
-    """Gemma's way: windowed layers rotate with another base."""
-    config = replace(tiny_config(num_layers=3), local_rope=RopeConfig(100.0), windows=(64, None, 64))
-    return tiny_decoder(config)
+def test_an_opening_of_another_memory_is_left_out() -> None:
+    """Two openings would be two beginnings of a chat; block 0 of the second memory is nothing else."""
+    assert taken(chosen(TWO, [(1, 0), (1, 1)], 100)) == [(0, 0, 0, 7), (1, 1, 2, 10)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("chunk", [97, 256, 600])
-def test_exact_memory_equals_the_cache_it_came_from(tmp_path: Path, dtype: torch.dtype, chunk: int) -> None:
-    """Read, saved, opened, loaded: keys, values and the next logits, bit for bit."""
-    ids = [(37 * i) % 64 for i in range(600)]
-    engine = Engine(in_dtype(tiny_decoder(), dtype), chunk=chunk)
-    original = engine.new_cache(700)
-    blocks = read_into_blocks(engine, original, ids)
-    restored = engine.new_cache(650)
-    with store(tmp_path / "memory.bin", codec_for("exact", original), blocks) as reader:
-        load(reader, codec_for("exact", original), MemoryView.whole(reader), engine.decoder.rope, restored)
-        assert reader.all_ids().tolist() == ids
-    assert restored.length == original.length == 600
-    assert torch.equal(restored.keys[:, :, :600], original.keys[:, :, :600])
-    assert torch.equal(restored.values[:, :, :600], original.values[:, :, :600])
-    assert torch.equal(engine.prefill(restored, [1, 2, 3]), engine.prefill(original, [1, 2, 3]))
+def test_spans_of_the_document_are_found_behind_the_opening() -> None:
+    assert list(blocks_of(ONE, [Span(0, 0, 3)])) == [(0, 0)]
+    found = blocks_of(ONE, [Span(0, 0, 4), Span(0, 2, 14)])
+    assert list(found) == [(0, 0), (0, 1), (0, 0), (0, 1), (0, 2)]
+    assert list(blocks_of(TWO, [Span(1, 0, 8)])) == [(1, 1)]
+    assert list(blocks_of(ONE, [Span(0, 80, 999)])) == [(0, 8), (0, 9)]
 
 
-def test_layers_with_different_rotations(tmp_path: Path) -> None:
-    engine = Engine(two_rope_decoder())
-    original, restored = engine.new_cache(300), engine.new_cache(300)
-    blocks = read_into_blocks(engine, original, [(37 * i) % 64 for i in range(300)])
-    with store(tmp_path / "memory.bin", codec_for("exact", original), blocks) as reader:
-        load(reader, codec_for("exact", original), MemoryView.whole(reader), engine.decoder.rope, restored)
-    assert torch.equal(restored.keys, original.keys)
+def test_neighbours_stay_inside_the_memory() -> None:
+    assert list(neighbours(TWO, [(0, 0), (0, 2), (1, 1)])) == [(0, 1), (0, 1), (1, 0), (1, 2)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_int4_memory_is_within_the_codec_s_bound(tmp_path: Path, dtype: torch.dtype) -> None:
-    """RoPE turns pairs, so a key moves by at most the square root of two times what its two numbers may move."""
-    engine = Engine(in_dtype(tiny_decoder(), dtype))
-    original, restored = engine.new_cache(300), engine.new_cache(300)
-    blocks = read_into_blocks(engine, original, [(37 * i) % 64 for i in range(300)])
-    codec = codec_for("int4", original)
-    with store(tmp_path / "memory.bin", codec, blocks) as reader:
-        load(reader, codec, MemoryView.whole(reader), engine.decoder.rope, restored)
-    assert restored.dtype == dtype
-    coded = torch.cat([block.keys for block in blocks], dim=2).float()
-    half_step = (coded.amax(2) - coded.amin(2)).amax() / 30 * 1.01
-    rounding = 2**-8 * coded.abs().max() if dtype == torch.bfloat16 else 1e-5
-    error = (restored.keys.float() - original.keys.float()).abs()
-    assert 0 < error.max() <= 2**0.5 * half_step + 2 * rounding
-    assert torch.equal(restored.keys[:, :, :4], original.keys[:, :, :4])
-    assert torch.equal(restored.values[:, :, :4], original.values[:, :, :4])
+def test_spread_is_even() -> None:
+    assert spread(ONE, 2) == [(0, 2), (0, 7)]
+    assert spread(ONE, 99) == [(0, block) for block in range(10)]
+    assert spread(ONE, 0) == []
 
 
-def test_int4_memory_opens_in_another_dtype(tmp_path: Path) -> None:
-    """A memory built in bfloat16 on one machine serves a float32 model on another."""
-    blocks = blocks_of(300, dtype=torch.bfloat16)
-    rope = RopeTable(tiny_config())
-    wide, narrow = KVCache(2, 2, 16, 300, torch.float32), KVCache(2, 2, 16, 300, torch.bfloat16)
-    codec = codec_for("int4", narrow)
-    with store(tmp_path / "memory.bin", codec, blocks) as reader:
-        for cache in (wide, narrow):
-            load(reader, codec, MemoryView.whole(reader), rope, cache)
-    assert torch.equal(wide.keys.bfloat16(), narrow.keys)
+def test_a_walk_goes_through_everything_where_it_may() -> None:
+    views = walk(ONE, 40, most=9)
+    assert taken(views[0]) == [(0, 0, 0, 10), (0, 1, 0, 10)]
+    assert taken(views[1]) == [(0, 0, 0, 7), (0, 2, 0, 10), (0, 3, 0, 10), (0, 4, 0, 10)]
+    assert [len(view.parts) for view in views] == [2, 4, 3, 4] and views[-1].parts[-1] == Part(0, 9, 0, 5)
+    assert all(view.tokens <= 40 for view in views)
 
 
-def test_chosen_blocks_at_other_positions(tmp_path: Path) -> None:
-    """Blocks 3 and 1 of a memory, closed up behind 5 tokens that were there before."""
-    blocks = blocks_of(900)
-    rope = RopeTable(tiny_config())
-    cache = KVCache(2, 2, 16, 400, torch.float32)
-    cache.keys.fill_(7)
-    cache.length = 5
-    codec = codec_for("exact", cache)
-    events: list[Event] = []
-    with store(tmp_path / "memory.bin", codec, blocks) as reader:
-        load(reader, codec, MemoryView((3, 1), (5, 137)), rope, cache, events.append)
-    cos, sin = rope.cos_sin(0, torch.arange(5, 393))
-    expected = apply_rope(torch.cat((blocks[3].keys, blocks[1].keys), dim=2), cos, sin)
-    assert cache.length == 5 + 132 + 256
-    assert torch.equal(cache.keys[:, :, 5:393], expected)
-    assert torch.equal(cache.values[:, :, 5:393], torch.cat((blocks[3].values, blocks[1].values), dim=2))
-    assert (cache.keys[:, :, :5] == 7).all()
-    assert (cache.keys[:, :, 393:] == 7).all()
-    assert [(event.done, event.total) for event in events] == [(1, 2), (2, 2)]
+def test_a_walk_of_few_steps_takes_the_first_and_the_last() -> None:
+    views = walk(ONE, 30, most=3)
+    assert len(views) == 3 and all(view.tokens <= 30 for view in views)
+    assert views[0].parts[1].block == 1 and views[-1].parts[-1].block == 9
 
 
-def test_empty_view(tmp_path: Path) -> None:
-    cache = KVCache(2, 2, 16, 10, torch.float32)
-    with store(tmp_path / "memory.bin", codec_for("exact", cache), []) as reader:
-        load(reader, codec_for("exact", cache), MemoryView.whole(reader), RopeTable(tiny_config()), cache)
-    assert cache.length == 0
-
-
-def test_what_does_not_fit_is_refused_by_how_much(tmp_path: Path) -> None:
-    rope = RopeTable(tiny_config())
-    cache = KVCache(2, 2, 16, 290, torch.float32)
-    cache.length = 30
-    codec = codec_for("exact", cache)
-    with store(tmp_path / "memory.bin", codec, blocks_of(300)) as reader:
-        view = MemoryView.whole(reader)
-        with pytest.raises(MemoError, match="300 tokens after 30 others exceed the cache of 290 by 40"):
-            load(reader, codec, view, rope, cache)
-        with pytest.raises(MemoError, match=r"exact in float32, the model runs with keys and values in bfloat16"):
-            load(reader, codec, view, rope, KVCache(2, 2, 16, 300, torch.bfloat16))
-        for layers, heads, dim in ((3, 2, 16), (2, 1, 16), (2, 2, 32)):
-            with pytest.raises(MemoError, match="with the model that it was built with"):
-                load(reader, codec, view, rope, KVCache(layers, heads, dim, 300, torch.float32))
-        with pytest.raises(IndexError):
-            load(reader, codec, MemoryView((2,), (0,)), rope, cache)
-    assert cache.length == 30
-
-
-def test_a_damaged_block_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
-    rope, cache = RopeTable(tiny_config()), KVCache(2, 2, 16, 900, torch.float32)
-    codec = codec_for("int4", cache)
-    path = tmp_path / "memory.bin"
-    with store(path, codec, blocks_of(900)) as reader:
-        last = reader.block(3)
-    data = bytearray(path.read_bytes())
-    data[last.offset + last.length - 1] ^= 1
-    path.write_bytes(data)
-    with MemoryReader(path) as reader, pytest.raises(MemoError, match="checksum of block 3"):
-        load(reader, codec, MemoryView.whole(reader), rope, cache)
-    assert cache.length == 0
-
-
-def test_streams_of_another_codec_are_refused(tmp_path: Path) -> None:
-    rope, cache = RopeTable(tiny_config()), KVCache(2, 2, 16, 300, torch.float32)
-    with (
-        store(tmp_path / "memory.bin", codec_for("exact", cache), blocks_of(300)) as reader,
-        pytest.raises(MemoError, match=r"memory\.bin: block 0: 8 streams where 14 belong; build it again"),
-    ):
-        load(reader, codec_for("int4", cache), MemoryView.whole(reader), rope, cache)
-
-
-def test_views_are_checked() -> None:
-    with pytest.raises(ValueError, match="2 blocks at 1 positions"):
-        MemoryView((0, 1), (0,))
-    with pytest.raises(ValueError, match="counted from 0"):
-        MemoryView((-1,), (0,))
-    with pytest.raises(ValueError, match="counted from 0"):
-        MemoryView((0,), (-5,))
+def test_empty_parts_are_refused() -> None:
+    for part in (Part(0, 0, 3, 3), Part(0, -1, 0, 3), Part(-1, 0, 0, 3), Part(0, 0, -1, 3)):
+        with pytest.raises(ValueError, match="holds no tokens"):
+            MemoryView((part,))
+    with pytest.raises(ValueError, match="before the document"):
+        Extent(5, 6, 256)

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from minimemo.loop.clues import Clue
 from minimemo.loop.language import Language, content_units, normalize
 
-Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed"]
-AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "summarize"]
+Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
+AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
 
 SUPPORTED = 0.5  # share of an answer's content words that must stand in the passages
 RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best one shares
@@ -30,7 +30,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of evidence: `document[start:end] == text`."""
+    """A piece of evidence: `text == [start:end]` of the document's text."""
 
     start: int  # characters of the document
     end: int
@@ -39,6 +39,7 @@ class Passage:
     sources: tuple[str, ...] = ()  # the retrieval lists it came from
     found_by: tuple[str, ...] = ()  # "question", or the kinds of clue that found it
     cited: bool = False  # whether the answer's words come from it (see `cite`)
+    document: str = ""  # its name
 
     def cut(self, start: int, end: int) -> Passage:
         """The part from character `start` to `end` of the document."""

@@ -112,9 +112,13 @@ def parse_draft(output: str) -> str:
 
 
 def select_clues(
-    items: Mapping[ClueKind, Sequence[str]], *, question: str = "", instructions: Iterable[str] = ()
+    items: Mapping[ClueKind, Sequence[str]],
+    *,
+    question: str = "",
+    instructions: Iterable[str] = (),
+    caps: Mapping[ClueKind, int] = CAPS,
 ) -> tuple[Clue, ...]:
-    """Items by kind -> at most CAPS of each, in the order given, none of them empty of content, an echo or a repeat.
+    """Items by kind -> at most `caps` of each, in the order given, none of them empty of content, an echo or a repeat.
 
     An echo has nearly all its shingles in the question and the instructions together; a repeat is nearly a clue that
     came before it, or part of one. The question itself is no clue: the caller always searches with it.
@@ -126,7 +130,7 @@ def select_clues(
         taken = 0
         for text in texts:
             grams = shingles(text)
-            if taken == CAPS[kind]:
+            if taken == caps[kind]:
                 break
             if not is_informative(text) or len(grams & echoed) >= ECHO * len(grams):
                 continue

@@ -38,6 +38,7 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "draft_passage": frozenset({"draft"}),
         "closed": frozenset({"question"}),
         "summary": frozenset({"points", "passages"}),
+        "gist": frozenset({"points", "passages", "question"}),
     }
 )
 
@@ -61,6 +62,7 @@ class Prompts:
     closed: str  # {question} -> the answer of mode `closed`
     key_points: str  # -> what the document says, one point a line
     summary: str  # {points} {passages} -> the summary
+    gist: str  # {points} {passages} {question} -> the answer of mode `gist`
     summary_query: str  # what to search for when no key point could be used
 
     def __post_init__(self) -> None:
@@ -124,6 +126,10 @@ ENGLISH = Prompts(
         "Key points of a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nWrite a summary of the document in "
         "one or two paragraphs, from the key points and the passages, in the language of the passages.\nSummary:"
     ),
+    gist=(
+        "Sentences recalled from a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nAnswer the question about "
+        "the document as a whole, in one paragraph, from the sentences and the passages.\nQuestion: {question}\nAnswer:"
+    ),
     summary_query="What is this document about?",
 )
 
@@ -147,6 +153,10 @@ CHINESE = Prompts(
     key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。\n要点：",
     summary=(
         "文档的要点：\n{points}\n\n文档中的段落：\n\n{passages}\n\n根据要点和段落，用一到两段话写出这份文档的摘要。\n摘要："
+    ),
+    gist=(
+        "从文档中回忆起的句子：\n{points}\n\n文档中的段落：\n\n{passages}\n\n"
+        "根据这些句子和段落，用一段话回答关于整份文档的问题。\n问题：{question}\n答案："
     ),
     summary_query="这份文档主要讲了什么？",
 )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from minimemo.errors import InputError
+from minimemo.events import Event
 from minimemo.loop.answer import is_refusal
-from minimemo.loop.clues import Clue, ClueKind, parse_draft, parse_lines, select_clues
+from minimemo.loop.clues import CAPS, Clue, ClueKind, parse_draft, parse_lines, select_clues
 from minimemo.loop.language import Language
+from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import Prompts, instruction
-from minimemo.loop.run import Meter, Run
-from minimemo.loop.writer import MemoryLoan, Piece, Writer
+from minimemo.loop.run import Meter, Run, Settings
+from minimemo.loop.views import Views
+from minimemo.loop.writer import Piece, Writer
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
-    from minimemo.engine.engine import Engine
+    from minimemo.memory.view import MemoryView
 
 _PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
     {"recall": "recall", "rewrite": "rewrite", "draft": "draft", "point": "key_points"}
@@ -25,21 +27,25 @@ _PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
 
 
 class Recollection:
-    """One document's memory, asked in words. `language` is the document's; each call names the question's."""
+    """The memory of one or several documents, asked in words. `language` is theirs; each call names the question's."""
 
     def __init__(
         self,
-        engine: Engine,
         writer: Writer,
         memory: MemoryLoan,
+        views: Views,
         language: Language,
         prompts: Mapping[Language, Prompts],
+        settings: Settings,
     ) -> None:
-        self._engine = engine
         self._writer = writer
         self._memory = memory
+        self._views = views
         self._language = language
         self._prompts = prompts
+        self._settings = settings
+        self._walk: tuple[ClueKind, str] | None = None
+        self._walked: dict[MemoryView, list[str]] = {}  # what each view of that walk gave
 
     def clues(self, kinds: Sequence[ClueKind], run: Run, max_tokens: int) -> tuple[tuple[Clue, ...], str]:
         """The clues of all `kinds` and the draft ("" when not asked for, or empty), from one batch over the memory.
@@ -48,10 +54,10 @@ class Recollection:
         to be found in it; a draft in the question's.
         """
         rows = [self._prompt(kind, run.question, run.language if kind == "draft" else self._language) for kind in kinds]
-        with self._borrow(run.meter) as memory:
-            self._check_room(max(rows, key=len), max_tokens, memory().length, self._engine.config.max_context)
-            with run.meter.stage("recall"):
-                replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
+        room = max(map(len, rows)) + max_tokens
+        view = self._view(run, self._settings.view_tokens, room)
+        with self._borrow(view, room, run.meter) as memory, run.meter.stage("recall"):
+            replies = dict(zip(kinds, self._writer.reply_batch(memory(), rows, max_tokens), strict=True))
         draft = parse_draft(replies.pop("draft", ""))
         if is_refusal(draft, self._prompts[run.language].not_found):
             draft = ""
@@ -61,16 +67,41 @@ class Recollection:
         echoes = [instruction(self._template(kind, self._language)) for kind in replies]
         return select_clues(items, question=run.question, instructions=echoes), draft
 
+    def walk(self, kind: ClueKind, run: Run, max_tokens: int) -> tuple[Clue, ...]:
+        """Clues of one kind from the whole memory, view by view, in order; from one view where that holds all of it.
+
+        What a view gave is kept until something else is asked: a walk that was interrupted goes on where it stopped.
+        """
+        settings = self._settings
+        row = self._prompt(kind, run.question, self._language)
+        views = self._views.walk(len(row) + max_tokens)
+        one = len(views) == 1
+        limit = max_tokens if one else min(max_tokens, settings.walk_tokens)
+        caps = dict(CAPS) if one else {**CAPS, kind: settings.walk_clues}
+        if (kind, run.question) != self._walk:
+            self._walk, self._walked = (kind, run.question), {}
+        echoes = [instruction(self._template(kind, self._language))]
+        for number, view in enumerate(views):
+            run.meter.on_event(Event("walk", number, len(views), "views"))
+            if view not in self._walked:
+                with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=one):
+                    (reply,) = self._writer.reply_batch(memory(), [row], limit)
+                lines = parse_lines(reply)
+                clues = select_clues({kind: lines}, question=run.question, instructions=echoes, caps=caps)
+                self._walked[view] = [clue.text for clue in clues]
+        run.meter.on_event(Event("walk", len(views), len(views), "views"))
+        items = [text for view in views for text in self._walked[view]]
+        return select_clues({kind: items}, caps={kind: len(items)})
+
     def answer(self, run: Run) -> Generator[Piece, None, tuple[str, int, int]]:
         """Yields an answer from memory alone in pieces; returns its text, its tokens and those of the prompt."""
         prompts = self._prompts[run.language]
         text = prompts.memory_answer.format(question=run.question)
         ids = self._writer.end_of_turn(prompts.system, text)
-        with self._borrow(run.meter) as memory:
-            room = min(memory().capacity, self._engine.config.max_context)
-            self._check_room(ids, run.max_tokens, memory().length, room)
-            with run.meter.stage("answer", report=False):
-                reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
+        room = len(ids) + run.max_tokens
+        view = self._view(run, self._settings.answer_view_tokens, room)
+        with self._borrow(view, room, run.meter) as memory, run.meter.stage("answer", report=False):
+            reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
         return reply, count, len(ids)
 
     def _template(self, kind: ClueKind, language: Language) -> str:
@@ -81,15 +112,14 @@ class Recollection:
         text = self._template(kind, language).format(question=question)
         return self._writer.end_of_turn(self._prompts[language].system, text)
 
-    def _borrow(self, meter: Meter) -> AbstractContextManager[Callable[[], KVCache]]:
-        if not self._memory.loaded:
-            with meter.stage("memory"):
-                self._memory.load()
-        return self._memory.lend()
+    def _view(self, run: Run, most: int, room: int) -> MemoryView:
+        with run.meter.stage("choose"):
+            return self._views.choose(run.question, most, room)
 
-    def _check_room(self, ids: Sequence[int], max_tokens: int, used: int, limit: int) -> None:
-        if used + len(ids) + max_tokens > limit:
-            raise InputError(
-                f"question: its prompt of {len(ids)} tokens and a reply of {max_tokens} do not fit behind the "
-                f"document, where {max(0, limit - used)} are free: shorten it, or lower max_tokens"
-            )
+    @contextmanager
+    def _borrow(self, view: MemoryView, room: int, meter: Meter) -> Iterator[Callable[[], KVCache]]:
+        if not self._memory.holds(view, room):
+            with meter.stage("memory"):
+                self._memory.load(view, room)
+        with self._memory.lend(view, room) as memory:
+            yield memory

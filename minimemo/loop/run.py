@@ -35,6 +35,17 @@ class Settings:
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
     # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
     stand_out: float = 0.75
+    # Of memory that stands before a question: all of a shorter one, a view of a longer one. 16,711 tokens of xquad_en,
+    # 0.5B: answers from memory alone have F1 0.195 with the whole, 0.211 with 4,096 tokens, 0.299 with 1,024 (40
+    # questions); answers with clues 0.515 with the whole, 0.528 with 4,096 (14 questions).
+    view_tokens: int = 4096  # for clues
+    answer_view_tokens: int = 1024  # for an answer from memory alone
+    view_hits: int = 4  # passages whose blocks come first, their neighbours with them
+    view_spread: int = 0  # blocks from all over the memory
+    walk_view_tokens: int = 8192  # of each view of a walk through a long memory
+    walk_views: int = 16  # at most: a memory too long for them is walked in stretches
+    walk_tokens: int = 128  # of the reply from each view of a walk
+    walk_clues: int = 3  # that each view of a walk gives
     use_draft: bool = True  # draft an answer from memory, search with it, and show it beside the passages
 
     def memory_room(self, max_tokens: int = 256) -> int:

@@ -8,6 +8,7 @@ one batch of clue prompts over it, no copy, and its length is the same after eve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, get_args
 
 from minimemo.errors import InputError
@@ -16,13 +17,14 @@ from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_su
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
 from minimemo.loop.language import Language, detect_language
+from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
-from minimemo.loop.writer import MemoryLoan, Piece, Writer
+from minimemo.loop.views import Memory, Views
+from minimemo.loop.writer import Piece, Writer
 
 if TYPE_CHECKING:
-    from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.retrieval.index import Retriever
@@ -31,12 +33,13 @@ _MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
 
 
 class Session:
-    """Answers questions about one document; greedy, so the same question gives the same answer. Not thread-safe.
+    """Answers questions about one or several documents, not from several threads at once. Greedy: the same question
+    gets the same answer.
 
-    `load_memory` is called at the first question that needs the memory. It returns a cache that holds
-    `memory_opening(language, prompts).ids(tokenizer)` and the document's ids, with `settings.memory_room()` free.
-    `language` is the document's, `prompts` the texts of each language. Recalled passages and rewritten questions are
-    asked for in the document's language, since they are to be found in it; drafts and answers in the question's.
+    `open_memory` is called at the first question that needs the memory. It holds, for each document,
+    `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
+    the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
+    questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class Session:
         engine: Engine,
         tokenizer: Tokenizer,
         retriever: Retriever,
-        load_memory: Callable[[], KVCache],
+        open_memory: Callable[[], Memory],
         *,
+        documents: Sequence[str] = ("",),
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         settings: Settings = DEFAULTS,
@@ -57,13 +61,18 @@ class Session:
         self._retriever = retriever
         self._prompts = prompts
         self._on_event = on_event
+        self._documents = documents
         self._writer = Writer(engine, tokenizer)
-        self._recollection = Recollection(engine, self._writer, MemoryLoan(load_memory), language, prompts)
+        memory = cache(open_memory)
+        views = Views(memory, retriever, settings, engine.config.max_context)
+        loan = MemoryLoan(memory, settings.memory_room())
+        self._recollection = Recollection(self._writer, loan, views, language, prompts, settings)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
-        """Answers a question. Modes: `memorag`, `rag` (no memory), `memory` (no retrieval), `closed` (neither).
+        """Answers a question. Modes: `memorag`, `rag` (no memory), `memory` (an answer from memory alone), `closed`
+        (neither), `gist` (on the whole: the memory is asked part by part).
 
         Raises InputError for an empty question, one that does not fit (saying by how much), or an unknown mode.
         """
@@ -115,9 +124,10 @@ class Session:
             text, count, size = yield from self._recollection.answer(run)
             return self._answer(run, Found(), text, count, size)
         if run.mode == "closed":
-            return (
-                yield from self._write(run, Found(), self._prompts[run.language].closed.format(question=run.question))
-            )
+            prompt = self._prompts[run.language].closed.format(question=run.question)
+            return (yield from self._write(run, Found(), prompt))
+        if run.mode == "gist":
+            return (yield from self._summary(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
@@ -148,16 +158,21 @@ class Session:
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages)))
 
     def _summary(self, run: Run) -> Steps:
+        """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
         prompts = self._prompts[run.language]
-        clues, _ = self._recollect(("point",), run)
-        queries = [Query(clue.kind, clue.text) for clue in clues] or [Query("summary", prompts.summary_query)]
-        # the best of each point before the second of any, and as many as fit: a summary wants breadth
+        kind: ClueKind = "recall" if run.question else "point"
+        clues = self._recollection.walk(kind, run, self.settings.point_tokens)
+        queries = [Query(clue.kind, clue.text) for clue in clues]
+        if run.question or not queries:
+            queries.insert(0, Query("question" if run.question else "summary", run.question or prompts.summary_query))
+        # the best of each clue before the second of any, and as many as fit: breadth is wanted
         ranked = self._search(queries, run.meter, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
             listed = "\n".join(f"- {point}" for point in points)
-            return prompts.summary.format(points=listed, passages=render_passages(passages))
+            template = prompts.gist if run.question else prompts.summary
+            return template.format(points=listed, passages=render_passages(passages), question=run.question)
 
         while points and self._room(run, text(())) < _MIN_EVIDENCE:
             points.pop()
@@ -168,8 +183,7 @@ class Session:
 
     def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
         """Clues of some kinds, and the draft when it is one of them."""
-        max_tokens = self.settings.point_tokens if "point" in kinds else self.settings.clue_tokens
-        return self._recollection.clues(kinds, run, max_tokens)
+        return self._recollection.clues(kinds, run, self.settings.clue_tokens)
 
     def _search(self, queries: Sequence[Query], meter: Meter, lead: int, stand_out: float) -> tuple[Passage, ...]:
         """What the queries find, best first; see `rank_passages`."""
@@ -177,7 +191,8 @@ class Session:
         with meter.stage("retrieve"):
             hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
             limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
-            return rank_passages(queries, [found[:k] for found, k in zip(hits, limits, strict=True)], lead, stand_out)
+            kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
+            return rank_passages(queries, kept, lead, stand_out, self._documents)
 
     def _fit(
         self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]
@@ -202,8 +217,8 @@ class Session:
         yield found
         with run.meter.stage("answer", report=False):
             ids = self._ids(run.language, text)
-            cache = self._engine.new_cache(len(ids) + run.max_tokens)
-            reply, count = yield from self._writer.reply(lambda: cache, ids, run.max_tokens, self._on_event)
+            fresh = self._engine.new_cache(len(ids) + run.max_tokens)
+            reply, count = yield from self._writer.reply(lambda: fresh, ids, run.max_tokens, self._on_event)
         return self._answer(run, found, reply, count, len(ids))
 
     def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:
@@ -236,7 +251,9 @@ class Session:
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):
             bare = prompts.answer.format(question="", passages="", not_found=prompts.not_found)
-        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag") else 0
+        elif mode == "gist":
+            bare = prompts.gist.format(question="", passages="", points="")
+        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
         limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
         count = self._writer.count(question)
         if count > limit:

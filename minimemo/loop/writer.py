@@ -1,13 +1,11 @@
-"""Prompts to token ids, token ids back to pieces of text; and the loan of a memory that always comes back whole."""
+"""Prompts to token ids, token ids back to pieces of text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minimemo.errors import InputError
 from minimemo.events import Event, Listener
 from minimemo.loop.clues import is_looping
 
@@ -90,47 +88,3 @@ class Writer:
             yield Piece(rest)
         on_event(Event("answer", count, count, "tok"))
         return text, count
-
-
-class MemoryLoan:
-    """The memory of one document: loaded at the first loan, in one hand at a time, given back at its own length.
-
-    A new loan ends the one before it, so that a stream left half read cannot write under the next question.
-    Not for several threads at once.
-    """
-
-    def __init__(self, load: Callable[[], KVCache]) -> None:
-        self._load = load
-        self._cache: KVCache | None = None
-        self._length = 0
-        self._serial = 0
-
-    @property
-    def loaded(self) -> bool:
-        return self._cache is not None
-
-    def load(self) -> KVCache:
-        """The memory; loaded when it is not yet."""
-        if self._cache is None:
-            self._cache = self._load()
-            self._length = self._cache.length
-        return self._cache
-
-    @contextmanager
-    def lend(self) -> Iterator[Callable[[], KVCache]]:
-        """Gives a function that returns the cache while the loan stands, and raises InputError once another began."""
-        cache = self.load()
-        self._serial += 1
-        serial = self._serial
-        cache.truncate(self._length)
-
-        def current() -> KVCache:
-            if serial != self._serial:
-                raise InputError("this answer was left half read and another question came after it: ask it again")
-            return cache
-
-        try:
-            yield current
-        finally:
-            if serial == self._serial:
-                cache.truncate(self._length)

@@ -13,7 +13,7 @@ import numpy as np
 from minimemo.memory.profile import Profile, Transform
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
-VALUE_STEP = 2.0  # times the keys' step: KL is lowest at equal bytes near it (1 and 3 are worse)
+VALUE_STEP = 1.4  # times the keys' step: KL at 31x is 0.027 with it, 0.034 with 2, 0.048 with 2.8
 OVERHEAD = 4.0  # bytes a token: ids, checksums, index
 
 

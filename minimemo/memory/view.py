@@ -1,116 +1,159 @@
-"""Views: which blocks of a memory a question gets, at which positions, and their way into a cache.
+"""Views: which tokens of which memories a question gets, in which order. Numbers only; `loading.py` fills a cache.
 
-Keys are stored before RoPE, so a block can be placed anywhere: a view may skip blocks and close the gaps.
+Keys are stored before RoPE, so a block can be placed anywhere: a view leaves blocks out, closes the gaps and may take
+from several memories of one model. Its tokens stand at consecutive positions from 0, whatever the memory's length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 
-from minimemo.engine.cache import KVCache
-from minimemo.errors import MemoError
-from minimemo.events import Event, Listener, silent
-from minimemo.kernels import apply_rope
-from minimemo.memory.codec import Codec
-from minimemo.memory.reader import MemoryReader
-from minimemo.models.rope import RopeTable
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A memory's length in tokens, of which the first `opening` stand before the document; all but the last of its
+    blocks hold `block_tokens`."""
+
+    tokens: int
+    opening: int
+    block_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.opening <= self.tokens or self.block_tokens < 1:
+            raise ValueError(f"memory: {self.opening} of {self.tokens} tokens before the document, {self.block_tokens}")
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.tokens // self.block_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens `start` to `end` of the document in memory number `memory`, its opening not counted."""
+
+    memory: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """Of memory number `memory`, from block `block`, the tokens `first` to `end` of that block."""
+
+    memory: int
+    block: int
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryView:
-    """blocks: indices into a memory, in the order in which they enter the cache; positions: of their first token."""
+    """Parts in the order in which they enter a cache."""
 
-    blocks: tuple[int, ...]
-    positions: tuple[int, ...]
+    parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
-        if len(self.blocks) != len(self.positions):
-            raise ValueError(f"memory view: {len(self.blocks)} blocks at {len(self.positions)} positions")
-        if any(number < 0 for number in (*self.blocks, *self.positions)):
-            raise ValueError("memory view: blocks and positions are counted from 0")
+        for part in self.parts:
+            if min(part.memory, part.block, part.first) < 0 or part.end <= part.first:
+                raise ValueError(f"memory view: {part} holds no tokens")
 
-    @classmethod
-    def whole(cls, reader: MemoryReader) -> MemoryView:
-        """Every block where it was."""
-        blocks = tuple(range(len(reader)))
-        return cls(blocks, tuple(reader.block(index).start for index in blocks))
+    @property
+    def tokens(self) -> int:
+        return sum(part.end - part.first for part in self.parts)
 
 
-@torch.inference_mode()
-def load(
-    reader: MemoryReader,
-    codec: Codec,
-    view: MemoryView,
-    rope: RopeTable,
-    cache: KVCache,
-    on_event: Listener = silent,
-) -> None:
-    """Appends the view's blocks to the cache, keys rotated to the view's positions.
+Block = tuple[int, int]  # memory number, block number
 
-    One block is decoded at a time; a failure leaves the cache as it was. A cache that packs has to be empty. Raises
-    MemoError when the cache is too small or of another model or dtype, and for damaged blocks.
+
+def whole(extents: Sequence[Extent]) -> MemoryView:
+    """Everything, in order; only the first memory's opening, as one opening is enough."""
+    return _view(extents, [(memory, block) for memory, extent in enumerate(extents) for block in range(extent.blocks)])
+
+
+def chosen(extents: Sequence[Extent], ranked: Iterable[Block], budget: int) -> MemoryView:
+    """The first memory's opening and of the blocks `ranked`, best first, as many as `budget` tokens hold, in order.
+
+    A block that does not fit ends the choice: what follows it is worth less.
     """
-    if cache.bits and cache.length:
-        raise ValueError(f"memory view: a cache that packs must be empty, this one holds {cache.length} tokens")
-    tokens = sum(reader.block(index).tokens for index in view.blocks)
-    _check_fit(codec, cache, tokens)
-    layers_of = {kind: [layer for layer, own in enumerate(rope.kind) if own == kind] for kind in set(rope.kind)}
-    before = cache.length
-    try:
-        for done, (index, position) in enumerate(zip(view.blocks, view.positions, strict=True), 1):
-            _append(reader, codec, index, position, rope, layers_of, cache)
-            on_event(Event("load memory", done, len(view.blocks), "blocks"))
-    except BaseException:
-        cache.truncate(before)
-        raise
+    opening = _view(extents, ())
+    held = {(part.memory, part.block): part.end - part.first for part in opening.parts}
+    left = budget - opening.tokens
+    kept: set[Block] = set()
+    for block in ranked:
+        if block in kept:
+            continue
+        left -= _tokens(extents, block) - held.get(block, 0)
+        if left < 0:
+            break
+        kept.add(block)
+    return _view(extents, kept)
 
 
-def _append(
-    reader: MemoryReader,
-    codec: Codec,
-    index: int,
-    position: int,
-    rope: RopeTable,
-    layers_of: Mapping[int, Sequence[int]],
-    cache: KVCache,
-) -> None:
-    """One block, its first token at `position`. layers_of: the layers of each kind of rotation."""
-    count, device = reader.block(index).tokens, cache.keys.device
-    streams = reader.payload(index)
-    try:
-        keys, values = codec.decode(streams, count)
-    except MemoError as error:
-        raise MemoError(f"{reader.path}: block {index}: {error}; build it again: minimemo build DOCUMENT") from None
-    keys, values = keys.to(device), values.to(device)
-    rotations = rope.tables(torch.arange(position, position + count, device=device))
-    rotated = torch.empty_like(keys)
-    for kind, layers in layers_of.items():
-        rotated[layers] = apply_rope(keys[layers], *rotations[kind])
-    try:
-        cache.append(rotated, values)
-    except ValueError as error:
-        raise MemoError(f"{reader.path}: block {index}: {error}; open it with kv-dtype bfloat16") from None
+def blocks_of(extents: Sequence[Extent], spans: Iterable[Span]) -> Iterator[Block]:
+    """The blocks that hold each span, span by span."""
+    for span in spans:
+        extent = extents[span.memory]
+        first = (extent.opening + span.start) // extent.block_tokens
+        last = (extent.opening + max(span.start, span.end - 1)) // extent.block_tokens
+        for block in range(first, min(last, extent.blocks - 1) + 1):
+            yield span.memory, block
 
 
-def _check_fit(codec: Codec, cache: KVCache, tokens: int) -> None:
-    layers, heads, _, dim = cache.keys.shape
-    if codec.layout.shape(0) != (layers, heads, 0, dim):
-        raise MemoError(
-            f"the memory holds {codec.layout}, the model runs {layers} layers of {heads} x {dim}: "
-            "open it with the model that it was built with"
-        )
-    runs_in = f"int{cache.bits}" if cache.bits else str(cache.dtype).removeprefix("torch.")
-    if codec.lossless and codec.layout.dtype != runs_in:
-        raise MemoError(
-            f"the memory is exact in {codec.layout.dtype}, the model runs with keys and values in {runs_in}: "
-            f"open it with kv-dtype {codec.layout.dtype}"
-        )
-    missing = cache.length + tokens - cache.capacity
-    if missing > 0:
-        raise MemoError(
-            f"the memory's {tokens} tokens after {cache.length} others exceed the cache of {cache.capacity} "
-            f"by {missing}: choose fewer blocks or a larger cache"
-        )
+def neighbours(extents: Sequence[Extent], blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks before and after each."""
+    for memory, block in blocks:
+        for near in (block - 1, block + 1):
+            if 0 <= near < extents[memory].blocks:
+                yield memory, near
+
+
+def spread(extents: Sequence[Extent], count: int) -> list[Block]:
+    """`count` blocks at even distances over all memories, fewer where there are fewer."""
+    every = [(memory, block) for memory, extent in enumerate(extents) for block in range(extent.blocks)]
+    count = min(count, len(every))
+    return [every[(2 * at + 1) * len(every) // (2 * count)] for at in range(count)]
+
+
+def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:
+    """All memories in at most `most` views of at most `budget` tokens, in order: all blocks where they fit, else
+    stretches of neighbouring blocks at even distances. A view holds one block at least."""
+    every = [(memory, block) for memory, extent in enumerate(extents) for block in range(extent.blocks)]
+    room = budget - extents[0].opening if extents else 0
+    each = max(1, room // max((extent.block_tokens for extent in extents), default=1))
+    count = -(-len(every) // each)
+    if count <= most:
+        edges = [at * len(every) // count for at in range(count + 1)]  # even ones, rather than a last one of scraps
+        return [_view(extents, every[start:end]) for start, end in pairwise(edges)]
+    starts = [round(at * (len(every) - each) / max(1, most - 1)) for at in range(most)]
+    return [_view(extents, every[at : at + each]) for at in starts]
+
+
+def _view(extents: Sequence[Extent], blocks: Collection[Block]) -> MemoryView:
+    """The opening of the first memory and the blocks, in order, without the openings of the others."""
+    wanted = set(blocks)
+    parts = []
+    for memory, block in sorted(wanted.union(_opening(extents))):
+        extent = extents[memory]
+        at = block * extent.block_tokens
+        end = min(extent.tokens - at, extent.block_tokens)
+        if (memory, block) not in wanted:
+            end = min(end, extent.opening - at)
+        first = end - _tokens(extents, (memory, block)) if memory else 0
+        if first < end:
+            parts.append(Part(memory, block, first, end))
+    return MemoryView(tuple(parts))
+
+
+def _tokens(extents: Sequence[Extent], block: Block) -> int:
+    """Tokens of a block that a view of it takes: openings are left out but for the first memory's."""
+    memory, number = block
+    extent = extents[memory]
+    first = number * extent.block_tokens
+    end = min(extent.tokens, first + extent.block_tokens)
+    return max(0, end - (max(first, extent.opening) if memory else first))
+
+
+def _opening(extents: Sequence[Extent]) -> list[Block]:
+    return [(0, block) for block in range(-(-extents[0].opening // extents[0].block_tokens))] if extents else []

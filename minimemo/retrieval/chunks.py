@@ -52,11 +52,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found, its score (higher is better) and the names of the rankings that found it."""
+    """A passage that was found, its score (higher is better), the names of the rankings that found it, and which of the
+    documents searched it is from."""
 
     chunk: Chunk
     score: float
     sources: tuple[str, ...]
+    document: int = 0
 
 
 def split(

@@ -71,6 +71,13 @@ class VectorIndex:
             raise MemoError(f"{path}: {index.ntotal} vectors for {count} chunks; build the memo again")
         return cls(index)
 
+    @classmethod
+    def joined(cls, indexes: Sequence[VectorIndex]) -> VectorIndex:
+        """One index of all rows, in order. Raises InputError for none, and for different dimensions."""
+        if len({index.dim for index in indexes}) != 1:
+            raise InputError(f"indexes of dimensions {[index.dim for index in indexes]} cannot be searched together")
+        return cls.build(np.concatenate([index.vectors() for index in indexes])) if len(indexes) > 1 else indexes[0]
+
     @property
     def dim(self) -> int:
         return int(self._index.d)
@@ -78,9 +85,10 @@ class VectorIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def vectors(self, count: int) -> npt.NDArray[np.float32]:
-        """(count, d): the first rows."""
-        found: npt.NDArray[np.float32] = self._index.reconstruct_n(0, min(count, len(self)))
+    def vectors(self, count: int | None = None) -> npt.NDArray[np.float32]:
+        """(n, d), a copy; or the first `count` rows."""
+        rows = len(self) if count is None else min(count, len(self))
+        found: npt.NDArray[np.float32] = self._index.reconstruct_n(0, rows)
         return found
 
     def save(self, path: Path) -> None:
@@ -112,7 +120,8 @@ class VectorIndex:
 class Retriever:
     """Texts in, passages out: looks a query up by its vector and by its words, and fuses the two."""
 
-    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder):
+    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder, documents: Sequence[int] = ()):
+        """documents: which of several documents each chunk is from; none given: all are from one."""
         if len(index) != len(chunks):
             raise MemoError(f"index of {len(index)} vectors for {len(chunks)} chunks; build the memo again")
         if index.dim != embedder.dim:
@@ -121,13 +130,14 @@ class Retriever:
             )
         self._index = index
         self._chunks = chunks
+        self._documents = documents or [0] * len(chunks)
         self._embedder = embedder
         self._lexical = LexicalIndex([chunk.text for chunk in chunks])
 
     def retrieve(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """The k best passages of each query, best first; fewer when the document has fewer.
 
-        Scores are fused standard scores: how far a passage stands out from the document's others for that query.
+        Scores are fused standard scores: how far a passage stands out from all others for that query.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -148,6 +158,7 @@ class Retriever:
                     float(fused[row, i]),
                     tuple(name for name, top in tops.items() if i in top[row] and rankings[name][row, i] > 0)
                     or tuple(tops),
+                    self._documents[i],
                 )
                 for i in best[row]
             ]
