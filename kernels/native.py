@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 8
+_ABI = 9
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -254,6 +254,7 @@ class _Library(ctypes.CDLL):
             "unpack_kv": (None, [pointer, c_int, c_int, pointer, pointer, c_int]),
             "rms_norm": (None, [c_int, pointer, pointer, c_float, integer, integer, pointer]),
             "stack": (c_int, [c_int, c_int, pointer, pointer]),
+            "shortlist": (c_int, [c_int, pointer, pointer, c_float, pointer, integer, pointer, c_int]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():
