@@ -3,11 +3,11 @@
     python -m bench.engine --model qwen2.5-coder-0.5b --depths 0,4096,16384 [--peer llamacpp] [--threads 2] [--json]
 
 At each depth, a cache of random keys and values: the prefill of 512 tokens with the logits of the last, 32 decode steps
-of one row, and 32 of three rows that share it as a memory (their tokens added up). Ours and the peer (llama-bench on
-the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A decode speed is that
-of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way, and the fairer ratio
-where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a step reads, over its
-time and what the memory was read with in the same run.
+of one row, and 32 of three rows that share it as a memory (their tokens added up), all greedy. Ours and the peer
+(llama-bench on the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A
+decode speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way,
+and the fairer ratio where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a
+step reads, over its time and what the memory was read with in the same run.
 
 Peak memory is the whole process's, loading included (and converting, when a GGUF file is used for the first time).
 Other processes slow both sides manifold and unevenly: ratios mean something only where they took next to nothing of the
@@ -158,16 +158,16 @@ def deep_cache(engine: Engine, depth: int) -> KVCache:
 
 
 def weight_bytes_read(weights: DecoderWeights) -> int:
-    """Bytes of matrices that each token is multiplied with."""
+    """Bytes of matrices that a greedy step reads; of a head with a shortlist its coarse copy, the rest being little."""
     layers = sum(m.nbytes for layer in weights.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down))
-    return layers + weights.head.nbytes
+    return layers + (weights.head if weights.shortlist is None else weights.shortlist.coarse).nbytes
 
 
 def _seconds(engine: Engine, ids: Tensor, caches: Sequence[KVCache], prefix: KVCache | None = None) -> float:
     """Of one pass that appends as many of ids to each cache."""
     rows = [Row(cache, len(ids) // len(caches)) for cache in caches]
     start = time.perf_counter()
-    engine.decoder.forward(ids, rows, prefix=prefix)
+    engine.decoder.forward(ids, rows, prefix=prefix, logits="likeliest")  # as greedy decoding does
     return time.perf_counter() - start
 
 
