@@ -23,6 +23,7 @@ from minimemo.language_model import LanguageModel, LocatedModel, load_model, loc
 from minimemo.loop import PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo
+from minimemo.memory.tiers import TIERS, needs_profile
 from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, open_embedder
@@ -32,6 +33,7 @@ from minimemo.shelf import remember
 if TYPE_CHECKING:
     import torch
 
+    from minimemo.memory.profile import Profile
     from minimemo.memory.reader import MemoryReader
 
 MEMORY = "int4"
@@ -53,13 +55,16 @@ def build(
     """Reads a document once and leaves a memo folder; gives it back opened.
 
     source: a text file, "-" for standard input, or a Document. out: the folder, by default the document's name with
-    the ending .memo. memory: a tier, see memory/tiers.py; some need `calibrate` once. window: tokens back that each
-    token of a longer document sees at least; None: all, while the document fits the model's context, and a window past
+    the ending .memo. memory: a tier, see memory/tiers.py; where one needs a profile of the model and there is none, the
+    model is measured first, which takes minutes, once. window: tokens back that each token of a longer document sees at
+    least; None: all, while the document fits the model's context, and a window past
     that. A memo of the same document, model and settings that is already there is returned as it is.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill the same
     call goes on from there.
     """
+    if memory not in TIERS:
+        raise InputError(f"memory {memory!r} is unknown; choose one of {', '.join(TIERS)}")
     document = source if isinstance(source, Document) else read_document(source, encoding)
     target = _target(source, document, out)
     options.limit_threads()
@@ -68,7 +73,10 @@ def build(
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
     dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype()
-    recipe = _recipe(document, located, opened, memory, dtype, opening, window)
+    profile = None
+    if needs_profile(memory):
+        profile, model = _profile(located, model, options, on_event)
+    recipe = _recipe(document, located, opened, memory, dtype, opening, window, profile)
     known = _known(target)
     if known is not None and known.recipe == recipe:
         sweep(target)
@@ -99,6 +107,20 @@ def build(
         tails.keep(folder / TAIL, stamp, instead_of=earlier if old is not None else None)
     remember(target)
     return Memo(target, manifest, model=language_model, embedder=opened, prompts=prompts)
+
+
+def _profile(
+    located: LocatedModel, model: LanguageModel | str | Path | None, options: RunOptions, on_event: Listener
+) -> tuple[Profile, LanguageModel | str | Path | None]:
+    """The model's profile, measured now where there is none; and the model, loaded if that was needed."""
+    from minimemo.calibration import calibrate
+    from minimemo.memory.profile import load_profile, profile_of
+
+    if (known := profile_of(located.fingerprint, profiles_dir())) is not None:
+        return load_profile(known, profiles_dir()), model
+    on_event(Event(f"{located.source} is measured, once", 0, 1))
+    loaded = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
+    return calibrate(loaded, on_event=on_event), loaded
 
 
 def _known(target: Path) -> Manifest | None:
@@ -157,25 +179,17 @@ def _recipe(
     dtype: torch.dtype,
     opening: MemoryOpening,
     window: int | None,
+    profile: Profile | None,
 ) -> Recipe:
     from minimemo.memory.codec import KVLayout
-    from minimemo.memory.profile import load_profile, profile_of
-    from minimemo.memory.tiers import TIERS, needs_profile, recipe_of
+    from minimemo.memory.tiers import recipe_of
     from minimemo.models.config import ModelConfig
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
-    if memory not in TIERS:
-        raise InputError(f"memory {memory!r} is unknown; choose one of {', '.join(TIERS)}")
-    profile = profile_of(located.fingerprint, profiles_dir()) if needs_profile(memory) else None
-    if needs_profile(memory) and profile is None:
-        raise InputError(
-            f"memory {memory!r} needs to know {located.source} first: minimemo calibrate {located.source} --text "
-            "FILE... (once; texts of several kinds, about 16,000 tokens in all)"
-        )
     config = ModelConfig.from_directory(located.directory)
     stored = str(dtype).removeprefix("torch.")
     layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
-    codec, params = recipe_of(memory, layout, load_profile(profile, profiles_dir()) if profile else None)
+    codec, params = recipe_of(memory, layout, profile)
     return Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,

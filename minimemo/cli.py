@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         "--memory",
         choices=TIERS,
         default="int4",
-        help="from large to small; high, balanced and small need `minimemo calibrate` once (default: int4)",
+        help="from large to small (default: int4); for high, balanced and small the model is measured first, once",
     )
     build.add_argument(
         "--window", type=_positive, metavar="TOKENS",
@@ -100,12 +100,16 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
 
     calibrate = command(
-        "calibrate", commands.calibrate, "learn a model's keys and values, once, for the smaller memories",
-        "minimemo calibrate qwen2.5-coder-0.5b --text novel.txt contract.txt",
+        "calibrate", commands.calibrate, "measure a model once, for the smaller memories; a build does it when needed",
+        "minimemo calibrate qwen2.5-coder-0.5b",
     )  # fmt: skip
     calibrate.add_argument("model", help="a name from `minimemo list`, a directory or a .gguf file")
     calibrate.add_argument(
-        "--text", nargs="+", metavar="FILE", required=True, help="of several kinds and languages, 16,000 tokens in all"
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)",
     )
 
     ask = command(

@@ -10,6 +10,7 @@ import torch
 import minimemo
 from minimemo.calibration import _pieces, calibrate
 from minimemo.errors import InputError, MemoError
+from minimemo.events import Event
 from minimemo.language_model import LanguageModel, load_model
 from minimemo.memory.profile import load_profile
 from minimemo.models.cachedir import profiles_dir
@@ -60,15 +61,24 @@ def test_a_calibrated_model_builds_and_opens(
     assert (build("b.memo").folder / "memory.bin").read_bytes() == (memo.folder / "memory.bin").read_bytes()
 
 
-@pytest.mark.parametrize("tier", ["high", "balanced", "small"])
-def test_without_a_profile_the_command_that_makes_one_is_named(
-    tier: str, model: LanguageModel, tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_build_measures_the_model(
+    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("minimemo.calibration.shipped_texts", lambda: texts)
     (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
-    with pytest.raises(InputError, match="minimemo calibrate"):
-        minimemo.build(tmp_path / "doc.txt", model=model, embedder=tiny_models.embedder, memory=tier)
-    assert not list(tmp_path.glob("*.memo"))
+    for out, times in (("a.memo", 1), ("b.memo", 0)):
+        events: list[Event] = []
+        memo = minimemo.build(
+            tmp_path / "doc.txt",
+            tmp_path / out,
+            model=model,
+            embedder=tiny_models.embedder,
+            memory="balanced",
+            on_event=events.append,
+        )
+        assert [event.stage for event in events].count(f"{model.located.source} is measured, once") == times
+        assert memo.inspect()["memory"]["codec"] == "klt"
 
 
 def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[str]) -> None:
