@@ -17,8 +17,9 @@ from minimemo import build_passages, tails
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
 from minimemo.language_model import LanguageModel
-from minimemo.memo import Memo, OpenEmbedder, open_embedder
+from minimemo.memo import Memo
 from minimemo.models.pieces import encode_in_pieces
+from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.scratch import scratch
 
 from .conftest import TinyModels

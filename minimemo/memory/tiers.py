@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
 # profile was made from; others come within a fifth.
-RATIOS: Mapping[str, float] = {"high": 16, "balanced": 27, "small": 48}
+RATIOS: Mapping[str, float] = {"high": 16.5, "balanced": 28, "small": 48}
 TIERS = ("exact", "int4", *RATIOS)
 
 
