@@ -146,6 +146,12 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
+    export = command(
+        "export", commands.export, "a copy of a memo that opens on other machines", "minimemo export book.memo away.memo"
+    )
+    export.add_argument("memo", help="a memo folder")
+    export.add_argument("out", help="the folder to make")
+
     verify = command("verify", commands.verify, "check every byte of a memo", "minimemo verify book.memo")
     verify.add_argument("memo", help="a memo folder")
 

@@ -145,6 +145,12 @@ def verify(arguments: argparse.Namespace) -> None:
     print(f"{arguments.memo}: every checksum is right")
 
 
+def export(arguments: argparse.Namespace) -> None:
+    from minimemo.export import export
+
+    print(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models")
+
+
 def listing(arguments: argparse.Namespace) -> None:
     from minimemo.inventory import disk_usage, memos, models
 

@@ -164,15 +164,20 @@ def profile_of(model: str, folder: Path) -> str | None:
     return found[-1].stem.split("-")[1] if found else None
 
 
-def load_profile(hash_: str, folder: Path) -> Profile:
+def profile_file(hash_: str, *folders: Path) -> Path:
+    """The file of the profile of that hash, in the first of the folders that has it. Raises MemoError for none."""
+    for folder in folders:
+        for path in folder.glob(f"*-{hash_}.safetensors") if hash_.isalnum() else ():
+            return path
+    raise MemoError(
+        f"profile {hash_} is not in {folders[0]}: on the machine that built the memo, minimemo export makes a memo that "
+        "carries it; or build the memo again"
+    )
+
+
+def load_profile(hash_: str, *folders: Path) -> Profile:
     """The profile of that hash. Raises MemoError when it is missing, damaged or not of the shape a profile has."""
-    matches = list(folder.glob(f"*-{hash_}.safetensors")) if hash_.isalnum() else []
-    if not matches:
-        raise MemoError(
-            f"profile {hash_} is not in {folder}: copy it there from the machine that built the memo, "
-            "or build the memo again"
-        )
-    path = matches[0]
+    path = profile_file(hash_, *folders)
     if content_hash(path)[:32] != hash_:
         raise MemoError(f"{path}: damaged (checksum); calibrate again and build the memo again")
     try:

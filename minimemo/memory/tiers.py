@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimemo.models.cachedir import profiles_dir
@@ -42,9 +43,9 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
     return KLT, {**asdict(layout), "profile": profile.hash, **steps, "sinks": SINKS}
 
 
-def codec_of(name: str, params: Mapping[str, Any]) -> Codec:
-    """The codec that a memo names; profiles are looked up in minimemo's folder. Raises MemoError."""
+def codec_of(name: str, params: Mapping[str, Any], *folders: Path) -> Codec:
+    """The codec that a memo names; profiles are looked up in minimemo's folder, then in `folders`. Raises MemoError."""
     from minimemo.memory.codec import make_codec
     from minimemo.memory.profile import load_profile
 
-    return make_codec(name, params, lambda hash_: load_profile(hash_, profiles_dir()))
+    return make_codec(name, params, lambda hash_: load_profile(hash_, profiles_dir(), *folders))
