@@ -117,7 +117,7 @@ def _measure(
     model: LanguageModel,
     embedder: OpenEmbedder,
 ) -> dict[str, Any]:
-    """mode -> {found: share, by_depth: 0 or 1 each, evidence: share shown a right answer, seconds: median}."""
+    """mode -> {found: share, by_depth: 0 or 1 each, evidence: share whose passages hold an answer, seconds: median}."""
     name = f"{args.haystack.stem}-{length}-{len(needles)}"
     document = minimemo.Document.of(haystack(hay, length, needles, model.tokenizer, args.haystack.name), f"{name}.txt")
     folder = home() / "bench" / "needle" / f"{name}-{model.located.fingerprint[:8]}-{args.memory}.memo"

@@ -147,7 +147,10 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
     export = command(
-        "export", commands.export, "a copy of a memo that opens on other machines", "minimemo export book.memo away.memo"
+        "export",
+        commands.export,
+        "a copy of a memo that opens on other machines",
+        "minimemo export book.memo away.memo",
     )
     export.add_argument("memo", help="a memo folder")
     export.add_argument("out", help="the folder to make")

@@ -113,7 +113,9 @@ class Memo(Asking):
         from minimemo.memory.loading import StoredBlocks
         from minimemo.memory.tiers import codec_of
 
-        return StoredBlocks(self.reader(), codec_of(self.manifest.recipe.codec, self.manifest.recipe.params, self.folder))
+        return StoredBlocks(
+            self.reader(), codec_of(self.manifest.recipe.codec, self.manifest.recipe.params, self.folder)
+        )
 
     # -- the folder --------------------------------------------------------------------------------------------------
 

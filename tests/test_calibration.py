@@ -11,6 +11,7 @@ import minimemo
 from minimemo.calibration import _pieces, calibrate
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
+from minimemo.export import export
 from minimemo.language_model import LanguageModel, load_model
 from minimemo.memory.profile import load_profile
 from minimemo.models.cachedir import profiles_dir
@@ -86,16 +87,22 @@ def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[
     assert first.hash == second.hash == load_profile(first.hash, profiles_dir()).hash
 
 
-def test_a_memo_without_its_profile_says_which(
+def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
     model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path
 ) -> None:
     profile = calibrate(model, texts)
     (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
     memo = minimemo.build(tmp_path / "doc.txt", model=model, embedder=tiny_models.embedder, memory="high")
+    carried = export(memo.folder, tmp_path / "carried.memo")
+    with pytest.raises(InputError, match="exists"):
+        export(memo.folder, carried)
     for path in profiles_dir().glob("*"):
         path.unlink()
     with pytest.raises(MemoError, match=profile.hash):
         whole_memory(memo)
+    with pytest.raises(MemoError, match="export"):
+        export(carried, tmp_path / "again.memo") and export(memo.folder, tmp_path / "late.memo")
+    assert whole_memory(minimemo.open(carried, model=model, embedder=tiny_models.embedder)).length > 0
 
 
 @pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])
