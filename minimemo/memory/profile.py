@@ -170,7 +170,7 @@ def profile_file(hash_: str, *folders: Path) -> Path:
         for path in folder.glob(f"*-{hash_}.safetensors") if hash_.isalnum() else ():
             return path
     raise MemoError(
-        f"profile {hash_} is not in {folders[0]}: on the machine that built the memo, minimemo export makes a memo that "
+        f"profile {hash_} is not in {folders[0]}: on the machine that built the memo, minimemo export makes one that "
         "carries it; or build the memo again"
     )
 
