@@ -14,6 +14,7 @@ import pytest
 
 import minimemo
 from minimemo import build_passages, tails
+from minimemo.calibration import calibrate
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
 from minimemo.language_model import LanguageModel
@@ -191,6 +192,17 @@ def test_a_document_that_grew(
     else:
         assert read == tokens
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+
+
+def test_the_transform_codec_too(build: Build, model: LanguageModel, tmp_path: Path) -> None:
+    """It codes the end of a document with more care, which blocks taken over must not have got or lack."""
+    calibrate(model, [SHORT, SHORT[::-1]])
+    fresh = build(LONG, "fresh.memo", "balanced")
+    assert killed(build, tmp_path, 8, LONG, "a.memo", "balanced", stage="read")
+    assert same(build(LONG, "a.memo", "balanced").folder, fresh.folder)
+    for before in (LONG[:9000], LONG + "Hello. " * 30):
+        build(before, "b.memo", "balanced")
+        assert same(build(LONG, "b.memo", "balanced").folder, fresh.folder)
 
 
 def test_a_grown_document_without_its_exact_end(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
