@@ -65,7 +65,7 @@ def _weights(form: Form, rows: int, columns: int) -> Weights:
             return values.half().float()
         if form.scales == "two-level":
             factors = values[:, :: 256 // form.group].half().float().repeat_interleave(256 // form.group, 1)[:, :groups]
-            return factors * torch.randint(-32, 64, factors.shape, generator=generator)
+            return factors * torch.randint(-128, 128, factors.shape, generator=generator)
         return values
 
     codes = torch.randint(0, 2**form.bits, (rows, columns), generator=generator).sub(form.zero).to(torch.int8)
@@ -111,7 +111,7 @@ def test_against_float64(form: Form, shape: tuple[int, int], variant: str) -> No
     weights = _weights(form, *shape)
     matrix = native.pack_weights(*weights[:3])
     bias = torch.linspace(-1, 1, shape[0])
-    for rows in (0, 1, 2, 3, 16) if shape != SHAPES[2] else (8, 65):
+    for rows in (0, 1, 2, 3, 4, 16) if shape != SHAPES[2] else (8, 65):
         x = _inputs(rows, shape[1])
         expected = x.double() @ weights.wide.T
         for exact, steps in ((True, EXACT_STEPS), (False, COARSE_STEPS)):

@@ -7,8 +7,6 @@
 namespace minimemo {
 namespace {
 
-#define INLINE_LAMBDA __attribute__((always_inline))
-
 constexpr int kStrip = 14, kTileVectors = 2;  // 28 sums, 2 cells and one broadcast in 32 registers
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
 INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN

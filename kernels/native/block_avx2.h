@@ -17,6 +17,11 @@ constexpr int run_length() {
   return kLargest >= 8 ? 8 : kLargest >= 4 ? 4 : 2;
 }
 
+// As finish() of unpack.h, on sums in memory.
+INLINE void finish(Ints dot, int32_t zero, const float* scale, float factor, float* sum) {
+  store(sum, finish(dot, zero, load_floats(scale), factor, load_floats(sum)));
+}
+
 // The weight of a plane of fine activations: 128 and 1.
 template <bool kFine>
 INLINE __m256i plane_weight(int plane) {
@@ -139,10 +144,12 @@ INLINE void words_product(const uint8_t* codes, const float* scale, const Activa
   }
 }
 
-// codes: a block of 16 rows; scale: (32 / kGroup, 16); zero: (32 / kGroup, n); added to sums (n, 16).
-template <int kBits, int kGroup, bool kFine>
+// codes: a block of 16 rows; scale: (32 / kGroup, 16); zero: (32 / kGroup, n); added to sums (n, 2). kRows is 0.
+template <int kBits, int kGroup, bool kFine, int kRows>
 INLINE void block_product(const uint8_t* codes, const float* scale, const Activations& x, int64_t block,
-                          const int32_t* zero, float* sums) {
+                          const int32_t* zero, Floats* to) {
+  static_assert(kRows == 0, "16 registers hold a block and no sums of several rows");
+  float* sums = reinterpret_cast<float*>(to);
   if constexpr (!meets_bytes(kBits))
     words_product<kGroup>(codes, scale, x, block, zero, sums);
   else if (kGroup == 32 && x.n == 1)

@@ -18,6 +18,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#define INLINE_LAMBDA __attribute__((always_inline))
+
 namespace minimemo {
 
 constexpr int kTile = 16;     // rows

@@ -33,54 +33,74 @@ inline void decode(const uint8_t* tile, int32_t kind, int group, int64_t super, 
 
 constexpr int kAhead = 3072;  // bytes to prefetch ahead: 1024 to 8192 measured; 40 % quicker at one row than without
 
-template <int kBits, int kGroup, bool kFine>
+// kRows: of the activations, whose sums then stay in registers; or 0 for any number of them.
+template <int kBits, int kGroup, bool kFine, int kRows>
 void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& groups, int64_t first_tile,
                int64_t last_tile, float* out, int64_t stride, const float* bias) {
   Header h;
   std::memcpy(&h, matrix, sizeof h);
   constexpr int kPer = kBlock / kGroup;  // groups of a block
+  constexpr int kVectors = kTile / kLanes;
   const int n = x.n;
   const int64_t blocks = blocks_of(h), scale_bytes = param_bytes(h, h.scale_kind);
   const int64_t offset_bytes = param_bytes(h, h.offset_kind);
-  alignas(64) float sums[kMaxRows * kTile], scales[kSuper / kGroup * kTile], offsets[kSuper / kGroup * kTile];
+  alignas(64) float scales[kSuper / kGroup * kTile], offsets[kSuper / kGroup * kTile];
   for (int64_t tile = first_tile; tile < last_tile; tile++) {
     const uint8_t* codes = matrix + sizeof h + tile * blocks * (kBits * 64);
-    std::memset(sums, 0, size_t(n) * kTile * 4);
+    Floats sums[(kRows ? kRows : kMaxRows) * kVectors];
+    each_row<kRows * kVectors>(n * kVectors, [&](int i) INLINE_LAMBDA { sums[i] = Floats{}; });
     for (int64_t super = 0; super * (kSuper / kBlock) < blocks; super++) {
       const int64_t block0 = super * (kSuper / kBlock);
       const int64_t count = blocks - block0 < kSuper / kBlock ? blocks - block0 : kSuper / kBlock;
       decode(matrix + h.scales_at + tile * scale_bytes, h.scale_kind, kGroup, super, count * kPer, scales);
       for (int64_t b = 0; b < count; b++, codes += kBits * 64) {
         for (int i = 0; i < kBits; i++) __builtin_prefetch(codes + kAhead + i * 64);
-        block_product<kBits, kGroup, kFine>(codes, scales + b * kPer * kTile, x, block0 + b,
-                                            groups.zero + (block0 + b) * kPer * n, sums);
+        block_product<kBits, kGroup, kFine, kRows>(codes, scales + b * kPer * kTile, x, block0 + b,
+                                                   groups.zero + (block0 + b) * kPer * n, sums);
       }
       if (!offset_bytes) continue;
       decode(matrix + h.offsets_at + tile * offset_bytes, h.offset_kind, kGroup, super, count * kPer, offsets);
-      for (int r = 0; r < n; r++)
-        for (int lane = 0; lane < kTile; lane += kLanes) {
-          Floats sum = load_floats(sums + r * kTile + lane);
+      each_row<kRows>(n, [&](int r) INLINE_LAMBDA {
+        for (int v = 0; v < kVectors; v++) {
+          Floats sum = sums[r * kVectors + v];
           for (int64_t g = 0; g < count * kPer; g++)
-            sum = fused_add(load_floats(offsets + g * kTile + lane), splat(groups.offset[(block0 * kPer + g) * n + r]), sum);
-          store(sums + r * kTile + lane, sum);
+            sum = fused_add(load_floats(offsets + g * kTile + v * kLanes),
+                            splat(groups.offset[(block0 * kPer + g) * n + r]), sum);
+          sums[r * kVectors + v] = sum;
         }
+      });
     }
     const int64_t row0 = tile * kTile;
     const int rows = int(h.rows - row0 < kTile ? h.rows - row0 : kTile);
-    for (int r = 0; r < n; r++) {
+    each_row<kRows>(n, [&](int r) INLINE_LAMBDA {
       float* to = out + r * stride + row0;
-      for (int i = 0; i < rows; i++) to[i] = sums[r * kTile + i] + (bias ? bias[row0 + i] : 0.0f);
-    }
+      alignas(64) float lanes[kTile];
+      for (int v = 0; v < kVectors; v++) store(lanes + v * kLanes, sums[r * kVectors + v]);
+      for (int i = 0; i < rows; i++) to[i] = lanes[i] + (bias ? bias[row0 + i] : 0.0f);
+    });
   }
+}
+
+template <int kBits, int kGroup, bool kFine>
+void dot_rows(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first, int64_t last,
+              float* out, int64_t stride, const float* bias) {
+  auto run = dot_tiles<kBits, kGroup, kFine, 0>;
+  if constexpr (kRegisterRows) {
+    if (x.n == 1) run = dot_tiles<kBits, kGroup, kFine, 1>;
+    if (x.n == 2) run = dot_tiles<kBits, kGroup, kFine, 2>;
+    if (x.n == 3) run = dot_tiles<kBits, kGroup, kFine, 3>;
+    if (x.n == 4) run = dot_tiles<kBits, kGroup, kFine, 4>;
+  }
+  run(matrix, x, sums, first, last, out, stride, bias);
 }
 
 template <int kBits, int kGroup>
 void dot_either(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first, int64_t last,
                 float* out, int64_t stride, const float* bias) {
   if (meets_bytes(kBits) && x.fine)  // words are of one kind
-    dot_tiles<kBits, kGroup, meets_bytes(kBits)>(matrix, x, sums, first, last, out, stride, bias);
+    dot_rows<kBits, kGroup, meets_bytes(kBits)>(matrix, x, sums, first, last, out, stride, bias);
   else
-    dot_tiles<kBits, kGroup, false>(matrix, x, sums, first, last, out, stride, bias);
+    dot_rows<kBits, kGroup, false>(matrix, x, sums, first, last, out, stride, bias);
 }
 
 void dot(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first, int64_t last, float* out,

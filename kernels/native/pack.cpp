@@ -30,7 +30,8 @@ bool is_half(float value, uint16_t* half) {
 }
 
 // `count` values as small[i] * *factor, exactly. Every value is an integer times one power of two; their greatest common
-// divisor is the factor.
+// divisor is the factor. It is negative where one of the integers is to be -128 and not 128: the scales of q6_K are
+// rounded so that the largest is just that.
 bool is_two_level(const float* values, int count, float* factor, int8_t* small) {
   int64_t digits[kSuper / 16];
   int exponents[kSuper / 16], lowest = 1 << 20;
@@ -42,16 +43,18 @@ bool is_two_level(const float* values, int count, float* factor, int8_t* small) 
     while (digits[i] != 0 && digits[i] % 2 == 0) digits[i] /= 2, exponents[i]++;
     if (digits[i] != 0 && exponents[i] < lowest) lowest = exponents[i];
   }
-  int64_t divisor = 0;
+  int64_t divisor = 0, largest = 0;
   for (int i = 0; i < count; i++) {
     if (digits[i] == 0) continue;
-    if (exponents[i] - lowest > 7) return false;  // more than 127 times the smallest
+    if (exponents[i] - lowest > 7) return false;  // more than 128 times the smallest
     digits[i] *= int64_t(1) << (exponents[i] - lowest);
     divisor = std::gcd(divisor, digits[i]);
+    largest = std::max(largest, digits[i]);
   }
+  if (divisor && largest / divisor > 127) divisor = -divisor;
   for (int i = 0; i < count; i++) {
     const int64_t multiple = divisor ? digits[i] / divisor : 0;
-    if (multiple > 127 || multiple < -127) return false;
+    if (multiple > 127 || multiple < -128) return false;
     small[i] = int8_t(multiple);
   }
   *factor = divisor ? std::ldexp(float(divisor), lowest) : 0.0f;

@@ -14,6 +14,7 @@ typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 typedef float Floats __attribute__((vector_size(32)));
 constexpr bool meets_bytes(int bits) { return bits < 8; }
+constexpr bool kRegisterRows = false;  // whether there are registers for sums of a few rows beside a block
 
 INLINE Bytes load_bytes(const uint8_t* p) { return Bytes(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 INLINE void store(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), __m256i(v)); }

@@ -16,6 +16,7 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 typedef int8_t Quantized;
 constexpr bool meets_bytes(int) { return true; }
+constexpr bool kRegisterRows = true;  // whether there are registers for sums of a few rows beside a block
 
 INLINE Bytes load_bytes(const uint8_t* p) { return Bytes(_mm512_loadu_si512(p)); }
 INLINE void store(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, __m512i(v)); }

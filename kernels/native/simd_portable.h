@@ -13,6 +13,7 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 typedef int16_t Quantized;
 constexpr bool meets_bytes(int) { return false; }
+constexpr bool kRegisterRows = false;  // whether there are registers for sums of a few rows beside a block
 
 template <typename Vector>
 INLINE Vector load(const void* p) {

@@ -41,10 +41,20 @@ INLINE void unpack(const uint8_t* p, Bytes u[8]) {
   u[4] = extract<kBits, 4>(v), u[5] = extract<kBits, 5>(v), u[6] = extract<kBits, 6>(v), u[7] = extract<kBits, 7>(v);
 }
 
-// sum += (dot - zero) * (scale * factor), for kLanes rows of the matrix and one of the activations.
-INLINE void finish(Ints dot, int32_t zero, const float* scale, float factor, float* sum) {
-  const Floats step = load_floats(scale) * splat(factor);
-  store(sum, fused_add(__builtin_convertvector(dot - splat(zero), Floats), step, load_floats(sum)));
+// body(0) .. body(count - 1). kCount: the same number, where it is known and each is to have its own registers; or 0.
+template <int kCount, typename Body>
+INLINE void each_row(int count, Body body) {
+  if constexpr (kCount > 0) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kCount; r++) body(r);
+  } else {
+    for (int r = 0; r < count; r++) body(r);
+  }
+}
+
+// sum + (dot - zero) * (scale * factor), for kLanes rows of the matrix and one of the activations.
+INLINE Floats finish(Ints dot, int32_t zero, Floats scale, float factor, Floats sum) {
+  return fused_add(__builtin_convertvector(dot - splat(zero), Floats), scale * splat(factor), sum);
 }
 
 }  // namespace
