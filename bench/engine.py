@@ -158,16 +158,16 @@ def deep_cache(engine: Engine, depth: int) -> KVCache:
 
 
 def weight_bytes_read(weights: DecoderWeights) -> int:
-    """Bytes of matrices that each token is multiplied with."""
+    """Bytes of matrices that a greedy step reads; of a head with a shortlist its coarse copy, the rest being little."""
     layers = sum(m.nbytes for layer in weights.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down))
-    return layers + weights.head.nbytes
+    return layers + (weights.head if weights.shortlist is None else weights.shortlist.coarse).nbytes
 
 
 def _seconds(engine: Engine, ids: Tensor, caches: Sequence[KVCache], prefix: KVCache | None = None) -> float:
     """Of one pass that appends as many of ids to each cache."""
     rows = [Row(cache, len(ids) // len(caches)) for cache in caches]
     start = time.perf_counter()
-    engine.decoder.forward(ids, rows, prefix=prefix)
+    engine.decoder.forward(ids, rows, prefix=prefix, logits="likeliest")  # as greedy decoding does
     return time.perf_counter() - start
 
 

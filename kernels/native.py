@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 9
+_ABI = 10
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -257,6 +257,7 @@ class _Library(ctypes.CDLL):
             "inverts": (c_int, [c_int]),
             "unpack_symbols": (c_int, [pointer, pointer, pointer, pointer, integer, integer, pointer]),
             "inverse_transform": (c_int, [c_int, pointer, integer, c_int]),
+            "shortlist": (c_int, [c_int, pointer, pointer, c_float, pointer, integer, pointer, c_int]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }
         for name, (result, arguments) in signatures.items():

@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 9;        // counts changes of the functions below
+constexpr int kAbi = 10;       // counts changes of the functions below
 
 }  // namespace
 
@@ -96,6 +96,12 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
     product.multiply(work, bias, out + row * product.rows());
   }
   return 0;
+}
+
+// As run_shortlist. Returns 0, or 1 without memory.
+EXPORT int minimemo_shortlist(int variant, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
+                              int64_t n, float* out, int threads) {
+  return run_shortlist(*runnable(variant), coarse, exact, noise, x, n, out, threads) ? 0 : 1;
 }
 
 // Rows of one matrix as floats, or as bfloat16: ids[0 .. count - 1], or first .. first + count - 1 where ids is null.

@@ -26,4 +26,9 @@ const Kernels* runnable(int variant);
 // False without memory for the activations.
 bool run_stack(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call);
 
+// out (n, rows) = x (n, columns) times the transpose of `exact`, where an output may be the largest of its row; the others
+// are those of `coarse`, the same matrix rounded, whose elements are off by `noise` (root mean square). n <= 16 or so.
+bool run_shortlist(const Kernels& kernels, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
+                   int64_t n, float* out, int threads);
+
 }  // namespace minimemo

@@ -107,4 +107,9 @@ void Product::multiply(Work work, const float* bias, float* out) const {
   });
 }
 
+void Product::multiply_tiles(int64_t first, int64_t last, float* out) const {
+  const Part& part = parts_[0];
+  kernels_.dot(part.matrix, x_, {part.zero, part.offset}, first, last, out, rows_, nullptr);
+}
+
 }  // namespace minimemo

@@ -43,6 +43,9 @@ class Product {
   // out (n, rows) = x times the matrices' transposes, plus bias (rows,) or null.
   void multiply(Work work, const float* bias, float* out) const;
 
+  // Of a product of one matrix: only its tiles first .. last - 1, on the caller's thread.
+  void multiply_tiles(int64_t first, int64_t last, float* out) const;
+
  private:
   struct Part {
     const uint8_t* matrix;

@@ -112,7 +112,7 @@ class Engine:
 
         The cache stays extended by the prompt and all yielded tokens but the last; the caller truncates it.
         """
-        sampler = Sampler(sampling or Sampling())
+        sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
             token = sampler(logits)[0]
@@ -121,7 +121,7 @@ class Engine:
             yield token
             if count < max_tokens:
                 self.decoded += 1
-                logits = self._forward([token], [Row(cache, 1)])
+                logits = self._forward([token], [Row(cache, 1)], logits=wanted)
 
     def generate_batch(
         self,
@@ -138,7 +138,7 @@ class Engine:
         """
         if not prompts or not all(prompts):
             raise ValueError("engine: a batch needs at least one prompt and a token in each")
-        sampler = Sampler(sampling or Sampling())
+        sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
         tails = [self.new_cache(len(prompt) + max_tokens) for prompt in prompts]
         counts = [len(prompt) for prompt in prompts]
         joined = [token for prompt in prompts for token in prompt]
@@ -156,7 +156,8 @@ class Engine:
             if not alive or count == max_tokens:
                 break
             self.decoded += len(alive)
-            logits = self._forward([token for _, token in kept], [Row(tails[row], 1) for row in alive], prefix=memory)
+            rows = [Row(tails[row], 1) for row in alive]
+            logits = self._forward([token for _, token in kept], rows, prefix=memory, logits=wanted)
         return found
 
     def _forward(
@@ -170,3 +171,8 @@ class Engine:
     ) -> Tensor:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
         return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
+
+
+def _wanted(sampling: Sampling | None) -> str:
+    """The logits that a choice needs: a greedy one looks at the largest alone."""
+    return "likeliest" if sampling is None or sampling.greedy else "last"

@@ -22,6 +22,10 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise InputError(f"temperature must be 0 or more, got {self.temperature}")
@@ -41,7 +45,7 @@ class Sampler:
     def __call__(self, logits: Tensor) -> list[int]:
         """logits (rows, V) float32 -> one token id a row."""
         settings = self._sampling
-        if settings.temperature == 0:
+        if settings.greedy:
             # numpy: torch's own would wake a team of threads that then spins on the cores of the next step's products.
             return logits.cpu().numpy().argmax(axis=-1).tolist()
         scaled, order = (logits.cpu() / settings.temperature).sort(dim=-1, descending=True, stable=True)

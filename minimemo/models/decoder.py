@@ -26,6 +26,7 @@ from minimemo.kernels import (
     gated_mlp_activation,
     rms_norm,
 )
+from minimemo.kernels.shortlist import Shortlist, largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, Projection
 from minimemo.models.rope import RopeTable
@@ -70,6 +71,7 @@ class DecoderWeights:
     layers: tuple[LayerWeights, ...]
     norm: Tensor  # (C,)
     head: Projection  # (V, C); the embedding itself when tied
+    shortlist: Shortlist | None = None  # of the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Decoder:
         """Runs ids (N,), the rows' new tokens one row after the other, and appends them to the rows' caches.
 
         raw_keys: (L, G, N, D), filled with the keys before RoPE. logits: "last" (rows, V) of each row's last token,
-        "all" (N, V), or "none" (empty). Returned in float32.
+        "likeliest", the same where only the largest needs to be right (kernels/shortlist.py), "all" (N, V), or "none"
+        (empty). Returned in float32.
         """
         counts = [row.count for row in rows]
         if ids.shape != (sum(counts),):
@@ -137,11 +140,14 @@ class Decoder:
 
         if logits == "none":
             return x.new_empty((0, self.config.vocab_size), dtype=torch.float32)
-        if logits == "last":
+        if logits in ("last", "likeliest"):
             x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
         elif logits != "all":
-            raise ValueError(f"decoder: logits must be last, all or none, got {logits!r}")
-        return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
+            raise ValueError(f"decoder: logits must be last, likeliest, all or none, got {logits!r}")
+        x = rms_norm(x, self.weights.norm, self.config.norm_eps)
+        if logits == "likeliest" and self.weights.shortlist is not None and len(x) <= FEW_ROWS:
+            return largest_linear(x, self.weights.shortlist)
+        return self.weights.head(x).float()
 
     def _layers(
         self,

@@ -21,10 +21,12 @@ from minimemo.kernels import native
 from minimemo.kernels.hugepages import Arena
 from minimemo.kernels.placement import has_triton
 from minimemo.kernels.quantized import GROUPS, QuantizedMatrix
+from minimemo.kernels.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.linear import Linear, PackedLinear, Projection, QuantizedLinear, Scratch
 
+_LARGE_VOCABULARY = 1 << 15
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
 
 
@@ -201,14 +203,24 @@ def _assemble(
             )
         )
     embedding = linear(False, "embed_tokens")
-    head = embedding
+    head, name = embedding, f"{prefix}embed_tokens.weight"
     if not config.tied_head:
         heads = ("lm_head.weight", "language_model.lm_head.weight")
-        head = projection([next((n for n in heads if n in files or files.is_coded(n)), heads[0])])
-    weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head)
+        name = next((n for n in heads if n in files or files.is_coded(n)), heads[0])
+        head = projection([name])
+    weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head, _shortlist(files, name, head, arena))
     _check_shapes(config, weights)
     on_event(Event("load model", config.num_layers, config.num_layers, "layers"))
     return weights
+
+
+def _shortlist(files: TensorFiles, name: str, head: Projection, arena: Arena) -> Shortlist | None:
+    """Of a head that is large, and of so many bits a weight that reading a coarse copy first is quicker."""
+    rows, columns = head.shape
+    few_bits = head.nbytes * 8 < 6 * rows * columns
+    if not isinstance(head, PackedLinear) or rows < _LARGE_VOCABULARY or few_bits or columns % 32:
+        return None
+    return shortlist(head.packed, *files.codes(name), arena=arena)
 
 
 def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:

@@ -1,0 +1,63 @@
+// The largest outputs of a product with a matrix of many rows, a vocabulary: a coarse copy of it tells which tiles can
+// hold them, and only those are computed as always. Search by quantized vectors and ranking again, as of nearest
+// neighbours (arXiv 1702.08734).
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "native.h"
+#include "product.h"
+
+namespace minimemo {
+namespace {
+
+// How many standard deviations of a coarse output's error a tile may lie below the largest one and still be computed. Of
+// 1,344 tokens of text over 151,936 rows no coarse output was wrong by more than 8.
+constexpr double kDeviations = 16;
+
+constexpr int64_t kChunk = 64;  // tiles
+
+float largest_of(const float* values, int64_t count) {
+  float most[kTile];
+  for (float& m : most) m = -INFINITY;
+  for (int64_t at = 0; at + kTile <= count; at += kTile)
+    for (int i = 0; i < kTile; i++) most[i] = values[at + i] > most[i] ? values[at + i] : most[i];
+  for (int64_t i = count - count % kTile; i < count; i++) most[0] = values[i] > most[0] ? values[i] : most[0];
+  return *std::max_element(most, most + kTile);
+}
+
+}  // namespace
+
+bool run_shortlist(const Kernels& kernels, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
+                   int64_t n, float* out, int threads) {
+  Product screen(kernels, &coarse, 1, false, threads), ranking(kernels, &exact, 1, true, threads);
+  const Memory memory = allocate(std::max(screen.bytes(n), ranking.bytes(1)));
+  if (!memory) return false;
+  const int64_t rows = screen.rows(), columns = screen.columns(), tiles = (rows + kTile - 1) / kTile;
+  for (int64_t row = 0; row < n; row += kMaxRows) {
+    screen.bind(memory.get(), std::min<int64_t>(n - row, kMaxRows));
+    screen.quantize(Work::kShort, x + row * columns);
+    screen.multiply(Work::kShort, nullptr, out + row * rows);
+  }
+  std::vector<float> tops(static_cast<size_t>(tiles));
+  std::vector<int64_t> chosen;
+  for (int64_t row = 0; row < n; row++, x += columns, out += rows) {
+    for_each(Work::kShort, threads, (tiles + kChunk - 1) / kChunk, [&](int64_t chunk) {
+      for (int64_t tile = chunk * kChunk; tile < std::min((chunk + 1) * kChunk, tiles); tile++)
+        tops[size_t(tile)] = largest_of(out + tile * kTile, std::min<int64_t>(kTile, rows - tile * kTile));
+    });
+    double square = 0;
+    for (int64_t i = 0; i < columns; i++) square += double(x[i]) * x[i];
+    const float least = largest_of(tops.data(), tiles) - float(kDeviations * noise * std::sqrt(square));
+    chosen.clear();
+    for (int64_t tile = 0; tile < tiles; tile++)
+      if (tops[size_t(tile)] >= least) chosen.push_back(tile);
+    ranking.bind(memory.get(), 1);
+    ranking.quantize(Work::kShort, x);
+    for_each(Work::kShort, threads, int64_t(chosen.size()),
+             [&](int64_t i) { ranking.multiply_tiles(chosen[size_t(i)], chosen[size_t(i)] + 1, out); });
+  }
+  return true;
+}
+
+}  // namespace minimemo
