@@ -123,9 +123,7 @@ class Decoder:
         for row in rows:
             row.cache.require(row.count)
         shared = prefix.length if prefix else 0
-        starts = [shared + row.cache.length for row in rows]
-        positions = torch.cat([torch.arange(s, s + n, device=self.device) for s, n in zip(starts, counts, strict=True)])
-        rotations = self.rope.tables(positions)
+        rotations = self.rope.of_spans([(shared + row.cache.length, row.count) for row in rows], self.device)
 
         x = self.weights.embedding.rows(ids).to(self.dtype)
         if self.config.embedding_scale != 1.0:
@@ -141,7 +139,7 @@ class Decoder:
         if logits == "none":
             return x.new_empty((0, self.config.vocab_size), dtype=torch.float32)
         if logits in ("last", "likeliest"):
-            x = x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
+            x = x if counts.count(1) == len(x) else x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, likeliest, all or none, got {logits!r}")
         x = rms_norm(x, self.weights.norm, self.config.norm_eps)

@@ -54,12 +54,23 @@ class RopeTable:
 
     def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
         """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,), none of them negative."""
-        end = int(positions.max()) + 1 if len(positions) else 0
-        if not self._known or len(self._known[0][0]) < end or self._known[0][0].device != positions.device:
-            self._known = self._compute(
-                max(end, 2048, 2 * len(self._known[0][0]) if self._known else 0), positions.device
-            )
+        self._reach(int(positions.max()) + 1 if len(positions) else 0, positions.device)
         return [(cosines[positions], sines[positions]) for cosines, sines in self._known]
+
+    def of_spans(self, spans: Sequence[tuple[int, int]], device: torch.device) -> Sequence[tuple[Tensor, Tensor]]:
+        """As `tables`, of `count` positions from `start` on for every (start, count), one span after the other. A single
+        span is a view, which costs a decoding step nothing."""
+        if len(spans) != 1:
+            positions = [position for start, count in spans for position in range(start, start + count)]
+            return self.tables(torch.tensor(positions, dtype=torch.long, device=device))
+        ((start, count),) = spans
+        self._reach(start + count, device)
+        return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._known]
+
+    def _reach(self, end: int, device: torch.device) -> None:
+        """Makes the tables known up to position `end`."""
+        if not self._known or len(self._known[0][0]) < end or self._known[0][0].device != device:
+            self._known = self._compute(max(end, 2048, 2 * len(self._known[0][0]) if self._known else 0), device)
 
     def _compute(self, end: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         found = []
