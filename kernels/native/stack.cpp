@@ -116,8 +116,9 @@ struct Step {
       std::memcpy(static_cast<float*>(to) + at, from, size_t(m.dim) * 4);
   }
 
-  // Queries and keys of one token normalized and rotated, its keys and values written into its cache. Keys are rounded
-  // to the cache's type before they are rotated, as a memory that holds them would give them back.
+  // Queries and keys of one token normalized and rotated, its keys and values written into its cache. Keys
+  // that a memory is to hold are rounded to the cache's type before they are rotated too, as it will give them back;
+  // others only after it: rounding twice costs identical text (LOG.md).
   void store(const StackLayer& layer, int index, const StackCache& cache, int64_t slot, int64_t token) {
     const float* cosines = c.cosines[layer.rotation] + token * m.dim;
     const float* sines = c.sines[layer.rotation] + token * m.dim;
@@ -129,10 +130,10 @@ struct Step {
       const float* weight = h < m.heads ? layer.q_norm : layer.k_norm;
       if (weight) kernels.rms_norm(head, weight, m.norm_eps, m.dim, head);
       if (h >= m.heads) {
-        if (c.raw_keys)
+        if (c.raw_keys) {
           write(c.raw_keys, cache.bfloat16, ((int64_t(index) * m.kv_heads + h - m.heads) * c.tokens + token) * m.dim, head);
-        if (cache.bfloat16)
-          for (int d = 0; d < m.dim; d++) head[d] = from_bfloat16(to_bfloat16(head[d]));
+          for (int d = 0; cache.bfloat16 && d < m.dim; d++) head[d] = from_bfloat16(to_bfloat16(head[d]));
+        }
       }
       rotate(head, cosines, sines, m.dim);
     }

@@ -178,7 +178,9 @@ class Decoder:
         q, k, v = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))  # (H, N, D), (G, N, D), (G, N, D)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
-        k, v = k.to(rows[0].cache.dtype), v.to(rows[0].cache.dtype)  # before RoPE: as a memory will hold them
+        v = v.to(rows[0].cache.dtype)
+        if raw_keys is not None or k.dtype != torch.float32:
+            k = k.to(rows[0].cache.dtype)  # before RoPE: as a memory will hold them
         if raw_keys is not None:
             raw_keys[index] = k
         mixed = self._attend(index, apply_rope(q, *rotation), k, v, rotation, rows, prefix)  # (H, N, D)
