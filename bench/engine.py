@@ -3,9 +3,9 @@
     python -m bench.engine --model qwen2.5-coder-0.5b --depths 0,4096,16384 [--peer llamacpp] [--threads 2] [--json]
 
 At each depth, a cache of random keys and values: the prefill of 512 tokens with the logits of the last, 32 decode steps
-of one row, and 32 of three rows that share it as a memory (their tokens added up). Ours and the peer (llama-bench on
-the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A decode speed is that
-of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way, and the fairer ratio
+of one row, and 32 of three rows that share it as a memory (their tokens added up), all greedy. Ours and the peer
+(llama-bench on the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A decode
+speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way, and the fairer ratio
 where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a step reads, over its
 time and what the memory was read with in the same run.
 

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from minimemo.engine.cache import KVCache
 from minimemo.kernels import Source, attend
+from minimemo.kernels.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
 
@@ -76,7 +78,7 @@ def profile(decoder: Decoder, cache: KVCache, tokens: int, ceilings: Ceilings, p
     seconds: dict[str, list[float]] = {}
     for _ in range(passes + 1):
         start = time.perf_counter()
-        decoder.forward(ids, [Row(cache, tokens)])
+        decoder.forward(ids, [Row(cache, tokens)], logits="likeliest")  # as greedy decoding does
         whole.append(time.perf_counter() - start)
         cache.truncate(depth)
         for op, spent in _parts(decoder, cache, tokens).items():
@@ -114,7 +116,8 @@ def _parts(decoder: Decoder, cache: KVCache, tokens: int) -> dict[str, float]:
         timed("out", layer.out, mixed)
         timed("gate_up", layer.gate_up, x)
         timed("down", layer.down, fed)
-    timed("head", decoder.weights.head, x[-1:])  # of the last token alone
+    short = decoder.weights.shortlist
+    timed("head", decoder.weights.head if short is None else partial(largest_linear, matrix=short), x[-1:])  # one token
     return spent
 
 
@@ -128,8 +131,14 @@ def _work(op: str, decoder: Decoder, cache: KVCache, tokens: int, ceilings: Ceil
         positions = range(cache.length, cache.length + tokens)
         pairs = sum(keys_seen(config, layer, at) for layer in range(config.num_layers) for at in positions)
         return 4e-9 * pairs * config.num_heads * config.head_dim, ceilings.attention, "GFLOP/s"
-    matrices = [weights.head] if op == "head" else [getattr(layer, op) for layer in weights.layers]
-    if tokens == 1 or op == "head":
+    if op == "head":
+        return (
+            (weights.head if weights.shortlist is None else weights.shortlist.coarse).nbytes / 1e9,
+            ceilings.memory,
+            "GB/s",
+        )
+    matrices = [getattr(layer, op) for layer in weights.layers]
+    if tokens == 1:
         return sum(matrix.nbytes for matrix in matrices) / 1e9, ceilings.memory, "GB/s"
     return (
         sum(2e-9 * tokens * rows * columns for rows, columns in (m.shape for m in matrices)),

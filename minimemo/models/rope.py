@@ -58,8 +58,8 @@ class RopeTable:
         return [(cosines[positions], sines[positions]) for cosines, sines in self._known]
 
     def of_spans(self, spans: Sequence[tuple[int, int]], device: torch.device) -> Sequence[tuple[Tensor, Tensor]]:
-        """As `tables`, of `count` positions from `start` on for every (start, count), one span after the other. A single
-        span is a view, which costs a decoding step nothing."""
+        """As `tables`, of `count` positions from `start` on for every (start, count), one span after the other. Of a
+        single span it is a view, which costs a decoding step nothing."""
         if len(spans) != 1:
             positions = [position for start, count in spans for position in range(start, start + count)]
             return self.tables(torch.tensor(positions, dtype=torch.long, device=device))
