@@ -4,10 +4,10 @@
 
 At each depth, a cache of random keys and values: the prefill of 512 tokens with the logits of the last, 32 decode steps
 of one row, and 32 of three rows that share it as a memory (their tokens added up), all greedy. Ours and the peer
-(llama-bench on the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A decode
-speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way, and the fairer ratio
-where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a step reads, over its
-time and what the memory was read with in the same run.
+(llama-bench on the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A
+decode speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way,
+and the fairer ratio where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a
+step reads, over its time and what the memory was read with in the same run.
 
 Peak memory is the whole process's, loading included (and converting, when a GGUF file is used for the first time).
 Other processes slow both sides manifold and unevenly: ratios mean something only where they took next to nothing of the
