@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 10;        // counts changes of the functions below
+constexpr int kAbi = 10;       // counts changes of the functions below
 
 }  // namespace
 
