@@ -118,7 +118,7 @@ def _profile(
 
     if (known := profile_of(located.fingerprint, profiles_dir())) is not None:
         return load_profile(known, profiles_dir()), model
-    on_event(Event(f"{located.source} is measured, once", 0, 1))
+    on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
     loaded = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
     return calibrate(loaded, on_event=on_event), loaded
 

@@ -33,7 +33,7 @@ class StoredMemory:
         """A cache of the view, with room for `room` tokens more, or what the model's context leaves."""
         engine = self._engine
         cache = engine.new_memory(view.tokens, min(view.tokens + room, engine.config.max_context))
-        load(self._blocks, view, engine.decoder.rope, cache, self._on_event)
+        load(self._blocks, view, engine.decoder.rope, cache, self._on_event, lambda to, ids: list(engine.read(to, ids)))
         if view == whole(self.extents):
             self._blocks.forget()  # all of them are in the cache
         return cache

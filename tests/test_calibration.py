@@ -78,7 +78,9 @@ def test_the_first_build_measures_the_model(
             memory="balanced",
             on_event=events.append,
         )
-        assert [event.stage for event in events].count(f"{model.located.source} is measured, once") == times
+        assert [event.stage for event in events].count(
+            f"{model.located.source} is measured for small memories: minutes, once"
+        ) == times
         assert memo.inspect()["memory"]["codec"] == "klt"
 
 

@@ -6,7 +6,7 @@ Letters: L layers, G kv heads, n tokens of a block, D head dim.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import Extent, MemoryView
 from minimemo.models.rope import RopeTable
 
+Compute = Callable[[KVCache, Sequence[int]], object]
 KEPT_BYTES = 256 << 20  # of decoded blocks: 40 blocks of the 0.5B model, 10,000 tokens
 
 
@@ -81,11 +82,20 @@ class DecodedBlocks:
 
 
 @torch.inference_mode()
-def load(blocks: DecodedBlocks, view: MemoryView, rope: RopeTable, cache: KVCache, on_event: Listener = silent) -> None:
+def load(
+    blocks: DecodedBlocks,
+    view: MemoryView,
+    rope: RopeTable,
+    cache: KVCache,
+    on_event: Listener = silent,
+    compute: Compute | None = None,
+) -> None:
     """Appends the view's tokens to the cache, at the positions after its end.
 
-    One block is decoded at a time; a failure leaves the cache as it was. A cache that packs has to be empty. Raises
-    MemoError when the cache is too small or of another model or dtype, and for damaged blocks.
+    One block is decoded at a time; a failure leaves the cache as it was. A cache that packs has to be empty.
+    compute: reads token ids into the cache as the model does; a damaged block is then computed again, seeing what the
+    view has before it, if its ids are whole, and a note says so (not where the cache packs).
+    Raises MemoError when the cache is too small or of another model or dtype, and for damaged blocks.
     """
     if cache.bits and cache.length:
         raise ValueError(f"memory view: a cache that packs must be empty, this one holds {cache.length} tokens")
@@ -101,7 +111,15 @@ def load(blocks: DecodedBlocks, view: MemoryView, rope: RopeTable, cache: KVCach
     before, device = cache.length, cache.keys.device
     try:
         for done, part in enumerate(view.parts, 1):
-            keys, values = (x[:, :, part.first : part.end].to(device) for x in blocks.block(part.memory, part.block))
+            try:
+                found = blocks.block(part.memory, part.block)
+            except MemoError as error:
+                if compute is None or cache.bits:
+                    raise
+                compute(cache, blocks.memories[part.memory].reader.ids(part.block)[part.first : part.end].tolist())
+                on_event(Event(f"{error}; computed from its text for now", 1, 1, "note"))
+                continue
+            keys, values = (x[:, :, part.first : part.end].to(device) for x in found)
             rotations = rope.tables(torch.arange(cache.length, cache.length + keys.shape[2], device=device))
             rotated = torch.empty_like(keys)
             for kind, layers in layers_of.items():
