@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from minimemo.memory.profile import Profile
     from minimemo.memory.reader import MemoryReader
 
-MEMORY = "int4"
+MEMORY = "balanced"
 
 
 def build(

@@ -89,8 +89,8 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--memory",
         choices=TIERS,
-        default="int4",
-        help="from large to small (default: int4); for high, balanced and small the model is measured first, once",
+        default="balanced",
+        help="from large to small (default: balanced); for high, balanced and small the model is measured first, once",
     )
     build.add_argument(
         "--window", type=_positive, metavar="TOKENS",

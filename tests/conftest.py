@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,11 @@ def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Of the module's scope, so that its fixtures (a memo built once) leave nothing in the user's folder either."""
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("real") is None:
-            patch.setenv("MINIMEMO_HOME", str(tmp_path_factory.mktemp("home")))
+            home = tmp_path_factory.mktemp("home")
+            patch.setenv("MINIMEMO_HOME", str(home))
+            items = [item for item in request.session.items if item.path == request.node.path]
+            if any("tiny_models" in getattr(item, "fixturenames", ()) for item in items):
+                shutil.copytree(request.getfixturevalue("tiny_profiles"), home / "profiles")
         yield
 
 
@@ -43,6 +48,20 @@ class TinyModels:
 
     decoder: Path
     embedder: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_profiles(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny decoder's profile, measured on little text: the default memory needs one."""
+    from minimemo.calibration import calibrate
+    from minimemo.calibration_text import shipped_texts
+    from minimemo.language_model import load_model
+
+    home = tmp_path_factory.mktemp("calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIMEMO_HOME", str(home))
+        calibrate(load_model(tiny_models.decoder), [text[:600] for text in shipped_texts()])
+    return home / "profiles"
 
 
 @pytest.fixture(scope="session")

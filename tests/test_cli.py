@@ -53,7 +53,7 @@ def test_build_ask_inspect_verify_list(desk: Path, tiny_models: TinyModels) -> N
     assert told["document"]["name"] == "doc.txt" and told["memory"]["ratio_to_fp16"] > 2
     size = (desk / "doc.memo/memory.bin").stat().st_size
     assert sum(told["memory"]["parts"].values()) == told["memory"]["bytes"] == size
-    assert "int4" in _run(desk, tiny_models, "inspect", "doc.memo").stdout
+    assert "codec klt" in _run(desk, tiny_models, "inspect", "doc.memo").stdout
     assert "every checksum is right" in _run(desk, tiny_models, "verify", "doc.memo").stdout
     listed = json.loads(_run(desk, tiny_models, "list", "--json").stdout)
     assert [Path(m["path"]).name for m in listed["memos"]] == ["doc.memo"]
