@@ -299,8 +299,10 @@ def _main(tiny_models: TinyModels, data: Path, *more: str) -> int:
 
 
 def test_the_whole_command(
-    tiny_models: TinyModels, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_models: TinyModels, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))  # without the profile that other tests find
     monkeypatch.setattr(bench_memory, "CALIBRATION_TOKENS", 200)
     assert _main(tiny_models, data, "--tokens", str(TOKENS + 120)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -377,8 +379,10 @@ def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
     ],
 )
 def test_what_cannot_be_measured(
-    tiny_models: TinyModels, data: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
+    tiny_models: TinyModels, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
     assert _main(tiny_models, data, *arguments) == 2
     captured = capsys.readouterr()
     says = says.format(model=tiny_models.decoder, novel_b=data / "docs" / "novel_b.txt")
