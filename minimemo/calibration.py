@@ -52,9 +52,10 @@ def calibrate(
     cut = groups(config.num_layers, width)
     begins = {language: memory_opening(language).ids(model.tokenizer) for language in PROMPTS}
     texts = texts or shipped_texts()
+    length = min(_SEQUENCE, config.max_context - max(map(len, begins.values())))
     pieces = [
         _Piece(begins[detect_language(texts[at])], ids)
-        for at, ids in _pieces([model.tokenizer.encode(text) for text in texts], tokens)
+        for at, ids in _pieces([model.tokenizer.encode(text) for text in texts], tokens, length)
     ]
     total, needed = sum(len(piece.ids) for piece in pieces), max(map(len, cut)) * width
     if total < 2 * needed:
@@ -92,17 +93,17 @@ def _opening(engine: Engine, ids: list[int]) -> Opening:
     return Opening(torch.tensor(ids, dtype=torch.int32), torch.stack((read.keys, read.values)).cpu())
 
 
-def _pieces(texts: Sequence[list[int]], tokens: int) -> list[tuple[int, list[int]]]:
-    """Equal shares of `tokens` from the texts, short ones whole, in pieces of at most _SEQUENCE, each with the number
+def _pieces(texts: Sequence[list[int]], tokens: int, length: int = _SEQUENCE) -> list[tuple[int, list[int]]]:
+    """Equal shares of `tokens` from the texts, short ones whole, in pieces of at most `length`, each with the number
     of its text."""
     left, shares = tokens, [0] * len(texts)
     for at, number in enumerate(sorted(range(len(texts)), key=lambda number: len(texts[number]))):
         shares[number] = min(len(texts[number]), left // (len(texts) - at))
         left -= shares[number]
     return [
-        (number, ids[start : min(start + _SEQUENCE, share)])
+        (number, ids[start : min(start + length, share)])
         for number, (ids, share) in enumerate(zip(texts, shares, strict=True))
-        for start in range(0, share, _SEQUENCE)
+        for start in range(0, share, length)
     ]
 
 

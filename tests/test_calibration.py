@@ -38,6 +38,7 @@ def test_shares_of_the_texts() -> None:
     assert sum(lengths) == 6000 and max(lengths) == 2048
     assert [number for number, _ in pieces] == [0, 0, 1, 2, 2]
     assert lengths[2] == 10  # a short text whole, its rest to the others
+    assert max(len(ids) for _, ids in _pieces([list(range(900))], 900, 200)) == 200
 
 
 @pytest.mark.parametrize("tier", ["high", "balanced", "small"])
