@@ -57,7 +57,7 @@ class Runner:
         data: Path,
         model: str | None = None,
         embedder: str | None = None,
-        memory: str = "int4",
+        memory: str = "balanced",
         fresh: bool = False,
     ) -> None:
         self.fresh = fresh
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20, help="questions a set")
     parser.add_argument("--model")
     parser.add_argument("--embedder")
-    parser.add_argument("--memory", default="int4")
+    parser.add_argument("--memory", default="balanced")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--fresh", action="store_true", help="ask again what was asked before (the loop has changed)")
