@@ -9,7 +9,6 @@ from pathlib import Path
 
 from minimemo import manifest as names
 from minimemo.errors import InputError
-from minimemo.manifest import Manifest
 from minimemo.memo import open_memo
 from minimemo.models.cachedir import profiles_dir
 
@@ -25,7 +24,7 @@ def export(memo: str | Path, out: str | Path) -> Path:
     opened = open_memo(source)
     opened.verify()
     files = [source / name for name in (names.NAME, names.MEMORY, names.INDEX, names.CHUNKS)]
-    profile = Manifest.load(source).recipe.params.get("profile")
+    profile = opened.manifest.recipe.params.get("profile")
     if profile is not None:
         files.append(profile_file(profile, profiles_dir(), source))
     if target.exists():

@@ -47,9 +47,12 @@ def remove(memo: Path) -> int:
     """
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
-    Manifest.load(memo)  # whatever is not a memo stays
+    profile = Manifest.load(memo).recipe.params.get("profile")  # whatever is not a memo stays
     files = sorted(memo.iterdir())
-    if others := [path.name for path in files if path.name not in (NAME, MEMORY, INDEX, CHUNKS)]:
+    own = [NAME, MEMORY, INDEX, CHUNKS]
+    if profile:  # an exported memo carries it
+        own += [path.name for path in files if path.name.endswith(f"-{profile}.safetensors")]
+    if others := [path.name for path in files if path.name not in own]:
         raise InputError(f"{memo}: holds {', '.join(others)}, which no memo has; move it elsewhere first")
     freed = sum(path.stat().st_size for path in files)
     try:

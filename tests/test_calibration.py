@@ -15,6 +15,7 @@ from minimemo.export import export
 from minimemo.language_model import LanguageModel, load_model
 from minimemo.memory.profile import load_profile
 from minimemo.models.cachedir import profiles_dir
+from minimemo.shelf import remove
 
 from .conftest import TinyModels
 from .memories import whole_memory
@@ -106,6 +107,11 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
     with pytest.raises(MemoError, match="export"):
         export(carried, tmp_path / "again.memo") and export(memo.folder, tmp_path / "late.memo")
     assert whole_memory(minimemo.open(carried, model=model, embedder=tiny_models.embedder)).length > 0
+    (carried / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds mine\.txt, which"):
+        remove(carried)
+    (carried / "mine.txt").unlink()
+    assert remove(carried) > 0 and not carried.exists()
 
 
 @pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])
