@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import minimemo
+from minimemo.inventory import disk_bytes
 from minimemo.language_model import locate_model
 from minimemo.models.catalog import defaults, pulled
 from minimemo.printing import size
@@ -32,11 +33,6 @@ def peak(*arguments: str | Path) -> int:
     return used.ru_maxrss * _UNIT
 
 
-def folder_size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("documents", nargs="+", type=Path)
@@ -52,7 +48,7 @@ def main() -> None:
             told = minimemo.open(memo).inspect()
             row = f"{told['memory']['tokens']:>8,}{size(built):>10}{size(asked):>10}{size(told['bytes']):>10}"
             print(f"{document.stem:<24}{row}", flush=True)
-    converted = folder_size(locate_model().directory)
+    converted = disk_bytes(locate_model().directory)
     for model in pulled():
         if model.name in defaults():
             print(f"{model.name}: {size(model.bytes)} pulled")

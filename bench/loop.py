@@ -27,7 +27,7 @@ from typing import Any
 from bench.bystanders import Bystanders
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
-from minimemo.memory.tiers import TIERS
+from minimemo.memory.tiers import DEFAULT, TIERS
 
 ASKED = {"en": "What is this document about?", "zh": "这份文档讲的是什么？"}
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--doc", required=True, type=Path, help="a text file")
     parser.add_argument("--questions", type=Path, help="one a line, or JSON lines with a question")
     parser.add_argument("--limit", type=int, default=5, help="questions, at most (default: 5)")
-    parser.add_argument("--memory", choices=TIERS, default="balanced")
+    parser.add_argument("--memory", choices=TIERS, default=DEFAULT)
     parser.add_argument("--window", type=int, help="as of minimemo build")
     parser.add_argument("--memo", type=Path, help="where to build, and leave, the memo (default: nowhere)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")

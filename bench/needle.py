@@ -26,7 +26,7 @@ from minimemo.document import read_document
 from minimemo.errors import InputError, MinimemoError
 from minimemo.language_model import LanguageModel
 from minimemo.loop import Mode, detect_language
-from minimemo.memory.tiers import TIERS
+from minimemo.memory.tiers import DEFAULT, TIERS
 from minimemo.models.cachedir import home
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.runtime import OpenEmbedder
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lengths", default="4k,16k,64k,150k", help="tokens, with commas between; k: thousands")
     parser.add_argument("--depths", type=int, default=10, help="needles in each document")
     parser.add_argument("--modes", default=",".join(MODES), help=f"some of {','.join(MODES)}")
-    parser.add_argument("--memory", choices=TIERS, default="balanced")
+    parser.add_argument("--memory", choices=TIERS, default=DEFAULT)
     parser.add_argument("--max-tokens", type=int, default=48, help="of an answer")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--show", action="store_true", help="each answer, on stderr")

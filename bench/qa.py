@@ -20,6 +20,7 @@ from typing import Any
 import minimemo
 from bench.scores import exact_match, f1
 from minimemo.loop import PROMPTS
+from minimemo.memory.tiers import DEFAULT
 from minimemo.models.cachedir import home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -57,7 +58,7 @@ class Runner:
         data: Path,
         model: str | None = None,
         embedder: str | None = None,
-        memory: str = "balanced",
+        memory: str = DEFAULT,
         fresh: bool = False,
     ) -> None:
         self.fresh = fresh
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20, help="questions a set")
     parser.add_argument("--model")
     parser.add_argument("--embedder")
-    parser.add_argument("--memory", default="balanced")
+    parser.add_argument("--memory", default=DEFAULT)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--fresh", action="store_true", help="ask again what was asked before (the loop has changed)")

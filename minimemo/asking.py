@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from minimemo.stored_memory import StoredMemory
 
 
-class Asking:
+class Asking(ABC):
     """Answers questions about its memos together. Models and memory are loaded when first needed, and only then."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -23,9 +24,9 @@ class Asking:
         self._session: Session | None = None
 
     @property
+    @abstractmethod
     def memos(self) -> Sequence[Memo]:
         """Those that are asked, the one whose opening stands before all of them first."""
-        raise NotImplementedError
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
         """The answer with its sources; see `loop.Session.ask`."""

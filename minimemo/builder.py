@@ -23,7 +23,7 @@ from minimemo.language_model import LanguageModel, LocatedModel, load_model, loc
 from minimemo.loop import PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo
-from minimemo.memory.tiers import TIERS, needs_profile
+from minimemo.memory.tiers import DEFAULT, TIERS, needs_profile
 from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, open_embedder
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from minimemo.memory.profile import Profile
     from minimemo.memory.reader import MemoryReader
 
-MEMORY = "balanced"
-
 
 def build(
     source: str | Path | Document,
@@ -45,7 +43,7 @@ def build(
     *,
     model: str | Path | LanguageModel | None = None,
     embedder: str | Path | OpenEmbedder | None = None,
-    memory: str = MEMORY,
+    memory: str = DEFAULT,
     window: int | None = None,
     encoding: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,

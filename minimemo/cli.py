@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from minimemo import commands
 from minimemo.errors import MinimemoError
-from minimemo.memory.tiers import TIERS
+from minimemo.memory.tiers import DEFAULT, TIERS
 from minimemo.options import DTYPES, KV_DTYPES
 
 _EXAMPLES = """\
@@ -89,8 +89,8 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--memory",
         choices=TIERS,
-        default="balanced",
-        help="from large to small (default: balanced); for high, balanced and small the model is measured first, once",
+        default=DEFAULT,
+        help=f"from large to small (default: {DEFAULT}); high, balanced and small measure the model first, once",
     )
     build.add_argument(
         "--window", type=_positive, metavar="TOKENS",

@@ -189,17 +189,7 @@ def open_memo(
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
-    path = Path(folder)
-    return Memo(
-        path,
-        Manifest.load(path),
-        model=model,
-        embedder=embedder,
-        prompts=prompts,
-        settings=settings,
-        options=options,
-        on_event=on_event,
-    )
+    return Memo.of(Path(folder), Runtime(model, embedder, prompts, settings, options, on_event))
 
 
 def open_memos(
@@ -220,18 +210,11 @@ def open_memos(
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
     if not paths:
         raise InputError("no memo to ask: name one; make one: minimemo build DOCUMENT")
-    first = open_memo(
-        paths[0],
-        model=model,
-        embedder=embedder,
-        prompts=prompts,
-        settings=settings,
-        options=options,
-        on_event=on_event,
-    )
-    if len(paths) == 1:
+    runtime = Runtime(model, embedder, prompts, settings, options, on_event)
+    memos = [Memo.of(path, runtime) for path in paths]
+    first = memos[0]
+    if len(memos) == 1:
         return first
-    memos = [first, *(Memo.of(path, first.runtime) for path in paths[1:])]
     for memo in memos[1:]:
         _check_same(first, memo)
     return Collection(memos)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # profile was made from; others come within a fifth.
 RATIOS: Mapping[str, float] = {"high": 16.5, "balanced": 28, "small": 48}
 TIERS = ("exact", "int4", *RATIOS)
+DEFAULT = "balanced"
 
 
 def needs_profile(tier: str) -> bool:
