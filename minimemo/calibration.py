@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minimemo.language_model import LanguageModel
     from minimemo.memory.profile import Opening, Profile, Statistics, Transform
 
-TOKENS = 28_000  # read for the statistics, all of the texts that come with the package
+TOKENS = 60_000  # read for the statistics, all of the texts that come with the package
 _SEQUENCE = 2048  # tokens a piece
 _CONTEXT, _JUDGED, _PLACES = 1024, 64, 3  # tokens before the judged ones; judged ones; pieces judged
 _LEAST = 256  # tokens of a piece that can be judged, where all texts are short

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import minimemo.calibration_text as package
+from minimemo.calibration import _Piece, _spread_out
 from minimemo.calibration_text import shipped_texts
 from minimemo.errors import InputError
+from minimemo.loop import detect_language
 
 FOLDER = Path(package.__file__).parent
 CJK = re.compile(r"[\u4e00-\u9fff]")
@@ -22,7 +24,7 @@ RULED = re.compile(r"([-.|])\1{3,}")  # lines of tables
 
 def test_every_file_in_order() -> None:
     files = sorted(FOLDER.glob("*.txt"))
-    assert len(files) >= 16
+    assert len(files) >= 36
     assert shipped_texts() == [file.read_bytes().decode("utf-8") for file in files] == shipped_texts()
 
 
@@ -36,7 +38,16 @@ def test_languages_and_scripts() -> None:
     texts = shipped_texts()
     chinese = [text for text in texts if len(CJK.findall(text)) > len(text) / 2]
     traditional = [text for text in chinese if sum(map(text.count, "這與於後")) > sum(map(text.count, "这与于后"))]
-    assert len(traditional) >= 2 and len(chinese) - len(traditional) >= 5 and len(texts) - len(chinese) >= 8
+    assert len(traditional) >= 6 and len(chinese) - len(traditional) >= 10 and len(texts) - len(chinese) >= 18
+    for text in chinese:  # most of the punctuation is full width, as in the documents to come
+        assert text.count("\uff0c") > 2 * text.count(","), text[:40]
+
+
+def test_layers_are_judged_by_texts_unlike_each_other() -> None:
+    texts = shipped_texts()
+    pieces = _spread_out([_Piece([at], [0] * 1500) for at in range(len(texts))])
+    judged = [texts[piece.opening[0]] for piece in pieces]
+    assert len(set(judged)) == 3 and {detect_language(text) for text in judged} == {"en", "zh"}
 
 
 def test_no_phrase_comes_in_two_texts_and_few_come_twice_in_one() -> None:
