@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from minimemo.engine.engine import Engine
     from minimemo.engine.reading import Reading, Window
-    from minimemo.memory.codec import KVLayout
+    from minimemo.memory.codec import Codec, KVLayout
     from minimemo.memory.reader import MemoryReader
     from minimemo.memory.resumable import ResumableWriter
     from minimemo.memory.tail import ExactTail
@@ -71,19 +71,20 @@ def write_memory(
     opening: Sequence[int],
     engine: Engine,
     recipe: Recipe,
+    codec: Codec,
     scratch: Path,
     on_event: Listener,
     old: MemoryReader | None = None,
 ) -> None:
     """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
 
+    codec: the one that the recipe names.
     old: the memory of an earlier state of the document, by the same recipe, whose exact end lies in `scratch`.
     """
     import numpy as np
 
     from minimemo.engine.reading import Reading
     from minimemo.memory.resumable import ResumableWriter
-    from minimemo.memory.tiers import codec_of
 
     path = scratch / MEMO / names.MEMORY
     if path.exists():  # it appears when it is whole
@@ -97,7 +98,6 @@ def write_memory(
         "codec": recipe.codec,
         "params": recipe.params,
     }
-    codec = codec_of(recipe.codec, recipe.params)
     window = window_of(recipe.reading, len(opening), len(sequence), engine.config.max_context)
     reading = Reading(engine, len(sequence), window)
     with (

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from minimemo.sizes import size
+
 if TYPE_CHECKING:
     from minimemo.loop import Answer, Found, Piece
 
@@ -77,14 +79,6 @@ def print_usage(usage: Mapping[str, int]) -> None:
     for name, count in sorted(usage.items(), key=lambda pair: -pair[1]):
         print(f"{size(count):>9}  {name}")
     print(f"{size(sum(usage.values())):>9}  in all")
-
-
-def size(count: int) -> str:
-    """Bytes in words, decimal units."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 class Bar:
