@@ -106,7 +106,8 @@ def build(
         ids = write_passages(document, language_model.tokenizer, opened.embedder, recipe, folder, on_event)
         before = opening.ids(language_model.tokenizer)
         coder = make_codec(codec, params, None if profile is None else lambda _: profile)
-        write_memory(ids, before, language_model.engine, recipe, coder, folder, on_event, old)
+        judged = known.quality if known is not None else ()
+        quality = write_memory(ids, before, language_model.engine, recipe, coder, folder, on_event, old, judged)
         info = DocumentInfo(document.name, document.sha256, len(document.text), len(ids), language)
         files = {name: file_info(folder / MEMO / name) for name in (names.MEMORY, names.INDEX, names.CHUNKS)}
         manifest = Manifest(
@@ -115,6 +116,7 @@ def build(
             ModelInfo(opened.source, recipe.embedder),
             recipe,
             files,
+            quality,
         )
         manifest.save(folder / MEMO)
         tails.keep(folder / TAIL, stamp, instead_of=earlier if old is not None else None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import InputError, MinimemoError
 from minimemo.options import RunOptions
-from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress
+from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress, quality
 from minimemo.sizes import size
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def build(arguments: argparse.Namespace) -> None:
     print(
         f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
         f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
+        f"quality: {quality(told['quality'])}\n"
         f'ask it: minimemo ask {told["path"]} "your question"'
     )
 

@@ -57,12 +57,24 @@ def print_memo(told: Mapping[str, Any]) -> None:
              f"({memory['fp16_bytes_per_token']} bytes a token)"),
         ("", f"codec {memory['codec']}: {settings}"),
         ("", "parts: " + ", ".join(f"{name} {size(count)}" for name, count in memory["parts"].items())),
+        ("quality", quality(told["quality"])),
         ("index", size(told["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
         ("in all", size(told["bytes"])),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{text}")
+
+
+def quality(told: Mapping[str, Any] | None) -> str:
+    """What was measured of a memory, in a line."""
+    if told is None:
+        return "not measured; a memo built now has it"
+    places = len(told["places"])
+    return (
+        f"{told['top1']:.1%} of next tokens as from the exact cache, KL {told['kl']:.2g} "
+        f"({told['tokens']} tokens at {places} place{'s' * (places > 1)})"
+    )
 
 
 def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[str, Any]]) -> None:
