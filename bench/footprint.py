@@ -18,7 +18,7 @@ import minimemo
 from minimemo.inventory import disk_bytes
 from minimemo.language_model import locate_model
 from minimemo.models.catalog import defaults, pulled
-from minimemo.printing import size
+from minimemo.sizes import size
 
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
 

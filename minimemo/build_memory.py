@@ -15,7 +15,7 @@ from minimemo import manifest as names
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener
 from minimemo.loop import DEFAULTS
-from minimemo.manifest import Recipe
+from minimemo.manifest import Judged, Recipe
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
 from minimemo.scratch import MEMO
 
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from minimemo.engine.engine import Engine
     from minimemo.engine.reading import Reading, Window
-    from minimemo.memory.codec import KVLayout
+    from minimemo.memory.codec import Codec, KVLayout
     from minimemo.memory.reader import MemoryReader
     from minimemo.memory.resumable import ResumableWriter
     from minimemo.memory.tail import ExactTail
 
 TAIL = "tail"  # in the scratch folder, the exact end of what is read
+QUALITY = "quality.json"  # there, what was measured so far
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
 _LEAST = 256  # tokens of a window
@@ -71,23 +72,25 @@ def write_memory(
     opening: Sequence[int],
     engine: Engine,
     recipe: Recipe,
+    codec: Codec,
     scratch: Path,
     on_event: Listener,
     old: MemoryReader | None = None,
-) -> None:
+    old_quality: Sequence[Judged] = (),
+) -> tuple[Judged, ...]:
     """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
 
-    old: the memory of an earlier state of the document, by the same recipe, whose exact end lies in `scratch`.
+    codec: the one that the recipe names.
+    old: the memory of an earlier state of the document, by the same recipe, whose exact end lies in `scratch`;
+    old_quality: what was measured of it. Returns what was measured of this one.
     """
     import numpy as np
 
     from minimemo.engine.reading import Reading
     from minimemo.memory.resumable import ResumableWriter
-    from minimemo.memory.tiers import codec_of
+    from minimemo.quality import QualityCard
 
     path = scratch / MEMO / names.MEMORY
-    if path.exists():  # it appears when it is whole
-        return
     sequence = np.concatenate((np.array(opening, np.int32), ids))
     header = {
         "model": recipe.model,
@@ -97,15 +100,19 @@ def write_memory(
         "codec": recipe.codec,
         "params": recipe.params,
     }
-    codec = codec_of(recipe.codec, recipe.params)
     window = window_of(recipe.reading, len(opening), len(sequence), engine.config.max_context)
     reading = Reading(engine, len(sequence), window)
+    card = QualityCard(scratch / QUALITY, sequence, len(opening), codec, engine)
+    if path.exists():  # it appears when it is whole
+        if not card.judged:
+            card.measure_again(reading)
+        return card.judged
     with (
         ResumableWriter(path, header, level=codec.level) as writer,
         _tail(scratch, reading, recipe, codec.layout) as tail,
     ):
         if old is not None and not writer.hashes:
-            _take(old, writer, sequence, recipe)
+            card.adopt(old_quality, _take(old, writer, sequence, recipe))
         hashes = _go_on(reading, writer, tail, sequence)
         assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
         if reading.position:
@@ -115,10 +122,15 @@ def write_memory(
             on_event(Event("read", reading.position, len(sequence), "tok"))
             for block in assembler.push(piece.ids, piece.keys, piece.values):
                 tail.put(block)  # first: what the memory holds can be gone on from
+                card.look(block, tail)
                 following = len(sequence) - block.start - block.tokens
                 writer.add(block.hash, block.ids, codec.encode(block, following))
         if (rest := assembler.finish()) is not None:
+            card.look(rest, tail)
             writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
+    if not card.judged:
+        card.measure_again(Reading(engine, len(sequence), window))
+    return card.judged
 
 
 def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> ExactTail:
@@ -133,18 +145,20 @@ def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> 
     return ExactTail(scratch / TAIL, layout, pinned=-(-window.sinks // BLOCK_TOKENS), ring=ring)
 
 
-def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, recipe: Recipe) -> None:
-    """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way.
+def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, recipe: Recipe) -> int:
+    """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way; their
+    number.
 
     Without the last full block of either: a codec may treat the end of a document in a way of its own.
     """
     if (old.tokens <= recipe.reading["whole"]) != (len(sequence) <= recipe.reading["whole"]):
-        return
+        return 0
     hashes = chain(sequence, min(old.tokens, len(sequence)) // BLOCK_TOKENS - 1)
     same = 0
     while same < len(hashes) and old.block(same).hash == hashes[same]:
         same += 1
     writer.take(old, same)
+    return same
 
 
 def _go_on(reading: Reading, writer: ResumableWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:

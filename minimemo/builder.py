@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo import manifest as names
 from minimemo import tails
+from minimemo.budget import fit
 from minimemo.build_memory import TAIL, reading_rule, write_memory
 from minimemo.build_passages import reuse_passages, write_passages
 from minimemo.document import Document, read_document
@@ -23,16 +24,18 @@ from minimemo.language_model import LanguageModel, LocatedModel, load_model, loc
 from minimemo.loop import PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo import Memo
-from minimemo.memory.tiers import DEFAULT, TIERS, needs_profile
+from minimemo.memory.tiers import DEFAULT, TIERS, needs_profile, recipe_of
 from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.scratch import MEMO, scratch, sweep
 from minimemo.shelf import remember
+from minimemo.sizes import parse_size, size
 
 if TYPE_CHECKING:
     import torch
 
+    from minimemo.memory.codec import KVLayout
     from minimemo.memory.profile import Profile
     from minimemo.memory.reader import MemoryReader
 
@@ -43,7 +46,8 @@ def build(
     *,
     model: str | Path | LanguageModel | None = None,
     embedder: str | Path | OpenEmbedder | None = None,
-    memory: str = DEFAULT,
+    memory: str | None = None,
+    budget: int | str | None = None,
     window: int | None = None,
     encoding: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
@@ -53,16 +57,20 @@ def build(
     """Reads a document once and leaves a memo folder; gives it back opened.
 
     source: a text file, "-" for standard input, or a Document. out: the folder, by default the document's name with
-    the ending .memo. memory: a tier, see memory/tiers.py; where one needs a profile of the model and there is none, the
-    model is measured first, which takes minutes, once. window: tokens back that each token of a longer document sees at
-    least; None: all, while the document fits the model's context, and a window past
-    that. A memo of the same document, model and settings that is already there is returned as it is.
+    the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by default; where one needs a profile of the model
+    and there is none, the model is measured first, which takes minutes, once. budget: bytes that memory.bin may take
+    ("20MB" will do), instead of a tier; notes say what to expect. window: tokens back that each token of a longer
+    document sees at least; None: all, while the document fits the model's context, and a window past that. A memo of
+    the same document, model and settings that is already there is returned as it is.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill the same
     call goes on from there.
     """
-    if memory not in TIERS:
-        raise InputError(f"memory {memory!r} is unknown; choose one of {', '.join(TIERS)}")
+    if memory is not None and budget is not None:
+        raise InputError("memory and budget: give one of them; a budget chooses how small the memory gets")
+    tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
+    if tier not in TIERS:
+        raise InputError(f"memory {tier!r} is unknown; choose one of {', '.join(TIERS)}")
     document = source if isinstance(source, Document) else read_document(source, encoding)
     target = _target(source, document, out)
     options.limit_threads()
@@ -70,19 +78,25 @@ def build(
     opened = embedder if isinstance(embedder, OpenEmbedder) else open_embedder(embedder, on_event)
     language = detect_language(document.text)
     opening = memory_opening(language, prompts)
-    dtype = model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype()
-    profile = None
-    if needs_profile(memory):
+    layout = _layout(located, model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype())
+    known, profile, fitted = _known(target), None, None
+    if limit is not None or needs_profile(tier):
         profile, model = _profile(located, model, options, on_event)
-    recipe = _recipe(document, located, opened, memory, dtype, opening, window, profile)
-    known = _known(target)
+    if limit is not None and profile is not None:
+        before, tokens = _counted(document, opening, located, model, known)
+        fitted = fit(limit, layout, profile, before, tokens)
+    codec, params = recipe_of(tier, layout, profile) if fitted is None else (fitted.codec, fitted.params)
+    recipe = _recipe(document, located, opened, codec, params, opening, window)
     if known is not None and known.recipe == recipe:
         sweep(target)
         on_event(Event("already built", 1, 1))
         return Memo(target, known, model=model, embedder=opened, prompts=prompts, options=options)
+    if fitted is not None:
+        on_event(Event(fitted.note, 1, 1, "note"))
     language_model = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
     run = {"chunk": language_model.engine.chunk, "products": str(_products(language_model))}
     stamp = {"recipe": asdict(recipe), "run": run}
+    from minimemo.memory.codec import make_codec
 
     with scratch(target, stamp) as folder, ExitStack() as stack:
         old = None
@@ -91,7 +105,9 @@ def build(
             old = _reuse(Memo(target, known), earlier, folder, stack)
         ids = write_passages(document, language_model.tokenizer, opened.embedder, recipe, folder, on_event)
         before = opening.ids(language_model.tokenizer)
-        write_memory(ids, before, language_model.engine, recipe, folder, on_event, old)
+        coder = make_codec(codec, params, None if profile is None else lambda _: profile)
+        judged = known.quality if known is not None else ()
+        quality = write_memory(ids, before, language_model.engine, recipe, coder, folder, on_event, old, judged)
         info = DocumentInfo(document.name, document.sha256, len(document.text), len(ids), language)
         files = {name: file_info(folder / MEMO / name) for name in (names.MEMORY, names.INDEX, names.CHUNKS)}
         manifest = Manifest(
@@ -100,9 +116,14 @@ def build(
             ModelInfo(opened.source, recipe.embedder),
             recipe,
             files,
+            quality,
         )
         manifest.save(folder / MEMO)
         tails.keep(folder / TAIL, stamp, instead_of=earlier if old is not None else None)
+    if limit is not None and (taken := files[names.MEMORY].bytes) > limit:
+        smaller = size(0.98 * limit * limit / taken).replace(" ", "")
+        note = f"memory.bin came to {size(taken)}, above the budget of {size(limit)}; try --budget {smaller}"
+        on_event(Event(note, 1, 1, "note"))
     remember(target)
     return Memo(target, manifest, model=language_model, embedder=opened, prompts=prompts)
 
@@ -119,6 +140,24 @@ def _profile(
     on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
     loaded = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
     return calibrate(loaded, on_event=on_event), loaded
+
+
+def _counted(
+    document: Document,
+    opening: MemoryOpening,
+    located: LocatedModel,
+    model: LanguageModel | str | Path | None,
+    known: Manifest | None,
+) -> tuple[list[int], int]:
+    """Ids of the opening, and how many tokens the document has."""
+    from minimemo.models.pieces import encode_in_pieces
+    from minimemo.models.tokenizer import Tokenizer
+
+    tokenizer = model.tokenizer if isinstance(model, LanguageModel) else Tokenizer.load(located.directory)
+    before = opening.ids(tokenizer)
+    if known is not None and (known.document.sha256, known.model.fingerprint) == (document.sha256, located.fingerprint):
+        return before, known.document.tokens
+    return before, len(encode_in_pieces(document.text, tokenizer.encode_with_offsets)[0])
 
 
 def _known(target: Path) -> Manifest | None:
@@ -169,25 +208,27 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
     return target
 
 
+def _layout(located: LocatedModel, dtype: torch.dtype) -> KVLayout:
+    from minimemo.memory.codec import KVLayout
+    from minimemo.models.config import ModelConfig
+
+    config = ModelConfig.from_directory(located.directory)
+    return KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, str(dtype).removeprefix("torch."))
+
+
 def _recipe(
     document: Document,
     located: LocatedModel,
     embedder: OpenEmbedder,
-    memory: str,
-    dtype: torch.dtype,
+    codec: str,
+    params: Mapping[str, Any],
     opening: MemoryOpening,
     window: int | None,
-    profile: Profile | None,
 ) -> Recipe:
-    from minimemo.memory.codec import KVLayout
-    from minimemo.memory.tiers import recipe_of
     from minimemo.models.config import ModelConfig
     from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
 
     config = ModelConfig.from_directory(located.directory)
-    stored = str(dtype).removeprefix("torch.")
-    layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, stored)
-    codec, params = recipe_of(memory, layout, profile)
     return Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,

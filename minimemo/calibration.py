@@ -164,7 +164,7 @@ def _costs(
             coded = _rounded(kv[kind][:, :, before:], transforms[kind], cut)
             errors = (coded - kv[kind][:, :, before:].float()).pow(2).mean((1, 2, 3)).double().cpu()
             if kind == 0:
-                coded = _rotated(engine, coded, before)
+                coded = engine.decoder.rope.rotate(coded, before)
             for layer in range(layers):
                 place = stored[layer, :, before:end]
                 kept = place.clone()
@@ -204,17 +204,6 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
         shape = (x.shape[2], len(layers), x.shape[1], x.shape[3])
         found[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)
     return found.to(x.device)
-
-
-def _rotated(engine: Engine, keys: Tensor, start: int) -> Tensor:
-    """Keys (L, G, n, D) of tokens from `start` on, after RoPE."""
-    import torch
-
-    from minimemo.kernels import apply_rope
-
-    rope = engine.decoder.rope
-    rotations = rope.tables(torch.arange(start, start + keys.shape[2], device=keys.device))
-    return torch.stack([apply_rope(keys[layer], *rotations[kind]) for layer, kind in enumerate(rope.kind)])
 
 
 def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from minimemo import commands
-from minimemo.errors import MinimemoError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.memory.tiers import DEFAULT, TIERS
 from minimemo.options import DTYPES, KV_DTYPES
+from minimemo.sizes import parse_size
 
 _EXAMPLES = """\
 examples:
@@ -86,11 +87,14 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("document", help="a text file; - reads standard input")
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
-    build.add_argument(
+    small = build.add_mutually_exclusive_group()
+    small.add_argument(
         "--memory",
         choices=TIERS,
-        default=DEFAULT,
         help=f"from large to small (default: {DEFAULT}); high, balanced and small measure the model first, once",
+    )
+    small.add_argument(
+        "--budget", type=_size, metavar="SIZE", help="that memory.bin may take, such as 20MB: as good as fits into it"
     )
     build.add_argument(
         "--window", type=_positive, metavar="TOKENS",
@@ -193,6 +197,13 @@ def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _version() -> str:

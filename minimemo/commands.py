@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import InputError, MinimemoError
 from minimemo.options import RunOptions
-from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress, size
+from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress, quality
+from minimemo.sizes import size
 
 if TYPE_CHECKING:
     from minimemo.asking import Asking
@@ -56,6 +57,7 @@ def build(arguments: argparse.Namespace) -> None:
             model=arguments.model,
             embedder=arguments.embedder,
             memory=arguments.memory,
+            budget=arguments.budget,
             window=arguments.window,
             encoding=arguments.encoding,
             prompts=_prompts(arguments),
@@ -67,6 +69,7 @@ def build(arguments: argparse.Namespace) -> None:
     print(
         f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
         f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
+        f"quality: {quality(told['quality'])}\n"
         f'ask it: minimemo ask {told["path"]} "your question"'
     )
 

@@ -51,6 +51,20 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What was measured at one place of a memory (quality.py), against the exact one.
+
+    end: tokens before the place, the opening's included; tokens: how many that follow were looked at; kl: mean
+    divergence of the distributions after each of them, in nats; top1: share of equal first choices.
+    """
+
+    end: int
+    tokens: int
+    kl: float
+    top1: float
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     bytes: int
     sha256: str
@@ -63,10 +77,11 @@ class Manifest:
     embedder: ModelInfo
     recipe: Recipe
     files: Mapping[str, FileInfo]
+    quality: tuple[Judged, ...] = ()  # nothing in memos of times when it was not measured
 
     def save(self, folder: Path) -> None:
         body = {"format": FORMAT, **asdict(self)}
-        text = json.dumps({**body, "checksum": _checksum(body)}, ensure_ascii=False, indent=1, sort_keys=True)
+        text = json.dumps({**body, "checksum": checksum(body)}, ensure_ascii=False, indent=1, sort_keys=True)
         (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -88,7 +103,7 @@ class Manifest:
             raise MemoError(f"{path}: damaged (no format); {AGAIN}")
         if body["format"] != FORMAT:
             raise MemoError(f"{path}: memo format {body['format']!r}, but this minimemo reads format {FORMAT}; {AGAIN}")
-        if body.pop("checksum", None) != _checksum(body):
+        if body.pop("checksum", None) != checksum(body):
             raise MemoError(f"{path}: damaged (checksum); {AGAIN}")
         try:
             return cls(
@@ -97,6 +112,7 @@ class Manifest:
                 ModelInfo(**body["embedder"]),
                 Recipe(**body["recipe"]),
                 {name: FileInfo(**body["files"][name]) for name in (MEMORY, INDEX, CHUNKS)},
+                tuple(Judged(**judged) for judged in body.get("quality", ())),
             )
         except (KeyError, TypeError) as error:
             raise MemoError(f"{path}: damaged ({error}); {AGAIN}") from None
@@ -107,5 +123,6 @@ def file_info(path: Path) -> FileInfo:
     return FileInfo(path.stat().st_size, content_hash(path))
 
 
-def _checksum(body: Mapping[str, Any]) -> str:
+def checksum(body: Mapping[str, Any]) -> str:
+    """Of JSON-able content, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
 from minimemo.language_model import LanguageModel
 from minimemo.loop import DEFAULTS, PROMPTS, Language, Prompts, Settings
-from minimemo.manifest import Manifest, file_info
+from minimemo.manifest import Judged, Manifest, file_info
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, Runtime
 
@@ -140,7 +140,8 @@ class Memo(Asking):
             raise MemoError(f"{path}: damaged ({what}); {names.AGAIN}")
 
     def inspect(self) -> dict[str, Any]:
-        """What the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings."""
+        """What the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings, quality
+        (manifest.Judged; None where it was not measured)."""
         manifest = self.manifest
         with self.reader() as reader:
             parts, tokens, blocks = reader.sizes(), reader.tokens, len(reader)
@@ -164,6 +165,7 @@ class Memo(Asking):
                 "ratio_to_fp16": fp16 * tokens / size,
                 "parts": parts,
             },
+            "quality": _summary(manifest.quality),
             "index": {"bytes": manifest.files[names.INDEX].bytes},
             "chunks": {
                 "bytes": manifest.files[names.CHUNKS].bytes,
@@ -172,6 +174,14 @@ class Memo(Asking):
             },
             "bytes": sum(file.bytes for file in manifest.files.values()) + (self.folder / names.NAME).stat().st_size,
         }
+
+
+def _summary(quality: Sequence[Judged]) -> dict[str, Any] | None:
+    tokens = sum(judged.tokens for judged in quality)
+    if not tokens:
+        return None
+    kl, top1 = (sum(getattr(x, name) * x.tokens for x in quality) / tokens for name in ("kl", "top1"))
+    return {"kl": kl, "top1": top1, "tokens": tokens, "places": [asdict(judged) for judged in quality]}
 
 
 def open_memo(

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from minimemo.sizes import size
+
 if TYPE_CHECKING:
     from minimemo.loop import Answer, Found, Piece
 
@@ -55,12 +57,24 @@ def print_memo(told: Mapping[str, Any]) -> None:
              f"({memory['fp16_bytes_per_token']} bytes a token)"),
         ("", f"codec {memory['codec']}: {settings}"),
         ("", "parts: " + ", ".join(f"{name} {size(count)}" for name, count in memory["parts"].items())),
+        ("quality", quality(told["quality"])),
         ("index", size(told["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
         ("in all", size(told["bytes"])),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{text}")
+
+
+def quality(told: Mapping[str, Any] | None) -> str:
+    """What was measured of a memory, in a line."""
+    if told is None:
+        return "not measured; a memo built now has it"
+    places = len(told["places"])
+    return (
+        f"{told['top1']:.1%} of next tokens as from the exact cache, KL {told['kl']:.2g} "
+        f"({told['tokens']} tokens at {places} place{'s' * (places > 1)})"
+    )
 
 
 def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[str, Any]]) -> None:
@@ -77,14 +91,6 @@ def print_usage(usage: Mapping[str, int]) -> None:
     for name, count in sorted(usage.items(), key=lambda pair: -pair[1]):
         print(f"{size(count):>9}  {name}")
     print(f"{size(sum(usage.values())):>9}  in all")
-
-
-def size(count: int) -> str:
-    """Bytes in words, decimal units."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 class Bar:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from minimemo.engine.engine import Engine, PrefilledChunk
-from minimemo.kernels import apply_rope, hugepages
+from minimemo.kernels import hugepages
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,4 @@ class Reading:
     @torch.inference_mode()
     def _rotate(self, slot: int, raw: Tensor) -> None:
         """Writes keys (L, G, n, D), before RoPE, into the cache from `slot` on, rotated to their slots."""
-        end = slot + raw.shape[2]
-        rope, keys = self._engine.decoder.rope, self._cache.keys
-        rotations = rope.tables(torch.arange(slot, end, device=keys.device))
-        for layer, kind in enumerate(rope.kind):
-            keys[layer, :, slot:end] = apply_rope(raw[layer], *rotations[kind])
+        self._engine.decoder.rope.rotate(raw, slot, out=self._cache.keys[:, :, slot : slot + raw.shape[2]])

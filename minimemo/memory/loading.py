@@ -15,7 +15,6 @@ from torch import Tensor
 from minimemo.engine.cache import KVCache
 from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import BLOCK_TOKENS
 from minimemo.memory.codec import Codec
 from minimemo.memory.reader import MemoryReader
@@ -107,7 +106,6 @@ def load(
             f"the memory's {view.tokens} tokens after {cache.length} others exceed the cache of {cache.capacity} "
             f"by {missing}: choose fewer blocks or a larger cache"
         )
-    layers_of = {kind: [layer for layer, own in enumerate(rope.kind) if own == kind] for kind in set(rope.kind)}
     before, device = cache.length, cache.keys.device
     try:
         for done, part in enumerate(view.parts, 1):
@@ -120,12 +118,8 @@ def load(
                 on_event(Event(f"{error}; computed from its text for now", 1, 1, "note"))
                 continue
             keys, values = (x[:, :, part.first : part.end].to(device) for x in found)
-            rotations = rope.tables(torch.arange(cache.length, cache.length + keys.shape[2], device=device))
-            rotated = torch.empty_like(keys)
-            for kind, layers in layers_of.items():
-                rotated[layers] = apply_rope(keys[layers], *rotations[kind])
             try:
-                cache.append(rotated, values)
+                cache.append(rope.rotate(keys, cache.length), values)
             except ValueError as error:
                 path = blocks.memories[part.memory].reader.path
                 raise MemoError(f"{path}: block {part.block}: {error}; open it with kv-dtype bfloat16") from None

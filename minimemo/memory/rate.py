@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from minimemo.memory.klt import FINER, TAIL
 from minimemo.memory.profile import Profile, Transform
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
 VALUE_STEP = 1.4  # times the keys' step: KL at 31x is 0.027 with it, 0.034 with 2, 0.048 with 2.8
 OVERHEAD = 4.0  # bytes a token: ids, checksums, index
+LARGEST_STEPS = 1e5, 1e5
+HEADER = 600.0  # bytes of a file: header and footer
 
 
 def entropy(spread: np.ndarray) -> np.ndarray:
@@ -33,7 +36,23 @@ def step_for(halves: Sequence[Transform], bits: float) -> float:
 
 def steps_for(profile: Profile, size: float) -> tuple[float, float]:
     """Steps of keys and values at which a memory has about `size` bytes a token."""
-    key_step = _where_it_falls_to(size, lambda step: bytes_per_token(profile, step, VALUE_STEP * step))
+    return _both(_where_it_falls_to(size, lambda step: bytes_per_token(profile, step, VALUE_STEP * step)))
+
+
+def steps_for_memory(profile: Profile, size: float, tokens: int) -> tuple[float, float]:
+    """Steps of keys and values at which `memory_bytes` is about `size`."""
+    return _both(_where_it_falls_to(size, lambda step: memory_bytes(profile, step, VALUE_STEP * step, tokens)))
+
+
+def memory_bytes(profile: Profile, key_step: float, value_step: float, tokens: int) -> float:
+    """Expected of a whole memory.bin of `tokens` coded tokens: the last ones take more (klt.TAIL), which shows in a
+    short memory."""
+    near = min(TAIL, tokens)
+    finer = bytes_per_token(profile, key_step / FINER, value_step / FINER)
+    return HEADER + (tokens - near) * bytes_per_token(profile, key_step, value_step) + near * finer
+
+
+def _both(key_step: float) -> tuple[float, float]:
     return float(f"{key_step:.6g}"), float(f"{VALUE_STEP * key_step:.6g}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
 # profile was made from; others come within a fifth.
 RATIOS: Mapping[str, float] = {"high": 16.5, "balanced": 28, "small": 48}
+FINEST, COARSEST = 8.0, 100.0  # ratios between which the transform codec is worth its name
+# KL divergence (nats, next tokens) at a ratio: bench.memory, qwen2.5-coder-0.5b, means of ten documents. Other models
+# and documents come within a factor of two.
+MEASURED = ((14.99, 0.0084), (26.1, 0.0216), (45.4, 0.0448))
 TIERS = ("exact", "int4", *RATIOS)
 DEFAULT = "balanced"
 
@@ -30,8 +35,7 @@ def needs_profile(tier: str) -> bool:
 
 def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
-    from minimemo.memory.codec import KLT, make_codec
-    from minimemo.memory.klt import SINKS
+    from minimemo.memory.codec import make_codec
     from minimemo.memory.rate import steps_for
 
     if tier not in RATIOS:
@@ -39,9 +43,32 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
     fp16 = 2 * 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim
-    key_step, value_step = steps_for(profile, fp16 / RATIOS[tier])
-    steps = {"key_step": key_step, "value_step": value_step}
-    return KLT, {**asdict(layout), "profile": profile.hash, **steps, "sinks": SINKS}
+    return transform_recipe(layout, profile, steps_for(profile, fp16 / RATIOS[tier]))
+
+
+def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of the transform codec with these steps of keys and values."""
+    from minimemo.memory.codec import KLT
+    from minimemo.memory.klt import SINKS
+
+    named = {"key_step": steps[0], "value_step": steps[1]}
+    return KLT, {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
+
+
+def expected_quality(ratio: float) -> str:
+    """What to expect of the transform codec at a ratio to fp16, in words and as a divergence."""
+    nearest = min(RATIOS, key=lambda tier: abs(log(RATIOS[tier] / ratio)))
+    off = ratio / RATIOS[nearest]
+    words = f"about {nearest}" if 0.8 <= off <= 1.25 else f"{'coarser' if off > 1 else 'finer'} than {nearest}"
+    return f"{words} (KL about {expected_divergence(ratio):.2g})"
+
+
+def expected_divergence(ratio: float) -> float:
+    """Between what was measured, a straight line of logarithms; beyond it, the nearest one goes on."""
+    upper = next((at for at, (known, _) in enumerate(MEASURED[1:-1], 1) if ratio <= known), len(MEASURED) - 1)
+    (low, low_kl), (high, high_kl) = MEASURED[upper - 1 : upper + 1]
+    slope = log(high_kl / low_kl) / log(high / low)
+    return float(low_kl * (ratio / low) ** slope)
 
 
 def codec_of(name: str, params: Mapping[str, Any], *folders: Path) -> Codec:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minimemo.kernels import apply_rope
 from minimemo.models.config import ModelConfig, RopeConfig
 
 
@@ -66,6 +67,17 @@ class RopeTable:
         ((start, count),) = spans
         self._reach(start + count, device)
         return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._known]
+
+    def rotate(self, keys: Tensor, start: int, out: Tensor | None = None) -> Tensor:
+        """Keys (L, G, n, D) of all layers, turned to the positions from `start` on, in their own dtype or into `out`.
+
+        Layer by layer: what is needed besides stays small, and is quicker than all layers of a kind in one.
+        """
+        rotations = self.of_spans([(start, keys.shape[2])], keys.device)
+        out = torch.empty_like(keys) if out is None else out
+        for layer, kind in enumerate(self.kind):
+            out[layer] = apply_rope(keys[layer], *rotations[kind])
+        return out
 
     def _reach(self, end: int, device: torch.device) -> None:
         """Makes the tables known up to position `end`."""
