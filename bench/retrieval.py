@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.qa import DATA
+from bench.questions import DATA
 from minimemo.retrieval.chunks import split
 from minimemo.retrieval.fusion import fuse
 from minimemo.retrieval.lexical import LexicalIndex
