@@ -73,6 +73,7 @@ class Meter:
 
     def __init__(self, engine: Engine, on_event: Listener) -> None:
         self.on_event = on_event
+        self.prefilled_elsewhere = 0  # by another model than the engine's
         self._engine = engine
         self._prefilled = engine.prefilled
         self._begin = time.perf_counter()
@@ -93,7 +94,7 @@ class Meter:
 
     @property
     def prefilled(self) -> int:
-        return self._engine.prefilled - self._prefilled
+        return self._engine.prefilled - self._prefilled + self.prefilled_elsewhere
 
     def timings(self) -> dict[str, float]:
         """Seconds by stage, and "total"; a stage that streams includes what its reader did between two steps."""

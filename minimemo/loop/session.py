@@ -22,7 +22,7 @@ from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.views import Memory, Views
-from minimemo.loop.writer import Piece, Writer
+from minimemo.loop.writer import LocalGenerator, Piece, TextGenerator, Writer
 
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
@@ -40,6 +40,8 @@ class Session:
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
     the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
     questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
+    `generator` writes what is not written over the memory: answers from passages, summaries, and those of mode
+    `closed`. None: the memory's own model.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Session:
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         settings: Settings = DEFAULTS,
+        generator: TextGenerator | None = None,
         on_event: Listener = silent,
     ) -> None:
         self.language = language
@@ -62,11 +65,12 @@ class Session:
         self._prompts = prompts
         self._on_event = on_event
         self._documents = documents
-        self._writer = Writer(engine, tokenizer)
+        self._own = LocalGenerator(engine, tokenizer)
+        self._generator = generator or self._own
         memory = cache(open_memory)
         views = Views(memory, retriever, settings, engine.config.max_context)
         loan = MemoryLoan(memory, settings.memory_room())
-        self._recollection = Recollection(self._writer, loan, views, language, prompts, settings)
+        self._recollection = Recollection(Writer(engine, tokenizer), loan, views, language, prompts, settings)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +149,7 @@ class Session:
         prompts = self._prompts[run.language]
         shown = bool(found.draft) and is_grounded(found.draft, run.question, found.passages)
         note = prompts.draft_passage.format(draft=found.draft) if shown else ""
-        cost = self._writer.count(note + SEPARATOR) if note else 0
+        cost = self._generator.count(note + SEPARATOR) if note else 0
         budget = self.settings.evidence_tokens - cost
 
         def text(passages: Sequence[Passage]) -> str:
@@ -199,27 +203,32 @@ class Session:
     ) -> tuple[Passage, ...]:
         """The passages within the budget and, with the prompt's own text, within the context."""
         budget = min(budget, self._room(run, text(())))
-        passages = fit_passages(ranked, budget, self._writer.count)
+        passages = fit_passages(ranked, budget, self._generator.count)
         while passages and (room := self._room(run, text(passages))) < 0:
             budget += room  # joined texts may take a token more than their parts
-            passages = fit_passages(ranked, budget, self._writer.count)
+            passages = fit_passages(ranked, budget, self._generator.count)
         return passages
 
     def _room(self, run: Run, text: str) -> int:
         """Tokens of the context that a prompt and its answer leave; negative when they do not fit."""
-        return self._engine.config.max_context - len(self._ids(run.language, text)) - run.max_tokens
+        generator = self._generator_of(run)
+        return generator.max_context - generator.prompt_tokens(self._system(run), text) - run.max_tokens
 
-    def _ids(self, language: Language, text: str) -> list[int]:
-        return self._writer.whole_turn(self._prompts[language].system, text)
+    def _generator_of(self, run: Run) -> TextGenerator:
+        """Only the memory's own model can answer from memory alone."""
+        return self._own if run.mode == "memory" else self._generator
+
+    def _system(self, run: Run) -> str:
+        return self._prompts[run.language].system
 
     def _write(self, run: Run, found: Found, text: str) -> Steps:
-        """The answer to a prompt that stands alone, from a fresh cache of just its size."""
+        """The answer to a prompt that stands alone."""
         yield found
         with run.meter.stage("answer", report=False):
-            ids = self._ids(run.language, text)
-            fresh = self._engine.new_cache(len(ids) + run.max_tokens)
-            reply, count = yield from self._writer.reply(lambda: fresh, ids, run.max_tokens, self._on_event)
-        return self._answer(run, found, reply, count, len(ids))
+            written = yield from self._generator.write(self._system(run), text, run.max_tokens, self._on_event)
+        if self._generator is not self._own:
+            run.meter.prefilled_elsewhere += written.prompt_tokens
+        return self._answer(run, found, written.text, written.tokens, written.prompt_tokens)
 
     def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:
         return Answer(
@@ -255,7 +264,7 @@ class Session:
             bare = prompts.gist.format(question="", passages="", points="")
         reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
         limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
-        count = self._writer.count(question)
+        count = self._generator_of(run).count(question)
         if count > limit:
             raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
         return run
@@ -273,6 +282,6 @@ class Session:
         if room < 1:
             raise InputError(
                 f"max_tokens is {run.max_tokens}, too many for this model's context of "
-                f"{self._engine.config.max_context} tokens: lower it by {1 - room} or more"
+                f"{self._generator_of(run).max_context} tokens: lower it by {1 - room} or more"
             )
         return room
