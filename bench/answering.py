@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,24 +17,36 @@ import minimemo
 from bench.questions import Question
 from bench.vectors import passage_vectors
 from minimemo.document import Document, read_document
-from minimemo.loop import DEFAULTS, PROMPTS, Session, detect_language
+from minimemo.loop import DEFAULTS, PROMPTS, Clue, Session, detect_language
+from minimemo.loop.clues import CAPS, ClueKind, parse_draft, parse_lines
+from minimemo.loop.run import Run
 from minimemo.memo import Memo
 from minimemo.memory.tiers import DEFAULT
 from minimemo.models.cachedir import home
 from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
 from minimemo.retrieval.index import Retriever, VectorIndex
 
-MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
-_NO_MEMORY = ("closed", "gold", "rag")
+MODES = ("closed", "gold", "rag", "gold_clue", "memory", "memorag", "gist")
+_NO_MEMORY = ("closed", "gold", "rag", "gold_clue")
 _LOOP = ("loop", "retrieval")  # the rooms whose code decides an answer, beside models and memory
+
+
+class Oracle(Session):
+    """A session whose memory, when it is asked for clues, recalls what it is given."""
+
+    clues: tuple[Clue, ...] = ()
+
+    def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
+        return self.clues, ""
 
 
 class Runner:
     """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
 
-    Modes are the product's, with its own settings, and `gold`: the evidence itself as the passages, which is what the
-    model could reach at best. An answer is kept under everything that decides it: document, models, memory, settings,
-    prompts, and the code of loop and retrieval, comments aside. `fresh`: ask again all the same.
+    Modes are the product's, with its own settings, and two oracles: `gold`, the evidence itself as the passages, which
+    is what the model could reach at best; `gold_clue`, memorag with the right answer as what the memory recalls. An
+    answer is kept under everything that decides it: document, models, memory, settings, prompts, and the code of loop
+    and retrieval, comments aside. `fresh`: ask again all the same.
     """
 
     def __init__(
@@ -51,7 +64,7 @@ class Runner:
         self.embedder = minimemo.open_embedder(embedder)
         self._doc_id = ""
         self._document: Document | None = None
-        self._passages: Session | None = None
+        self._passages: Oracle | None = None
         self._memo: Memo | None = None
         self._answers = home() / "bench" / "answers"
         self._answers.mkdir(parents=True, exist_ok=True)
@@ -62,6 +75,8 @@ class Runner:
         made_of: list[Any] = [self.model.located.fingerprint, self.embedder.fingerprint, document.sha256]
         if mode == "gold":
             made_of.append(question.evidence)
+        elif mode == "gold_clue":
+            made_of.append(question.answers[0])
         elif mode not in _NO_MEMORY:
             made_of.append(json.dumps(asdict(self._with_memory().manifest.recipe), sort_keys=True))
         made_of += [mode, question.text, max_tokens, DEFAULTS, [asdict(p) for p in PROMPTS.values()]]
@@ -70,12 +85,14 @@ class Runner:
         if note.exists() and not self.fresh:
             kept: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
             return {**kept, "id": question.id}
+        if mode == "gold_clue":
+            self._without_memory().clues = _perfect(question)
         session = self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
         begin = time.perf_counter()
         if mode == "gold":
             found = session.answer(question.text, [document.text[a:b] for a, b in question.evidence], max_tokens)
         else:
-            found = session.ask(question.text, cast(Any, mode), max_tokens)
+            found = session.ask(question.text, "memorag" if mode == "gold_clue" else cast(Any, mode), max_tokens)
         seconds = time.perf_counter() - begin
         record = {"id": question.id, "doc_id": question.doc_id, "seconds": seconds, **found.to_dict()}
         part = note.with_suffix(".part")
@@ -102,7 +119,7 @@ class Runner:
             print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memo
 
-    def _without_memory(self) -> Session:
+    def _without_memory(self) -> Oracle:
         """A session over the passages that a memo would have: what answers without memory needs no prefill of all."""
         if self._passages is None:
             assert self._document is not None
@@ -110,7 +127,7 @@ class Runner:
             size = min(DEFAULT_SIZE, embedder.passage_room)
             chunks = split(text, embedder.offsets(text), size=size, overlap=DEFAULT_OVERLAP)
             vectors = passage_vectors(embedder, [chunk.text for chunk in chunks])
-            self._passages = Session(
+            self._passages = Oracle(
                 self.model.engine,
                 self.model.tokenizer,
                 Retriever(VectorIndex.build(vectors), chunks, embedder),
@@ -119,6 +136,12 @@ class Runner:
                 language=detect_language(text),
             )
         return self._passages
+
+
+def _perfect(question: Question) -> tuple[Clue, ...]:
+    """A right answer's lines as recalled passages, and what of it a draft may hold."""
+    lines = [Clue("recall", line) for line in parse_lines(question.answers[0])]
+    return *lines[: CAPS["recall"]], Clue("draft", parse_draft(question.answers[0]))
 
 
 def _no_memory() -> Any:

@@ -13,7 +13,7 @@ from bench.scores import MAIN, scores, units
 from minimemo.loop import PROMPTS
 from minimemo.loop.answer import is_refusal
 
-_SHOWN = ("rag", "memorag", "gist")  # modes whose passages were searched for
+_SHOWN = ("rag", "gold_clue", "memorag", "gist")  # modes whose passages were searched for
 
 
 class Row:

@@ -135,13 +135,13 @@ def test_a_run(
     data: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(qa.ROOM, "gist", 6)
-    command = run(data, tiny_models, "--modes", "gold,rag,memorag", "--out", str(data / "out.jsonl"))
+    command = run(data, tiny_models, "--modes", "gold,rag,gold_clue,memorag", "--out", str(data / "out.jsonl"))
     assert qa.main(command) == 0
     printed = capsys.readouterr().out
     told = json.loads(printed.splitlines()[-1])
     assert told["unanswered"] == 0 and list(told["sets"]) == ["set", "squality"]
     raw = [json.loads(line) for line in (data / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(raw) == 3 * 3 + 2 * 2, "a gist has no gold passage"
+    assert len(raw) == 3 * 4 + 2 * 3, "a gist has no gold passage"
     for name, metric, count in (("set", "f1", 3), ("squality", "rouge_l", 2)):
         for mode in told["sets"][name]:
             shown = told["sets"][name][mode]
@@ -156,6 +156,8 @@ def test_a_run(
             assert all(r["generated_tokens"] <= (4 if name == "set" else 6) for r in mine)
     assert 0 < told["sets"]["set"]["rag"]["evidence"] <= 1
     assert {told["sets"][name][mode]["evidence"] for name, mode in (("set", "gold"), ("squality", "rag"))} == {None}
+    clues = [[c["text"] for c in r["clues"]] for r in raw if (r["set"], r["mode"]) == ("set", "gold_clue")]
+    assert clues == [["Oslo"] * 2, ["Bergen"] * 2, ["1852"] * 2], "recalled and drafted"
     gain = told["sets"]["squality"]["memorag_minus_rag"]
     assert told["guided"] == {"sets": ["squality"], **gain}
 
