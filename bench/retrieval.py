@@ -2,8 +2,8 @@
 
     python -m bench.retrieval [--sets cranfield,medquad] [--embedders NAME,NAME] [--data DIR] [--speed]
 
-nDCG and recall at 10. A text is cut into passages as a document is; it ranks by its best passage. Vectors are kept in
-minimemo's folder: a second run embeds nothing. `--speed`: passages a second beside sentence-transformers, same texts,
+nDCG and recall at 10. For vectors a text is cut into passages as a document is. Vectors are kept in minimemo's folder:
+a second run embeds nothing. `--speed`: passages a second beside sentence-transformers, same texts,
 same folder, in turns. Prints a table and one JSON line:
 `{"embedders": {name: {set: {"dense" | "bm25" | "fused": {ndcg, recall}}}}, "speed": ...}`.
 """
@@ -75,17 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rankings(collection: Collection, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-    """dense, bm25 and fused: (queries, texts), each text by the best of its passages."""
+    """dense, bm25 and fused: (queries, texts). A text's vector score is that of its best passage, since an encoder sees
+    no more at once; words are looked for in the whole text."""
     passages, owner = cut(collection, embedder)
-    dense = query_vectors(embedder, collection.queries) @ passage_vectors(embedder, passages).T
-    index = LexicalIndex(passages)
-    lexical = np.stack([index.scores(query) for query in collection.queries])
-    fused = fuse([dense, lexical], [WEIGHTS["embedding"], WEIGHTS["lexical"]])
-    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
-    return {
-        name: np.maximum.reduceat(scores, firsts, axis=1)
-        for name, scores in (("dense", dense), ("bm25", lexical), ("fused", fused))
-    }
+    cosines = query_vectors(embedder, collection.queries) @ passage_vectors(embedder, passages).T
+    dense = np.maximum.reduceat(cosines, np.flatnonzero(np.diff(owner, prepend=-1)), axis=1)
+    index = LexicalIndex([whole(*text) for text in zip(collection.titles, collection.texts, strict=True)])
+    bm25 = np.stack([index.scores(query) for query in collection.queries])
+    fused = fuse([dense, bm25], [WEIGHTS["embedding"], WEIGHTS["lexical"]])
+    return {"dense": dense, "bm25": bm25, "fused": fused}
+
+
+def whole(title: str, text: str) -> str:
+    return f"{title}\n{text}".strip()
 
 
 def cut(collection: Collection, embedder: Embedder) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -94,8 +96,8 @@ def cut(collection: Collection, embedder: Embedder) -> tuple[list[str], npt.NDAr
     owner: list[int] = []
     size = min(DEFAULT_SIZE, embedder.passage_room)
     for number, (title, text) in enumerate(zip(collection.titles, collection.texts, strict=True)):
-        whole = f"{title}\n{text}".strip()
-        own = [chunk.text for chunk in split(whole, embedder.offsets(whole), size=size)] or [""]
+        both = whole(title, text)
+        own = [chunk.text for chunk in split(both, embedder.offsets(both), size=size)] or [""]
         passages += own
         owner += [number] * len(own)
     return passages, np.array(owner)
