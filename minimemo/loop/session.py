@@ -16,6 +16,7 @@ from minimemo.events import Listener, silent
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_supported
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
+from minimemo.loop.form import wants_paragraph
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
@@ -135,13 +136,12 @@ class Session:
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
-            clues, draft = self._recollect(
-                ("recall", "rewrite", "draft") if self.settings.use_draft else ("recall", "rewrite"), run
-            )
+            drafted = self.settings.use_draft and not run.paragraph
+            clues, draft = self._recollect(("recall", "rewrite", "draft") if drafted else ("recall", "rewrite"), run)
         queries = [Query("question", run.question)]
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
         queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
-        ranked = self._search(queries, run.meter, lead=1, stand_out=self.settings.stand_out)
+        ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
         return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
 
     def _from_evidence(self, run: Run, found: Found) -> Steps:
@@ -154,7 +154,8 @@ class Session:
 
         def text(passages: Sequence[Passage]) -> str:
             evidence = SEPARATOR.join(filter(None, (render_passages(passages), note)))
-            return prompts.answer.format(passages=evidence, question=run.question, not_found=prompts.not_found)
+            template = prompts.paragraph if run.paragraph else prompts.answer
+            return template.format(passages=evidence, question=run.question, not_found=prompts.not_found)
 
         if note and self._room(run, text(())) < _MIN_EVIDENCE:  # a guess may not crowd out the evidence
             note, budget = "", self.settings.evidence_tokens
@@ -170,7 +171,7 @@ class Session:
         if run.question or not queries:
             queries.insert(0, Query("question" if run.question else "summary", run.question or prompts.summary_query))
         # the best of each clue before the second of any, and as many as fit: breadth is wanted
-        ranked = self._search(queries, run.meter, lead=len(queries), stand_out=0)
+        ranked = self._search(queries, run, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
@@ -189,12 +190,13 @@ class Session:
         """Clues of some kinds, and the draft when it is one of them."""
         return self._recollection.clues(kinds, run, self.settings.clue_tokens)
 
-    def _search(self, queries: Sequence[Query], meter: Meter, lead: int, stand_out: float) -> tuple[Passage, ...]:
+    def _search(self, queries: Sequence[Query], run: Run, lead: int, stand_out: float) -> tuple[Passage, ...]:
         """What the queries find, best first; see `rank_passages`."""
         settings = self.settings
-        with meter.stage("retrieve"):
-            hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
-            limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
+        asked = settings.paragraph_hits if run.paragraph else settings.question_hits
+        with run.meter.stage("retrieve"):
+            hits = self._retriever.retrieve([q.text for q in queries], max(asked, settings.clue_hits))
+            limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
             kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)
 
@@ -253,13 +255,14 @@ class Session:
         if mode not in get_args(Mode):
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
-        run = Run(
-            question, mode, detect_language(question, self.language), max_tokens, Meter(self._engine, self._on_event)
-        )
+        language = detect_language(question, self.language)
+        paragraph = wants_paragraph(question) and mode in ("memorag", "rag")
+        run = Run(question, mode, language, max_tokens, Meter(self._engine, self._on_event), paragraph)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):
-            bare = prompts.answer.format(question="", passages="", not_found=prompts.not_found)
+            template = prompts.paragraph if paragraph else prompts.answer
+            bare = template.format(question="", passages="", not_found=prompts.not_found)
         elif mode == "gist":
             bare = prompts.gist.format(question="", passages="", points="")
         reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
