@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import answering, qa
+from bench import answering, passage_recall, qa
 from bench.answering import meaning
 from bench.bootstrap import interval
 from bench.measures import Row, covered
@@ -198,3 +198,22 @@ def test_a_run_that_is_stopped_goes_on(
 def test_mistakes_are_one_line(data: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]) -> None:
     assert qa.main(run(data, tiny_models, "--modes", "graph")) == 2
     assert "known are" in capsys.readouterr().err
+
+
+def test_evidence_by_ranking(data: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--sets", "set", "--data", str(data), "--embedder", str(tiny_models.embedder)]
+    assert passage_recall.main(command) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)["results"]["set"]
+    assert len(table) == 1 + len(found) and list(found) == [
+        "vectors",
+        "words",
+        "ranks",
+        *(f"fused {w}" for w in passage_recall.WEIGHTS),
+    ]
+    for row in found.values():
+        assert row["n"] == 3 and row["held"] == sorted(row["held"]) and row["held"][-1] == 1
+        assert row["evidence"] == pytest.approx([1, 1, 1], abs=0.05), (
+            "all of it fits, but for white space between passages"
+        )
+    assert passage_recall.main(["--sets", "none", *command[2:]]) == 2
