@@ -12,7 +12,7 @@ import torch
 from minimemo.language_model import find
 from minimemo.retrieval.embedder import Embedder
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def side_by_side(name: str, passages: Sequence[str], threads: int = 2, rounds: int = ROUNDS) -> dict[str, float]:
