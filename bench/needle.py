@@ -21,7 +21,7 @@ from typing import Any, get_args
 import minimemo
 from bench.memory_samples import HAY_SHARE, Library, hide
 from bench.memory_stats import holds
-from bench.qa import DATA
+from bench.questions import DATA
 from minimemo.document import read_document
 from minimemo.errors import InputError, MinimemoError
 from minimemo.language_model import LanguageModel

@@ -10,7 +10,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from bench.qa import DATA, Question, questions
+from bench.questions import DATA, Question, questions
 from minimemo.loop.answer import Passage, is_supported
 
 

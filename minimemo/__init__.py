@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from minimemo.builder import build
     from minimemo.calibration import calibrate
     from minimemo.document import Document
-    from minimemo.errors import FetchError, InputError, MemoError, MinimemoError, ModelError
+    from minimemo.endpoint import Endpoint
+    from minimemo.errors import FetchError, GeneratorError, InputError, MemoError, MinimemoError, ModelError
     from minimemo.events import Event
     from minimemo.language_model import LanguageModel, load_model
     from minimemo.loop import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
@@ -33,7 +34,9 @@ _HOMES = {
     "build": "builder",
     "calibrate": "calibration",
     "Document": "document",
+    "Endpoint": "endpoint",
     "FetchError": "errors",
+    "GeneratorError": "errors",
     "InputError": "errors",
     "MemoError": "errors",
     "MinimemoError": "errors",
@@ -60,9 +63,10 @@ _HOMES = {
 _NAMES = {"open": "open_memo"}
 
 __all__ = [
-    "Answer", "Clue", "Document", "Event", "FetchError", "Found", "InputError", "LanguageModel", "Memo", "MemoError",
-    "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions", "Store", "build", "calibrate",
-    "load_model", "load_prompts", "open", "open_embedder", "open_memos", "open_store", "pull",
+    "Answer", "Clue", "Document", "Endpoint", "Event", "FetchError", "Found", "GeneratorError", "InputError",
+    "LanguageModel", "Memo", "MemoError", "MinimemoError", "ModelError", "Passage", "Piece", "Prompts",
+    "RunOptions", "Store", "build", "calibrate", "load_model", "load_prompts", "open", "open_embedder",
+    "open_memos", "open_store", "pull",
 ]  # fmt: skip
 
 

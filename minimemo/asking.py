@@ -74,6 +74,7 @@ class Asking(ABC):
                 language=cast(Language, self.memos[0].manifest.document.language),
                 prompts=self.runtime.prompts,
                 settings=self.runtime.settings,
+                generator=self.runtime.generator_for(model),
                 on_event=self.runtime.on_event,
             )
         return self._session

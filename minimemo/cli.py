@@ -135,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
         help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither; "
         "gist: on the whole document, part by part",
     )
+    _generator(ask)
     ask.add_argument("--show-clues", action="store_true", help="also print what the memory recalled")
     ask.add_argument("--max-tokens", type=_positive, default=256, metavar="N", help="of the answer (default: 256)")
     _printing(ask)
@@ -142,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     summarize = command("summarize", commands.summarize, "summarize a memo's document", "minimemo summarize book.memo")
     summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
+    _generator(summarize)
     summarize.add_argument("--show-clues", action="store_true", help="also print the key points from memory")
     summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
     _printing(summarize)
@@ -186,6 +188,15 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS"), metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
+
+
+def _generator(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--generator", metavar="URL|NAME|DIR|FILE.gguf",
+        help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY, else $OPENAI_API_KEY), or "
+        "another model (default: the memory's own)",
+    )  # fmt: skip
+    command.add_argument("--generator-model", metavar="NAME", help="of an endpoint that has several")
 
 
 def _printing(command: argparse.ArgumentParser) -> None:

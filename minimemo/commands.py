@@ -20,6 +20,7 @@ from minimemo.sizes import size
 
 if TYPE_CHECKING:
     from minimemo.asking import Asking
+    from minimemo.endpoint import Endpoint
     from minimemo.store import Store
 
 
@@ -186,6 +187,7 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Bar) 
         prompts=_prompts(arguments),
         options=_options(arguments),
         on_event=on_event,
+        generator=_generator(arguments),
     )
 
 
@@ -198,7 +200,19 @@ def _store(arguments: argparse.Namespace, on_event: Bar) -> Store:
         prompts=_prompts(arguments),
         options=_options(arguments),
         on_event=on_event,
+        generator=_generator(arguments),
     )
+
+
+def _generator(arguments: argparse.Namespace) -> Endpoint | str | None:
+    from minimemo.endpoint import Endpoint, is_address
+
+    if is_address(arguments.generator):
+        return Endpoint(arguments.generator, arguments.generator_model or "")
+    if arguments.generator_model:
+        raise InputError("--generator-model names a model of an endpoint: give its address with --generator")
+    named: str | None = arguments.generator
+    return named
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:

@@ -19,3 +19,7 @@ class MemoError(MinimemoError):
 
 class FetchError(MinimemoError):
     """A download that failed or did not match its checksum."""
+
+
+class GeneratorError(MinimemoError):
+    """An endpoint that did not write an answer."""

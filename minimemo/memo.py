@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo import manifest as names
 from minimemo.asking import Asking, Collection
+from minimemo.endpoint import Endpoint
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
 from minimemo.language_model import LanguageModel
@@ -43,8 +44,9 @@ class Memo(Asking):
         settings: Settings = DEFAULTS,
         options: RunOptions = DEFAULT_OPTIONS,
         on_event: Listener = silent,
+        generator: Endpoint | LanguageModel | str | Path | None = None,
     ) -> None:
-        super().__init__(Runtime(model, embedder, prompts, settings, options, on_event))
+        super().__init__(Runtime(model, embedder, prompts, settings, options, on_event, generator))
         self.folder = folder
         self.manifest = manifest
 
@@ -193,13 +195,15 @@ def open_memo(
     settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
+    generator: Endpoint | LanguageModel | str | Path | None = None,
 ) -> Memo:
     """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones, which run
-    as they were loaded and not as `options` say.
+    as they were loaded and not as `options` say. `generator` writes the answers: an OpenAI-compatible endpoint or its
+    address, or another model than the memory's; None: that one.
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
-    return Memo.of(Path(folder), Runtime(model, embedder, prompts, settings, options, on_event))
+    return Memo.of(Path(folder), Runtime(model, embedder, prompts, settings, options, on_event, generator))
 
 
 def open_memos(
@@ -211,6 +215,7 @@ def open_memos(
     settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
+    generator: Endpoint | LanguageModel | str | Path | None = None,
 ) -> Asking:
     """Opens memos of the same models to be asked together; the arguments are those of `open_memo`.
 
@@ -220,7 +225,7 @@ def open_memos(
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
     if not paths:
         raise InputError("no memo to ask: name one; make one: minimemo build DOCUMENT")
-    runtime = Runtime(model, embedder, prompts, settings, options, on_event)
+    runtime = Runtime(model, embedder, prompts, settings, options, on_event, generator)
     memos = [Memo.of(path, runtime) for path in paths]
     first = memos[0]
     if len(memos) == 1:

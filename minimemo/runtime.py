@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimemo.endpoint import Endpoint, EndpointGenerator, is_address
 from minimemo.errors import MemoError
 from minimemo.events import Listener, silent
 from minimemo.language_model import LanguageModel, find, load_model, locate_model
-from minimemo.loop import Language, Prompts, Settings
+from minimemo.loop import Language, LocalGenerator, Prompts, Settings, TextGenerator
 from minimemo.models.catalog import defaults
 from minimemo.options import RunOptions
 
@@ -42,7 +43,7 @@ def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -
 @dataclass(slots=True)
 class Runtime:
     """model, embedder: names, loaded ones, or None for those that the first memo names. prompts and settings are the
-    loop's."""
+    loop's. generator: what writes answers, an endpoint or its address, or another model; None: the memory's own."""
 
     model: LanguageModel | str | Path | None
     embedder: OpenEmbedder | str | Path | None
@@ -50,6 +51,11 @@ class Runtime:
     settings: Settings
     options: RunOptions
     on_event: Listener
+    generator: Endpoint | LanguageModel | str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if is_address(self.generator):
+            self.generator = Endpoint(str(self.generator))
 
     def model_for(self, memo: Path, built_with: ModelInfo) -> LanguageModel:
         """The decoder, when it is the one that a memo was built with. MemoError when it is another, before it loads."""
@@ -67,6 +73,18 @@ class Runtime:
             self.embedder = open_embedder(self.embedder or built_with.source, self.on_event)
         _check(memo, "embedder", built_with, self.embedder.source, self.embedder.fingerprint)
         return self.embedder.embedder
+
+    def generator_for(self, own: LanguageModel) -> TextGenerator | None:
+        """What writes answers beside a memory of the model `own`; None when that is to do it itself."""
+        if isinstance(self.generator, Endpoint):
+            return EndpointGenerator(self.generator, lambda text: len(own.tokenizer.encode(text)))
+        if self.generator is None:
+            return None
+        if not isinstance(self.generator, LanguageModel):
+            located = locate_model(self.generator, self.on_event)
+            same = located.fingerprint == own.located.fingerprint
+            self.generator = own if same else load_model(located, self.options, self.on_event)
+        return LocalGenerator(self.generator.engine, self.generator.tokenizer)
 
 
 def _check(memo: Path, what: str, built_with: ModelInfo, source: str, fingerprint: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minimemo.asking import Collection
+from minimemo.endpoint import Endpoint
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.language_model import LanguageModel, LocatedModel, locate_model
@@ -191,6 +192,7 @@ def open_store(
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
     picked: int = PICKED,
+    generator: Endpoint | LanguageModel | str | Path | None = None,
 ) -> Store:
     """The store of these models (None: the defaults); the other arguments are those of `open_memo`."""
-    return Store(Runtime(model, embedder, prompts, settings, options, on_event), picked)
+    return Store(Runtime(model, embedder, prompts, settings, options, on_event, generator), picked)

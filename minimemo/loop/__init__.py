@@ -6,7 +6,7 @@ from minimemo.loop.language import Language, detect_language
 from minimemo.loop.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
 from minimemo.loop.run import DEFAULTS, Found, Settings, checked_question
 from minimemo.loop.session import Session
-from minimemo.loop.writer import Piece
+from minimemo.loop.writer import GrowingText, LocalGenerator, Piece, TextGenerator, Written
 
 __all__ = [
     "DEFAULTS",
@@ -14,7 +14,9 @@ __all__ = [
     "Answer",
     "Clue",
     "Found",
+    "GrowingText",
     "Language",
+    "LocalGenerator",
     "MemoryOpening",
     "Mode",
     "Passage",
@@ -22,6 +24,8 @@ __all__ = [
     "Prompts",
     "Session",
     "Settings",
+    "TextGenerator",
+    "Written",
     "checked_question",
     "detect_language",
     "load_prompts",

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from typing import Literal, TypeAlias
 
+from minimemo.retrieval.words import STOPWORDS
+
 Language: TypeAlias = Literal["en", "zh"]
 
 _HAN = r"々〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -27,14 +29,6 @@ _HAN_PER_WORD = 1.6
 
 # Texts longer than this many characters in all are judged by pieces from all over them: 114 MB took 12 s to count.
 _PIECES, _PIECE = 64, 16_384
-
-_STOPWORDS = frozenset(
-    """
-    a an and are as at be been but by did do does for from had has have he her him his how i if in into is it its me
-    my no nor not of on one or our she so some such than that the their them then there these they this those to too
-    was we were what when where which who whom whose why will with would yes you your
-    """.split()  # noqa: SIM905 - a list of words reads better as words
-)
 
 
 def detect_language(text: str, default: Language = "en") -> Language:
@@ -89,7 +83,7 @@ def content_units(text: str) -> frozenset[str]:
     for run in _RUN.findall(normalize(text)):
         if _is_cjk(run):
             units.update(run[i : i + 2] for i in range(max(1, len(run) - 1)))
-        elif run not in _STOPWORDS:
+        elif run not in STOPWORDS:
             units.add(run)
     return frozenset(units)
 

@@ -35,6 +35,7 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "draft": frozenset({"question"}),
         "memory_answer": frozenset({"question"}),
         "answer": frozenset({"passages", "question", "not_found"}),
+        "paragraph": frozenset({"passages", "question", "not_found"}),
         "draft_passage": frozenset({"draft"}),
         "closed": frozenset({"question"}),
         "summary": frozenset({"points", "passages"}),
@@ -57,6 +58,7 @@ class Prompts:
     draft: str  # {question} -> a first answer from memory
     memory_answer: str  # {question} -> the answer of mode `memory`
     answer: str  # {passages} {question} {not_found} -> the answer from evidence
+    paragraph: str  # {passages} {question} {not_found} -> the same for a question that asks for a paragraph
     draft_passage: str  # {draft} -> how a draft stands among the passages
     not_found: str  # what the model is to write when the passages do not hold the answer
     closed: str  # {question} -> the answer of mode `closed`
@@ -112,6 +114,11 @@ ENGLISH = Prompts(
         "{not_found}.\n\nPassages:\n\n{passages}\n\nAnswer the question with a short phrase copied from the passages "
         "above. Write only the answer, nothing else.\n\nQuestion: {question}\nAnswer:"
     ),
+    paragraph=(
+        "Answer the question about a document from passages of it. If they do not say, write: {not_found}.\n\n"
+        "Passages:\n\n{passages}\n\nAnswer the question in one paragraph, with the names and details that the passages "
+        "above give.\n\nQuestion: {question}\nAnswer:"
+    ),
     draft_passage="The answer might be: {draft}",
     not_found="Not found",
     closed=(
@@ -146,6 +153,10 @@ CHINESE = Prompts(
     answer=(
         "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
         "用上面段落中的原文短语回答问题，只写答案，不写别的。\n\n问题：{question}\n答案："
+    ),
+    paragraph=(
+        "根据文档中的段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
+        "根据上面的段落，用一段话回答问题，写出其中的人名和细节。\n\n问题：{question}\n答案："
     ),
     draft_passage="答案可能是：{draft}",
     not_found="未提及",

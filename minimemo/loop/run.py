@@ -31,6 +31,7 @@ class Settings:
     evidence_tokens: int = 1500  # passages of an answer, the draft among them
     summary_evidence_tokens: int = 3000  # passages of a summary
     question_hits: int = 3  # passages that the question retrieves
+    paragraph_hits: int = 8  # the same when a paragraph is asked for: all that fit are shown
     clue_hits: int = 3  # passages that each clue retrieves
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
     # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
@@ -73,6 +74,7 @@ class Meter:
 
     def __init__(self, engine: Engine, on_event: Listener) -> None:
         self.on_event = on_event
+        self.prefilled_elsewhere = 0  # by another model than the engine's
         self._engine = engine
         self._prefilled = engine.prefilled
         self._begin = time.perf_counter()
@@ -93,7 +95,7 @@ class Meter:
 
     @property
     def prefilled(self) -> int:
-        return self._engine.prefilled - self._prefilled
+        return self._engine.prefilled - self._prefilled + self.prefilled_elsewhere
 
     def timings(self) -> dict[str, float]:
         """Seconds by stage, and "total"; a stage that streams includes what its reader did between two steps."""
@@ -109,6 +111,7 @@ class Run:
     language: Language
     max_tokens: int
     meter: Meter
+    paragraph: bool = False  # asked for, see form.py
 
 
 def checked_question(question: str) -> str:

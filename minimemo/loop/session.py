@@ -16,13 +16,14 @@ from minimemo.events import Listener, silent
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_supported
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
+from minimemo.loop.form import wants_paragraph
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.views import Memory, Views
-from minimemo.loop.writer import Piece, Writer
+from minimemo.loop.writer import LocalGenerator, Piece, TextGenerator, Writer
 
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
@@ -40,6 +41,8 @@ class Session:
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
     the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
     questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
+    `generator` writes what is not written over the memory: answers from passages, summaries, and those of mode
+    `closed`. None: the memory's own model.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Session:
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         settings: Settings = DEFAULTS,
+        generator: TextGenerator | None = None,
         on_event: Listener = silent,
     ) -> None:
         self.language = language
@@ -62,11 +66,12 @@ class Session:
         self._prompts = prompts
         self._on_event = on_event
         self._documents = documents
-        self._writer = Writer(engine, tokenizer)
+        self._own = LocalGenerator(engine, tokenizer)
+        self._generator = generator or self._own
         memory = cache(open_memory)
         views = Views(memory, retriever, settings, engine.config.max_context)
         loan = MemoryLoan(memory, settings.memory_room())
-        self._recollection = Recollection(self._writer, loan, views, language, prompts, settings)
+        self._recollection = Recollection(Writer(engine, tokenizer), loan, views, language, prompts, settings)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -131,13 +136,12 @@ class Session:
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
-            clues, draft = self._recollect(
-                ("recall", "rewrite", "draft") if self.settings.use_draft else ("recall", "rewrite"), run
-            )
+            drafted = self.settings.use_draft and not run.paragraph
+            clues, draft = self._recollect(("recall", "rewrite", "draft") if drafted else ("recall", "rewrite"), run)
         queries = [Query("question", run.question)]
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
         queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
-        ranked = self._search(queries, run.meter, lead=1, stand_out=self.settings.stand_out)
+        ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
         return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
 
     def _from_evidence(self, run: Run, found: Found) -> Steps:
@@ -145,12 +149,13 @@ class Session:
         prompts = self._prompts[run.language]
         shown = bool(found.draft) and is_grounded(found.draft, run.question, found.passages)
         note = prompts.draft_passage.format(draft=found.draft) if shown else ""
-        cost = self._writer.count(note + SEPARATOR) if note else 0
+        cost = self._generator.count(note + SEPARATOR) if note else 0
         budget = self.settings.evidence_tokens - cost
 
         def text(passages: Sequence[Passage]) -> str:
             evidence = SEPARATOR.join(filter(None, (render_passages(passages), note)))
-            return prompts.answer.format(passages=evidence, question=run.question, not_found=prompts.not_found)
+            template = prompts.paragraph if run.paragraph else prompts.answer
+            return template.format(passages=evidence, question=run.question, not_found=prompts.not_found)
 
         if note and self._room(run, text(())) < _MIN_EVIDENCE:  # a guess may not crowd out the evidence
             note, budget = "", self.settings.evidence_tokens
@@ -166,7 +171,7 @@ class Session:
         if run.question or not queries:
             queries.insert(0, Query("question" if run.question else "summary", run.question or prompts.summary_query))
         # the best of each clue before the second of any, and as many as fit: breadth is wanted
-        ranked = self._search(queries, run.meter, lead=len(queries), stand_out=0)
+        ranked = self._search(queries, run, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
@@ -185,12 +190,13 @@ class Session:
         """Clues of some kinds, and the draft when it is one of them."""
         return self._recollection.clues(kinds, run, self.settings.clue_tokens)
 
-    def _search(self, queries: Sequence[Query], meter: Meter, lead: int, stand_out: float) -> tuple[Passage, ...]:
+    def _search(self, queries: Sequence[Query], run: Run, lead: int, stand_out: float) -> tuple[Passage, ...]:
         """What the queries find, best first; see `rank_passages`."""
         settings = self.settings
-        with meter.stage("retrieve"):
-            hits = self._retriever.retrieve([q.text for q in queries], max(settings.question_hits, settings.clue_hits))
-            limits = [settings.question_hits if q.kind == "question" else settings.clue_hits for q in queries]
+        asked = settings.paragraph_hits if run.paragraph else settings.question_hits
+        with run.meter.stage("retrieve"):
+            hits = self._retriever.retrieve([q.text for q in queries], max(asked, settings.clue_hits))
+            limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
             kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)
 
@@ -199,27 +205,32 @@ class Session:
     ) -> tuple[Passage, ...]:
         """The passages within the budget and, with the prompt's own text, within the context."""
         budget = min(budget, self._room(run, text(())))
-        passages = fit_passages(ranked, budget, self._writer.count)
+        passages = fit_passages(ranked, budget, self._generator.count)
         while passages and (room := self._room(run, text(passages))) < 0:
             budget += room  # joined texts may take a token more than their parts
-            passages = fit_passages(ranked, budget, self._writer.count)
+            passages = fit_passages(ranked, budget, self._generator.count)
         return passages
 
     def _room(self, run: Run, text: str) -> int:
         """Tokens of the context that a prompt and its answer leave; negative when they do not fit."""
-        return self._engine.config.max_context - len(self._ids(run.language, text)) - run.max_tokens
+        generator = self._generator_of(run)
+        return generator.max_context - generator.prompt_tokens(self._system(run), text) - run.max_tokens
 
-    def _ids(self, language: Language, text: str) -> list[int]:
-        return self._writer.whole_turn(self._prompts[language].system, text)
+    def _generator_of(self, run: Run) -> TextGenerator:
+        """Only the memory's own model can answer from memory alone."""
+        return self._own if run.mode == "memory" else self._generator
+
+    def _system(self, run: Run) -> str:
+        return self._prompts[run.language].system
 
     def _write(self, run: Run, found: Found, text: str) -> Steps:
-        """The answer to a prompt that stands alone, from a fresh cache of just its size."""
+        """The answer to a prompt that stands alone."""
         yield found
         with run.meter.stage("answer", report=False):
-            ids = self._ids(run.language, text)
-            fresh = self._engine.new_cache(len(ids) + run.max_tokens)
-            reply, count = yield from self._writer.reply(lambda: fresh, ids, run.max_tokens, self._on_event)
-        return self._answer(run, found, reply, count, len(ids))
+            written = yield from self._generator.write(self._system(run), text, run.max_tokens, self._on_event)
+        if self._generator is not self._own:
+            run.meter.prefilled_elsewhere += written.prompt_tokens
+        return self._answer(run, found, written.text, written.tokens, written.prompt_tokens)
 
     def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:
         return Answer(
@@ -244,18 +255,19 @@ class Session:
         if mode not in get_args(Mode):
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
-        run = Run(
-            question, mode, detect_language(question, self.language), max_tokens, Meter(self._engine, self._on_event)
-        )
+        language = detect_language(question, self.language)
+        paragraph = wants_paragraph(question) and mode in ("memorag", "rag")
+        run = Run(question, mode, language, max_tokens, Meter(self._engine, self._on_event), paragraph)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):
-            bare = prompts.answer.format(question="", passages="", not_found=prompts.not_found)
+            template = prompts.paragraph if paragraph else prompts.answer
+            bare = template.format(question="", passages="", not_found=prompts.not_found)
         elif mode == "gist":
             bare = prompts.gist.format(question="", passages="", points="")
         reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
         limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
-        count = self._writer.count(question)
+        count = self._generator_of(run).count(question)
         if count > limit:
             raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
         return run
@@ -273,6 +285,6 @@ class Session:
         if room < 1:
             raise InputError(
                 f"max_tokens is {run.max_tokens}, too many for this model's context of "
-                f"{self._engine.config.max_context} tokens: lower it by {1 - room} or more"
+                f"{self._generator_of(run).max_context} tokens: lower it by {1 - room} or more"
             )
         return room

@@ -1,10 +1,10 @@
-"""Prompts to token ids, token ids back to pieces of text."""
+"""Prompts to token ids, token ids back to pieces of text; and what writes an answer from a prompt that stands alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from minimemo.events import Event, Listener
 from minimemo.loop.clues import is_looping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
-_LOOP_CHECK = 16  # tokens between two looks for a loop: the look costs about a millisecond
+LOOP_CHECK = 16  # tokens between two looks for a loop: the look costs about a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,48 @@ class Piece:
     """The next piece of an answer's text; all of them joined are the text."""
 
     text: str
+
+
+class Written(NamedTuple):
+    """A whole answer, and what it took."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+
+
+class TextGenerator(Protocol):
+    """Writes answers from prompts that stand alone. It may be another model than the memory's, on another machine."""
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of a prompt and its answer together, at most."""
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+
+    def prompt_tokens(self, system: str, text: str) -> int:
+        """Tokens of a prompt with all that stands around it."""
+
+    def write(self, system: str, text: str, max_tokens: int, on_event: Listener) -> Generator[Piece, None, Written]:
+        """Yields the answer in pieces, no white space around the whole; reports stage "answer" in tokens."""
+
+
+class GrowingText:
+    """A reply as it comes. `text`: what was given out of it, no white space around the whole."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._held = ""  # white space, given out only when more text follows
+
+    def push(self, new: str) -> str:
+        """What to give out now; "" while it is white space."""
+        new = self._held + new
+        new = new if self.text else new.lstrip()
+        body = new.rstrip()
+        self._held = new[len(body) :]
+        self.text += body
+        return body
 
 
 class Writer:
@@ -62,29 +104,46 @@ class Writer:
         tokens = self._engine.generate(cache(), ids, max_tokens=max_tokens, stop=self._tokenizer.stop_ids)
         stream = self._tokenizer.stream()
         one_line = not self._tokenizer.has_chat_template
-        text = held = ""  # held: white space, written only when more text follows
+        reply = GrowingText()
         count = 0
         ended = False
         for token in tokens:
             count += 1
             on_event(Event("answer", count, max_tokens, "tok"))
-            new = held + stream.push(token)
-            new = new if text else new.lstrip()
-            if one_line and "\n" in new:
-                new, ended = new.split("\n", 1)[0], True
-            body = new.rstrip()
-            held = new[len(body) :]
-            if body:
-                text += body
+            new = stream.push(token)
+            if one_line and "\n" in (line := new if reply.text else new.lstrip()):
+                new, ended = line.split("\n", 1)[0], True
+            if body := reply.push(new):
                 yield Piece(body)
                 cache()
-            ended = ended or (count % _LOOP_CHECK == 0 and is_looping(text))
+            ended = ended or (count % LOOP_CHECK == 0 and is_looping(reply.text))
             if ended:
                 break
-        rest = "" if ended else (held + stream.flush()).rstrip()
-        rest = rest if text else rest.lstrip()
-        if rest:
-            text += rest
-            yield Piece(rest)
+        if not ended and (body := reply.push(stream.flush())):
+            yield Piece(body)
         on_event(Event("answer", count, count, "tok"))
-        return text, count
+        return reply.text, count
+
+
+class LocalGenerator:
+    """A model that runs here, from a fresh cache of just a prompt's size."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+        self._engine = engine
+        self._writer = Writer(engine, tokenizer)
+
+    @property
+    def max_context(self) -> int:
+        return self._engine.config.max_context
+
+    def count(self, text: str) -> int:
+        return self._writer.count(text)
+
+    def prompt_tokens(self, system: str, text: str) -> int:
+        return len(self._writer.whole_turn(system, text))
+
+    def write(self, system: str, text: str, max_tokens: int, on_event: Listener) -> Generator[Piece, None, Written]:
+        ids = self._writer.whole_turn(system, text)
+        fresh = self._engine.new_cache(len(ids) + max_tokens)
+        reply, count = yield from self._writer.reply(lambda: fresh, ids, max_tokens, on_event)
+        return Written(reply, len(ids), count)

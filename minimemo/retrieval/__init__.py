@@ -1,8 +1,4 @@
-"""Text -> passages: chunks with exact spans, unit vectors, a FAISS index. Knows no model internals and no prompts.
+"""Text -> passages: chunks with exact spans, unit vectors, a FAISS index, BM25. Knows no model internals, no prompts.
 
-Importing this package loads neither torch nor faiss; `embedder` does the one, `index` both.
+Importing this package loads nothing; of its modules, `words` loads nothing, `embedder` torch, `index` torch and faiss.
 """
-
-from minimemo.retrieval.chunks import Chunk, Hit, split, with_token_spans
-
-__all__ = ["Chunk", "Hit", "split", "with_token_spans"]

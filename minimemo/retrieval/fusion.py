@@ -2,7 +2,7 @@
 
 Cosines lie in a narrow band and BM25 has no scale of its own; what compares is how far a passage stands out from the
 others of its document (distribution-based score fusion). Ranks alone (reciprocal rank fusion) lose how far that is:
-bench/retrieval.py, four documents, 1,431 questions.
+bench/passage_recall.py, four documents, 1,431 questions.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.fusion import fuse
 from minimemo.retrieval.lexical import LexicalIndex
 
-# Share of each ranking in the fused one; from 0.5 to 0.7 for vectors the four documents of bench/retrieval.py are even.
+# Share of each ranking in the fused one; the four documents of bench/passage_recall.py are even from 0.5 to 0.7.
 WEIGHTS = MappingProxyType({"embedding": 0.6, "lexical": 0.4})
 
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.

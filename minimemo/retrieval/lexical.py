@@ -1,39 +1,18 @@
-"""BM25 over the passages of one document (Robertson and Zaragoza 2009): finds the names and numbers that vectors blur.
-
-Terms are words without case; in scripts written without spaces, the pairs of neighbouring characters.
-"""
+"""BM25 over passages (Robertson and Zaragoza 2009): finds the names and numbers that vectors blur."""
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from minimemo.retrieval.words import terms
+
 K1 = 1.2  # how soon a term said again counts no more
 B = 0.75  # how much a long passage is discounted
-
-_UNSPACED = (
-    r"\u1100-\u11ff\u3005-\u3007\u3040-\u30ff\u3131-\u318e\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-    + (r"\U00020000-\U0003ffff")
-)
-_RUN = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}_])\w)+")
-
-
-def terms(text: str) -> list[str]:
-    """Words and character pairs of a text, NFKC and case folded, in order; a lone character is a term of its own."""
-    found: list[str] = []
-    for match in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        run = match[0]
-        if match[1]:
-            found.extend(run[i : i + 2] for i in range(max(1, len(run) - 1)))
-        else:
-            found.append(run)
-    return found
 
 
 class LexicalIndex:
