@@ -64,6 +64,7 @@ def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.nd
     """The inverse: (r, n) int16. Raises MemoError when the streams do not hold that many symbols."""
     if len(streams) != len(plan) + 2:
         raise MemoError(f"{len(streams)} streams of symbols instead of {len(plan) + 2}")
+    _check_lengths(streams, plan, tokens)
     if native.unavailable() is None:
         try:
             return unpack_symbols(streams, [b.stop - b.start for b in plan], [b.packed for b in plan], tokens)
@@ -74,6 +75,7 @@ def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.nd
 
 def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
     """In numpy, for machines without the native library."""
+    _check_lengths(streams, plan, tokens)
     rest = _Numbers.of(streams[-2], streams[-1])
     symbols = np.zeros((plan[-1].stop if plan else 0, tokens), dtype=np.int16)
     for band, stream in zip(plan, streams, strict=False):
@@ -84,6 +86,13 @@ def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.n
             _unpack_digits(stream, part, band.packed, rest)
     rest.check_used()
     return symbols
+
+
+def _check_lengths(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> None:
+    """Before anything is widened: a hostile frame may inflate to far more than its block's symbols can need."""
+    symbols = (plan[-1].stop if plan else 0) * tokens
+    if max(map(len, streams)) > 4 * (symbols + 2 * len(plan) + 1):  # large numbers have four bytes
+        raise MemoError("a block's stream is longer than its symbols can need")
 
 
 class _Numbers:
