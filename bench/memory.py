@@ -104,8 +104,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     notice = ""
     profile = profile_of(model.located.fingerprint, profiles_dir())
     if profile is None and (unmeasured := [name for name in wanted if needs_profile(name)]):
-        texts = " ".join(str(library.path(doc)) for doc in calibration)
-        how = f"{args.model} has no profile; make one: minimemo calibrate {args.model} --text {texts}"
+        how = f"{args.model} has no profile; make one: minimemo calibrate {args.model}"
         if args.tiers:
             raise InputError(f"{','.join(unmeasured)}: {how}")
         notice = f"left out: {', '.join(unmeasured)}, since {how}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from minimemo import manifest as names
@@ -18,6 +19,7 @@ from minimemo.loop import DEFAULTS
 from minimemo.manifest import Judged, Recipe
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
 from minimemo.scratch import MEMO
+from minimemo.sizes import size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +38,7 @@ WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes ti
 WINDOW, STEP, FIRST = 2048, 512, 16
 _LEAST = 256  # tokens of a window
 _OPENING_ROOM = 64  # tokens of the text before the document; about 30
+LONG, SAMPLE = 300_000, 8192  # tokens of which a build says how long it will take, and after how many
 
 
 def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
@@ -114,6 +117,7 @@ def write_memory(
         if old is not None and not writer.hashes:
             card.adopt(old_quality, _take(old, writer, sequence, recipe))
         hashes = _go_on(reading, writer, tail, sequence)
+        pace = _Pace(reading.position, len(sequence), writer, on_event)
         assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
         if reading.position:
             on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
@@ -125,12 +129,34 @@ def write_memory(
                 card.look(block, tail)
                 following = len(sequence) - block.start - block.tokens
                 writer.add(block.hash, block.ids, codec.encode(block, following))
+            pace.tell(reading.position)
         if (rest := assembler.finish()) is not None:
             card.look(rest, tail)
             writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
     if not card.judged:
         card.measure_again(Reading(engine, len(sequence), window))
     return card.judged
+
+
+class _Pace:
+    """Says of a long document, once its first tokens are read, how long it will take and how large its memory gets."""
+
+    def __init__(self, position: int, tokens: int, writer: ResumableWriter, on_event: Listener) -> None:
+        self._first, self._tokens = position, tokens
+        self._writer, self._on_event = writer, on_event
+        self._begin = perf_counter()
+        self._told = tokens < LONG
+
+    def tell(self, position: int) -> None:
+        if self._told or position < self._first + SAMPLE:
+            return
+        self._told = True
+        left = (perf_counter() - self._begin) / (position - self._first) * (self._tokens - position)
+        whole = self._writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * self._tokens
+        note = (
+            f"{self._tokens:,} tokens: about {max(1, round(left / 60))} minutes to read, memory.bin about {size(whole)}"
+        )
+        self._on_event(Event(note, 1, 1, "note"))
 
 
 def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> ExactTail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import minimemo
-from minimemo import build_passages, tails
+from minimemo import build_memory, build_passages, tails
 from minimemo.calibration import calibrate
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
@@ -118,6 +119,20 @@ def test_what_a_crash_damaged_is_read_again(build: Build, tmp_path: Path, seed: 
     replace(again.manifest, quality=fresh.manifest.quality).save(again.folder)
     assert same(again.folder, fresh.folder)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+
+
+def test_a_long_document_says_how_long_it_takes(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    build(LONG, on_event=events.append)
+    assert not [event for event in events if event.unit == "note"]
+    monkeypatch.setattr(build_memory, "LONG", 7000)
+    monkeypatch.setattr(build_memory, "SAMPLE", 1024)
+    memo = build(LONG, "b.memo", on_event=events.append)
+    told = memo.inspect()["memory"]
+    (note,) = [event.stage for event in events if event.unit == "note"]
+    found = re.fullmatch(r"([\d,]+) tokens: about (\d+) minutes to read, memory\.bin about ([\d.]+) kB", note)
+    assert found and int(found[1].replace(",", "")) == told["tokens"]
+    assert float(found[3]) * 1000 == pytest.approx(told["bytes"], rel=0.1)
 
 
 def test_kill_9_five_times(tiny_models: TinyModels, tmp_path: Path) -> None:

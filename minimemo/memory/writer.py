@@ -65,6 +65,11 @@ class MemoryWriter:
             raise
         return self
 
+    @property
+    def written(self) -> int:
+        """Bytes so far."""
+        return self._offset
+
     def add(self, hash_: bytes, ids: Sequence[int] | np.ndarray, streams: Sequence[bytes]) -> None:
         """Appends a block; blocks come in order, each with equally many streams, only the last one partial.
 
