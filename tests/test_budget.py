@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -112,6 +113,39 @@ def test_once_built_it_is_there(
     assert build("60kB") == ["already built"]
     monkeypatch.undo()
     assert "read" in build("50kB")
+
+
+def test_a_killed_build_goes_on(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+    document, left = minimemo.Document.of(TEXT, "doc"), tmp_path / "left"
+
+    class Killed(BaseException):
+        pass
+
+    def die(event: Event) -> None:
+        if event.stage == "read" and event.done > 1200:
+            shutil.copytree(tmp_path / ".a.memo.building", left)
+            raise Killed
+
+    with pytest.raises(Killed):
+        minimemo.build(
+            document, tmp_path / "a.memo", model=model, embedder=embedder, budget="60kB", window=1024, on_event=die
+        )
+    left.rename(tmp_path / ".a.memo.building")
+    events: list[Event] = []
+    memos = [
+        minimemo.build(
+            document,
+            tmp_path / name,
+            model=model,
+            embedder=embedder,
+            budget="60kB",
+            window=1024,
+            on_event=events.append,
+        )
+        for name in ("a.memo", "fresh.memo")
+    ]
+    assert [event.stage for event in events if "goes on at" in event.stage]
+    assert memos[0].manifest == memos[1].manifest
 
 
 def test_a_document_that_takes_more_than_expected_says_so(
