@@ -92,8 +92,8 @@ INLINE void softmax(Way& way, const Rows& rows, int64_t row, int count, int32_t 
       way.take_weights(weights + r * Way::kWeightCells, line, v, w);
     }
     store(total, sum);
-    way.finish_weights(r, weights + r * Way::kWeightCells, line);
   }
+  way.finish_weights(count, weights, scores);
 }
 
 template <class Way>
@@ -179,6 +179,7 @@ void run_way(const Attention& job, const Segment& s, int64_t piece) {
   run_piece(job, s, place, way, rows);
   for (int64_t row = 0; row < place.rows * job.group; row++) {
     const float total = sum_of(load_floats(totals + row * kLanes));
+    way.arrange(sums + row * padded, job.dim);
     if (job.parts == 1) {
       write_row(job, place.head, place.first_row * job.group + row, sums + row * padded, largest[row], total);
       continue;
