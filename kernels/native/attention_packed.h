@@ -52,13 +52,37 @@ struct RowSums {
   }
 };
 
-// 16 floats times `factor` -> two planes of bytes at `to` and `plane` bytes on.
-INLINE void round_to(uint8_t* to, int64_t plane, Floats x, float factor) {
-  const __m512i v = _mm512_cvtps_epi32(x * splat(factor));
-  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
-  const __m512i low = _mm512_sub_epi32(v, _mm512_slli_epi32(high, 7));
-  _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(high));
-  _mm_store_si128(reinterpret_cast<__m128i*>(to + plane), _mm512_cvtepi32_epi8(low));
+struct QuarterOrder {  // number 4 i + l of a vector from number i of its quarter l
+  alignas(64) uint32_t from[16] = {};
+  constexpr QuarterOrder() {
+    for (uint32_t i = 0; i < 16; i++) from[i] = i % 4 * 4 + i / 4;
+  }
+};
+constexpr QuarterOrder kQuarterOrder;
+
+// x * scale * factor, `count` of them, a multiple of 16 -> two planes of bytes at `to` and `plane` bytes on.
+INLINE void round_to(uint8_t* to, int64_t plane, const float* x, const float* scale, float factor, int count) {
+  const auto integers = [&](int at) INLINE_LAMBDA {
+    return _mm512_cvtps_epi32(load_floats(x + at) * load_floats(scale + at) * splat(factor));
+  };
+  int at = 0;
+  for (; at + 64 <= count; at += 64) {
+    const __m512i order = _mm512_load_si512(kQuarterOrder.from), half = _mm512_set1_epi16(64);
+    const __m512i a = _mm512_packs_epi32(integers(at), integers(at + 16));  // quarter by quarter
+    const __m512i b = _mm512_packs_epi32(integers(at + 32), integers(at + 48));
+    const __m512i high_a = _mm512_srai_epi16(_mm512_add_epi16(a, half), 7);
+    const __m512i high_b = _mm512_srai_epi16(_mm512_add_epi16(b, half), 7);
+    const __m512i low_a = _mm512_sub_epi16(a, _mm512_slli_epi16(high_a, 7));
+    const __m512i low_b = _mm512_sub_epi16(b, _mm512_slli_epi16(high_b, 7));
+    _mm512_storeu_si512(to + at, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(high_a, high_b)));
+    _mm512_storeu_si512(to + plane + at, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low_a, low_b)));
+  }
+  for (; at < count; at += 16) {
+    const __m512i v = integers(at), high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
+    const __m512i low = _mm512_sub_epi32(v, _mm512_slli_epi32(high, 7));
+    _mm_store_si128(reinterpret_cast<__m128i*>(to + at), _mm512_cvtepi32_epi8(high));
+    _mm_store_si128(reinterpret_cast<__m128i*>(to + plane + at), _mm512_cvtepi32_epi8(low));
+  }
 }
 
 // sums (kRows, dim) = sums * keep + weights (kRows, two planes of 16 cells) times 64 tokens of `dim` codes. The dims of 64
@@ -121,6 +145,14 @@ struct PackedWay {
     widen_halves(s.key_low + at, dim, key_low);
     widen_halves(s.value_scale + head * s.value_param_stride + key, kKeys, value_scale);
     widen_halves(s.value_low + head * s.value_param_stride + key, kKeys, value_low);
+    for (int i = 0; i < dim; i += 32) {  // a cache line of the next block's
+      __builtin_prefetch(s.key_scale + at + dim + i);
+      __builtin_prefetch(s.key_low + at + dim + i);
+    }
+    for (int i = 0; i < kKeys; i += 32) {
+      __builtin_prefetch(s.value_scale + head * s.value_param_stride + key + kKeys + i);
+      __builtin_prefetch(s.value_low + head * s.value_param_stride + key + kKeys + i);
+    }
     const int width = code_bytes(s, dim);
     key_codes = static_cast<const uint8_t*>(s.keys) + head * s.key_stride + key * width;
     value_codes = static_cast<const uint8_t*>(s.values) + head * s.value_stride + key * width;
@@ -197,11 +229,8 @@ struct PackedWay {
       }
     }
     sums.finish(count, step, add);
-    for (int r = 0; r < count; r++) {
-      uint8_t* to = reinterpret_cast<uint8_t*>(rounded) + r * 2 * dim;
-      for (int d = 0; d < dim; d += 16)
-        round_to(to + d, dim, load_floats(first + r * dim + d) * load_floats(key_scale + d), sums.factor[r]);
-    }
+    for (int r = 0; r < count; r++)
+      round_to(reinterpret_cast<uint8_t*>(rounded) + r * 2 * dim, dim, first + r * dim, key_scale, sums.factor[r], dim);
   }
 
   void score(int64_t row, int count, float* scores, bool more) {
@@ -236,8 +265,7 @@ struct PackedWay {
     sums.finish(count, step, add);
     for (int r = 0; r < count; r++) {
       uint8_t* bytes = reinterpret_cast<uint8_t*>(to + r * kWeightCells);
-      for (int v = 0; v < kKeys; v += 16)
-        round_to(bytes + v, kKeys, load_floats(lines + r * kKeys + v) * load_floats(value_scale + v), sums.factor[r]);
+      round_to(bytes, kKeys, lines + r * kKeys, value_scale, sums.factor[r], kKeys);
     }
   }
 
