@@ -1,13 +1,14 @@
 """How quick is the engine with a memory of some depth, against llama.cpp and the machine's own ceilings?
 
-    python -m bench.engine --model qwen2.5-coder-0.5b --depths 0,4096,16384 [--peer llamacpp] [--threads 2] [--json]
+    python -m bench.engine --model qwen2.5-coder-0.5b --depths 0,4096,16384 [--peer llamacpp] [--kv-dtype int8]
+        [--threads 2] [--json]
 
-At each depth, a cache of random keys and values: the prefill of 512 tokens with the logits of the last, 32 decode steps
-of one row, and 32 of three rows that share it as a memory (their tokens added up), all greedy. Ours and the peer
-(llama-bench on the same GGUF file, in a cache of 16-bit floats too) take turns; medians over the repeats count. A
-decode speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is ours counted that way,
-and the fairer ratio where other processes interrupt. Share of the ceiling: bytes of weights, keys and values that a
-step reads, over its time and what the memory was read with in the same run.
+At each depth, a memory of random keys and values (packed with --kv-dtype int8 or int4): the prefill of 512 tokens with
+the logits of the last, 32 decode steps of one row, and 32 of three rows that share the memory (their tokens added up),
+all greedy. Ours and the peer (llama-bench on the same GGUF file, its cache of 16-bit floats) take turns; medians over
+the repeats count. A decode speed is that of the median step. llama-bench times its 32 steps as one: `decode_mean` is
+ours counted that way, and the fairer ratio where other processes interrupt. Share of the ceiling: bytes of weights,
+keys and values that a step reads, over its time and what the memory was read with in the same run.
 
 Peak memory is the whole process's, loading included (and converting, when a GGUF file is used for the first time).
 Other processes slow both sides manifold and unevenly: ratios mean something only where they took next to nothing of the
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from bench import ceilings
 from bench.bystanders import Bystanders
-from bench.engine_profile import HEADINGS, Ceilings, kv_bytes_read, profile
+from bench.engine_profile import HEADINGS, Ceilings, kv_bytes_read, kv_element_bytes, profile
 from bench.kernels import _processor
 from bench.peer import PeerSpeeds, find_llama_bench, run_llama_bench
 from minimemo.engine.cache import KVCache
@@ -45,6 +46,7 @@ from minimemo.models.catalog import resolve
 from minimemo.models.decoder import DecoderWeights, Row
 from minimemo.models.linear import Linear
 from minimemo.models.weights import preferred_dtype
+from minimemo.options import KV_DTYPES, RunOptions
 
 CHUNK = 512  # tokens of a prefill
 STEPS = 32  # of a decode
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--depths", default="0,4096,16384", help="tokens in the cache")
     parser.add_argument("--peer", choices=["llamacpp"], help="measure it too")
     parser.add_argument("--llama-bench", metavar="PATH", help="the peer's program; else $LLAMA_BENCH, else on PATH")
+    parser.add_argument("--kv-dtype", choices=KV_DTYPES, help="of our cache; int8, int4: a packed memory")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="also what a step and a chunk spend their time on")
@@ -98,7 +101,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{args.model}: llama-bench needs a GGUF file, this is {path.name}; leave out --peer")
     load = os.getloadavg()[0]
     torch.set_num_threads(args.threads)
-    engine = load_model(args.model).engine
+    engine = load_model(args.model, RunOptions(kv_dtype=args.kv_dtype)).engine
 
     ours: dict[int, list[Speeds]] = {depth: [] for depth in depths}
     theirs: dict[int, list[PeerSpeeds]] = {depth: [] for depth in depths}
@@ -119,7 +122,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "variant": _variant(),
         "dtype": _name(_product_dtype(engine)),
-        "kv_dtype": _name(engine.kv_dtype),
+        "kv_dtype": f"int{engine.memory_bits}" if engine.memory_bits else _name(engine.kv_dtype),
         **_summary(engine, ours, theirs, memory),
         "weight_bytes": weight_bytes_read(engine.decoder.weights),
         "peak_rss_bytes": peak,
@@ -148,12 +151,12 @@ def measure(engine: Engine, depth: int) -> Speeds:
 
 
 def deep_cache(engine: Engine, depth: int) -> KVCache:
-    """A cache that holds `depth` tokens of normal random keys and values, with room for a chunk."""
-    cache = engine.new_cache(depth + CHUNK)
+    """A memory of `depth` tokens of normal random keys and values, with room for a chunk."""
+    config, cache = engine.config, engine.new_memory(depth, depth + CHUNK)
     random = torch.Generator().manual_seed(depth)
-    for kept in (*cache.keys, *cache.values):  # (G, capacity, D), layer by layer
-        kept[:, :depth] = torch.randn(kept[:, :depth].shape, generator=random)
-    cache.advance(depth)
+    for at in range(0, depth, CHUNK):
+        shape = (config.num_layers, config.num_kv_heads, min(CHUNK, depth - at), config.head_dim)
+        cache.append(*(torch.randn(shape, generator=random) for _ in range(2)))
     return cache
 
 
@@ -189,7 +192,7 @@ def _summary(
 
     prefill, decode, mean, batch = (medians(ours, field) for field in Speeds.__slots__)
     peer_prefill, peer_decode = (medians(theirs, field) for field in ("prefill", "decode"))
-    weights, element = weight_bytes_read(engine.decoder.weights), engine.kv_dtype.itemsize
+    weights, element = weight_bytes_read(engine.decoder.weights), kv_element_bytes(engine)
     # The steps of one row run at positions from depth + 1, past the one that warms up.
     read = {depth: weights + kv_bytes_read(engine.config, int(depth) + 1 + STEPS // 2, element) for depth in decode}
     runs = [run for found in theirs.values() for run in found]
@@ -260,7 +263,7 @@ def _profile(engine: Engine, depths: Sequence[int], memory: float) -> list[dict[
     for depth in depths:
         cache = deep_cache(engine, depth)
         for what, tokens, passes in (("decode step", 1, 15), (f"prefill of {CHUNK}", CHUNK, 3)):
-            parts = profile(engine.decoder, cache, tokens, most, passes)
+            parts = profile(engine, cache, tokens, most, passes)
             print(f"{what} at depth {depth}\n{HEADINGS}")
             print("\n".join(part.line() for part in parts))
             found.append({"depth": depth, "tokens": tokens, "parts": [part.as_dict() for part in parts]})

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from minimemo.engine.cache import KVCache
-from minimemo.kernels import Source, attend
+from minimemo.engine.engine import Engine
+from minimemo.kernels import PACK_GROUP, attend
 from minimemo.kernels.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
-from minimemo.models.decoder import Decoder, Row
+from minimemo.models.decoder import Decoder, Row, _sources
 
 HEADINGS = f"{'op':10} {'ms':>9} {'share':>6} {'rate':>8} {'':7} {'of ceiling':>10}"
 
@@ -64,15 +65,22 @@ def keys_seen(config: ModelConfig, layer: int, position: int) -> int:
     return position + 1 if window is None else min(position + 1, window)
 
 
-def kv_bytes_read(config: ModelConfig, position: int, element_bytes: int) -> int:
+def kv_element_bytes(engine: Engine) -> float:
+    """Of a number of a memory; of a packed one with its share of scales and lows, two halves each."""
+    if engine.memory_bits is None:
+        return engine.kv_dtype.itemsize
+    return engine.memory_bits / 8 + 2 / PACK_GROUP + 2 / engine.config.head_dim
+
+
+def kv_bytes_read(config: ModelConfig, position: int, element_bytes: float) -> float:
     """Bytes of keys and values that one decode step reads over all layers."""
     keys = sum(keys_seen(config, layer, position) for layer in range(config.num_layers))
     return 2 * keys * config.num_kv_heads * config.head_dim * element_bytes
 
 
-def profile(decoder: Decoder, cache: KVCache, tokens: int, ceilings: Ceilings, passes: int) -> list[Part]:
+def profile(engine: Engine, cache: KVCache, tokens: int, ceilings: Ceilings, passes: int) -> list[Part]:
     """Medians over `passes` of a pass of `tokens` (1: a decode step) after what the cache holds; its length stays."""
-    config, depth = decoder.config, cache.length
+    decoder, config, depth = engine.decoder, engine.config, cache.length
     ids = torch.arange(tokens) % config.vocab_size
     whole: list[float] = []
     seconds: dict[str, list[float]] = {}
@@ -87,7 +95,7 @@ def profile(decoder: Decoder, cache: KVCache, tokens: int, ceilings: Ceilings, p
     found = []
     for op, spent_each in seconds.items():
         spent = statistics.median(spent_each[1:])
-        work, ceiling, unit = _work(op, decoder, cache, tokens, ceilings)
+        work, ceiling, unit = _work(op, engine, cache, tokens, ceilings)
         found.append(Part(op, spent * 1e3, spent / step, work / spent, unit, work / spent / ceiling))
     rest = step - sum(part.ms for part in found) / 1e3
     return [*found, Part("rest", rest * 1e3, rest / step), Part("whole", step * 1e3, 1.0)]
@@ -109,10 +117,9 @@ def _parts(decoder: Decoder, cache: KVCache, tokens: int) -> dict[str, float]:
     q = mixed.view(tokens, config.num_heads, config.head_dim).transpose(0, 1)
     end = cache.length + tokens
     for index, layer in enumerate(decoder.weights.layers):
-        keys, values = cache.keys[index, :, :end], cache.values[index, :, :end]
-        source = Source(keys, values, 0, tokens, cache.length, config.windows[index])
+        sources = list(_sources(cache, index, end, 0, tokens, cache.length, config.windows[index]))
         timed("qkv", layer.qkv, x)
-        timed("attention", attend, q, [source], config.query_scale)
+        timed("attention", attend, q, sources, config.query_scale)
         timed("out", layer.out, mixed)
         timed("gate_up", layer.gate_up, x)
         timed("down", layer.down, fed)
@@ -121,12 +128,12 @@ def _parts(decoder: Decoder, cache: KVCache, tokens: int) -> dict[str, float]:
     return spent
 
 
-def _work(op: str, decoder: Decoder, cache: KVCache, tokens: int, ceilings: Ceilings) -> tuple[float, float, str]:
+def _work(op: str, engine: Engine, cache: KVCache, tokens: int, ceilings: Ceilings) -> tuple[float, float, str]:
     """What an op does in a pass, in 1e9 of bytes or floating-point operations; the ceiling of that, and its unit."""
-    config, weights = decoder.config, decoder.weights
+    config, weights = engine.config, engine.decoder.weights
     if op == "attention":
         if tokens == 1:
-            read = kv_bytes_read(config, cache.length, cache.dtype.itemsize)
+            read = kv_bytes_read(config, cache.length, kv_element_bytes(engine))
             return read / 1e9, ceilings.memory, "GB/s"
         positions = range(cache.length, cache.length + tokens)
         pairs = sum(keys_seen(config, layer, at) for layer in range(config.num_layers) for at in positions)

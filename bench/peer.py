@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minimemo.errors import InputError
+from minimemo.openmp import SPINS
 
 VARIABLE = "LLAMA_BENCH"
 
@@ -74,12 +75,13 @@ def run_llama_bench(
 
 
 def _environment(program: Path) -> dict[str, str]:
-    """Ours; shared libraries that lie beside the program are found there."""
+    """Ours without what minimemo sets for itself; shared libraries that lie beside the program are found there."""
+    own = {name: value for name, value in os.environ.items() if (name, value) != SPINS}
     folder = program.resolve().parent
     if not any(folder.glob("lib*.so*")):
-        return dict(os.environ)
-    before = os.environ.get("LD_LIBRARY_PATH")
-    return {**os.environ, "LD_LIBRARY_PATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
+        return own
+    before = own.get("LD_LIBRARY_PATH")
+    return {**own, "LD_LIBRARY_PATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:

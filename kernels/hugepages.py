@@ -21,7 +21,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(tuple(shape), dtype=dtype)
-    region = mmap.mmap(-1, size + HUGE)  # lives as long as the tensor, which holds a reference
+    # Private: shared memory, which mmap.mmap asks for unless told, gets huge pages only where shmem_enabled says so. It
+    # lives as long as the tensor, which holds a reference.
+    region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     region.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(region, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE

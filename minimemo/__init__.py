@@ -4,10 +4,12 @@
     memo = minimemo.build("book.txt")            # or minimemo.open("book.memo")
     print(memo.ask("Who is Mr. Knightley?").text)
 
-Names are loaded when first used: importing the package costs nothing.
+Names are loaded when first used: importing the package costs nothing. It sets GOMP_SPINCOUNT (minimemo/openmp.py).
 """
 
 from __future__ import annotations
+
+from minimemo.openmp import spin_briefly
 
 TYPE_CHECKING = False  # typing's own takes 5 ms
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from minimemo.store import Store, open_store
 
 __version__ = "0.1.0"
+
+spin_briefly()
 
 _HOMES = {
     "build": "builder",

@@ -132,6 +132,20 @@ def test_profile(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert work["attention"] == pytest.approx(4e-6 * sum(range(10, 50)) * 4 * 16 * 2)  # keys seen, heads, dims, layers
 
 
+def test_a_packed_memory(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--repeat", "1", "--profile", "--kv-dtype", "int8", "--depths", "128")  # two groups of 64 tokens
+    assert _main(model, *more) == 0
+    found = _json(capsys.readouterr().out)
+    assert found["kv_dtype"] == "int8"
+    # A byte a number, two halves for 64 numbers of a channel's keys and two for the 16 of a token's values.
+    numbers = (128 + 1 + 2 + 1) * replace(tiny_config(vocab_size=VOCABULARY), intermediate_size=64).kv_bytes_per_token(
+        1
+    )
+    read = found["weight_bytes"] + numbers * (1 + (4 / 64 + 4 / 16) / 2)
+    assert found["ceiling"]["decode_share"]["128"] == pytest.approx(read * found["decode_tps"]["128"] / 20e9)
+    assert {part["op"] for part in found["profile"][0]["parts"]} > {"attention", "head"}
+
+
 def test_a_window_bounds_what_is_read() -> None:
     config = replace(tiny_config(), windows=(8, None))
     assert kv_bytes_read(config, 99, 2) == 2 * 2 * 16 * 2 * (8 + 100)

@@ -100,15 +100,13 @@ def _in_8_bits(plain: Decoder) -> Decoder:
     return Decoder(plain.config, dataclasses.replace(weights, layers=layers, embedding=embedding, head=head))
 
 
-@pytest.mark.parametrize("options", [RunOptions(kv_dtype="float32"), RunOptions(dtype="float32")])
+@pytest.mark.parametrize("options", [RunOptions(), RunOptions(kv_dtype="float32"), RunOptions(dtype="float32")])
 def test_greedy_text_is_that_of_float32(
     options: RunOptions, model: LanguageModel, plain: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """128 tokens of 8 of ten prompts, five in Chinese, from packed weights and a float32 cache: with the prompts put
-    through products that round to 8 bits where those are the default, and through float32 ones.
-
-    Not asked of a bfloat16 cache, the default where the hardware has bfloat16: it turns choices between two tokens
-    whose logits lie within a few hundredths of each other (LOG.md has the counts).
+    """128 tokens of 8 of ten prompts, five in Chinese, from packed weights: default options (a bfloat16 cache where the
+    hardware multiplies it), a float32 cache, and prompts put through float32 products too. What differs are choices
+    between two tokens whose logits lie within a few hundredths of each other (LOG.md has the counts).
     """
     engine, tokenizer, same = minimemo.load_model(model.located, options).engine, model.tokenizer, []
     opening, closing = tokenizer.turn(None)

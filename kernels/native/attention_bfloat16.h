@@ -14,6 +14,7 @@ struct Bfloat16Math {
   static INLINE Cell broadcast(const uint32_t* a) { return _mm512_set1_epi32(int(*a)); }
   static INLINE Sum step(Sum sum, Cell a, Cell b) { return _mm512_dpbf16_ps(sum, __m512bh(a), __m512bh(b)); }
   static INLINE Sum next_plane(Sum sum) { return sum; }
+  static INLINE Sum join(Sum high, Sum low) { return high + low; }
   static INLINE Floats finish(Sum sum, const RowTerms&, int) { return sum; }
   static INLINE Floats finish_on(Floats c, Sum sum, const RowTerms& terms, int row) {
     return multiply_add(c, splat(terms.keep[row]), sum);
@@ -108,6 +109,7 @@ struct Bfloat16Way {
     _mm256_store_si256(reinterpret_cast<__m256i*>(to + vector * 8), to_bfloat16(weights));
   }
   void finish_weights(int, uint32_t*, const float*) {}
+  static void arrange(float*, int) {}
   void add_values(int count, const uint32_t* weights, float* sums, const float* keep, bool more) {
     if (direct) {
       const auto lay = [&](int step, int d, __m512i* cells) INLINE_LAMBDA {

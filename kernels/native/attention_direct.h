@@ -1,6 +1,5 @@
 // Products of few folded rows (a decode step of one token) on AVX-512: keys and values are laid out in registers and
-// multiplied there: storing and loading them again, as many rows need it, was a sixth of the time. Packed keys gain
-// nothing by it.
+// multiplied there: storing and loading them again, as many rows need it, was a sixth of the time.
 #pragma once
 
 #include "attention_gemm.h"
@@ -33,7 +32,7 @@ INLINE void direct_scores(const uint8_t* from, int64_t row, int cells, int valid
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; m++) {
-      const typename Math::Sum sum = kPlanes == 2 ? sums[0][m] + sums[kPlanes - 1][m] : sums[0][m];
+      const typename Math::Sum sum = kPlanes == 2 ? Math::join(sums[0][m], sums[kPlanes - 1][m]) : sums[0][m];
       store(scores + m * kKeys + t, Math::finish(sum, terms, m));
     }
   }

@@ -131,6 +131,7 @@ struct FloatWay {
     store(reinterpret_cast<float*>(to) + vector * kLanes, weights);
   }
   void finish_weights(int, uint32_t*, const float*) {}
+  static void arrange(float*, int) {}
   void add_values(int count, const uint32_t* weights, float* sums, const float* keep, bool more) {
     product<Math, true>(count, weights, kWeightCells, values, padded, kKeys, 1, sums, padded, padded,
                         {keep, nullptr, nullptr}, ahead(next_values, more));

@@ -12,6 +12,26 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b
 INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN
 INLINE float largest_of(Floats v) { return _mm512_reduce_max_ps(v); }
 INLINE float sum_of(Floats v) { return _mm512_reduce_add_ps(v); }
+// Four vectors -> one, whose quarters l hold the four's quarters l joined: number i of a quarter is vector i's.
+template <typename Join>
+INLINE __m512 join_four(const Floats* v, Join join) {
+  const __m512d ab = _mm512_castps_pd(join(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1])));
+  const __m512d cd = _mm512_castps_pd(join(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3])));
+  return join(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+}
+
+// Lane r of the result: all lanes of v[r] joined, for `count` vectors; other lanes hold nothing of use. Reads 8 or 16.
+// A transpose that joins as it goes: 10 joins for 8 vectors, where one after the other takes 32.
+template <typename Join>
+INLINE Floats join_lanes(const Floats* v, int count, Join join) {
+  const auto quarters = [&](__m512 a, __m512 b) INLINE_LAMBDA {
+    return join(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const __m512 even = quarters(join_four(v, join), join_four(v + 4, join));
+  if (count <= 8) return quarters(even, even);
+  return quarters(even, quarters(join_four(v + 8, join), join_four(v + 12, join)));
+}
+
 inline void choose_way(const Attention& job, const Segment& s, int64_t piece);
 
 // 16 vectors of 16 cells, row by row -> column by column.

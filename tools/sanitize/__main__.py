@@ -23,6 +23,7 @@ TESTS = (
     "test_native_stack.py",
     "test_packed_memory.py",
     "test_packing.py",
+    "test_shortlist.py",
     "test_transform.py",
 )
 # They start processes that have limits of memory or compile, which says nothing about kernels.
