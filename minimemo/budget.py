@@ -57,6 +57,12 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     return Fit(codec, params, note + expected_quality(ratio))
 
 
+def over(budget: int, taken: int) -> str:
+    """Says that a memory took more than its budget, and which one to try."""
+    smaller = size(0.98 * budget * budget / taken).replace(" ", "")
+    return f"memory.bin came to {size(taken)}, above the budget of {size(budget)}; try --budget {smaller}"
+
+
 def _margin(ratio: float) -> float:
     (low, most), (high, least) = MARGINS
     share = min(1.0, max(0.0, log(ratio / low) / log(high / low)))

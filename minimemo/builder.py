@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo import manifest as names
 from minimemo import tails
-from minimemo.budget import fit
+from minimemo.budget import fit, over
 from minimemo.build_memory import TAIL, reading_rule, write_memory
 from minimemo.build_passages import reuse_passages, write_passages
 from minimemo.document import Document, read_document
@@ -30,7 +30,7 @@ from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.scratch import MEMO, scratch, sweep
 from minimemo.shelf import remember
-from minimemo.sizes import parse_size, size
+from minimemo.sizes import parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,8 @@ def build(
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill the same
     call goes on from there.
     """
+    from minimemo.memory.codec import make_codec
+
     if memory is not None and budget is not None:
         raise InputError("memory and budget: give one of them; a budget chooses how small the memory gets")
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
@@ -96,7 +98,6 @@ def build(
     language_model = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
     run = {"chunk": language_model.engine.chunk, "products": str(_products(language_model))}
     stamp = {"recipe": asdict(recipe), "run": run}
-    from minimemo.memory.codec import make_codec
 
     with scratch(target, stamp) as folder, ExitStack() as stack:
         old = None
@@ -120,10 +121,8 @@ def build(
         )
         manifest.save(folder / MEMO)
         tails.keep(folder / TAIL, stamp, instead_of=earlier if old is not None else None)
-    if limit is not None and (taken := files[names.MEMORY].bytes) > limit:
-        smaller = size(0.98 * limit * limit / taken).replace(" ", "")
-        note = f"memory.bin came to {size(taken)}, above the budget of {size(limit)}; try --budget {smaller}"
-        on_event(Event(note, 1, 1, "note"))
+    if limit is not None and files[names.MEMORY].bytes > limit:
+        on_event(Event(over(limit, files[names.MEMORY].bytes), 1, 1, "note"))
     remember(target)
     return Memo(target, manifest, model=language_model, embedder=opened, prompts=prompts)
 

@@ -69,7 +69,7 @@ def print_memo(told: Mapping[str, Any]) -> None:
 def quality(told: Mapping[str, Any] | None) -> str:
     """What was measured of a memory, in a line."""
     if told is None:
-        return "not measured; a memo built now has it"
+        return "not measured: a memo of earlier times"
     places = len(told["places"])
     return (
         f"{told['top1']:.1%} of next tokens as from the exact cache, KL {told['kl']:.2g} "

@@ -226,7 +226,8 @@ def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyM
         for n in (None, 512)
     ]
     opening = len(memory_opening("en").ids(model.tokenizer))
-    assert capacities == [opening + 16 + 2048 + 512, opening + 16 + 512 + 512]
+    card = opening + 1024 + 64  # of the quality card's small caches
+    assert [at for at in capacities if at != card] == [opening + 16 + 2048 + 512, opening + 16 + 512 + 512]
     for memo in memos:
         assert memo.inspect()["memory"]["tokens"] > 6144
         memo.verify()
