@@ -2,7 +2,7 @@
 
     python -m bench.passage_recall [--sets xquad_en,contracts] [--docs N] [--data DIR]
 
-Vectors alone, words alone (BM25), reciprocal rank fusion of both, and their standard scores added with several weights.
+Vectors alone, words alone (BM25), reciprocal rank fusion of both, and `fuse` with several weights of the vectors.
 `held`: share of questions whose answer lies whole in one of the first k passages, where the set knows its place;
 `evidence`: mean share of the evidence's characters within so many tokens (of the embedder) of passages. No language
 model is asked; vectors are kept. Prints a table and one JSON line.
@@ -31,7 +31,7 @@ from minimemo.runtime import open_embedder
 SETS = "xquad_en,xquad_zh,cmrc,drcd,contracts,loogle,qmsum,vcsum"
 FIRST = (1, 2, 3, 5)
 TOKENS = (500, 1000, 2000)
-WEIGHTS = (0.3, 0.5, 0.6, 0.7)  # of the vectors
+WEIGHTS = (0.3, 0.5, 0.6, 0.7)
 
 Scores = npt.NDArray[np.float32]
 
@@ -98,7 +98,7 @@ def rankings(embedder: Embedder, passages: Sequence[str], asked: Sequence[str]) 
     index = LexicalIndex(passages)
     words = np.stack([index.scores(question) for question in asked])
     found = {"vectors": vectors, "words": words, "ranks": reciprocal_ranks([vectors, words])}
-    return found | {f"fused {w}": fuse([vectors, words], [w, 1 - w]) for w in WEIGHTS}
+    return found | {f"fused {w}": fuse(vectors, words, w) for w in WEIGHTS}
 
 
 def reciprocal_ranks(scored: Sequence[Scores], constant: int = 60) -> Scores:

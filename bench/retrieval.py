@@ -27,8 +27,7 @@ from minimemo.errors import MinimemoError
 from minimemo.models.catalog import CATALOG
 from minimemo.retrieval.chunks import DEFAULT_SIZE, split
 from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import fuse
-from minimemo.retrieval.index import WEIGHTS
+from minimemo.retrieval.fusion import WEIGHT, fuse
 from minimemo.retrieval.lexical import LexicalIndex
 from minimemo.runtime import open_embedder
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     args = parser.parse_args(argv)
     known = [name for name, model in CATALOG.items() if model.kind == "embedder"]
-    told: dict[str, Any] = {"bench": "retrieval", "weights": dict(WEIGHTS), "embedders": {}}
+    told: dict[str, Any] = {"bench": "retrieval", "weight": WEIGHT, "embedders": {}}
     if not args.json:
         print(f"{'embedder':<24}{'set':<16}{'texts':>6}{'queries':>8}   " + "".join(
             f"{name:>15}" for name in ("dense", "bm25", "fused")) + "   nDCG and recall at 10")  # fmt: skip
@@ -82,7 +81,7 @@ def rankings(collection: Collection, embedder: Embedder) -> dict[str, npt.NDArra
     dense = np.maximum.reduceat(cosines, np.flatnonzero(np.diff(owner, prepend=-1)), axis=1)
     index = LexicalIndex([whole(*text) for text in zip(collection.titles, collection.texts, strict=True)])
     bm25 = np.stack([index.scores(query) for query in collection.queries])
-    fused = fuse([dense, bm25], [WEIGHTS["embedding"], WEIGHTS["lexical"]])
+    fused = fuse(dense, bm25)
     return {"dense": dense, "bm25": bm25, "fused": fused}
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from minimemo.retrieval.fusion import fuse, standard_scores
+from minimemo.retrieval.fusion import LIMIT, fuse, standard_scores
 from minimemo.retrieval.lexical import K1, B, LexicalIndex
 from minimemo.retrieval.words import singular, terms
 
@@ -74,9 +74,18 @@ def test_fusion_hears_who_stands_out() -> None:
     vectors = np.array([[0.81, 0.82, 0.80, 0.79]], np.float32)
     words = np.array([[9.0, 0.0, 0.0, 0.0]], np.float32)
     silent = np.zeros((1, 4), np.float32)
-    assert fuse([vectors, silent], [0.6, 0.4]).argmax() == 1
-    assert fuse([vectors, words], [0.6, 0.4]).argmax() == 0
-    assert fuse([vectors, words], [0.9, 0.1]).argmax() == 1
-    np.testing.assert_allclose(
-        fuse([vectors * 10 + 3, words], [0.6, 0.4]), fuse([vectors, words], [0.6, 0.4]), atol=1e-4
-    )
+    assert fuse(vectors, silent).argmax() == 1
+    assert fuse(vectors, words).argmax() == 0
+    assert fuse(vectors, words, 0.9).argmax() == 1
+    np.testing.assert_allclose(fuse(vectors * 10 + 3, words * 5), fuse(vectors, words), atol=1e-4)
+
+
+def test_one_rare_word_does_not_outweigh_everything() -> None:
+    """In a long document the only passage with some word stands out by many standard deviations."""
+    vectors = np.linspace(0.7, 0.8, 4000, dtype=np.float32)[None]
+    words = np.zeros((1, 4000), np.float32)
+    words[0, 0] = 9
+    assert standard_scores(words)[0, 0] > 60
+    assert fuse(vectors, words, 0.0)[0, 0] == pytest.approx(LIMIT, rel=1e-3)
+    few = np.array([[3.0, 1.0, 0.0, 0.0, 2.0]], np.float32)
+    np.testing.assert_allclose(fuse(np.zeros_like(few), few, 0.0), standard_scores(few), rtol=0.02)

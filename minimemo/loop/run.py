@@ -35,7 +35,7 @@ class Settings:
     clue_hits: int = 3  # passages that each clue retrieves
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
     # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
-    stand_out: float = 0.75
+    stand_out: float = 0.8
     # Of memory that stands before a question: all of a shorter one, a view of a longer one. 16,711 tokens of xquad_en,
     # 0.5B: answers from memory alone have F1 0.195 with the whole, 0.211 with 4,096 tokens, 0.299 with 1,024 (40
     # questions); answers with clues 0.515 with the whole, 0.528 with 4,096 (14 questions).

@@ -9,7 +9,6 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import faiss
@@ -21,9 +20,6 @@ from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.fusion import fuse
 from minimemo.retrieval.lexical import LexicalIndex
-
-# Share of each ranking in the fused one; the four documents of bench/passage_recall.py are even from 0.5 to 0.7.
-WEIGHTS = MappingProxyType({"embedding": 0.6, "lexical": 0.4})
 
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
 _HEAD = struct.Struct("<4siqqqBiQ")
@@ -147,7 +143,7 @@ class Retriever:
         found, ids = self._index.search(self._embedder.embed_queries(queries), len(self._chunks))
         np.put_along_axis(cosines, ids, found, axis=1)
         rankings = {"embedding": cosines, "lexical": np.stack([self._lexical.scores(query) for query in queries])}
-        fused = fuse(list(rankings.values()), [WEIGHTS[name] for name in rankings])
+        fused = fuse(rankings["embedding"], rankings["lexical"])
         tops = {name: np.argsort(-scores, axis=1, kind="stable")[:, :k] for name, scores in rankings.items()}
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [
