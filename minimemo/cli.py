@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     small.add_argument(
         "--memory",
         choices=TIERS,
-        help=f"from large to small (default: {DEFAULT}); high, balanced and small measure the model first, once",
+        help=f"from large to small (default: {DEFAULT}); all but exact and int4 measure the model first, once",
     )
     small.add_argument(
         "--budget", type=_size, metavar="SIZE", help="that memory.bin may take, such as 20MB: as good as fits into it"
