@@ -21,7 +21,8 @@ from bench.memory_stats import Cost, Divergence, Outcome, agreement, divergence,
 from minimemo.calibration import calibrate
 from minimemo.errors import InputError
 from minimemo.language_model import LanguageModel, load_model
-from minimemo.memory.codec import ExactCodec, Int4Codec
+from minimemo.memory.codec import ExactCodec
+from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.tiers import needs_profile
 from minimemo.options import RunOptions
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import FIRST_PREVIOUS, KVBlock, block_hash, token_array
-from minimemo.memory.codec import Codec, ExactCodec, Int4Codec, KVLayout, make_codec
+from minimemo.memory.codec import Codec, ExactCodec, KVLayout
+from minimemo.memory.int4 import Int4Codec
+from minimemo.memory.registry import make_codec
 
 from .kv import blocks_of, real_looking
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from minimemo.errors import MemoError
 from minimemo.kernels import native
 from minimemo.memory.blocks import KVBlock
-from minimemo.memory.codec import Codec, ExactCodec, Int4Codec, KVLayout
+from minimemo.memory.codec import Codec, ExactCodec, KVLayout
+from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.klt import KltCodec
 from minimemo.memory.profile import Opening, Profile, Statistics, joint, save_profile
 from minimemo.memory.reader import MemoryReader

@@ -17,10 +17,11 @@ import minimemo
 from minimemo.kernels import native
 from minimemo.manifest import checksum
 from minimemo.memory import packing
-from minimemo.memory.codec import Codec, make_codec
+from minimemo.memory.codec import Codec
 from minimemo.memory.loading import StoredBlocks
 from minimemo.memory.profile import load_profile
 from minimemo.memory.reader import MemoryReader
+from minimemo.memory.registry import make_codec
 
 GOLDEN = Path(__file__).with_name("golden")
 # (layer, token) -> key and value. Tokens 0 and 2: sinks or the opening; 196 to 259: the finer end; 256 begins a block.

@@ -11,7 +11,7 @@ import zstandard
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BlockAssembler, KVBlock
-from minimemo.memory.codec import KVLayout, make_codec
+from minimemo.memory.codec import KVLayout
 from minimemo.memory.klt import KltCodec
 from minimemo.memory.profile import (
     MAX_JOINT,
@@ -24,6 +24,7 @@ from minimemo.memory.profile import (
     save_profile,
 )
 from minimemo.memory.rate import OVERHEAD, bytes_per_token
+from minimemo.memory.registry import make_codec
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=8, dtype="float32")
 RANK = 6

@@ -15,9 +15,10 @@ from minimemo.errors import MemoError
 from minimemo.events import Event
 from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import BlockAssembler, KVBlock
-from minimemo.memory.codec import Codec, KVLayout, make_codec
+from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.loading import DecodedBlocks, StoredBlocks, load
 from minimemo.memory.reader import MemoryReader
+from minimemo.memory.registry import make_codec
 from minimemo.memory.view import MemoryView, Part
 from minimemo.memory.writer import MemoryWriter
 from minimemo.models.config import RopeConfig

@@ -9,7 +9,8 @@ import torch
 
 from minimemo.errors import MemoError
 from minimemo.memory.blocks import KVBlock, chain
-from minimemo.memory.codec import Int4Codec, KVLayout
+from minimemo.memory.codec import KVLayout
+from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.resumable import ResumableWriter
 from minimemo.memory.tail import ExactTail

@@ -21,7 +21,6 @@ from minimemo.errors import MemoError
 from minimemo.kernels import Basis
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
-    KLT,
     KVLayout,
     Streams,
     byte_planes,
@@ -101,7 +100,7 @@ class KltCodec:
     _parts: tuple[tuple[_Part, _Part], ...]  # keys and values of each group of layers
     _fine: tuple[tuple[_Part, _Part], ...]  # the same for the tail
 
-    name = KLT
+    name = "klt"
     lossless = False
     level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
 

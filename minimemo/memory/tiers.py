@@ -35,8 +35,8 @@ def needs_profile(tier: str) -> bool:
 
 def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
-    from minimemo.memory.codec import make_codec
     from minimemo.memory.rate import steps_for
+    from minimemo.memory.registry import make_codec
 
     if tier not in RATIOS:
         return tier, make_codec(tier, asdict(layout)).params()
@@ -48,11 +48,10 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
 
 def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of the transform codec with these steps of keys and values."""
-    from minimemo.memory.codec import KLT
-    from minimemo.memory.klt import SINKS
+    from minimemo.memory.klt import SINKS, KltCodec
 
     named = {"key_step": steps[0], "value_step": steps[1]}
-    return KLT, {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
+    return KltCodec.name, {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
 
 
 def expected_quality(ratio: float) -> str:
@@ -73,7 +72,7 @@ def expected_divergence(ratio: float) -> float:
 
 def codec_of(name: str, params: Mapping[str, Any], *folders: Path) -> Codec:
     """The codec that a memo names; profiles are looked up in minimemo's folder, then in `folders`. Raises MemoError."""
-    from minimemo.memory.codec import make_codec
     from minimemo.memory.profile import load_profile
+    from minimemo.memory.registry import make_codec
 
     return make_codec(name, params, lambda hash_: load_profile(hash_, profiles_dir(), *folders))
