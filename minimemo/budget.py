@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minimemo.memory.profile import Profile
 
 # By how much documents may pass what is expected of one like the profile's texts, at a ratio to fp16. Measured on ten
-# documents of bench.memory, 0.5B: 1.05 to 1.16 times at 15, 1.02 to 1.12 at 26, 1.00 to 1.09 at 45, 0.99 to 1.07 at 90.
+# documents of bench.memory, 0.5B: 1.03 to 1.16 times at 15, 1.00 to 1.12 at 26, 0.99 to 1.09 at 45, 0.99 to 1.07 at 93.
 MARGINS = ((15.0, 1.16), (45.0, 1.09))
 
 
