@@ -219,13 +219,13 @@ QUESTION = "Who was the report written for?"
 ZH_QUESTION = "医疗报告是为谁写的？"
 
 
-@pytest.mark.parametrize("draft", ["It was for the Emperor of Brazil.", "The report was written for.", "1925"])
-def test_a_draft_that_the_passages_do_not_hold_is_not_shown(draft):
-    """Shown drafts are copied: with all of them shown, F1 of the 0.5B model on xquad_en fell from 0.33 to 0.05."""
-    house = House(script={**EN_SCRIPT, "or short explanation": draft})
+def test_a_draft_searches_and_is_not_shown():
+    """Small models copy one that they are shown: in Chinese it cost the 0.5B model 13.7 points of F1."""
+    house = House(script={**EN_SCRIPT, "or short explanation": "It was for the Emperor of Brazil."})
     answer = house.session.ask(QUESTION)
-    assert answer.draft == draft and answer.text == "the king of France"
-    assert "might be" not in house.engine.prompts[-1]
+    assert answer.draft == "It was for the Emperor of Brazil." and answer.text == "the king of France"
+    assert house.retriever.queries[0][-1] == f"{QUESTION} {answer.draft}"
+    assert "Brazil" not in house.engine.prompts[-1]
 
 
 def test_memorag_walks_from_clues_to_an_answer_with_sources():
@@ -239,7 +239,6 @@ def test_memorag_walks_from_clues_to_an_answer_with_sources():
     assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
     assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]]
     assert len(house.engine.batches) == 1 and len(house.engine.batches[0]) == 3  # recall, rewrite, draft together
-    assert "The answer might be: The king who ruled France from Paris." in house.engine.prompts[-1]
 
 
 def test_the_question_is_always_searched_and_searched_first():
@@ -487,7 +486,7 @@ def test_single_verbs():
 def test_a_draft_that_says_nothing_is_no_draft():
     house = House(script={**EN_SCRIPT, "or short explanation": "Not found."})
     answer = house.session.ask(QUESTION)
-    assert answer.draft == "" and "might be" not in house.engine.prompts[-1]
+    assert answer.draft == ""
     assert house.session.draft(QUESTION) == ""
 
 

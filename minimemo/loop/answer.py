@@ -130,16 +130,6 @@ def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
     return any(h == best and s >= RELATED * max(shared) for h, s in zip(held, shared, strict=True))
 
 
-def is_grounded(draft: str, question: str, passages: Sequence[Passage]) -> bool:
-    """Whether the passages hold what a draft says beyond the question's own words; False when it says nothing more.
-
-    Small models copy a draft that they are shown, so one that only echoes the question, or was made up, must not be.
-    """
-    new = content_units(draft) - content_units(question)
-    held = new & content_units("\n".join(p.text for p in passages))
-    return bool(new) and len(held) >= SUPPORTED * len(new)
-
-
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
     """The passages, `cited` set on those that hold (nearly) as many of the answer's words as the best one does."""
     shares = [support(answer, question, p.text) or 0.0 for p in passages]

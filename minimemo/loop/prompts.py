@@ -36,7 +36,6 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "memory_answer": frozenset({"question"}),
         "answer": frozenset({"passages", "question", "not_found"}),
         "paragraph": frozenset({"passages", "question", "not_found"}),
-        "draft_passage": frozenset({"draft"}),
         "closed": frozenset({"question"}),
         "summary": frozenset({"points", "passages"}),
         "gist": frozenset({"points", "passages", "question"}),
@@ -59,7 +58,6 @@ class Prompts:
     memory_answer: str  # {question} -> the answer of mode `memory`
     answer: str  # {passages} {question} {not_found} -> the answer from evidence
     paragraph: str  # {passages} {question} {not_found} -> the same for a question that asks for a paragraph
-    draft_passage: str  # {draft} -> how a draft stands among the passages
     not_found: str  # what the model is to write when the passages do not hold the answer
     closed: str  # {question} -> the answer of mode `closed`
     key_points: str  # -> what the document says, one point a line
@@ -119,7 +117,6 @@ ENGLISH = Prompts(
         "Passages:\n\n{passages}\n\nAnswer the question in one paragraph, with the names and details that the passages "
         "above give.\n\nQuestion: {question}\nAnswer:"
     ),
-    draft_passage="The answer might be: {draft}",
     not_found="Not found",
     closed=(
         "Answer the question, in its own language, with only the name, number, phrase or explanation asked for.\n"
@@ -158,7 +155,6 @@ CHINESE = Prompts(
         "根据文档中的段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
         "根据上面的段落，用一段话回答问题，写出其中的人名和细节。\n\n问题：{question}\n答案："
     ),
-    draft_passage="答案可能是：{draft}",
     not_found="未提及",
     closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",
     key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。\n要点：",

@@ -28,7 +28,7 @@ class Settings:
     clue_tokens: int = 128  # of each reply from memory
     point_tokens: int = 512  # of the key points of a summary
     question_tokens: int = 1024  # the longest question
-    evidence_tokens: int = 1500  # passages of an answer, the draft among them
+    evidence_tokens: int = 1500  # passages of an answer
     summary_evidence_tokens: int = 3000  # passages of a summary
     question_hits: int = 3  # passages that the question retrieves
     paragraph_hits: int = 8  # the same when a paragraph is asked for: all that fit are shown
@@ -47,7 +47,7 @@ class Settings:
     walk_views: int = 16  # at most: a memory too long for them is walked in stretches
     walk_tokens: int = 128  # of the reply from each view of a walk
     walk_clues: int = 3  # that each view of a walk gives
-    use_draft: bool = True  # draft an answer from memory, search with it, and show it beside the passages
+    use_draft: bool = True  # draft an answer from memory, and search with it
 
     def memory_room(self, max_tokens: int = 256) -> int:
         """Tokens to leave free after the document, in a memory's cache and in the model's context."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, get_args
 
 from minimemo.errors import InputError
 from minimemo.events import Listener, silent
-from minimemo.loop.answer import Answer, Mode, Passage, cite, is_grounded, is_supported
+from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
 from minimemo.loop.clues import Clue, ClueKind
-from minimemo.loop.evidence import SEPARATOR, Query, fit_passages, rank_passages, render_passages
+from minimemo.loop.evidence import Query, fit_passages, rank_passages, render_passages
 from minimemo.loop.form import wants_paragraph
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
@@ -147,19 +147,14 @@ class Session:
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
         prompts = self._prompts[run.language]
-        shown = bool(found.draft) and is_grounded(found.draft, run.question, found.passages)
-        note = prompts.draft_passage.format(draft=found.draft) if shown else ""
-        cost = self._generator.count(note + SEPARATOR) if note else 0
-        budget = self.settings.evidence_tokens - cost
+        template = prompts.paragraph if run.paragraph else prompts.answer
 
         def text(passages: Sequence[Passage]) -> str:
-            evidence = SEPARATOR.join(filter(None, (render_passages(passages), note)))
-            template = prompts.paragraph if run.paragraph else prompts.answer
+            evidence = render_passages(passages)
             return template.format(passages=evidence, question=run.question, not_found=prompts.not_found)
 
-        if note and self._room(run, text(())) < _MIN_EVIDENCE:  # a guess may not crowd out the evidence
-            note, budget = "", self.settings.evidence_tokens
-        passages = self._fit(run, found.passages, budget, text)
+        # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
+        passages = self._fit(run, found.passages, self.settings.evidence_tokens, text)
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages)))
 
     def _summary(self, run: Run) -> Steps:
