@@ -2,13 +2,14 @@
 
 A model told to copy a short phrase answers "What did they say about the budget?" with one; told to write a paragraph,
 it buries the year that was asked for. In doubt it is a phrase: a paragraph is asked for with words that say so.
+English words only: told to write a Chinese paragraph, the default model does worse than told nothing (LOG.md).
 """
 
 from __future__ import annotations
 
 import re
 
-_ENGLISH = re.compile(
+_ASKED = re.compile(
     r"""
     ^\W*(?:(?:please|can\ you|could\ you)\s+)*
       (?:summari[sz]e|describe|explain|discuss|outline|compare|elaborate|tell\s(?:me|us)\sabout
@@ -24,12 +25,8 @@ _ENGLISH = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_CHINESE = re.compile(
-    r"[总總][结結]|概括|概述|[综綜]述|摘要|大意|[讨討][论論]了|主要[内內]容|哪些(?:[内內]容|[观觀][点點])"
-    r"|[谈談][谈談]|[阐闡]述|[简簡]述|如何看待|怎[么麼]看"
-)
 
 
 def wants_paragraph(question: str) -> bool:
     """Whether a paragraph is asked for."""
-    return _ENGLISH.search(question) is not None or _CHINESE.search(question) is not None
+    return _ASKED.search(question) is not None

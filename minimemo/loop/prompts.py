@@ -153,7 +153,7 @@ CHINESE = Prompts(
     ),
     paragraph=(
         "根据文档中的段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
-        "根据上面的段落，用一段话回答问题，写出其中的人名和细节。\n\n问题：{question}\n答案："
+        "根据上面的段落，用其中与问题有关的原话写成一段话回答，不要列举。\n\n问题：{question}\n答案："
     ),
     not_found="未提及",
     closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",
