@@ -163,11 +163,11 @@ class Stages:
 def _child_build(args: argparse.Namespace) -> dict[str, Any]:
     import minimemo
     from minimemo import manifest as names
-    from minimemo.memory import codec, klt
+    from minimemo.memory import codec, int4, klt
     from minimemo.memory.resumable import ResumableWriter
 
     began, stages = time.perf_counter(), Stages()
-    for kind in (codec.ExactCodec, codec.Int4Codec, klt.KltCodec):
+    for kind in (codec.ExactCodec, int4.Int4Codec, klt.KltCodec):
         kind.encode = stages.timed(kind.encode)  # type: ignore[method-assign]
     ResumableWriter.add = stages.timed(ResumableWriter.add)  # type: ignore[method-assign]
     memo = minimemo.build(
