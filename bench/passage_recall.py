@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.measures import covered
 from bench.questions import DATA, Question, questions, read_document
 from bench.vectors import passage_vectors, query_vectors
 from minimemo.errors import MinimemoError
@@ -84,8 +85,9 @@ def measured(data: Path, asked: Sequence[Question], embedder: Embedder) -> dict[
                     found = [_holds(chunks[i], question.answer_span) for i in order[: max(FIRST)]]
                     held.setdefault(ranking, []).append([any(found[:k]) for k in FIRST])
                 filled = np.cumsum([sizes[i] for i in order])
-                kept = [[chunks[i] for i in order[: np.searchsorted(filled, n, side="right")]] for n in TOKENS]
-                shares.setdefault(ranking, []).append([covered(question.evidence, some) for some in kept])
+                ranked = [{"start": chunks[i].start, "end": chunks[i].end} for i in order]
+                kept = [ranked[: np.searchsorted(filled, n, side="right")] for n in TOKENS]
+                shares.setdefault(ranking, []).append([covered(question.evidence, some) or 0.0 for some in kept])
     return {
         ranking: (np.mean(held[ranking], axis=0).tolist() if ranking in held else [], np.mean(rows, axis=0).tolist())
         for ranking, rows in shares.items()
@@ -105,12 +107,6 @@ def reciprocal_ranks(scored: Sequence[Scores], constant: int = 60) -> Scores:
     """The sum of 1 / (constant + rank) over rankings (q, n)."""
     ranks = [np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1) for scores in scored]
     return np.sum([1 / (constant + rank) for rank in ranks], axis=0, dtype=np.float32)
-
-
-def covered(evidence: Sequence[tuple[int, int]], chunks: Sequence[Chunk]) -> float:
-    """Share of the evidence's characters that the chunks hold."""
-    wanted = {at for start, end in evidence for at in range(start, end)}
-    return len(wanted & {at for c in chunks for at in range(c.start, c.end)}) / len(wanted)
 
 
 def _holds(chunk: Chunk, span: tuple[int, int]) -> bool:

@@ -35,7 +35,7 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     from minimemo.memory.klt import SINKS
     from minimemo.memory.rate import LARGEST_STEPS, memory_bytes, steps_for_memory
 
-    fp16 = 2 * 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim
+    fp16 = layout.fp16_bytes
     known = any(found.ids.tolist() == list(opening[: len(found.ids)]) for found in profile.openings)
     exact = len(opening) if known else SINKS  # tokens that the codec leaves out, or stores as they are
     coded = max(1, len(opening) + tokens - exact)

@@ -47,6 +47,11 @@ class KVLayout:
     def torch_dtype(self) -> torch.dtype:
         return _DTYPES[self.dtype]
 
+    @property
+    def fp16_bytes(self) -> int:
+        """Bytes a token of keys and values in fp16, against which ratios are told."""
+        return 2 * 2 * self.num_layers * self.num_kv_heads * self.head_dim
+
     def shape(self, tokens: int) -> tuple[int, int, int, int]:
         """(L, G, n, D)."""
         return self.num_layers, self.num_kv_heads, tokens, self.head_dim

@@ -42,8 +42,7 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
         return tier, make_codec(tier, asdict(layout)).params()
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
-    fp16 = 2 * 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim
-    return transform_recipe(layout, profile, steps_for(profile, fp16 / RATIOS[tier]))
+    return transform_recipe(layout, profile, steps_for(profile, layout.fp16_bytes / RATIOS[tier]))
 
 
 def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
