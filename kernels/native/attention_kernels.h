@@ -157,8 +157,8 @@ INLINE void write_row(const Attention& job, int head, int64_t row, const float* 
 }
 
 // A single row (a decode step) that sees at most so many keys takes its queries as two planes: 128 greedy tokens are then
-// those of float32 for 8 prompts of ten, else for 7. It costs a third of attention's arithmetic: 3 % of a step over 4k
-// keys, 8 % over 16k.
+// those of float32 for 8 prompts of ten, else for 7. It costs a third of attention's arithmetic: 8 % of a step over 16k
+// keys.
 constexpr int64_t kFineKeys = 4096;
 
 // Rounding a query shifts its scores of all keys by what the keys have in common, which can be large. Keys that are met
