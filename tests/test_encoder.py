@@ -79,8 +79,8 @@ def test_half_precision_words_stay_as_stored_and_bfloat16_is_close(tmp_path: Pat
     assert half._words.dtype == torch.float16
     assert (half.forward(ids) - expected).abs().max() < 5e-3
     rough = Encoder.load(write(tmp_path, BERT, tensors), dtype=torch.bfloat16).forward(ids)
-    assert rough.dtype == torch.bfloat16
-    assert torch.cosine_similarity(rough.float(), expected, dim=-1).min() > 0.999
+    assert rough.dtype == torch.float32  # what passes from layer to layer is not rounded
+    assert torch.cosine_similarity(rough, expected, dim=-1).min() > 0.9999
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ class _Layer:
 
 
 class Encoder:
-    """A text encoder for inference. It runs in `dtype`; the word table stays as stored, its rows are cast on lookup."""
+    """A text encoder for inference. Products run in `dtype`; norms and what they carry from layer to layer are float32.
+
+    The word table stays as stored, its rows are cast on lookup.
+    """
 
     def __init__(self, config: EncoderConfig, get: Callable[[str, tuple[int, ...]], Tensor], dtype: torch.dtype):
         """`get(name, shape)` returns the tensor of that Hugging Face name, unprefixed, on the wanted device."""
@@ -49,11 +52,12 @@ class Encoder:
         C, I = config.hidden_size, config.intermediate_size  # noqa: E741
 
         def affine(name: str, *shape: int) -> _Affine:
-            return _Affine(get(f"{name}.weight", shape).to(dtype), get(f"{name}.bias", shape[:1]).to(dtype))
+            to = dtype if len(shape) == 2 else torch.float32
+            return _Affine(get(f"{name}.weight", shape).to(to), get(f"{name}.bias", shape[:1]).to(to))
 
         self._words = get("embeddings.word_embeddings.weight", (config.vocab_size, C))
-        positions = get("embeddings.position_embeddings.weight", (config.max_positions, C)).to(dtype)
-        types = get("embeddings.token_type_embeddings.weight", (config.type_vocab_size, C)).to(dtype)
+        positions = get("embeddings.position_embeddings.weight", (config.max_positions, C)).float()
+        types = get("embeddings.token_type_embeddings.weight", (config.type_vocab_size, C)).float()
         # Every text here is a first segment, so its type vector is part of each position vector.
         self._positions = positions[config.position_offset :] + types[0]
         self._embedding_norm = affine("embeddings.LayerNorm", C)
@@ -118,15 +122,14 @@ class Encoder:
         def norm(x: Tensor, a: _Affine) -> Tensor:
             return F.layer_norm(x, x.shape[-1:], a.weight, a.bias, eps)
 
+        def product(x: Tensor, a: _Affine) -> Tensor:
+            return F.linear(x.to(self.dtype), a.weight, a.bias)
+
         visible = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, T), broadcast over heads and rows
-        x = F.embedding(ids, self._words).to(self.dtype) + self._positions[:T]
-        x = norm(x, self._embedding_norm)
+        x = norm(F.embedding(ids, self._words).float() + self._positions[:T], self._embedding_norm)
         for layer in self._layers:
-            qkv = F.linear(x, layer.qkv.weight, layer.qkv.bias).view(B, T, 3, H, D)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+            q, k, v = product(x, layer.qkv).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-            mixed = mixed.transpose(1, 2).reshape(B, T, H * D)
-            x = norm(x + F.linear(mixed, layer.attention_out.weight, layer.attention_out.bias), layer.attention_norm)
-            wide = F.gelu(F.linear(x, layer.up.weight, layer.up.bias))
-            x = norm(x + F.linear(wide, layer.down.weight, layer.down.bias), layer.norm)
+            x = norm(x + product(mixed.transpose(1, 2).reshape(B, T, H * D), layer.attention_out), layer.attention_norm)
+            x = norm(x + product(F.gelu(product(x, layer.up)), layer.down), layer.norm)
         return x

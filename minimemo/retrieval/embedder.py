@@ -179,7 +179,7 @@ class Embedder:
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
         lengths = torch.tensor([len(row) for row in rows], device=self._device)
         mask = torch.arange(width, device=self._device) < lengths[:, None]  # (n, T)
-        hidden = self.encoder.forward(ids, None if bool(mask.all()) else mask).float()  # (n, T, C)
+        hidden = self.encoder.forward(ids, None if bool(mask.all()) else mask)  # (n, T, C)
         if self.settings.pooling == "cls":
             pooled = hidden[:, 0]
         else:
