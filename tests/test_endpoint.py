@@ -223,7 +223,7 @@ def test_what_is_no_address(url: str) -> None:
 def test_another_model_answers(memo: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=5)
     plain, mixed = minimemo.open(memo), minimemo.open(memo, generator=other)
-    question = "What did user 3 say?"
+    question = "Which number has the user?"
     one, two = (opened.ask(question, max_tokens=4) for opened in (plain, mixed))
     assert one.clues == two.clues and one.draft == two.draft and one.text != two.text
     assert one.prefilled_tokens == two.prefilled_tokens, "each of them prefills the prompt"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from minimemo.loop import Settings
-from minimemo.loop.form import wants_paragraph
+from minimemo.loop.form import asks_about_whole, wants_paragraph
+from minimemo.loop.writer import LocalGenerator
 
-from .test_session import House
+from .test_session import EN_SCRIPT, FakeEngine, House
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,72 @@ def test_a_phrase(question: str) -> None:
     assert not wants_paragraph(question)
 
 
-@pytest.mark.parametrize("mode", ["rag", "memorag"])
-def test_a_paragraph_is_written_from_all_that_fits(mode: str) -> None:
-    house = House(script={"in one paragraph": "Plague, fleas.", "or short explanation": "A guess."})
-    answer = house.session.ask("Describe what the report said about the planets.", mode)  # type: ignore[arg-type]
-    assert answer.text == "Plague, fleas." and answer.draft == ""
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Summarize the whole meeting.",
+        "What is the plot of the story?",
+        "Summarize the plot of the book.",
+        "Please give me an overview of the document.",
+        "What is this document about?",
+        "What were the main points of the report?",
+        "总结会议的内容。",
+        "这份文档讲的是什么？",
+        "请概括一下全文的主要内容",
+    ],
+)
+def test_about_the_whole(question: str) -> None:
+    assert asks_about_whole(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Summarize the discussion about the keeper's pay.",
+        "Who wrote the summary of the report?",
+        "What is the book on the table about to fall on?",
+        "What is the plot of land called?",
+        "关于灯塔的维修，会议上讨论了哪些内容？",
+        "这份文档是谁写的？",
+        "",
+    ],
+)
+def test_about_a_part(question: str) -> None:
+    assert not asks_about_whole(question)
+
+
+def test_a_paragraph_is_written_from_all_that_fits() -> None:
+    house = House(script={"in a detailed paragraph": "Plague, fleas."})
+    answer = house.session.ask("Describe what the report said about the planets.", "rag")
+    assert answer.text == "Plague, fleas."
     assert len(answer.passages) == 5, "the whole document is fewer passages than asked for"
     assert "short phrase" not in house.engine.prompts[-1]
     few = House(settings=Settings(paragraph_hits=2)).session.ask("Describe the report.", "rag")
     assert len(few.passages) == 2
+
+
+def test_memory_writes_a_paragraph_and_retrieval_finds_its_sources() -> None:
+    house = House(script={"one detailed paragraph": "A conjunction of three planets."})
+    answer = house.session.ask("Describe what the report said about the planets.")
+    assert answer.text == "A conjunction of three planets." and answer.mode == "memorag"
+    assert len(answer.passages) == 5 and any(p.cited for p in answer.passages)
+    (prompt,) = house.engine.prompts
+    assert not any(p.text in prompt for p in answer.passages), "they need no prefill: the memory holds them"
+    assert house.loads == 1 and house.untouched()
+    alone = house.session.ask("Describe what the report said about the planets.", "memory")
+    assert alone.text == answer.text and alone.passages == ()
+
+
+def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
+    house, other = House(), FakeEngine({"in a detailed paragraph": "Plague, fleas."})
+    house.session._generator = LocalGenerator(other, house.tokenizer)  # type: ignore[arg-type]
+    answer = house.session.ask("Describe what the report said about the planets.")
+    assert answer.text == "Plague, fleas." and answer.clues
+    assert all(p.text.strip() in other.prompts[-1] for p in answer.passages)
+
+
+def test_what_is_asked_about_the_whole_walks_through_the_memory() -> None:
+    house = House(script={"document as a whole": "Sheep and a king.", **EN_SCRIPT})
+    answer = house.session.ask("Summarize the document.")
+    assert answer.text == "Sheep and a king." and answer.mode == "memorag"
+    assert [clue.kind for clue in answer.clues] and {clue.kind for clue in answer.clues} == {"recall"}

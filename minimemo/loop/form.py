@@ -1,4 +1,4 @@
-"""What a question asks for: a name, number or phrase, or a paragraph. By its words alone, no model is asked.
+"""What a question asks for: a phrase, a paragraph, something on the whole document. By its words, no model is asked.
 
 A model told to copy a short phrase answers "What did they say about the budget?" with one; told to write a paragraph,
 it buries the year that was asked for. In doubt it is a phrase: a paragraph is asked for with words that say so.
@@ -17,9 +17,11 @@ _ASKED = re.compile(
   | \b(?:what|which)\s(?:is|are|was|were)\s(?:the\s)?(?:\w+\s)?
       (?:plot|storyline|significance|importance|relationship|role|settings?|themes?|message|background|gist
         |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
-        |considerations?|arguments?|main\s(?:points?|ideas|topics?|themes?))\b
+        |considerations?|arguments?|debates?|controversy|status|conclusions?|main\s(?:points?|ideas|topics?|themes?))\b
   | \b(?:what|how)\s(?:did|do|does)\s.{1,60}?\s
       (?:think|thought|say|feel|discuss|talk|comment|propose|recommend|suggest|respond|react|argue|introduce)\b
+  | \bwhat\s(?:was|were)\s(?:said|agreed|decided|concluded)\s(?:up)?on\b
+  | \b(?:in|through)\s(?:the|this)\s(?:story|book|novel|meeting)\W*$
   | \bdiscuss(?:ed|ions?|ing)?\b | \bopinions?\b | \bthroughout\b
   | ^\W*(?:who|what|where|why|how)\b.+,?\sand\s(?:who|what|why|how|where)\b
     """,
@@ -30,3 +32,28 @@ _ASKED = re.compile(
 def wants_paragraph(question: str) -> bool:
     """Whether a paragraph is asked for."""
     return _ASKED.search(question) is not None
+
+
+_DOCUMENT = r"""(?:the\s|this\s)?(?:whole\s|entire\s|full\s)?
+    (?:document|meeting|conversation|interview|story|book|novel|text|article|report|paper|contract)"""
+_WHOLE = re.compile(
+    rf"""
+    ^\W*(?:(?:please|can\ you|could\ you)\s+)*
+      (?:summari[sz]e|outline|recap|describe|tell\s(?:me|us)\sabout|what\s(?:is|was)\sdiscussed\sin
+        |(?:(?:give|write)\s(?:me\s|us\s)?)?an?\s(?:\w+\s)?(?:summary|overview|outline)\sof)
+      \s(?:everything|(?:the\splot\sof\s)?{_DOCUMENT})\W*$
+  | ^\W*what(?:'s|\s(?:is|are|was|were))\s(?:the\s)?
+      (?:(?:plot|storyline|gist|main\s(?:points?|ideas?|topics?|themes?|discussion\spoints))\s(?:of|in)\s{_DOCUMENT}
+        |{_DOCUMENT}\s(?:all\s)?about)\W*$
+  | (?:总结|概括|概述|归纳)(?:一下)?(?:这|本|整|全)?[个份篇部本]?
+      (?:(?:文档|文章|会议|对话|故事|小说|报告|书|全文)(?:的)?)?(?:主要)?(?:内容|情节|要点|文档|文章|会议|全文)\W*$
+  | ^\W*[这本整][个份篇部本]?(?:文档|文章|会议|故事|小说|报告|书)(?:主要)?(?:是)?
+      (?:讲|说|谈|讨论|关于)(?:的|了)?(?:是)?(?:什么|哪些内容)(?:的)?\W*$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def asks_about_whole(question: str) -> bool:
+    """Whether the answer needs all of the document: "Summarize the meeting.", "这份文档讲的是什么？"."""
+    return _WHOLE.search(question) is not None

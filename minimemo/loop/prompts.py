@@ -38,6 +38,7 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "paragraph": frozenset({"passages", "question", "not_found"}),
         "closed": frozenset({"question"}),
         "summary": frozenset({"points", "passages"}),
+        "memory_paragraph": frozenset({"question"}),
         "gist": frozenset({"points", "passages", "question"}),
     }
 )
@@ -58,6 +59,7 @@ class Prompts:
     memory_answer: str  # {question} -> the answer of mode `memory`
     answer: str  # {passages} {question} {not_found} -> the answer from evidence
     paragraph: str  # {passages} {question} {not_found} -> the same for a question that asks for a paragraph
+    memory_paragraph: str  # {question} -> the same from memory
     not_found: str  # what the model is to write when the passages do not hold the answer
     closed: str  # {question} -> the answer of mode `closed`
     key_points: str  # -> what the document says, one point a line
@@ -114,8 +116,12 @@ ENGLISH = Prompts(
     ),
     paragraph=(
         "Answer the question about a document from passages of it. If they do not say, write: {not_found}.\n\n"
-        "Passages:\n\n{passages}\n\nAnswer the question in one paragraph, with the names and details that the passages "
-        "above give.\n\nQuestion: {question}\nAnswer:"
+        "Passages:\n\n{passages}\n\nAnswer the question in a detailed paragraph of about 150 words, with the names and "
+        "details that the passages above give.\n\nQuestion: {question}\nAnswer:"
+    ),
+    memory_paragraph=(
+        "\n\n---\nAnswer the question from the document above, in one detailed paragraph of about 150 words, with "
+        "names and details.\nQuestion: {question}\nAnswer:"
     ),
     not_found="Not found",
     closed=(
@@ -132,7 +138,8 @@ ENGLISH = Prompts(
     ),
     gist=(
         "Sentences recalled from a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nAnswer the question about "
-        "the document as a whole, in one paragraph, from the sentences and the passages.\nQuestion: {question}\nAnswer:"
+        "the document as a whole in a detailed paragraph of about 150 words, from the sentences and the passages.\n"
+        "Question: {question}\nAnswer:"
     ),
     summary_query="What is this document about?",
 )
@@ -153,7 +160,10 @@ CHINESE = Prompts(
     ),
     paragraph=(
         "根据文档中的段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
-        "根据上面的段落，用其中与问题有关的原话写成一段话回答，不要列举。\n\n问题：{question}\n答案："
+        "根据上面的段落，写一段约200字的话回答，写出其中的具体内容，不要列举。\n\n问题：{question}\n答案："
+    ),
+    memory_paragraph=(
+        "\n\n---\n根据上面的文档，写一段约200字的话回答问题，写出具体内容，不要列举。\n问题：{question}\n答案："
     ),
     not_found="未提及",
     closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",

@@ -93,13 +93,12 @@ class Recollection:
         items = [text for view in views for text in self._walked[view]]
         return select_clues({kind: items}, caps={kind: len(items)})
 
-    def answer(self, run: Run) -> Generator[Piece, None, tuple[str, int, int]]:
-        """Yields an answer from memory alone in pieces; returns its text, its tokens and those of the prompt."""
-        prompts = self._prompts[run.language]
-        text = prompts.memory_answer.format(question=run.question)
-        ids = self._writer.end_of_turn(prompts.system, text)
+    def answer(self, run: Run, text: str, view_tokens: int) -> Generator[Piece, None, tuple[str, int, int]]:
+        """Yields the answer to a prompt that ends the memory's turn, in pieces, over a view of so many tokens; returns
+        its text, its tokens and those of the prompt."""
+        ids = self._writer.end_of_turn(self._prompts[run.language].system, text)
         room = len(ids) + run.max_tokens
-        view = self._view(run, self._settings.answer_view_tokens, room)
+        view = self._view(run, view_tokens, room)
         with self._borrow(view, room, run.meter) as memory, run.meter.stage("answer", report=False):
             reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
         return reply, count, len(ids)

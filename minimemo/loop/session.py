@@ -16,7 +16,7 @@ from minimemo.events import Listener, silent
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import Query, fit_passages, rank_passages, render_passages
-from minimemo.loop.form import wants_paragraph
+from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
@@ -124,15 +124,13 @@ class Session:
     # -- ways to an answer -------------------------------------------------------------------------------------------
 
     def _ask(self, run: Run) -> Steps:
-        if run.mode == "memory":
-            yield Found()
-            text, count, size = yield from self._recollection.answer(run)
-            return self._answer(run, Found(), text, count, size)
         if run.mode == "closed":
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
-        if run.mode == "gist":
+        if run.mode == "gist" or (run.mode == "memorag" and asks_about_whole(run.question)):
             return (yield from self._summary(run))
+        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own):
+            return (yield from self._from_memory(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
@@ -143,6 +141,24 @@ class Session:
         queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
         ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
         return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
+
+    def _from_memory(self, run: Run) -> Steps:
+        """The answer from memory alone; in mode `memorag` with the passages that the question finds, as its sources.
+
+        A view holds more than the passages that fit into a prompt, and needs no prefill (LOG.md).
+        """
+        prompts = self._prompts[run.language]
+        template = prompts.memory_paragraph if run.paragraph else prompts.memory_answer
+        text = template.format(question=run.question)
+        passages: tuple[Passage, ...] = ()
+        if run.mode == "memorag":
+            ranked = self._search([Query("question", run.question)], run, lead=1, stand_out=0)
+            passages = self._fit(run, ranked, self.settings.evidence_tokens, lambda _: text)
+        found = Found(passages=passages)
+        yield found
+        size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
+        written, count, prompt_tokens = yield from self._recollection.answer(run, text, size)
+        return self._answer(run, found, written, count, prompt_tokens)
 
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
@@ -251,7 +267,7 @@ class Session:
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
         language = detect_language(question, self.language)
-        paragraph = wants_paragraph(question) and mode in ("memorag", "rag")
+        paragraph = mode in ("memorag", "rag", "memory") and wants_paragraph(question)
         run = Run(question, mode, language, max_tokens, Meter(self._engine, self._on_event), paragraph)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
