@@ -3,7 +3,7 @@
     python -m bench.loop --model qwen2.5-coder-0.5b --doc book.txt [--questions FILE] [--memory int4] [--json]
 
 The memo is built in a process of its own, whose peak memory counts; each question is then asked in a cold process, and
-once more in the same, warm one. Questions: one a line, or JSON lines with a "question"; none: one about the whole.
+once more in the same, warm one. Questions: one a line, or JSON lines with a "question"; none: one of our own.
 Stages of a build: load (models), tokenize, embed, prefill, encode (codec, zstd and writing), finish (hashes, manifest).
 Seconds until: open (models and passages ready), first_clue, first_token, all counted from the start of a cold process,
 imports included, or from the question in a warm one; ask_s: a whole warm question. Medians over the questions.
@@ -29,7 +29,7 @@ from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
 from minimemo.memory.tiers import DEFAULT, TIERS
 
-ASKED = {"en": "What is this document about?", "zh": "这份文档讲的是什么？"}
+ASKED = {"en": "Who is named first in this document?", "zh": "最先出现的人物叫什么名字？"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,3 +111,18 @@ def test_sampling_limits_and_seed() -> None:
     for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"temperature": float("nan")}):
         with pytest.raises(InputError, match=next(iter(bad))):
             Sampling(**bad)
+
+
+def test_likelihoods_are_those_of_the_tokens_and_the_end() -> None:
+    engine = tiny_engine()
+    cache = engine.new_cache(64)
+    engine.prefill(cache, PROMPT)
+    replies = [[5, 6, 7], [8]]
+    found = engine.likelihoods(cache, [1, 2], replies, [0, 9])
+    assert cache.length == len(PROMPT)
+    for reply, got in zip(replies, found, strict=True):
+        whole = engine.new_cache(64)
+        logs = engine.logits(whole, [*PROMPT, 1, 2, *reply]).double().log_softmax(-1)[len(PROMPT) + 1 :]
+        end = logs[len(reply), [0, 9]].exp().sum().log()
+        assert got == pytest.approx(float(sum(logs[i, token] for i, token in enumerate(reply)) + end), rel=1e-4)
+    assert engine.likelihoods(cache, [2], [[3]], [0]) != found[:1], "one token of a prompt is enough"

@@ -98,8 +98,9 @@ class FakeMemory:
 class FakeEngine:
     """Replies with the first script whose key stands in the prompt (after the document, when there is one)."""
 
-    def __init__(self, script, max_context=6000):
+    def __init__(self, script, max_context=6000, likely=()):
         self.script = script
+        self.likely = likely  # replies that it finds likelier than others
         self.config = SimpleNamespace(max_context=max_context)
         self.prefilled = self.decoded = 0
         self.prompts, self.batches = [], []
@@ -129,6 +130,10 @@ class FakeEngine:
         self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
         self.prefilled += sum(map(len, prompts))
         return [self.reply_to(ids)[:max_tokens] for ids in prompts]
+
+    def likelihoods(self, cache, ids, replies, stop):
+        assert cache.length + len(ids) + max(map(len, replies)) <= cache.capacity
+        return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
 
 
 class FakeRetriever:
@@ -277,7 +282,7 @@ def test_evidence_stays_within_its_budget(budget):
     """Defect: evidence could pass 30,000 tokens unchecked."""
     house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
     answer = house.session.ask(QUESTION)
-    shown = house.engine.prompts[-1].split("Passages:\n\n")[1].split("\n\nAnswer the question")[0]
+    shown = house.engine.prompts[0].split("Passages:\n\n")[1].split("\n\nAnswer the question")[0]
     assert 0 < len(shown) <= budget
     assert 1 <= len(answer.passages) <= len(ENGLISH)
 
@@ -327,7 +332,8 @@ def test_no_ask_prefills_the_document():
     house = House()
     answer = house.session.ask(QUESTION)
     rows = sum(len(house.tokenizer.encode(row)) + 1 for row in house.engine.batches[0])
-    assert answer.prefilled_tokens == rows + answer.prompt_tokens
+    weighed = len(house.engine.prompts[1]) + 1  # the memory is asked for its own short answer
+    assert answer.prefilled_tokens == rows + answer.prompt_tokens + weighed
     answer = house.session.ask(QUESTION, "memory")
     assert answer.prefilled_tokens == answer.prompt_tokens
     assert answer.generated_tokens == len("the king of France")
@@ -470,7 +476,7 @@ def test_a_question_in_another_language_than_the_document():
     answer = house.session.ask(QUESTION)
     recall, rewrite, draft = house.engine.batches[0]
     assert "抄出" in recall and "小问题" in rewrite and "or short explanation" in draft
-    assert "Answer the question from the passages" in house.engine.prompts[-1]
+    assert "Answer the question from the passages" in house.engine.prompts[0]
     assert answer.language == "en" and answer.clues
 
 
@@ -574,7 +580,7 @@ def test_events_and_timings():
     house = House()
     answer = house.session.ask(QUESTION)
     stages = dict.fromkeys(event.stage for event in house.events)
-    assert list(stages) == ["choose", "memory", "recall", "retrieve", "answer"]
+    assert list(stages) == ["choose", "memory", "recall", "retrieve", "weigh", "answer"]
     for stage in stages:
         last = [event for event in house.events if event.stage == stage][-1]
         assert last.done == last.total > 0

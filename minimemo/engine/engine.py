@@ -160,6 +160,25 @@ class Engine:
             logits = self._forward([token for _, token in kept], rows, prefix=memory, logits=wanted)
         return found
 
+    def likelihoods(
+        self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]], stop: Collection[int]
+    ) -> list[float]:
+        """Log-probability of each whole reply to `ids`: of its tokens, and of its end with one of `stop`.
+
+        The cache, with room for ids and the longest reply, has its length back afterwards.
+        """
+        length, ends = cache.length, list(stop)
+        if len(ids) > 1:
+            self.prefill(cache, ids[:-1])
+        begin, found = cache.length, []
+        for reply in replies:
+            logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
+            said = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
+            found.append(float(said + logs[-1, ends].logsumexp(0)))
+            cache.truncate(begin)
+        cache.truncate(length)
+        return found
+
     def _forward(
         self,
         ids: Sequence[int],

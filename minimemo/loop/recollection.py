@@ -103,6 +103,20 @@ class Recollection:
             reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
         return reply, count, len(ids)
 
+    def weigh(self, run: Run, told: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
+        """The memory's own short answer, in tokens, and how likely it finds `told` and that, see `Engine.likelihoods`;
+        no figures where it has none of its own."""
+        prompts = self._prompts[run.language]
+        ids = self._writer.end_of_turn(prompts.system, prompts.memory_answer.format(question=run.question))
+        room = len(ids) + max(len(told), max_tokens) + 1
+        view = self._view(run, self._settings.answer_view_tokens, room)
+        with self._borrow(view, room, run.meter) as memory, run.meter.stage("weigh"):
+            cache = memory()
+            length = cache.length
+            own = list(self._writer.tokens(cache, ids, max_tokens))
+            cache.truncate(length)
+            return own, self._writer.likelihoods(cache, ids, [told, own]) if own not in ([], told) else []
+
     def _template(self, kind: ClueKind, language: Language) -> str:
         template: str = getattr(self._prompts[language], _PROMPT_OF[kind])
         return template

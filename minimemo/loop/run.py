@@ -48,6 +48,9 @@ class Settings:
     walk_tokens: int = 128  # of the reply from each view of a walk
     walk_clues: int = 3  # that each view of a walk gives
     use_draft: bool = True  # draft an answer from memory, and search with it
+    # Of two short answers, from passages and from memory, the one that both find likelier is given (agreement.py).
+    agreed_tokens: int = 64  # a longer answer from passages stands; 0: every one
+    memory_weight: float = 0.2  # of the memory's judgement, the passages' being 1
 
     def memory_room(self, max_tokens: int = 256) -> int:
         """Tokens to leave free after the document, in a memory's cache and in the model's context."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from minimemo.errors import InputError
 from minimemo.events import Listener, silent
+from minimemo.loop.agreement import Agreement
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
 from minimemo.loop.clues import Clue, ClueKind
 from minimemo.loop.evidence import Query, fit_passages, rank_passages, render_passages
@@ -71,7 +72,9 @@ class Session:
         memory = cache(open_memory)
         views = Views(memory, retriever, settings, engine.config.max_context)
         loan = MemoryLoan(memory, settings.memory_room())
-        self._recollection = Recollection(Writer(engine, tokenizer), loan, views, language, prompts, settings)
+        writer = Writer(engine, tokenizer)
+        self._recollection = Recollection(writer, loan, views, language, prompts, settings)
+        self._agreement = Agreement(engine, writer, self._recollection, settings)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +174,8 @@ class Session:
 
         # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
         passages = self._fit(run, found.passages, self.settings.evidence_tokens, text)
-        return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages)))
+        agreed = run.mode == "memorag" and self._generator is self._own and self.settings.agreed_tokens > 0
+        return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
     def _summary(self, run: Run) -> Steps:
         """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
@@ -234,11 +238,14 @@ class Session:
     def _system(self, run: Run) -> str:
         return self._prompts[run.language].system
 
-    def _write(self, run: Run, found: Found, text: str) -> Steps:
-        """The answer to a prompt that stands alone."""
+    def _write(self, run: Run, found: Found, text: str, agreed: bool = False) -> Steps:
+        """The answer to a prompt that stands alone; agreed: the memory is asked too, see `Agreement`."""
         yield found
-        with run.meter.stage("answer", report=False):
-            written = yield from self._generator.write(self._system(run), text, run.max_tokens, self._on_event)
+        if agreed:
+            written = yield from self._agreement.write(run, self._system(run), text)
+        else:
+            with run.meter.stage("answer", report=False):
+                written = yield from self._generator.write(self._system(run), text, run.max_tokens, self._on_event)
         if self._generator is not self._own:
             run.meter.prefilled_elsewhere += written.prompt_tokens
         return self._answer(run, found, written.text, written.tokens, written.prompt_tokens)

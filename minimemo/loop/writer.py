@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -93,15 +93,31 @@ class Writer:
         replies = self._engine.generate_batch(memory, rows, max_tokens=max_tokens, stop=stop)
         return [self._tokenizer.decode(ids) for ids in replies]
 
+    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """The tokens that follow `ids`, as they come; the cache grows with them."""
+        return self._engine.generate(cache, ids, max_tokens=max_tokens, stop=self._tokenizer.stop_ids)
+
+    def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
+        """Of each reply to `ids`, see `Engine.likelihoods`."""
+        return self._engine.likelihoods(cache, ids, replies, self._tokenizer.stop_ids)
+
     def reply(
         self, cache: Callable[[], KVCache], ids: Sequence[int], max_tokens: int, on_event: Listener
     ) -> Generator[Piece, None, tuple[str, int]]:
-        """Yields the reply to `ids` in pieces, no white space around the whole; returns its text and token count.
+        """Yields the reply to `ids` in pieces; returns its text and token count.
 
-        Ends early when the reply loops. A base model, which does not know how to stop, ends with its first line.
         `cache` is asked again after every piece, and raises when the cache is no longer ours to write to.
         """
-        tokens = self._engine.generate(cache(), ids, max_tokens=max_tokens, stop=self._tokenizer.stop_ids)
+        return (yield from self.pieces(self.tokens(cache(), ids, max_tokens), max_tokens, on_event, cache))
+
+    def pieces(
+        self, tokens: Iterable[int], max_tokens: int, on_event: Listener, check: Callable[[], object] = lambda: None
+    ) -> Generator[Piece, None, tuple[str, int]]:
+        """Yields a reply's text in pieces, no white space around the whole; returns it and its token count.
+
+        Ends early when the reply loops. A base model, which does not know how to stop, ends with its first line.
+        `check` is called after every piece.
+        """
         stream = self._tokenizer.stream()
         one_line = not self._tokenizer.has_chat_template
         reply = GrowingText()
@@ -115,7 +131,7 @@ class Writer:
                 new, ended = line.split("\n", 1)[0], True
             if body := reply.push(new):
                 yield Piece(body)
-                cache()
+                check()
             ended = ended or (count % LOOP_CHECK == 0 and is_looping(reply.text))
             if ended:
                 break
