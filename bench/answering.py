@@ -20,6 +20,7 @@ from minimemo.document import Document, read_document
 from minimemo.loop import DEFAULTS, PROMPTS, Clue, Session, detect_language
 from minimemo.loop.clues import CAPS, ClueKind, parse_draft, parse_lines
 from minimemo.loop.run import Run
+from minimemo.loop.writer import LocalGenerator
 from minimemo.memo import Memo
 from minimemo.memory.tiers import DEFAULT
 from minimemo.models.cachedir import home
@@ -64,7 +65,7 @@ class Runner:
         self.embedder = minimemo.open_embedder(embedder)
         self._doc_id = ""
         self._document: Document | None = None
-        self._passages: Oracle | None = None
+        self._retriever: Retriever | None = None
         self._memo: Memo | None = None
         self._answers = home() / "bench" / "answers"
         self._answers.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,7 @@ class Runner:
         if note.exists() and not self.fresh:
             kept: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
             return {**kept, "id": question.id}
-        if mode == "gold_clue":
-            self._without_memory().clues = _perfect(question)
-        session = self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
+        session = self._without_memory(question, mode) if mode in _NO_MEMORY else self._with_memory().session()
         begin = time.perf_counter()
         if mode == "gold":
             found = session.answer(question.text, [document.text[a:b] for a, b in question.evidence], max_tokens)
@@ -102,7 +101,7 @@ class Runner:
 
     def _open(self, doc_id: str) -> Document:
         if self._document is None or doc_id != self._doc_id:
-            self._memo = self._passages = None  # one memory at a time
+            self._memo = self._retriever = None  # one memory at a time
             self._doc_id = doc_id
             self._document = read_document(self.data / "docs" / f"{doc_id}.txt")
         return self._document
@@ -119,23 +118,29 @@ class Runner:
             print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memo
 
-    def _without_memory(self) -> Oracle:
+    def _without_memory(self, question: Question, mode: str) -> Session:
         """A session over the passages that a memo would have: what answers without memory needs no prefill of all."""
-        if self._passages is None:
-            assert self._document is not None
+        assert self._document is not None
+        if self._retriever is None:
             text, embedder = self._document.text, self.embedder.embedder
             size = min(DEFAULT_SIZE, embedder.passage_room)
             chunks = split(text, embedder.offsets(text), size=size, overlap=DEFAULT_OVERLAP)
             vectors = passage_vectors(embedder, [chunk.text for chunk in chunks])
-            self._passages = Oracle(
-                self.model.engine,
-                self.model.tokenizer,
-                Retriever(VectorIndex.build(vectors), chunks, embedder),
-                _no_memory,
-                documents=[self._document.name],
-                language=detect_language(text),
-            )
-        return self._passages
+            self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
+        engine, tokenizer = self.model.engine, self.model.tokenizer
+        oracle = mode == "gold_clue"
+        session = Oracle(
+            engine,
+            tokenizer,
+            self._retriever,
+            _no_memory,
+            documents=[self._document.name],
+            language=detect_language(self._document.text),
+            # as if it were another model, to which memory gives clues alone
+            generator=LocalGenerator(engine, tokenizer) if oracle else None,
+        )
+        session.clues = _perfect(question) if oracle else ()
+        return session
 
 
 def _perfect(question: Question) -> tuple[Clue, ...]:
