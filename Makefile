@@ -26,7 +26,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 test: dev
-	$(BIN)/python -m pytest -m "not real" --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal --durations=8
 
 test-real: dev
 	$(BIN)/python -m pytest -m real --durations=0 -rA

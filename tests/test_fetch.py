@@ -343,7 +343,8 @@ def test_a_disk_that_fills_up_stops_the_pull(hub: Hub, tmp_path: Path) -> None:
 # --- processes ------------------------------------------------------------------------------------------------------
 
 PULLER = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 from minimemo.models.catalog import Entry, pull_entry
 from minimemo.models.hub import HubSource
 entry = Entry("tiny", "decoder", "model.bin", int(sys.argv[1]), sys.argv[2], "", "", (HubSource("o/r"),))
