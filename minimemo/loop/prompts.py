@@ -1,8 +1,8 @@
 """Every prompt, English and Chinese, written for instruction models of 0.5-1.5 billion parameters: one job each, short.
 
 The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
-turn with one of the `recall`, `rewrite`, `draft`, `memory_answer` or `key_points` texts and closes it; so those texts
-begin with a break and speak of the document "above". The other prompts are whole turns of their own.
+turn with one of the `recall`, `rewrite`, `draft`, `memory_answer`, `memory_paragraph` or `key_points` texts and closes
+it; so those texts begin with a break and speak of the document "above". The other prompts are whole turns of their own.
 Each says first what to do, then the question, then a cue ("Answer:") as its last word: with the instruction last, a
 0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its answer; and a base
 model, without a chat template, needs the cue to know that it is its turn.

@@ -1,8 +1,9 @@
 """A question -> an answer with its sources: clues from memory, passages by retrieval, an answer written from them.
 
 The loop is MemoRAG's (arXiv 2409.05591): from memory, passages are recalled, the question is rewritten and an answer
-drafted; question and clues search the document; the answer is written from what they find. The memory is only read:
-one batch of clue prompts over it, no copy, and its length is the same after every question, answered or not.
+drafted; question and clues search the document; the answer is written from what they find, or taken from memory where
+both find that likelier (agreement.py). Paragraphs come from memory, and retrieval finds their sources; what is asked of
+the whole document walks through all of its memory, which is only read: it has its length back after every question.
 """
 
 from __future__ import annotations
