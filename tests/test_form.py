@@ -9,6 +9,7 @@ from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.writer import LocalGenerator
 
 from .test_session import EN_SCRIPT, FakeEngine, House
+from .test_session_views import long_house
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,15 @@ def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
     assert all(p.text.strip() in other.prompts[-1] for p in answer.passages)
 
 
-def test_what_is_asked_about_the_whole_walks_through_the_memory() -> None:
-    house = House(script={"document as a whole": "Sheep and a king.", **EN_SCRIPT})
+def test_what_is_asked_about_the_whole_walks_through_a_long_memory() -> None:
+    house = long_house(script={"document as a whole": "Sheep and a king.", **EN_SCRIPT})
     answer = house.session.ask("Summarize the document.")
     assert answer.text == "Sheep and a king." and answer.mode == "memorag"
-    assert [clue.kind for clue in answer.clues] and {clue.kind for clue in answer.clues} == {"recall"}
+    assert {clue.kind for clue in answer.clues} == {"recall"} and len(house.memory.views) == 6
+
+
+def test_what_is_asked_about_the_whole_of_a_short_memory_is_answered_from_it() -> None:
+    house = House(script={"one detailed paragraph": "A king and three planets."})
+    answer = house.session.ask("What is this document about?")
+    assert answer.text == "A king and three planets." and not house.engine.batches
+    assert [view.tokens for view in house.memory.views] == [len(house.ids)]

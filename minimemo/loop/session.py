@@ -131,10 +131,12 @@ class Session:
         if run.mode == "closed":
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
-        if run.mode == "gist" or (run.mode == "memorag" and asks_about_whole(run.question)):
+        from_memory = run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own)
+        whole = run.mode == "memorag" and asks_about_whole(run.question)
+        if run.mode == "gist" or (whole and not (from_memory and self._recollection.is_one_view(run))):
             return (yield from self._summary(run))
-        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own):
-            return (yield from self._from_memory(run))
+        if from_memory:
+            return (yield from self._from_memory(run, whole))
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
@@ -146,8 +148,9 @@ class Session:
         ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
         return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
 
-    def _from_memory(self, run: Run) -> Steps:
+    def _from_memory(self, run: Run, whole: bool) -> Steps:
         """The answer from memory alone; in mode `memorag` with the passages that the question finds, as its sources.
+        whole: from all of it, which is one view.
 
         A view holds more than the passages that fit into a prompt, and needs no prefill (LOG.md).
         """
@@ -161,6 +164,7 @@ class Session:
         found = Found(passages=passages)
         yield found
         size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
+        size = self.settings.walk_view_tokens if whole else size
         written, count, prompt_tokens = yield from self._recollection.answer(run, text, size)
         return self._answer(run, found, written, count, prompt_tokens)
 
@@ -275,7 +279,8 @@ class Session:
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
         language = detect_language(question, self.language)
-        paragraph = mode in ("memorag", "rag", "memory") and wants_paragraph(question)
+        paragraph = wants_paragraph(question) or (language == "en" and asks_about_whole(question))
+        paragraph = paragraph and mode in ("memorag", "rag", "memory")
         run = Run(question, mode, language, max_tokens, Meter(self._engine, self._on_event), paragraph)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
