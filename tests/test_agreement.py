@@ -7,7 +7,7 @@ import pytest
 from minimemo.loop import Piece, Settings
 from minimemo.loop.writer import LocalGenerator
 
-from .test_session import EN_SCRIPT, QUESTION, FakeEngine, House
+from .test_session import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House
 
 MEMORY = "phrase or explanation asked for"  # of the prompt for an answer from memory
 QUEEN, KING = "the queen of Spain", "the king of France"
@@ -43,5 +43,5 @@ def test_only_memorag_with_the_models_own_answers() -> None:
     house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]))
     assert house.session.ask(QUESTION, "rag").text == KING
     assert house.session.answer(QUESTION, ["It was for the king of France."]).text == KING
-    house.session._generator = LocalGenerator(FakeEngine(SCRIPT), house.tokenizer)  # type: ignore[arg-type]
-    assert house.session.ask(QUESTION).text == KING
+    foreign = House(engine=house.engine, generator=LocalGenerator(FakeEngine(SCRIPT), FakeTokenizer()))
+    assert foreign.session.ask(QUESTION).text == KING

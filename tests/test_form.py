@@ -8,7 +8,7 @@ from minimemo.loop import Settings
 from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.writer import LocalGenerator
 
-from .test_session import EN_SCRIPT, FakeEngine, House
+from .test_session import EN_SCRIPT, FakeEngine, FakeTokenizer, House
 from .test_session_views import long_house
 
 
@@ -106,8 +106,8 @@ def test_memory_writes_a_paragraph_and_retrieval_finds_its_sources() -> None:
 
 
 def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
-    house, other = House(), FakeEngine({"in a detailed paragraph": "Plague, fleas."})
-    house.session._generator = LocalGenerator(other, house.tokenizer)  # type: ignore[arg-type]
+    other = FakeEngine({"in a detailed paragraph": "Plague, fleas."})
+    house = House(generator=LocalGenerator(other, FakeTokenizer()))
     answer = house.session.ask("Describe what the report said about the planets.")
     assert answer.text == "Plague, fleas." and answer.clues
     assert all(p.text.strip() in other.prompts[-1] for p in answer.passages)

@@ -33,7 +33,7 @@ class Agreement:
         longer than `agreed_tokens` streams on from there, and the memory's is not asked for."""
         limit = self._settings.agreed_tokens
         ids = self._writer.whole_turn(system, text)
-        fresh = self._engine.new_cache(len(ids) + run.max_tokens + 1)
+        fresh = self._engine.new_cache(len(ids) + run.max_tokens)
         tokens = self._writer.tokens(fresh, ids, run.max_tokens)
         with run.meter.stage("answer", report=False):
             told = list(islice(tokens, limit + 1))

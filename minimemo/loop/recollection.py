@@ -109,10 +109,10 @@ class Recollection:
 
     def weigh(self, run: Run, told: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
         """The memory's own short answer, in tokens, and how likely it finds `told` and that, see `Engine.likelihoods`;
-        no figures where it has none of its own."""
+        no figures where it has none of its own. Both are at most `max_tokens` long."""
         prompts = self._prompts[run.language]
         ids = self._writer.end_of_turn(prompts.system, prompts.memory_answer.format(question=run.question))
-        room = len(ids) + max(len(told), max_tokens) + 1
+        room = len(ids) + max_tokens
         view = self._view(run, self._settings.answer_view_tokens, room)
         with self._borrow(view, room, run.meter) as memory, run.meter.stage("weigh"):
             cache = memory()

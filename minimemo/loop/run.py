@@ -115,6 +115,7 @@ class Run:
     max_tokens: int
     meter: Meter
     paragraph: bool = False  # asked for, see form.py
+    whole: bool = False  # of the document: what mode `memorag` is asked about, see form.py
 
 
 def checked_question(question: str) -> str:

@@ -132,11 +132,10 @@ class Session:
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
         from_memory = run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own)
-        whole = run.mode == "memorag" and asks_about_whole(run.question)
-        if run.mode == "gist" or (whole and not (from_memory and self._recollection.is_one_view(run))):
+        if run.mode == "gist" or (run.whole and not (from_memory and self._recollection.is_one_view(run))):
             return (yield from self._summary(run))
         if from_memory:
-            return (yield from self._from_memory(run, whole))
+            return (yield from self._from_memory(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
         if run.mode == "memorag":
@@ -148,9 +147,8 @@ class Session:
         ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
         return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
 
-    def _from_memory(self, run: Run, whole: bool) -> Steps:
+    def _from_memory(self, run: Run) -> Steps:
         """The answer from memory alone; in mode `memorag` with the passages that the question finds, as its sources.
-        whole: from all of it, which is one view.
 
         A view holds more than the passages that fit into a prompt, and needs no prefill (LOG.md).
         """
@@ -164,7 +162,8 @@ class Session:
         found = Found(passages=passages)
         yield found
         size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
-        size = self.settings.walk_view_tokens if whole else size
+        if run.whole:  # all of it, which is one view of a walk
+            size = self.settings.walk_view_tokens
         written, count, prompt_tokens = yield from self._recollection.answer(run, text, size)
         return self._answer(run, found, written, count, prompt_tokens)
 
@@ -279,9 +278,10 @@ class Session:
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
         language = detect_language(question, self.language)
-        paragraph = wants_paragraph(question) or (language == "en" and asks_about_whole(question))
-        paragraph = paragraph and mode in ("memorag", "rag", "memory")
-        run = Run(question, mode, language, max_tokens, Meter(self._engine, self._on_event), paragraph)
+        whole = asks_about_whole(question)
+        paragraph = mode in ("memorag", "rag", "memory") and (wants_paragraph(question) or (whole and language == "en"))
+        meter = Meter(self._engine, self._on_event)
+        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode == "memorag")
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):

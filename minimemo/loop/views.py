@@ -36,6 +36,7 @@ class Views:
         self._retriever = retriever
         self._settings = settings
         self._max_context = max_context
+        self._found: tuple[str, list[Span]] = ("", [])  # by the question that views were chosen for last
 
     def choose(self, question: str, most: int, room: int) -> MemoryView:
         """The view of at most `most` tokens for a question, behind which `room` tokens of context stay free.
@@ -62,9 +63,10 @@ class Views:
 
     def _ranked(self, question: str, extents: Sequence[Extent]) -> Iterator[Block]:
         settings = self._settings
-        most = 1 + sum(extent.blocks for extent in extents)
-        (hits,) = self._retriever.retrieve([question], most)
-        spans = [_span(hit) for hit in hits]
+        if self._found[0] != question:  # several views serve one question
+            (hits,) = self._retriever.retrieve([question], 1 + sum(extent.blocks for extent in extents))
+            self._found = question, [_span(hit) for hit in hits]
+        spans = iter(self._found[1])
         first = list(blocks_of(extents, islice(spans, settings.view_hits)))
         yield from first
         yield from neighbours(extents, first)
