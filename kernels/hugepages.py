@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,15 +20,24 @@ HUGE = 2 << 20  # bytes; smaller buffers gain nothing
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialized CPU tensor; its memory is taken when written, and on huge pages from 2 MiB on."""
     size = math.prod(shape) * dtype.itemsize
-    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if not _worth_huge_pages(size):
         return torch.empty(tuple(shape), dtype=dtype)
+    return _mapped(size).view(dtype).view(tuple(shape))
+
+
+def _worth_huge_pages(size: int) -> bool:
+    return size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+
+
+def _mapped(size: int) -> Tensor:
+    """(size,) uint8, zeros that take no memory before they are written."""
     # Private: shared memory, which mmap.mmap asks for unless told, gets huge pages only where shmem_enabled says so. It
     # lives as long as the tensor, which holds a reference.
     region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     region.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(region, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE
-    return whole[start : start + size].view(dtype).view(tuple(shape))
+    return whole[start : start + size]
 
 
 class Arena:
@@ -38,9 +48,11 @@ class Arena:
         self._rest = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> Tensor:
-        """(size,) uint8, zeroed, beginning on a cache line."""
+        """(size,) uint8, zeros, beginning on a cache line."""
         room = (size + 63) // 64 * 64
         if self._rest.numel() < room:
-            self._rest = empty((max(room, self._region),), torch.uint8)
+            size_of_region = max(room, self._region)
+            zeros = _mapped if _worth_huge_pages(size_of_region) else partial(torch.zeros, dtype=torch.uint8)
+            self._rest = zeros(size_of_region)
         taken, self._rest = self._rest[:size], self._rest[room:]
-        return taken.zero_()
+        return taken

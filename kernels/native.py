@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 10
+_ABI = 11
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -118,9 +118,10 @@ def pack_weights(
     offsets = offsets.contiguous() if offsets is not None else None
     header = ctypes.create_string_buffer(_HEADER_BYTES)
     arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
-    size = library.minimemo_plan(*arrays, rows, columns, group, header)
+    threads = threads or torch.get_num_threads()
+    size = library.minimemo_plan(*arrays, rows, columns, group, header, threads)
     buffer = (arena or Arena(size)).take(size)
-    library.minimemo_pack(header, *arrays, buffer.data_ptr(), threads or torch.get_num_threads())
+    library.minimemo_pack(header, *arrays, buffer.data_ptr(), threads)
     return PackedMatrix.from_buffers([buffer])
 
 
@@ -241,7 +242,7 @@ class _Library(ctypes.CDLL):
             "abi": (c_int, []),
             "start": (None, [pointer]),
             "variant": (c_char_p, [c_int]),
-            "plan": (integer, [pointer, pointer, pointer, integer, integer, c_int, c_char_p]),
+            "plan": (integer, [pointer, pointer, pointer, integer, integer, c_int, c_char_p, c_int]),
             "pack": (None, [c_char_p, pointer, pointer, pointer, pointer, c_int]),
             "check": (c_int, [pointer, integer]),
             "linear": (
@@ -257,6 +258,10 @@ class _Library(ctypes.CDLL):
             "inverts": (c_int, [c_int]),
             "unpack_symbols": (c_int, [pointer, pointer, pointer, pointer, integer, integer, pointer]),
             "inverse_transform": (c_int, [c_int, pointer, integer, c_int]),
+            "coarsen": (
+                c_double,
+                [pointer, pointer, pointer, integer, integer, c_int, pointer, pointer, c_int],
+            ),
             "shortlist": (c_int, [c_int, pointer, pointer, c_float, pointer, integer, pointer, c_int]),
             "expand": (None, [c_int, pointer, pointer, integer, integer, pointer, c_int, integer, c_int]),
         }

@@ -14,8 +14,7 @@ from torch import Tensor
 from .hugepages import Arena
 from .native import PackedMatrix, _library, pack_weights
 
-_GROUP = 32
-_ROWS = 4096  # that are rounded at a time
+_GROUP = 32  # columns of one step of the copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +33,20 @@ def shortlist(
     rows, columns = codes.shape
     if exact.shape != (rows, columns) or len(exact.buffers) != 1 or columns % _GROUP:
         raise ValueError(f"shortlist: codes {tuple(codes.shape)} are not of a matrix {exact.shape} of one part")
-    rounded = torch.empty(rows, columns, dtype=torch.int8)
-    steps = torch.empty(rows, columns // _GROUP)
-    lost = 0.0
-    for at in range(0, rows, _ROWS):
-        some = slice(at, at + _ROWS)
-        wide = codes[some].unflatten(1, (scales.shape[1], -1)).float() * scales[some, :, None]
-        if offsets is not None:
-            wide += offsets[some, :, None]
-        wide = wide.flatten(1).unflatten(1, (-1, _GROUP))
-        step = (wide.abs().amax(2, keepdim=True) / 7.5).half().float()  # 16 steps from the least to the largest
-        found = (wide / step).nan_to_num_(0.0).round_().clamp_(-8, 7)
-        lost += float((wide - found * step).square().sum())
-        rounded[some], steps[some] = found.flatten(1).to(torch.int8), step[..., 0]
+    codes, scales = codes.contiguous(), scales.contiguous()
+    offsets = offsets.contiguous() if offsets is not None else None
+    rounded, steps = torch.empty_like(codes), torch.empty(rows, columns // _GROUP)
+    lost = _library().minimemo_coarsen(
+        codes.data_ptr(),
+        scales.data_ptr(),
+        offsets.data_ptr() if offsets is not None else None,
+        rows,
+        columns,
+        columns // scales.shape[1],
+        rounded.data_ptr(),
+        steps.data_ptr(),
+        torch.get_num_threads(),
+    )
     return Shortlist(exact, pack_weights(rounded, steps, arena=arena), (lost / max(1, rounded.numel())) ** 0.5)
 
 

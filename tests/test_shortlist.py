@@ -74,6 +74,23 @@ def test_the_largest_are_exact(variant: str, offsets: bool) -> None:
         assert torch.equal(largest_linear(x[row : row + 1], made, threads=1)[0], found[row])
 
 
+@pytest.mark.parametrize(("group", "offsets"), [(32, False), (32, True), (16, False)])
+def test_the_coarse_copy_is_the_nearest_of_16_steps(group: int, offsets: bool) -> None:
+    generator = torch.Generator().manual_seed(group)
+    codes = torch.randn(130, 320, generator=generator).mul(40).round().clamp(-128, 127).to(torch.int8)
+    scales = torch.rand(130, 320 // group, generator=generator).mul(0.01)
+    scales[3], scales[4], scales[5] = 0.0, 1e-9, 1e-4  # nothing, below half precision, among its subnormals
+    shift = torch.rand(scales.shape, generator=generator).mul(0.1) * (scales > 0.01 / 2) if offsets else None
+    made = shortlist(pack_weights(codes, scales, shift), codes, scales, shift)
+    wide = expand_rows(made.exact, torch.arange(130)).view(130, -1, 32)
+    step = (wide.abs().amax(2, keepdim=True) / 7.5).half().float()
+    nearest = (wide / step).nan_to_num(0.0).round().clamp(-8, 7) * step
+    found = expand_rows(made.coarse, torch.arange(130)).view(130, -1, 32)
+    assert ((found - nearest).abs() <= step * (1 + 1e-6)).all()
+    assert torch.equal(found, nearest) or (found != nearest).float().mean() < 1e-3  # ties
+    assert made.noise == pytest.approx(float((found - wide).square().mean().sqrt()), rel=1e-4)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 12), st.integers(1, 20), st.booleans())
 def test_any_shape(rows: int, blocks: int, count: int, offsets: bool) -> None:

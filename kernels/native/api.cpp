@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 10;       // counts changes of the functions below
+constexpr int kAbi = 11;       // counts changes of the functions below
 
 }  // namespace
 
@@ -46,8 +46,8 @@ EXPORT const char* minimemo_variant(int variant) {
 // Decides on the form of a matrix: codes (rows, columns), scales and offsets (rows, columns / group). Returns the bytes
 // that it will take; `header` receives 64 bytes for minimemo_pack.
 EXPORT int64_t minimemo_plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns,
-                             int group, void* header) {
-  const Header h = plan(codes, scales, offsets, rows, columns, group);
+                             int group, void* header, int threads) {
+  const Header h = plan(codes, scales, offsets, rows, columns, group, threads);
   std::memcpy(header, &h, sizeof h);
   return h.bytes;
 }
@@ -96,6 +96,11 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
     product.multiply(work, bias, out + row * product.rows());
   }
   return 0;
+}
+
+EXPORT double minimemo_coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows,
+                               int64_t columns, int group, int8_t* rounded, float* steps, int threads) {
+  return coarsen(codes, scales, offsets, rows, columns, group, rounded, steps, threads);
 }
 
 // As run_shortlist. Returns 0, or 1 without memory.

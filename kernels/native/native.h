@@ -16,12 +16,18 @@ inline void lay_out(Header& h) {
   h.bytes = h.offsets_at + aligned(tiles_of(h) * param_bytes(h, h.offset_kind));
 }
 
-Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group);
+Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
+            int threads);
 void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
                 int64_t last, uint8_t* to);
 
 // The kernels of variant 0 .. 2, or null where this processor does not run them.
 const Kernels* runnable(int variant);
+
+// Codes (rows, columns), scales and offsets (rows, columns / group) -> codes of -8 .. 7 and one step for 32 columns, which
+// half precision holds where it can. Returns the sum of the squares of what was lost.
+double coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
+               int8_t* rounded, float* steps, int threads);
 
 // False without memory for the activations.
 bool run_stack(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call);

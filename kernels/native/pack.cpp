@@ -1,31 +1,51 @@
 // Codes, scales and offsets -> the packed form of format.h, without loss.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 #include "native.h"
 
 namespace minimemo {
 namespace {
 
+struct Binary {  // value = digits * 2^exponent, digits odd or 0; not of infinities and NaN
+  int32_t digits;
+  int exponent;
+};
+
+bool split(float value, Binary* to) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t raised = bits >> 23 & 255, fraction = bits & 0x7fffff;
+  if (raised == 255) return false;
+  int32_t digits = int32_t(raised ? fraction | 0x800000 : fraction);
+  int exponent = int(raised ? raised : 1) - 150;
+  if (digits) {
+    const int zeros = __builtin_ctz(uint32_t(digits));
+    digits >>= zeros, exponent += zeros;
+  }
+  *to = {bits >> 31 ? -digits : digits, exponent};
+  return true;
+}
+
 bool is_half(float value, uint16_t* half) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  const int exponent = int(magnitude >> 23) - 127;
   if (magnitude == 0) {
     *half = uint16_t(sign);
     return true;
   }
-  int exponent;
-  const float fraction = std::frexp(std::fabs(value), &exponent);  // value = fraction * 2^exponent, 0.5 <= fraction < 1
-  if (!std::isfinite(value) || exponent > 16) return false;
-  const int kept = exponent >= -13 ? 11 : 11 - (-13 - exponent);  // significant bits; subnormals have fewer
-  if (kept < 1) return false;
-  const float scaled = std::ldexp(fraction, kept);
-  if (scaled != std::floor(scaled)) return false;
-  const uint32_t digits = uint32_t(scaled);
-  *half = uint16_t(sign | (exponent >= -13 ? uint32_t(exponent + 13) * 1024 + digits : digits));
+  if (exponent > 15 || exponent < -24) return false;
+  const int dropped = exponent < -14 ? -1 - exponent : 13;  // bits of the fraction; subnormals have fewer
+  const uint32_t digits = (magnitude & 0x7fffff) | 0x800000;
+  if (digits & ((1u << dropped) - 1)) return false;
+  *half = uint16_t(sign | (exponent < -14 ? digits >> dropped : uint32_t(exponent + 14) * 1024 + (digits >> 13)));
   return true;
 }
 
@@ -33,48 +53,61 @@ bool is_half(float value, uint16_t* half) {
 // divisor is the factor. It is negative where one of the integers is to be -128 and not 128: the scales of q6_K are
 // rounded so that the largest is just that.
 bool is_two_level(const float* values, int count, float* factor, int8_t* small) {
-  int64_t digits[kSuper / 16];
-  int exponents[kSuper / 16], lowest = 1 << 20;
+  Binary parts[kSuper / 16];
+  int lowest = 1 << 20;
   for (int i = 0; i < count; i++) {
-    if (!std::isfinite(values[i])) return false;
-    int exponent;
-    digits[i] = int64_t(std::ldexp(std::frexp(values[i], &exponent), 24));
-    exponents[i] = exponent - 24;
-    while (digits[i] != 0 && digits[i] % 2 == 0) digits[i] /= 2, exponents[i]++;
-    if (digits[i] != 0 && exponents[i] < lowest) lowest = exponents[i];
+    if (!split(values[i], parts + i)) return false;
+    if (parts[i].digits) lowest = std::min(lowest, parts[i].exponent);
   }
-  int64_t divisor = 0, largest = 0;
+  int32_t divisor = 0, largest = 0;
   for (int i = 0; i < count; i++) {
-    if (digits[i] == 0) continue;
-    if (exponents[i] - lowest > 7) return false;  // more than 128 times the smallest
-    digits[i] *= int64_t(1) << (exponents[i] - lowest);
-    divisor = std::gcd(divisor, digits[i]);
-    largest = std::max(largest, digits[i]);
+    int32_t& digits = parts[i].digits;
+    if (digits == 0) continue;
+    if (parts[i].exponent - lowest > 7) return false;  // more than 128 times the smallest
+    digits *= 1 << (parts[i].exponent - lowest);  // of 24 bits, so 31 hold it
+    divisor = std::gcd(divisor, digits);
+    largest = std::max(largest, digits);
   }
   if (divisor && largest / divisor > 127) divisor = -divisor;
+  *factor = divisor ? std::ldexp(float(divisor), lowest) : 0.0f;
   for (int i = 0; i < count; i++) {
-    const int64_t multiple = divisor ? digits[i] / divisor : 0;
+    const int32_t multiple = divisor ? parts[i].digits / divisor : 0;
     if (multiple > 127 || multiple < -128) return false;
     small[i] = int8_t(multiple);
-  }
-  *factor = divisor ? std::ldexp(float(divisor), lowest) : 0.0f;
-  for (int i = 0; i < count; i++)
     if (float(small[i]) * *factor != values[i]) return false;  // the factor may lie outside of float's range
+  }
   return true;
 }
 
-int32_t narrowest(const float* values, int64_t rows, int64_t groups, int group) {
-  uint16_t half;
-  bool halves = true;
-  for (int64_t i = 0; halves && i < rows * groups; i++) halves = is_half(values[i], &half);
+// Whether `holds(row)` for every row.
+template <typename Check>
+bool every_row(int64_t rows, int threads, Check holds) {
+  std::atomic<bool> all{true};
+  const int64_t chunk = 64;
+  for_each(Work::kLong, threads, (rows + chunk - 1) / chunk, [&](int64_t i) {
+    for (int64_t row = i * chunk; row < std::min((i + 1) * chunk, rows) && all.load(std::memory_order_relaxed); row++)
+      if (!holds(row)) all.store(false, std::memory_order_relaxed);
+  });
+  return all;
+}
+
+int32_t narrowest(const float* values, int64_t rows, int64_t groups, int group, int threads) {
+  const bool halves = every_row(rows, threads, [&](int64_t row) {
+    uint16_t half;
+    for (int64_t g = 0; g < groups; g++)
+      if (!is_half(values[row * groups + g], &half)) return false;
+    return true;
+  });
   if (halves) return kHalf;
-  float factor;
-  int8_t small[kSuper / 16];
-  const int64_t per_super = kSuper / group;
-  for (int64_t r = 0; r < rows; r++)
+  const bool two_levels = every_row(rows, threads, [&](int64_t row) {
+    float factor;
+    int8_t small[kSuper / 16];
+    const int64_t per_super = kSuper / group;
     for (int64_t g = 0; g < groups; g += per_super)
-      if (!is_two_level(values + r * groups + g, int(std::min(per_super, groups - g)), &factor, small)) return kFloat;
-  return kTwoLevel;
+      if (!is_two_level(values + row * groups + g, int(std::min(per_super, groups - g)), &factor, small)) return false;
+    return true;
+  });
+  return two_levels ? kTwoLevel : kFloat;
 }
 
 void pack_params(const float* values, int64_t row0, int64_t rows, int64_t groups, const Header& h, int32_t kind,
@@ -122,11 +155,23 @@ void pack_block(const uint8_t u[8][64], int bits, uint8_t* to) {
 
 }  // namespace
 
-Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group) {
+Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
+            int threads) {
+  const int64_t chunks = std::min<int64_t>(rows, 64);
+  std::vector<std::pair<int8_t, int8_t>> ranges(static_cast<size_t>(chunks));
+  for_each(Work::kLong, threads, chunks, [&](int64_t i) {
+    const int8_t *from = codes + rows * i / chunks * columns, *to = codes + rows * (i + 1) / chunks * columns;
+    int8_t least = 0, most = 0;
+    for (; from < to; from++) {
+      least = std::min(least, *from);
+      most = std::max(most, *from);
+    }
+    ranges[size_t(i)] = {least, most};
+  });
   int8_t low = 0, high = 0;
-  for (int64_t i = 0; i < rows * columns; i++) {
-    low = std::min(low, codes[i]);
-    high = std::max(high, codes[i]);
+  for (const auto& [least, most] : ranges) {
+    low = std::min(low, least);
+    high = std::max(high, most);
   }
   const int span = high - low;
   const int64_t groups = columns / group;
@@ -137,8 +182,8 @@ Header plan(const int8_t* codes, const float* scales, const float* offsets, int6
   h.group = group;
   h.bits = group == 16 ? (span < 64 ? 6 : 8) : span < 16 ? 4 : span < 32 ? 5 : 8;
   h.zero = -low;
-  h.scale_kind = narrowest(scales, rows, groups, group);
-  h.offset_kind = offsets ? narrowest(offsets, rows, groups, group) : int32_t(kNone);
+  h.scale_kind = narrowest(scales, rows, groups, group, threads);
+  h.offset_kind = offsets ? narrowest(offsets, rows, groups, group, threads) : int32_t(kNone);
   lay_out(h);
   return h;
 }

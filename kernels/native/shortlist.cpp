@@ -3,6 +3,7 @@
 // neighbours (arXiv 1702.08734).
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "native.h"
@@ -15,7 +16,7 @@ namespace {
 // 1,344 tokens of text over 151,936 rows no coarse output was wrong by more than 8.
 constexpr double kDeviations = 16;
 
-constexpr int64_t kChunk = 64;  // tiles
+constexpr int64_t kChunk = 64;  // tiles, or rows, that one thread takes at a time
 
 float largest_of(const float* values, int64_t count) {
   float most[kTile];
@@ -26,7 +27,53 @@ float largest_of(const float* values, int64_t count) {
   return *std::max_element(most, most + kTile);
 }
 
+float in_half_precision(float value) {  // a positive one; beyond its range as it is
+  if (value < 0x1p-14f) return (value + 0.5f) - 0.5f;  // to multiples of 2^-24
+  const float much = value * 8193;                     // 2^13 + 1: to 11 significant bits
+  return much - (much - value);
+}
+
+// One block of kBlock columns: halves of 16, each with the scale of its group. Reductions by lanes, which a compiler turns
+// into vectors.
+float coarsen_block(const int8_t* codes, const float* scales, const float* offsets, int group, int8_t* rounded,
+                    float* step) {
+  constexpr int kLanes = 8;
+  float wide[kBlock], most[kLanes] = {}, lost[kLanes] = {};
+  for (int c = 0; c < kBlock; c += 16) {
+    const float scale = scales[c / group], offset = offsets ? offsets[c / group] : 0;
+    for (int i = 0; i < 16; i++) wide[c + i] = float(codes[c + i]) * scale + offset;
+  }
+  for (int c = 0; c < kBlock; c += kLanes)
+    for (int i = 0; i < kLanes; i++) most[i] = std::fabs(wide[c + i]) > most[i] ? std::fabs(wide[c + i]) : most[i];
+  *step = in_half_precision(*std::max_element(most, most + kLanes) / 7.5f);  // 16 steps from the least to the largest
+  const float inverse = *step > 0 ? 1 / *step : 0;
+  for (int c = 0; c < kBlock; c += kLanes)
+    for (int i = 0; i < kLanes; i++) {
+      const float scaled = wide[c + i] * inverse, bounded = scaled > -8 ? scaled : -8;  // NaN becomes -8
+      const float nearest = ((bounded < 7 ? bounded : 7) + 0x1.8p23f) - 0x1.8p23f;
+      const float off = wide[c + i] - nearest * *step;
+      rounded[c + i] = int8_t(nearest);
+      lost[i] += off * off;
+    }
+  return std::accumulate(lost, lost + kLanes, 0.0f);
+}
+
 }  // namespace
+
+double coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
+               int8_t* rounded, float* steps, int threads) {
+  const int64_t blocks = columns / kBlock, groups = columns / group, per_block = kBlock / group;
+  std::vector<double> lost(static_cast<size_t>(rows));
+  for_each(Work::kLong, threads, (rows + kChunk - 1) / kChunk, [&](int64_t chunk) {
+    for (int64_t row = chunk * kChunk; row < std::min((chunk + 1) * kChunk, rows); row++)
+      for (int64_t b = 0; b < blocks; b++) {
+        const int64_t group_at = row * groups + b * per_block, at = row * columns + b * kBlock;
+        lost[size_t(row)] += coarsen_block(codes + at, scales + group_at, offsets ? offsets + group_at : nullptr, group,
+                                           rounded + at, steps + row * blocks + b);
+      }
+  });
+  return std::accumulate(lost.begin(), lost.end(), 0.0);
+}
 
 bool run_shortlist(const Kernels& kernels, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
                    int64_t n, float* out, int threads) {
