@@ -23,6 +23,11 @@ from .test_session_views import long_house
         "What were the main points of the report?",
         "What is the relationship between Ann and Ben?",
         "Who is Ann, and what happens to her?",
+        "Please, can you describe the lamp room?",
+        "What’s the current status of the recordings?",
+        "What were the two main problems with the lamp?",
+        "What relationship does Ann have with her father?",
+        "Where does the story take place?",
     ],
 )
 def test_a_paragraph(question: str) -> None:
@@ -38,6 +43,9 @@ def test_a_paragraph(question: str) -> None:
         "What is the name of the plot's owner?",
         "Why did the mill burn?",
         "What happens to the keeper's money?",
+        "Where is the story's author buried?",
+        "What is the lamp's purpose-built house called?",
+        "Which changes sank the steamer?",
         "How many planets had met?",
         "灯塔是哪一年第一次点亮的？",
         "大沙地站在哪里？",
@@ -53,6 +61,7 @@ def test_a_phrase(question: str) -> None:
     "question",
     [
         "Summarize the whole meeting.",
+        "Please, could you summarize the whole meeting?",
         "What is the plot of the story?",
         "Summarize the plot of the book.",
         "Please give me an overview of the document.",

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import re
 
+_POLITE = r"^\W*(?:(?:please|can\ you|could\ you)\W+)*"
+# what takes more than a phrase to tell
+_MATTERS = r"""(?:plot|storyline|significance|importance|relationships?|role|settings?|themes?|message|background|gist
+    |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
+    |considerations?|arguments?|debates?|controversy|status|conclusions?|main\s(?:points?|ideas|topics?)|problems|changes
+    |differences?|lessons|reasons?|challenges|advantages|disadvantages|issues|purpose|plans|future|development|description)"""
 _ASKED = re.compile(
-    r"""
-    ^\W*(?:(?:please|can\ you|could\ you)\s+)*
+    rf"""
+    {_POLITE}
       (?:summari[sz]e|describe|explain|discuss|outline|compare|elaborate|tell\s(?:me|us)\sabout
         |give\s(?:me\s|us\s)?an?\s(?:\w+\s)?(?:summary|overview|account|description|outline))\b
-  | \b(?:what|which)\s(?:is|are|was|were)\s(?:the\s)?(?:\w+\s)?
-      (?:plot|storyline|significance|importance|relationship|role|settings?|themes?|message|background|gist
-        |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
-        |considerations?|arguments?|debates?|controversy|status|conclusions?|main\s(?:points?|ideas|topics?|themes?))\b
-  | \b(?:what|how)\s(?:did|do|does)\s.{1,60}?\s
-      (?:think|thought|say|feel|discuss|talk|comment|propose|recommend|suggest|respond|react|argue|introduce)\b
+  | \b(?:what|which)(?:['’]s|\s(?:is|are|was|were))\s(?:the\s)?(?:\w+\s){{0,2}}?{_MATTERS}\b
+  | \bwhat\s(?:settings?|relationships?|problems|changes|lessons|differences)\s(?:do|does|did|has|have)\b
+  | \b(?:what|how)\s(?:did|do|does)\s.{{1,60}}?\s
+      (?:think|thought|say|feel|discuss|talk|comment(?:ed)?|propose|recommend|suggest|respond|react|argue|introduce)\b
+  | ^\W*where\s(?:does|did|is|was)\sthe\s(?:story|book|novel)\s(?:take\splace|happen|set)\b
   | \bwhat\s(?:was|were)\s(?:said|agreed|decided|concluded)\s(?:up)?on\b
   | \b(?:in|through)\s(?:the|this)\s(?:story|book|novel|meeting)\W*$
   | \bdiscuss(?:ed|ions?|ing)?\b | \bopinions?\b | \bthroughout\b
@@ -38,7 +43,7 @@ _DOCUMENT = r"""(?:the\s|this\s)?(?:whole\s|entire\s|full\s)?
     (?:document|meeting|conversation|interview|story|book|novel|text|article|report|paper|contract)"""
 _WHOLE = re.compile(
     rf"""
-    ^\W*(?:(?:please|can\ you|could\ you)\s+)*
+    {_POLITE}
       (?:summari[sz]e|outline|recap|describe|tell\s(?:me|us)\sabout|what\s(?:is|was)\sdiscussed\sin
         |(?:(?:give|write)\s(?:me\s|us\s)?)?an?\s(?:\w+\s)?(?:summary|overview|outline)\sof)
       \s(?:everything|(?:the\splot\sof\s)?{_DOCUMENT})\W*$
