@@ -102,6 +102,21 @@ def pack_weights(
     arena: where the buffer is to lie; the matrices of a model share one. Raises ValueError for shapes or dtypes that do
     not fit together.
     """
+    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    library = _library()
+    rows, columns = codes.shape
+    group = columns // scales.shape[1]
+    header = ctypes.create_string_buffer(_HEADER_BYTES)
+    arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
+    threads = threads or torch.get_num_threads()
+    size = library.minimemo_plan(*arrays, rows, columns, group, header, threads)
+    buffer = (arena or Arena(size)).take(size)
+    library.minimemo_pack(header, *arrays, buffer.data_ptr(), threads)
+    return PackedMatrix.from_buffers([buffer])
+
+
+def checked_groups(codes: Tensor, scales: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments of `pack_weights`, contiguous. Raises ValueError as that does."""
     _check(codes, "codes", torch.int8, 2)
     _check(scales, "scales", torch.float32, 2)
     rows, columns = codes.shape
@@ -113,16 +128,7 @@ def pack_weights(
         _check(offsets, "offsets", torch.float32, 2)
         if offsets.shape != scales.shape:
             raise ValueError(f"offsets {tuple(offsets.shape)} are not shaped like scales {tuple(scales.shape)}")
-    library = _library()
-    codes, scales = codes.contiguous(), scales.contiguous()
-    offsets = offsets.contiguous() if offsets is not None else None
-    header = ctypes.create_string_buffer(_HEADER_BYTES)
-    arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
-    threads = threads or torch.get_num_threads()
-    size = library.minimemo_plan(*arrays, rows, columns, group, header, threads)
-    buffer = (arena or Arena(size)).take(size)
-    library.minimemo_pack(header, *arrays, buffer.data_ptr(), threads)
-    return PackedMatrix.from_buffers([buffer])
+    return codes.contiguous(), scales.contiguous(), offsets.contiguous() if offsets is not None else None
 
 
 def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:

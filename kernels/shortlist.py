@@ -6,13 +6,14 @@ the head itself. Decoding reads half of a head of 8 bits that way, and finds the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .hugepages import Arena
-from .native import PackedMatrix, _library, pack_weights
+from .native import PackedMatrix, _library, checked_groups, pack_weights
 
 _GROUP = 32  # columns of one step of the copy
 
@@ -33,9 +34,8 @@ def shortlist(
     rows, columns = codes.shape
     if exact.shape != (rows, columns) or len(exact.buffers) != 1 or columns % _GROUP:
         raise ValueError(f"shortlist: codes {tuple(codes.shape)} are not of a matrix {exact.shape} of one part")
-    codes, scales = codes.contiguous(), scales.contiguous()
-    offsets = offsets.contiguous() if offsets is not None else None
-    rounded, steps = torch.empty_like(codes), torch.empty(rows, columns // _GROUP)
+    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    rounded, steps = torch.empty_like(codes), torch.empty(rows, columns // _GROUP, dtype=torch.float32)
     lost = _library().minimemo_coarsen(
         codes.data_ptr(),
         scales.data_ptr(),
@@ -47,7 +47,9 @@ def shortlist(
         steps.data_ptr(),
         torch.get_num_threads(),
     )
-    return Shortlist(exact, pack_weights(rounded, steps, arena=arena), (lost / max(1, rounded.numel())) ** 0.5)
+    # weights that are not finite leave nothing to choose by: every tile is computed
+    noise = (lost / max(1, rounded.numel())) ** 0.5 if math.isfinite(lost) else math.inf
+    return Shortlist(exact, pack_weights(rounded, steps, arena=arena), noise)
 
 
 def largest_linear(x: Tensor, matrix: Shortlist, *, threads: int | None = None) -> Tensor:

@@ -79,7 +79,7 @@ def test_the_coarse_copy_is_the_nearest_of_16_steps(group: int, offsets: bool) -
     generator = torch.Generator().manual_seed(group)
     codes = torch.randn(130, 320, generator=generator).mul(40).round().clamp(-128, 127).to(torch.int8)
     scales = torch.rand(130, 320 // group, generator=generator).mul(0.01)
-    scales[3], scales[4], scales[5] = 0.0, 1e-9, 1e-4  # nothing, below half precision, among its subnormals
+    scales[3], scales[4], scales[5] = 0.0, 1e-9, 1e-6  # nothing, below half precision, among its subnormals
     shift = torch.rand(scales.shape, generator=generator).mul(0.1) * (scales > 0.01 / 2) if offsets else None
     made = shortlist(pack_weights(codes, scales, shift), codes, scales, shift)
     wide = expand_rows(made.exact, torch.arange(130)).view(130, -1, 32)
@@ -87,8 +87,24 @@ def test_the_coarse_copy_is_the_nearest_of_16_steps(group: int, offsets: bool) -
     nearest = (wide / step).nan_to_num(0.0).round().clamp(-8, 7) * step
     found = expand_rows(made.coarse, torch.arange(130)).view(130, -1, 32)
     assert ((found - nearest).abs() <= step * (1 + 1e-6)).all()
-    assert torch.equal(found, nearest) or (found != nearest).float().mean() < 1e-3  # ties
+    assert (found != nearest).float().mean() < 1e-3  # ties
     assert made.noise == pytest.approx(float((found - wide).square().mean().sqrt()), rel=1e-4)
+
+
+def test_weights_that_are_not_finite_stay_visible() -> None:
+    codes, scales, _ = _codes(640, 64)
+    scales[100, 0] = float("nan")
+    made = shortlist(pack_weights(codes, scales), codes, scales)
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(largest_linear(x, made).isnan(), packed_linear(x, made.exact).isnan())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    codes, scales, _ = _codes(32, 64)
+    exact = pack_weights(codes, scales)
+    for wrong in (scales[:1], scales.half(), scales[:, :1]):
+        with pytest.raises(ValueError, match="scales"):
+            shortlist(exact, codes, wrong)
 
 
 @settings(max_examples=40, deadline=None)

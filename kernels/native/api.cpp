@@ -98,6 +98,7 @@ EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int coun
   return 0;
 }
 
+// As coarsen.
 EXPORT double minimemo_coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows,
                                int64_t columns, int group, int8_t* rounded, float* steps, int threads) {
   return coarsen(codes, scales, offsets, rows, columns, group, rounded, steps, threads);

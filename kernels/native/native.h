@@ -1,4 +1,4 @@
-// What api.cpp and pack.cpp share.
+// What api.cpp and the files that do its work share.
 #pragma once
 
 #include "attention.h"

@@ -27,7 +27,8 @@ float largest_of(const float* values, int64_t count) {
   return *std::max_element(most, most + kTile);
 }
 
-float in_half_precision(float value) {  // a positive one; beyond its range as it is
+// A positive value to as many bits as half precision has; beyond its range to 11 significant ones.
+float in_half_precision(float value) {
   if (value < 0x1p-14f) return (value + 0.5f) - 0.5f;  // to multiples of 2^-24
   const float much = value * 8193;                     // 2^13 + 1: to 11 significant bits
   return much - (much - value);

@@ -2,7 +2,6 @@
 
 A model told to copy a short phrase answers "What did they say about the budget?" with one; told to write a paragraph,
 it buries the year that was asked for. In doubt it is a phrase: a paragraph is asked for with words that say so.
-English words only: told to write a Chinese paragraph, the default model does worse than told nothing (LOG.md).
 """
 
 from __future__ import annotations
@@ -34,9 +33,24 @@ _ASKED = re.compile(
 )
 
 
+_MATTERS_ZH = r"""(?:内容|內容|方面|问题|問題|话题|話題|观点|觀點|看法|意见|意見|建议|建議|原因|挑战|挑戰|措施|影响|影響
+    |特点|特點)"""
+_ASKED_ZH = re.compile(
+    rf"""
+    ^\W*(?:请|請)?[您你]?
+      (?:总结|總結|概括|概述|描述|介绍|介紹|说明|說明|解释|解釋|分析|比较|比較|谈谈|談談|归纳|歸納)
+  | (?:讨论|討論|谈论|談論|谈|談|介绍|介紹|涉及|提出|提到|说|說)[到及过過]?了?(?:哪些|哪幾些|什么|什麼){_MATTERS_ZH}
+  | (?:有|存在)[着著]?哪些{_MATTERS_ZH}
+  | (?:看法|观点|觀點|态度|態度|意见|意見|评价|評價|立场|立場)(?:是|有|如何|怎样|怎樣)
+  | (?:如何|怎样|怎樣|怎么|怎麼)看待
+    """,
+    re.VERBOSE,
+)
+
+
 def wants_paragraph(question: str) -> bool:
     """Whether a paragraph is asked for."""
-    return _ASKED.search(question) is not None
+    return _ASKED.search(question) is not None or _ASKED_ZH.search(question) is not None
 
 
 _DOCUMENT = r"""(?:the\s|this\s)?(?:whole\s|entire\s|full\s)?
