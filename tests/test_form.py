@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.loop import Settings
+from minimemo.loop import Mode, Settings
 from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.writer import LocalGenerator
 
@@ -28,6 +28,10 @@ from .test_session_views import long_house
         "What were the two main problems with the lamp?",
         "What relationship does Ann have with her father?",
         "Where does the story take place?",
+        "关于灯塔的维修，会议上讨论了哪些内容？",
+        "议员对拨款的态度是什么？",
+        "请描述一下灯塔。",
+        "關於水庫，會議上討論了哪些問題？",
     ],
 )
 def test_a_paragraph(question: str) -> None:
@@ -49,7 +53,8 @@ def test_a_paragraph(question: str) -> None:
         "How many planets had met?",
         "灯塔是哪一年第一次点亮的？",
         "大沙地站在哪里？",
-        "关于灯塔的维修，会议上讨论了哪些内容？",
+        "灯塔有哪些名字？",
+        "谁提出了修路？",
         "",
     ],
 )
@@ -122,15 +127,24 @@ def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
     assert all(p.text.strip() in other.prompts[-1] for p in answer.passages)
 
 
-def test_what_is_asked_about_the_whole_walks_through_a_long_memory() -> None:
-    house = long_house(script={"document as a whole": "Sheep and a king.", **EN_SCRIPT})
-    answer = house.session.ask("Summarize the document.")
-    assert answer.text == "Sheep and a king." and answer.mode == "memorag"
-    assert {clue.kind for clue in answer.clues} == {"recall"} and len(house.memory.views) == 6
+@pytest.mark.parametrize("mode", ["memorag", "gist"])
+def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode) -> None:
+    house = long_house(script={"summary of the document": "Sheep and a king.", **EN_SCRIPT})
+    answer = house.session.ask("Summarize the document.", mode)
+    assert answer.text == "Sheep and a king." and answer.mode == mode
+    assert {clue.kind for clue in answer.clues} == {"point"} and len(house.memory.views) == 6
 
 
-def test_what_is_asked_about_the_whole_of_a_short_memory_is_answered_from_it() -> None:
-    house = House(script={"one detailed paragraph": "A king and three planets."})
+def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary() -> None:
+    house = House(script={"summary of the document": "A king and three planets.", **EN_SCRIPT})
     answer = house.session.ask("What is this document about?")
-    assert answer.text == "A king and three planets." and not house.engine.batches
-    assert [view.tokens for view in house.memory.views] == [len(house.ids)]
+    assert answer.text == "A king and three planets." == house.session.summarize().text
+    assert len(house.memory.views) == 1
+
+
+def test_a_chinese_paragraph_is_written_from_memory_too() -> None:
+    house = House(script={"写成一段话": "三颗行星相合。"})
+    answer = house.session.ask("关于 a conjunction of three planets，报告讨论了哪些原因？")
+    assert answer.text == "三颗行星相合。" and not house.engine.batches
+    few = House(script={"写成一段话": "三颗行星相合。"}).session.ask("关于 a conjunction of three planets，报告讨论了哪些原因？", "rag")
+    assert few.text == answer.text and 0 < len(few.passages) <= Settings().question_hits

@@ -159,12 +159,10 @@ CHINESE = Prompts(
         "用上面段落中的原文短语回答问题，只写答案，不写别的。\n\n问题：{question}\n答案："
     ),
     paragraph=(
-        "根据文档中的段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
-        "根据上面的段落，写一段约200字的话回答，写出其中的具体内容，不要列举。\n\n问题：{question}\n答案："
+        "根据段落回答问题。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"
+        "用上面段落中的原句回答问题，写成一段话，不要列举。\n\n问题：{question}\n答案："
     ),
-    memory_paragraph=(
-        "\n\n---\n根据上面的文档，写一段约200字的话回答问题，写出具体内容，不要列举。\n问题：{question}\n答案："
-    ),
+    memory_paragraph="\n\n---\n用上面文档中的原句回答问题，写成一段话，不要列举。\n问题：{question}\n答案：",
     not_found="未提及",
     closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",
     key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。\n要点：",

@@ -93,10 +93,6 @@ class Recollection:
         items = [text for view in views for text in self._walked[view]]
         return select_clues({kind: items}, caps={kind: len(items)})
 
-    def is_one_view(self, run: Run) -> bool:
-        """Whether one view of a walk holds all of the memory, with room for an answer."""
-        return len(self._views.walk(self._settings.memory_room(run.max_tokens))) == 1
-
     def answer(self, run: Run, text: str, view_tokens: int) -> Generator[Piece, None, tuple[str, int, int]]:
         """Yields the answer to a prompt that ends the memory's turn, in pieces, over a view of so many tokens; returns
         its text, its tokens and those of the prompt."""

@@ -115,7 +115,7 @@ class Run:
     max_tokens: int
     meter: Meter
     paragraph: bool = False  # asked for, see form.py
-    whole: bool = False  # of the document: what mode `memorag` is asked about, see form.py
+    whole: bool = False  # a summary of everything is asked for, see form.py; modes `memorag` and `gist` write it
 
 
 def checked_question(question: str) -> str:

@@ -131,10 +131,9 @@ class Session:
         if run.mode == "closed":
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
-        from_memory = run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own)
-        if run.mode == "gist" or (run.whole and not (from_memory and self._recollection.is_one_view(run))):
+        if run.mode == "gist" or run.whole:
             return (yield from self._summary(run))
-        if from_memory:
+        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own):
             return (yield from self._from_memory(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
@@ -162,8 +161,6 @@ class Session:
         found = Found(passages=passages)
         yield found
         size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
-        if run.whole:  # all of it, which is one view of a walk
-            size = self.settings.walk_view_tokens
         written, count, prompt_tokens = yield from self._recollection.answer(run, text, size)
         return self._answer(run, found, written, count, prompt_tokens)
 
@@ -184,19 +181,20 @@ class Session:
     def _summary(self, run: Run) -> Steps:
         """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
         prompts = self._prompts[run.language]
-        kind: ClueKind = "recall" if run.question else "point"
+        question = "" if run.whole else run.question  # which asks for a summary
+        kind: ClueKind = "recall" if question else "point"
         clues = self._recollection.walk(kind, run, self.settings.point_tokens)
         queries = [Query(clue.kind, clue.text) for clue in clues]
-        if run.question or not queries:
-            queries.insert(0, Query("question" if run.question else "summary", run.question or prompts.summary_query))
+        if question or not queries:
+            queries.insert(0, Query("question" if question else "summary", question or prompts.summary_query))
         # the best of each clue before the second of any, and as many as fit: breadth is wanted
         ranked = self._search(queries, run, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
             listed = "\n".join(f"- {point}" for point in points)
-            template = prompts.gist if run.question else prompts.summary
-            return template.format(points=listed, passages=render_passages(passages), question=run.question)
+            template = prompts.gist if question else prompts.summary
+            return template.format(points=listed, passages=render_passages(passages), question=question)
 
         while points and self._room(run, text(())) < _MIN_EVIDENCE:
             points.pop()
@@ -212,7 +210,8 @@ class Session:
     def _search(self, queries: Sequence[Query], run: Run, lead: int, stand_out: float) -> tuple[Passage, ...]:
         """What the queries find, best first; see `rank_passages`."""
         settings = self.settings
-        asked = settings.paragraph_hits if run.paragraph else settings.question_hits
+        # In Chinese, eight passages make a 0.5B model write a list of what they are about (LOG.md).
+        asked = settings.paragraph_hits if run.paragraph and run.language == "en" else settings.question_hits
         with run.meter.stage("retrieve"):
             hits = self._retriever.retrieve([q.text for q in queries], max(asked, settings.clue_hits))
             limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
@@ -279,9 +278,9 @@ class Session:
         question = checked_question(question)
         language = detect_language(question, self.language)
         whole = asks_about_whole(question)
-        paragraph = mode in ("memorag", "rag", "memory") and (wants_paragraph(question) or (whole and language == "en"))
+        paragraph = mode in ("memorag", "rag", "memory") and (whole or wants_paragraph(question))
         meter = Meter(self._engine, self._on_event)
-        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode == "memorag")
+        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode in ("memorag", "gist"))
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):
