@@ -143,8 +143,10 @@ def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary() -> Non
 
 
 def test_a_chinese_paragraph_is_written_from_memory_too() -> None:
-    house = House(script={"写成一段话": "三颗行星相合。"})
-    answer = house.session.ask("关于 a conjunction of three planets，报告讨论了哪些原因？")
+    script = {"写成一段话": "三颗行星相合。"}
+    question = "关于 a conjunction of three planets，报告讨论了哪些原因？"
+    house = House(script=script)
+    answer = house.session.ask(question)
     assert answer.text == "三颗行星相合。" and not house.engine.batches
-    few = House(script={"写成一段话": "三颗行星相合。"}).session.ask("关于 a conjunction of three planets，报告讨论了哪些原因？", "rag")
+    few = House(script=script).session.ask(question, "rag")
     assert few.text == answer.text and 0 < len(few.passages) <= Settings().question_hits
