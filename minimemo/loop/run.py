@@ -43,8 +43,8 @@ class Settings:
     answer_view_tokens: int = 1024  # for an answer from memory alone
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
     view_spread: int = 0  # blocks from all over the memory
-    walk_view_tokens: int = 8192  # of each view of a walk through a long memory
-    walk_views: int = 16  # at most: a memory too long for them is walked in stretches
+    walk_view_tokens: int = 4096  # of each view of a walk through a long memory; 8,192 gave poorer points (LOG.md)
+    walk_views: int = 24  # at most: a memory too long for them is walked in stretches
     walk_tokens: int = 128  # of the reply from each view of a walk
     walk_clues: int = 3  # that each view of a walk gives
     use_draft: bool = True  # draft an answer from memory, and search with it
