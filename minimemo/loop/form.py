@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 
 _POLITE = r"^\W*(?:(?:please|can\ you|could\ you)\W+)*"
-# what takes more than a phrase to tell
+# what takes more than a phrase to tell; the last ones not in "status code", "development budget"
 _MATTERS = r"""(?:plot|storyline|significance|importance|relationships?|role|settings?|themes?|message|background|gist
     |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
-    |considerations?|arguments?|debates?|controversy|status|conclusions?|main\s(?:points?|ideas|topics?)|problems|changes
-    |differences?|lessons|reasons?|challenges|advantages|disadvantages|issues|purpose|plans|future|development|description)"""
+    |considerations?|arguments?|debates?|controversy|conclusions?|main\s(?:points?|ideas|topics?)|problems|changes
+    |differences?|lessons|reasons?|challenges|advantages|disadvantages|issues
+    |(?:status|purpose|plans|future|development|description)(?=\W*$|\s(?:of|for|in|on|with|about|and)\b))"""
 _ASKED = re.compile(
     rf"""
     {_POLITE}
