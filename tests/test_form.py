@@ -135,6 +135,8 @@ def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode) -
     answer = house.session.ask("Summarize the document.", mode)
     assert answer.text == "Sheep and a king." and answer.mode == mode
     assert {clue.kind for clue in answer.clues} == {"point"} and len(house.memory.views) == 6
+    assert house.session.summarize().text == answer.text
+    assert len(house.memory.views) == 6, "the same walk is not walked again"
 
 
 def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary() -> None:

@@ -72,14 +72,14 @@ class Recollection:
 
         What a view gave is kept until something else is asked: a walk that was interrupted goes on where it stopped.
         """
-        settings = self._settings
-        row = self._prompt(kind, run.question, self._language)
+        settings, question = self._settings, run.walked_for
+        row = self._prompt(kind, question, self._language)
         views = self._views.walk(len(row) + max_tokens)
         one = len(views) == 1
         limit = max_tokens if one else min(max_tokens, settings.walk_tokens)
         caps = dict(CAPS) if one else {**CAPS, kind: settings.walk_clues}
-        if (kind, run.question) != self._walk:
-            self._walk, self._walked = (kind, run.question), {}
+        if (kind, question) != self._walk:
+            self._walk, self._walked = (kind, question), {}
         echoes = [instruction(self._template(kind, self._language))]
         for number, view in enumerate(views):
             run.meter.on_event(Event("walk", number, len(views), "views"))
@@ -87,7 +87,7 @@ class Recollection:
                 with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=one):
                     (reply,) = self._writer.reply_batch(memory(), [row], limit)
                 lines = parse_lines(reply)
-                clues = select_clues({kind: lines}, question=run.question, instructions=echoes, caps=caps)
+                clues = select_clues({kind: lines}, question=question, instructions=echoes, caps=caps)
                 self._walked[view] = [clue.text for clue in clues]
         run.meter.on_event(Event("walk", len(views), len(views), "views"))
         items = [text for view in views for text in self._walked[view]]

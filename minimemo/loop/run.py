@@ -117,6 +117,11 @@ class Run:
     paragraph: bool = False  # asked for, see form.py
     whole: bool = False  # a summary of everything is asked for, see form.py; modes `memorag` and `gist` write it
 
+    @property
+    def walked_for(self) -> str:
+        """The question that a walk through the memory asks; "" for a summary, whoever asked for it in what words."""
+        return "" if self.whole else self.question
+
 
 def checked_question(question: str) -> str:
     """Without white space around it. Raises InputError for what no model is needed to refuse."""

@@ -181,7 +181,7 @@ class Session:
     def _summary(self, run: Run) -> Steps:
         """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
         prompts = self._prompts[run.language]
-        question = "" if run.whole else run.question  # which asks for a summary
+        question = run.walked_for
         kind: ClueKind = "recall" if question else "point"
         clues = self._recollection.walk(kind, run, self.settings.point_tokens)
         queries = [Query(clue.kind, clue.text) for clue in clues]
