@@ -6,7 +6,8 @@ The memo is built in a process of its own, whose peak memory counts; each questi
 once more in the same, warm one. Questions: one a line, or JSON lines with a "question"; none: one of our own.
 Stages of a build: load (models), tokenize, embed, prefill, encode (codec, zstd and writing), finish (hashes, manifest).
 Seconds until: open (models and passages ready), first_clue, first_token, all counted from the start of a cold process,
-imports included, or from the question in a warm one; ask_s: a whole warm question. Medians over the questions.
+imports included, or from the question in a warm one; ask_s: a whole warm question. clues_s: the clues of a question in
+one batch over the memory; clue_alone_s: the longest of them asked for alone. Medians over the questions.
 Other processes slow everything: figures are good where `others_cpu_share` is next to nothing.
 """
 
@@ -22,12 +23,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.bystanders import Bystanders
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
 from minimemo.memory.tiers import DEFAULT, TIERS
+
+if TYPE_CHECKING:
+    from minimemo.loop import Session
 
 ASKED = {"en": "Who is named first in this document?", "zh": "最先出现的人物叫什么名字？"}
 
@@ -79,6 +83,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         return statistics.median(values) if values else None
 
     timed = ("open_s", "first_clue_s", "first_token_cold_s", "first_token_warm_s", "ask_s", "blocks_read")
+    timed = (*timed, "clues_s", "clue_alone_s")
     return {
         **built,
         **{key: median(key) for key in timed},
@@ -211,12 +216,14 @@ def _child_ask(args: argparse.Namespace) -> dict[str, Any]:
         cold_blocks = blocks
         warm = time.time()
         _, again, end = _ask(memo, args.question)
+        clues = _clue_seconds(memo.session(), args.question)
     except MinimemoError as error:
         return {"error": str(error)}
     return {
         "moments": {"open_s": opened, "first_clue_s": clue, "first_token_cold_s": token},
         "first_token_warm_s": again - warm,
         "ask_s": end - warm,
+        **clues,
         "blocks_read": cold_blocks,
         "peak_rss_bytes": _peak_rss_bytes(),
     }
@@ -234,6 +241,24 @@ def _ask(memo: Any, question: str) -> tuple[float, float, float]:
             token = time.time()
     end = time.time()
     return clue or end, token or end, end
+
+
+def _clue_seconds(session: Session, question: str) -> dict[str, float]:
+    """The clues together and the longest of them alone, in turns, medians of three; nothing where an answer needs no
+    clues."""
+    together, alone = [], []
+    for _ in range(3):
+        spent = session.ask(question).timings
+        if "recall" not in spent:
+            return {}
+        together.append(spent["recall"])
+        singly = []
+        for verb in (session.recall, session.rewrite, session.draft):
+            begin = time.perf_counter()
+            verb(question)
+            singly.append(time.perf_counter() - begin)
+        alone.append(max(singly))
+    return {"clues_s": statistics.median(together), "clue_alone_s": statistics.median(alone)}
 
 
 def _peak_rss_bytes() -> int:
@@ -259,6 +284,9 @@ def _print_table(found: dict[str, Any]) -> None:
     print(
         f"{found['questions']} questions: " + ", ".join(f"{text} {seconds(found[key])}" for key, text in names.items())
     )
+    if found["clues_s"]:
+        ratio = found["clues_s"] / found["clue_alone_s"]
+        print(f"clues together {found['clues_s']:.2f} s, the longest alone {found['clue_alone_s']:.2f} s: {ratio:.2f}x")
     for error in found["ask_errors"]:
         print(f"  not answered: {error}")
     if (others := found["others_cpu_share"]) is not None:
