@@ -2,7 +2,8 @@
 
     python -m bench.passage_recall [--sets xquad_en,contracts] [--docs N] [--data DIR]
 
-Vectors alone, words alone (BM25), reciprocal rank fusion of both, and `fuse` with several weights of the vectors.
+Vectors alone, words alone (BM25), reciprocal rank fusion of both, and `fuse_expanded` with several weights of the
+vectors.
 `held`: share of questions whose answer lies whole in one of the first k passages, where the set knows its place;
 `evidence`: mean share of the evidence's characters within so many tokens (of the embedder) of passages. No language
 model is asked; vectors are kept. Prints a table and one JSON line.
@@ -25,7 +26,8 @@ from bench.vectors import passage_vectors, query_vectors
 from minimemo.errors import MinimemoError
 from minimemo.retrieval.chunks import DEFAULT_SIZE, Chunk, split
 from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import fuse
+from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded
+from minimemo.retrieval.index import VectorIndex
 from minimemo.retrieval.lexical import LexicalIndex
 from minimemo.runtime import open_embedder
 
@@ -96,11 +98,15 @@ def measured(data: Path, asked: Sequence[Question], embedder: Embedder) -> dict[
 
 def rankings(embedder: Embedder, passages: Sequence[str], asked: Sequence[str]) -> dict[str, Scores]:
     """Scores (questions, passages) by each ranking."""
-    vectors = query_vectors(embedder, asked) @ passage_vectors(embedder, passages).T
+    embedded = passage_vectors(embedder, passages)
+    vectors, near = query_vectors(embedder, asked) @ embedded.T, VectorIndex.build(embedded)
     index = LexicalIndex(passages)
     words = np.stack([index.scores(question) for question in asked])
     found = {"vectors": vectors, "words": words, "ranks": reciprocal_ranks([vectors, words])}
-    return found | {f"fused {w}": fuse(vectors, words, w) for w in WEIGHTS}
+    return found | {
+        f"fused {w}": fuse_expanded(vectors, words, index, asked, lambda rows: near.nearest(rows, NEIGHBOURS), w)
+        for w in WEIGHTS
+    }
 
 
 def reciprocal_ranks(scored: Sequence[Scores], constant: int = 60) -> Scores:

@@ -27,7 +27,7 @@ from minimemo.errors import MinimemoError
 from minimemo.models.catalog import CATALOG
 from minimemo.retrieval.chunks import DEFAULT_SIZE, split
 from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import WEIGHT, fuse
+from minimemo.retrieval.fusion import NEIGHBOURS, WEIGHT, fuse_expanded
 from minimemo.retrieval.lexical import LexicalIndex
 from minimemo.runtime import open_embedder
 
@@ -75,13 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rankings(collection: Collection, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
     """dense, bm25 and fused: (queries, texts). A text's vector score is that of its best passage, since an encoder sees
-    no more at once; words are looked for in the whole text."""
+    no more at once, and two texts are as near as their nearest passages; words are looked for in the whole text."""
     passages, owner = cut(collection, embedder)
-    cosines = query_vectors(embedder, collection.queries) @ passage_vectors(embedder, passages).T
-    dense = np.maximum.reduceat(cosines, np.flatnonzero(np.diff(owner, prepend=-1)), axis=1)
+    vectors = passage_vectors(embedder, passages)
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    dense = np.maximum.reduceat(query_vectors(embedder, collection.queries) @ vectors.T, starts, axis=1)
+    near = np.maximum.reduceat(np.maximum.reduceat(vectors @ vectors.T, starts, axis=0), starts, axis=1)
+    np.fill_diagonal(near, -np.inf)
+    nearest = np.argsort(-near, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(near) - 1)]
     index = LexicalIndex([whole(*text) for text in zip(collection.titles, collection.texts, strict=True)])
     bm25 = np.stack([index.scores(query) for query in collection.queries])
-    fused = fuse(dense, bm25)
+    fused = fuse_expanded(dense, bm25, index, collection.queries, lambda rows: nearest[rows])
     return {"dense": dense, "bm25": bm25, "fused": fused}
 
 

@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
     _generator(summarize)
-    summarize.add_argument("--show-clues", action="store_true", help="also print the key points from memory")
+    summarize.add_argument("--show-clues", action="store_true", help="also print what memory tells of each part")
     summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
     _printing(summarize)
 

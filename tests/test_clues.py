@@ -10,6 +10,7 @@ from minimemo.loop.clues import (
     MAX_DRAFT,
     Clue,
     collapse_loops,
+    full_sentences,
     is_informative,
     is_looping,
     parse_draft,
@@ -201,3 +202,19 @@ def test_draft():
     copied = "The study found two clades of Y. pestis. " + "".join(f"Then thing {n} was found. " for n in range(30))
     assert parse_draft(copied) == "The study found two clades of Y. pestis."
     assert len(parse_draft("".join(map(str, range(999))))) == MAX_DRAFT
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("The king came. He went", "The king came."),
+        ('He said "Go!" And then', 'He said "Go!"'),
+        ("It cost 3.50 marks and", "It cost 3.50 marks and"),
+        ("国王来了。他走", "国王来了。"),
+        ("他说：“走！”然后", "他说：“走！”"),
+        ("Done.", "Done."),
+        ("", ""),
+    ],
+)
+def test_full_sentences(text: str, full: str) -> None:
+    assert full_sentences(text) == full

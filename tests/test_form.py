@@ -131,7 +131,7 @@ def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
 
 @pytest.mark.parametrize("mode", ["memorag", "gist"])
 def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode) -> None:
-    house = long_house(script={"summary of the document": "Sheep and a king.", **EN_SCRIPT})
+    house = long_house(script={**EN_SCRIPT, "summary of the whole document": "Sheep and a king."})
     answer = house.session.ask("Summarize the document.", mode)
     assert answer.text == "Sheep and a king." and answer.mode == mode
     assert {clue.kind for clue in answer.clues} == {"point"} and len(house.memory.views) == 6
@@ -140,7 +140,7 @@ def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode) -
 
 
 def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary() -> None:
-    house = House(script={"summary of the document": "A king and three planets.", **EN_SCRIPT})
+    house = House(script={**EN_SCRIPT, "What happens, or is discussed": "A king and three planets."})
     answer = house.session.ask("What is this document about?")
     assert answer.text == "A king and three planets." == house.session.summarize().text
     assert len(house.memory.views) == 1

@@ -33,6 +33,21 @@ def test_search_is_exact(n: int, d: int, q: int, k: int) -> None:
     np.testing.assert_allclose(np.take_along_axis(full, ids, 1), scores, atol=1e-6)
 
 
+def test_nearest_rows_are_others() -> None:
+    vectors = unit(17, 24)
+    vectors[5:9] = vectors[5]  # twins: a row is never its own neighbour, whichever of them the search names first
+    index, rows = VectorIndex.build(vectors), np.array([8, 2, 5, 16])
+    full = vectors @ vectors.T
+    np.fill_diagonal(full, -np.inf)
+    for k in (1, 2, 16, 40):
+        found = index.nearest(rows, k)
+        assert found.shape == (4, min(k, 16)) and not (found == rows[:, None]).any()
+        np.testing.assert_allclose(
+            np.take_along_axis(full[rows], found, 1), -np.sort(-full[rows], axis=1)[:, : min(k, 16)], atol=1e-6
+        )
+    assert VectorIndex.build(unit(1, 8)).nearest(np.array([0]), 3).shape == (1, 0)
+
+
 def test_file_round_trip(tmp_path: Path) -> None:
     path, vectors = tmp_path / "index.bin", unit(33, 24)
     index = VectorIndex.build(vectors)

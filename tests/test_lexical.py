@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from minimemo.retrieval.fusion import LIMIT, fuse, standard_scores
-from minimemo.retrieval.lexical import K1, B, LexicalIndex
+from minimemo.retrieval.fusion import LIMIT, fuse, fuse_expanded, standard_scores
+from minimemo.retrieval.lexical import BORROWED, K1, B, LexicalIndex
 from minimemo.retrieval.words import singular, terms
 
 
@@ -88,4 +88,37 @@ def test_one_rare_word_does_not_outweigh_everything() -> None:
     assert standard_scores(words)[0, 0] > 60
     assert fuse(vectors, words, 0.0)[0, 0] == pytest.approx(LIMIT, rel=1e-3)
     few = np.array([[3.0, 1.0, 0.0, 0.0, 2.0]], np.float32)
-    np.testing.assert_allclose(fuse(np.zeros_like(few), few, 0.0), standard_scores(few), rtol=0.02)
+    np.testing.assert_allclose(fuse(np.zeros_like(few), few, 0.0), standard_scores(few), rtol=0.03)
+
+
+def test_expanded_scores_are_the_formula_s() -> None:
+    texts = ["x b b c", "b d", "e e e e e e", ""]
+    index = LexicalIndex(texts)
+    rows, near = np.array([3, 1]), np.array([[0, 1], [2, 3]])
+    mean = (4 + 2 + 6 + 0) / 4
+
+    def weight(count: float, length: float) -> float:
+        idf = math.log(1 + (4 - 2 + 0.5) / (2 + 0.5))
+        return idf * count * (K1 + 1) / (count + K1 * (1 - B + B * length / mean))
+
+    expected = [
+        weight(BORROWED * (2 + 1), BORROWED * (4 + 2) / (1 + 2 * BORROWED)),
+        weight(1, (2 + BORROWED * (6 + 0)) / (1 + 2 * BORROWED)),
+    ]
+    np.testing.assert_allclose(index.expanded_scores("b B", rows, near), expected, rtol=1e-6)
+    np.testing.assert_array_equal(index.expanded_scores("who", rows, near), np.zeros(2))
+    alone = index.expanded_scores("b", rows, np.empty((2, 0), np.int64))
+    np.testing.assert_allclose(alone, index.scores("b")[rows], rtol=1e-6)
+
+
+def test_a_passage_is_found_by_its_neighbours_words() -> None:
+    """Of two passages as near to the query, neither of which says its word, the one among those that say it wins."""
+    texts = ["zeppelin", "it ran", "lamp", "it fell", *["mill"] * 6]
+    near = np.array([[1], [0], [3], [2], [5], [4], [7], [6], [9], [8]])
+    vectors = np.array([[0.8, 0.8, 0.7, 0.8, *[0.7] * 6]], np.float32)
+    index = LexicalIndex(texts)
+    words = index.scores("zeppelin")[None]
+    assert np.ptp(fuse(vectors, words)[0, [1, 3]]) == 0
+    fused = fuse_expanded(vectors, words, index, ["zeppelin"], lambda rows: near[rows])
+    assert fused[0].argsort()[::-1][:3].tolist() == [0, 1, 3]
+    assert words[0, 1] == 0, "the scores given stay as they are"

@@ -16,7 +16,7 @@ from .conftest import TinyModels
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(60))
 CONTEXT = 1500
-SETTINGS = Settings(clue_tokens=16, point_tokens=16, walk_tokens=8, question_tokens=64, view_hits=1)
+SETTINGS = Settings(clue_tokens=16, summary_tokens=16, part_tokens=4, walk_tokens=8, question_tokens=64, view_hits=1)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_chinese_prompts_rendered():
 def test_every_prompt_ends_with_a_cue(language):
     """A base model has no template to tell it that its turn has come, and small models answer best after a cue."""
     prompts = PROMPTS[language]
-    for name in ("recall", "rewrite", "draft", "memory_answer", "answer", "closed", "key_points", "summary"):
+    for name in ("recall", "rewrite", "draft", "memory_answer", "answer", "closed", "part", "summary"):
         assert getattr(prompts, name).splitlines()[-1].endswith((":", "：")), name
 
 
@@ -45,7 +45,7 @@ def test_every_prompt_ends_with_a_cue(language):
 def test_memory_prompts_begin_with_a_break(language):
     """The document stands right before them: without a break its last line and the prompt would be one."""
     prompts = PROMPTS[language]
-    for text in (prompts.recall, prompts.rewrite, prompts.draft, prompts.memory_answer, prompts.key_points):
+    for text in (prompts.recall, prompts.rewrite, prompts.draft, prompts.memory_answer, prompts.part):
         assert text.startswith("\n\n")
     assert prompts.memory_intro.endswith("\n\n")
 

@@ -14,6 +14,7 @@ from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.loop import Answer, Found, Piece, Session, Settings, memory_opening
 from minimemo.loop.language import shingles
+from minimemo.loop.writer import LocalGenerator
 from minimemo.memory.view import Extent
 
 ENGLISH = (
@@ -166,8 +167,8 @@ EN_SCRIPT = {
     "Copy from the document above": "1. A report was written by the doctors for the king of France.\n2. A report was",
     "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
     "or short explanation": "The king who ruled France from Paris.",
-    "List the main points": "The plague came to Paris in 1348.\nThe fleas of black rats were found guilty.",
-    "Write a summary": "The plague came to Paris; fleas were guilty.",
+    "What happens, or is discussed": "The plague came to Paris in 1348. The fleas of black rats were found guilty. And",
+    "summary of the whole document": "The plague came to Paris; fleas were guilty.",
     "Answer the question from the passages": "the king of France",
     "Answer the question from the document above, in": "the king of France",
     "Question:": "a king",
@@ -176,7 +177,7 @@ ZH_SCRIPT = {
     "抄出": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
     "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
     "越简短越好": "腓力六世陛下",
-    "列出上面文档的要点": "1. 黑死病传到了巴黎。\n2. 跳蚤是元凶。",
+    "文档里说了什么": "黑死病传到了巴黎。\n跳蚤是元凶。然后",
     "摘要": "黑死病传到巴黎，跳蚤是元凶。",
     "根据段落回答": "法国国王",
     "根据上面的文档回答": "法国国王",
@@ -520,43 +521,52 @@ def test_a_question_without_any_hit_is_still_asked():
     assert answer.passages == () and answer.text == "Not found." and not answer.supported
 
 
-def test_summary():
+def test_a_short_memory_is_told_as_it_stands_up_to_its_last_full_sentence():
     house = House()
     answer = house.session.summarize()
     assert answer.mode == "summarize" and answer.question == ""
-    assert answer.text == "The plague came to Paris; fleas were guilty."
-    assert [clue.kind for clue in answer.clues] == ["point", "point"]
+    assert answer.text == "The plague came to Paris in 1348. The fleas of black rats were found guilty."
+    assert [clue.kind for clue in answer.clues] == ["point"] and len(house.engine.batches) == 1
     assert ENGLISH[0] in [p.text for p in answer.passages] and ENGLISH[3] in [p.text for p in answer.passages]
-    assert answer.supported
-    found, *_pieces, last = House().session.stream_summary()
+    assert answer.supported and answer.generated_tokens == len(answer.text)
+    found, *pieces, last = House().session.stream_summary()
     assert isinstance(found, Found) and isinstance(last, Answer) and last.text == answer.text
+    assert "".join(piece.text for piece in pieces) == answer.text
 
 
 def test_chinese_summary():
     """Defect: with every Chinese clue dropped, Chinese summaries crashed."""
     house = chinese_house()
     answer = house.session.summarize()
-    assert answer.text == "黑死病传到巴黎，跳蚤是元凶。" and answer.language == "zh"
+    assert answer.text == "黑死病传到了巴黎。\n跳蚤是元凶。" and answer.language == "zh"
     assert [clue.text for clue in answer.clues] == ["黑死病传到了巴黎。", "跳蚤是元凶。"]
     assert answer.passages
 
 
+def test_another_generator_composes_a_summary_of_what_memory_tells():
+    other = FakeEngine({"summary of the whole document": "Fleas."})
+    house = House(generator=LocalGenerator(other, FakeTokenizer()))
+    answer = house.session.summarize()
+    assert answer.text == "Fleas." and answer.clues and answer.passages
+    assert "- The plague came to Paris in 1348. The fleas" in other.prompts[-1]
+
+
 @pytest.mark.parametrize("make", [House, chinese_house])
-def test_a_summary_without_key_points_does_not_crash(make):
+def test_a_summary_of_what_memory_does_not_tell_is_composed_of_passages(make):
     house = make()
-    house.engine.script = {"List the main": "", "列出上面": "无", "summary": "A plague.", "摘要": "一场瘟疫。"}
+    house.engine.script = {"What happens": "", "说了什么": "未提及", "summary": "A plague.", "摘要": "一场瘟疫。"}
     answer = house.session.summarize()
     assert answer.clues == () and answer.text in ("A plague.", "一场瘟疫。")
     assert len(house.retriever.queries[0]) == 1
+    assert all(p.text.strip() in house.engine.prompts[-1] for p in answer.passages)
 
 
-def test_many_key_points_leave_room_for_passages():
-    points = "\n".join(
-        f"{n}. Point number {n} of chapter {n * n} tells of king {chr(65 + n) * 9}." for n in range(1, 13)
-    )
-    house = House(script={**EN_SCRIPT, "List the main points": points}, context=1300)
+def test_parts_that_do_not_fit_are_left_out():
+    part = " ".join(f"In chapter {n * n} king {chr(65 + n) * 9} came." for n in range(1, 13))
+    house = House(script={"What happens": part, **EN_SCRIPT}, context=1300, generator=None)
+    house.session._generator = LocalGenerator(house.engine, house.tokenizer)
     answer = house.session.summarize(max_tokens=300)
-    assert answer.prompt_tokens + 300 <= 1300 and answer.passages and answer.clues
+    assert answer.prompt_tokens + 300 <= 1300 and answer.clues
 
 
 def test_a_base_model_ends_with_its_first_line():

@@ -69,6 +69,7 @@ _NOTHING = re.compile(
     r"|无|没有|未提及|未找到|没有提到|没有相关(?:信息|内容)|无相关(?:信息|内容))[.。!！]*",
     re.IGNORECASE,
 )
+_FULL = re.compile(r".*(?:[。！？…][”’」』）]*|[.!?][\"'”’)]*(?=\s|$))", re.DOTALL)
 _LOOP = re.compile(r"(.{1,3}?)\1{5,}|(.{4,160}?)\2{2,}", re.DOTALL)
 _TAIL_LOOP = re.compile(r"(.{8,120}?)\1{2,}\Z", re.DOTALL)
 
@@ -87,6 +88,12 @@ def is_looping(text: str) -> bool:
     """Whether a text ends in one unit (8-120 characters, with letters) said three times in a row."""
     match = _TAIL_LOOP.search(text[-400:])
     return match is not None and any(char.isalpha() for char in match[1])
+
+
+def full_sentences(text: str) -> str:
+    """A text up to the end of its last full sentence; all of it where no sentence ends."""
+    match = _FULL.match(text)
+    return match[0] if match else text
 
 
 def parse_lines(output: str) -> list[str]:

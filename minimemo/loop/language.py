@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from minimemo.retrieval.words import STOPWORDS
@@ -24,6 +26,7 @@ _HANGUL_CHAR = re.compile(f"[{_HANGUL}]")
 _OTHER_WORD = re.compile(rf"(?:(?![{_CJK}\d_])\w)+")
 _RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}_])\w)+")
 
+WORDS_A_TOKEN: Mapping[Language, float] = MappingProxyType({"en": 0.7, "zh": 1.4})  # characters in Chinese; about
 # A Chinese word is about 1.6 characters: without this weight one Chinese name turns an English question into Chinese.
 _HAN_PER_WORD = 1.6
 

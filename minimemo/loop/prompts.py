@@ -1,8 +1,8 @@
 """Every prompt, English and Chinese, written for instruction models of 0.5-1.5 billion parameters: one job each, short.
 
 The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
-turn with one of the `recall`, `rewrite`, `draft`, `memory_answer`, `memory_paragraph` or `key_points` texts and closes
-it; so those texts begin with a break and speak of the document "above". The other prompts are whole turns of their own.
+turn with one of the `recall`, `rewrite`, `draft`, `memory_answer`, `memory_paragraph` or `part` texts and closes it;
+so those texts begin with a break and speak of the document "above". The other prompts are whole turns of their own.
 Each says first what to do, then the question, then a cue ("Answer:") as its last word: with the instruction last, a
 0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its answer; and a base
 model, without a chat template, needs the cue to know that it is its turn.
@@ -37,8 +37,9 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "answer": frozenset({"passages", "question", "not_found"}),
         "paragraph": frozenset({"passages", "question", "not_found"}),
         "closed": frozenset({"question"}),
-        "summary": frozenset({"points", "passages"}),
         "memory_paragraph": frozenset({"question"}),
+        "part": frozenset({"words"}),
+        "summary": frozenset({"parts"}),
         "gist": frozenset({"points", "passages", "question"}),
     }
 )
@@ -62,10 +63,10 @@ class Prompts:
     memory_paragraph: str  # {question} -> the same from memory
     not_found: str  # what the model is to write when the passages do not hold the answer
     closed: str  # {question} -> the answer of mode `closed`
-    key_points: str  # -> what the document says, one point a line
-    summary: str  # {points} {passages} -> the summary
+    part: str  # {words} -> what a part of the document tells, in so many words (Chinese: characters)
+    summary: str  # {parts} -> the summary
     gist: str  # {points} {passages} {question} -> the answer of mode `gist`
-    summary_query: str  # what to search for when no key point could be used
+    summary_query: str  # what to search for when memory tells of no part
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -128,13 +129,13 @@ ENGLISH = Prompts(
         "Answer the question, in its own language, with only the name, number, phrase or explanation asked for.\n"
         "Question: {question}\nAnswer:"
     ),
-    key_points=(
-        "\n\n---\nList the main points of the document above, in order: who, what, where, when, how it ends. One short "
-        "sentence per line.\nMain points:"
+    part=(
+        "\n\n---\nWhat happens, or is discussed, in the document above? Answer in a paragraph of about {words} words, "
+        "with names, in the order of the document.\nAnswer:"
     ),
     summary=(
-        "Key points of a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nWrite a summary of the document in "
-        "one or two paragraphs, from the key points and the passages, in the language of the passages.\nSummary:"
+        "Summaries of the parts of a document, in order:\n{parts}\n\nWrite a detailed summary of the whole document in "
+        "about 200 words, with names and details, in the language of the parts. Do not add anything.\nSummary:"
     ),
     gist=(
         "Sentences recalled from a document:\n{points}\n\nPassages from it:\n\n{passages}\n\nAnswer the question about "
@@ -165,10 +166,8 @@ CHINESE = Prompts(
     memory_paragraph="\n\n---\n用上面文档中的原句回答问题，写成一段话，不要列举。\n问题：{question}\n答案：",
     not_found="未提及",
     closed="回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案：",
-    key_points="\n\n---\n按顺序列出上面文档的要点：人物、事件、时间、地点和结果。每行一个要点，每个要点一句话。\n要点：",
-    summary=(
-        "文档的要点：\n{points}\n\n文档中的段落：\n\n{passages}\n\n根据要点和段落，用一到两段话写出这份文档的摘要。\n摘要："
-    ),
+    part="\n\n---\n上面的文档里说了什么？用文档中的原句写成一段话，约{words}字，不要列举。\n内容：",
+    summary="文档各部分的内容：\n{parts}\n\n根据上面的内容，用一段约200字的话写出整份文档的摘要，不要列举。\n摘要：",
     gist=(
         "从文档中回忆起的句子：\n{points}\n\n文档中的段落：\n\n{passages}\n\n"
         "根据这些句子和段落，用一段话回答关于整份文档的问题。\n问题：{question}\n答案："

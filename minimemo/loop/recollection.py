@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 
 from minimemo.events import Event
 from minimemo.loop.answer import is_refusal
-from minimemo.loop.clues import CAPS, Clue, ClueKind, parse_draft, parse_lines, select_clues
-from minimemo.loop.language import Language
+from minimemo.loop.clues import (
+    CAPS,
+    Clue,
+    ClueKind,
+    collapse_loops,
+    full_sentences,
+    parse_draft,
+    parse_lines,
+    select_clues,
+)
+from minimemo.loop.language import WORDS_A_TOKEN, Language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import Prompts, instruction
 from minimemo.loop.run import Meter, Run, Settings
@@ -21,9 +30,8 @@ if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
     from minimemo.memory.view import MemoryView
 
-_PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType(
-    {"recall": "recall", "rewrite": "rewrite", "draft": "draft", "point": "key_points"}
-)
+_PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType({"recall": "recall", "rewrite": "rewrite", "draft": "draft"})
+_PART_ROOM = 128  # tokens of the prompt that asks for a part, with its chat frame; generous
 
 
 class Recollection:
@@ -44,14 +52,14 @@ class Recollection:
         self._language = language
         self._prompts = prompts
         self._settings = settings
-        self._walk: tuple[ClueKind, str] | None = None
-        self._walked: dict[MemoryView, list[str]] = {}  # what each view of that walk gave
+        self._asked: tuple[list[int], int] = [], 0  # what the last walk asked each view, and its limit
+        self._walked: dict[MemoryView, str] = {}  # what each view replied
 
     def clues(self, kinds: Sequence[ClueKind], run: Run, max_tokens: int) -> tuple[tuple[Clue, ...], str]:
         """The clues of all `kinds` and the draft ("" when not asked for, or empty), from one batch over the memory.
 
-        Recalled passages, rewritten questions and key points are asked for in the document's language, since they are
-        to be found in it; a draft in the question's.
+        Recalled passages and rewritten questions are asked for in the document's language, since they are to be found
+        in it; a draft in the question's.
         """
         rows = [self._prompt(kind, run.question, run.language if kind == "draft" else self._language) for kind in kinds]
         room = max(map(len, rows)) + max_tokens
@@ -67,31 +75,47 @@ class Recollection:
         echoes = [instruction(self._template(kind, self._language)) for kind in replies]
         return select_clues(items, question=run.question, instructions=echoes), draft
 
-    def walk(self, kind: ClueKind, run: Run, max_tokens: int) -> tuple[Clue, ...]:
-        """Clues of one kind from the whole memory, view by view, in order; from one view where that holds all of it.
+    def recalled(self, run: Run) -> tuple[Clue, ...]:
+        """Sentences for the question from the whole memory, in order."""
+        settings, row = self._settings, self._prompt("recall", run.question, self._language)
+        views = self._views.walk(len(row) + settings.walk_tokens)
+        caps = CAPS if len(views) == 1 else {**CAPS, "recall": settings.walk_clues}
+        echoes = [instruction(self._template("recall", self._language))]
+        items = [
+            clue.text
+            for reply in self._walk(run, views, row, settings.walk_tokens)
+            for clue in select_clues(
+                {"recall": parse_lines(reply)}, question=run.question, instructions=echoes, caps=caps
+            )
+        ]
+        return select_clues({"recall": items}, caps={"recall": len(items)})
 
-        What a view gave is kept until something else is asked: a walk that was interrupted goes on where it stopped.
-        """
-        settings, question = self._settings, run.walked_for
-        row = self._prompt(kind, question, self._language)
-        views = self._views.walk(len(row) + max_tokens)
-        one = len(views) == 1
-        limit = max_tokens if one else min(max_tokens, settings.walk_tokens)
-        caps = dict(CAPS) if one else {**CAPS, kind: settings.walk_clues}
-        if (kind, question) != self._walk:
-            self._walk, self._walked = (kind, question), {}
-        echoes = [instruction(self._template(kind, self._language))]
+    def parts(self, run: Run, joined: bool) -> tuple[list[str], bool]:
+        """What the memory tells of each part of the document, in order; whether all of it is short enough to be a
+        summary, which is only tried where it is to be `joined`."""
+        settings, prompts = self._settings, self._prompts[run.language]
+        views = self._views.walk(_PART_ROOM + 2 * settings.summary_tokens)
+        most = run.max_tokens // len(views)
+        each = min(run.max_tokens, settings.summary_tokens) // len(views)
+        joined = joined and (len(views) == 1 or each >= settings.part_tokens)
+        if not joined:
+            each, most = 2 * settings.part_tokens, settings.walk_tokens
+        text = prompts.part.format(words=10 * round(each * WORDS_A_TOKEN[run.language] / 10))
+        replies = self._walk(run, views, self._writer.end_of_turn(prompts.system, text), min(most, 2 * each))
+        told = [full_sentences(collapse_loops(reply).strip()) for reply in replies]
+        return [part for part in told if not is_refusal(part, prompts.not_found)], joined
+
+    def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], limit: int) -> list[str]:
+        """What each view replies. Kept until something else is asked: an interrupted walk goes on where it stopped."""
+        if (row, limit) != self._asked:
+            self._asked, self._walked = (row, limit), {}
         for number, view in enumerate(views):
             run.meter.on_event(Event("walk", number, len(views), "views"))
             if view not in self._walked:
-                with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=one):
-                    (reply,) = self._writer.reply_batch(memory(), [row], limit)
-                lines = parse_lines(reply)
-                clues = select_clues({kind: lines}, question=question, instructions=echoes, caps=caps)
-                self._walked[view] = [clue.text for clue in clues]
+                with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=False):
+                    (self._walked[view],) = self._writer.reply_batch(memory(), [row], limit)
         run.meter.on_event(Event("walk", len(views), len(views), "views"))
-        items = [text for view in views for text in self._walked[view]]
-        return select_clues({kind: items}, caps={kind: len(items)})
+        return [self._walked[view] for view in views]
 
     def answer(self, run: Run, text: str, view_tokens: int) -> Generator[Piece, None, tuple[str, int, int]]:
         """Yields the answer to a prompt that ends the memory's turn, in pieces, over a view of so many tokens; returns

@@ -26,7 +26,9 @@ class Settings:
     """Limits of the loop, in tokens and hits."""
 
     clue_tokens: int = 128  # of each reply from memory
-    point_tokens: int = 512  # of the key points of a summary
+    summary_tokens: int = 288  # of a summary that memory tells: 200 words
+    part_tokens: int = 40  # what is told of each part of the document then, at least; where that is too long a summary,
+    # twice as much of each, and the summary is composed of it
     question_tokens: int = 1024  # the longest question
     evidence_tokens: int = 1500  # passages of an answer
     summary_evidence_tokens: int = 3000  # passages of a summary
@@ -43,8 +45,8 @@ class Settings:
     answer_view_tokens: int = 1024  # for an answer from memory alone
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
     view_spread: int = 0  # blocks from all over the memory
-    walk_view_tokens: int = 4096  # of each view of a walk through a long memory; 8,192 gave poorer points (LOG.md)
-    walk_views: int = 24  # at most: a memory too long for them is walked in stretches
+    walk_view_tokens: int = 2048  # of each view of a walk through a long memory; longer ones tell less (LOG.md)
+    walk_views: int = 24  # at most: views of a longer memory are up to twice as long, then it is walked in stretches
     walk_tokens: int = 128  # of the reply from each view of a walk
     walk_clues: int = 3  # that each view of a walk gives
     use_draft: bool = True  # draft an answer from memory, and search with it
@@ -54,7 +56,7 @@ class Settings:
 
     def memory_room(self, max_tokens: int = 256) -> int:
         """Tokens to leave free after the document, in a memory's cache and in the model's context."""
-        return _PROMPT_ROOM + self.question_tokens + max(self.clue_tokens, self.point_tokens, max_tokens)
+        return _PROMPT_ROOM + self.question_tokens + max(self.clue_tokens, 2 * self.summary_tokens, max_tokens)
 
 
 DEFAULTS = Settings()
@@ -116,11 +118,6 @@ class Run:
     meter: Meter
     paragraph: bool = False  # asked for, see form.py
     whole: bool = False  # a summary of everything is asked for, see form.py; modes `memorag` and `gist` write it
-
-    @property
-    def walked_for(self) -> str:
-        """The question that a walk through the memory asks; "" for a summary, whoever asked for it in what words."""
-        return "" if self.whole else self.question
 
 
 def checked_question(question: str) -> str:

@@ -16,7 +16,7 @@ from minimemo.errors import InputError
 from minimemo.events import Listener, silent
 from minimemo.loop.agreement import Agreement
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
-from minimemo.loop.clues import Clue, ClueKind
+from minimemo.loop.clues import Clue, ClueKind, parse_lines, select_clues
 from minimemo.loop.evidence import Query, fit_passages, rank_passages, render_passages
 from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.language import Language, detect_language
@@ -118,7 +118,8 @@ class Session:
         return last(self._from_evidence(self._run(question, "rag", max_tokens), Found(passages=tuple(ranked))))
 
     def summarize(self, max_tokens: int = 512) -> Answer:
-        """A summary: key points from memory, the passages that they find, a text composed of both."""
+        """A summary: what memory tells of each part of the document, composed where that is long; its sources by
+        retrieval."""
         return last(self._summary(self._summary_run(max_tokens)))
 
     def stream_summary(self, max_tokens: int = 512) -> Iterator[Found | Piece | Answer]:
@@ -131,8 +132,10 @@ class Session:
         if run.mode == "closed":
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
-        if run.mode == "gist" or run.whole:
+        if run.whole:
             return (yield from self._summary(run))
+        if run.mode == "gist":
+            return (yield from self._gist(run))
         if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own):
             return (yield from self._from_memory(run))
         clues: tuple[Clue, ...] = ()
@@ -178,28 +181,41 @@ class Session:
         agreed = run.mode == "memorag" and self._generator is self._own and self.settings.agreed_tokens > 0
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
-    def _summary(self, run: Run) -> Steps:
-        """A text on the whole memory, from clues of every part of it: a summary, or the answer to a question."""
+    def _gist(self, run: Run) -> Steps:
+        """The answer from sentences that every part of the memory recalls, and from the passages that those find."""
         prompts = self._prompts[run.language]
-        question = run.walked_for
-        kind: ClueKind = "recall" if question else "point"
-        clues = self._recollection.walk(kind, run, self.settings.point_tokens)
-        queries = [Query(clue.kind, clue.text) for clue in clues]
-        if question or not queries:
-            queries.insert(0, Query("question" if question else "summary", question or prompts.summary_query))
+        clues = self._recollection.recalled(run)
+        queries = [Query("question", run.question), *(Query(clue.kind, clue.text) for clue in clues)]
         # the best of each clue before the second of any, and as many as fit: breadth is wanted
         ranked = self._search(queries, run, lead=len(queries), stand_out=0)
         points = [clue.text for clue in clues]
 
         def text(passages: Sequence[Passage]) -> str:
-            listed = "\n".join(f"- {point}" for point in points)
-            template = prompts.gist if question else prompts.summary
-            return template.format(points=listed, passages=render_passages(passages), question=question)
+            return prompts.gist.format(
+                points=_listed(points), passages=render_passages(passages), question=run.question
+            )
 
         while points and self._room(run, text(())) < _MIN_EVIDENCE:
             points.pop()
         passages = self._fit(run, ranked, self.settings.summary_evidence_tokens, text)
         return (yield from self._write(run, Found(clues, "", passages), text(passages)))
+
+    def _summary(self, run: Run) -> Steps:
+        """What the memory tells of each part of the document: as it stands, or composed where that is too long."""
+        prompts, budget = self._prompts[run.language], self.settings.summary_evidence_tokens
+        parts, joined = self._recollection.parts(run, joined=self._generator is self._own)
+        clues = select_clues({"point": [line for part in parts for line in parse_lines(part)]}, caps={"point": 10**6})
+        queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", prompts.summary_query)]
+        passages = self._fit(run, self._search(queries, run, lead=len(queries), stand_out=0), budget, lambda _: "")
+        found = Found(clues, "", passages)
+        if parts and joined:
+            yield found
+            yield Piece(text := "\n\n".join(parts))
+            return self._answer(run, found, text, self._own.count(text), 0)
+        parts = parts or [passage.text.strip() for passage in passages]
+        while parts and self._room(run, prompts.summary.format(parts=_listed(parts))) < 0:
+            parts.pop()
+        return (yield from self._write(run, found, prompts.summary.format(parts=_listed(parts))))
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -297,7 +313,7 @@ class Session:
 
     def _summary_run(self, max_tokens: int) -> Run:
         run = Run("", "summarize", self.language, max_tokens, Meter(self._engine, self._on_event))
-        self._checked_room(run, self._prompts[self.language].summary.format(points="", passages=""))
+        self._checked_room(run, self._prompts[self.language].summary.format(parts=""))
         return run
 
     def _checked_room(self, run: Run, text: str) -> int:
@@ -311,3 +327,7 @@ class Session:
                 f"{self._generator_of(run).max_context} tokens: lower it by {1 - room} or more"
             )
         return room
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)

@@ -50,11 +50,17 @@ class Views:
         return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
     def walk(self, room: int) -> list[MemoryView]:
-        """At most `walk_views` views that go through the whole memory in order; one where that holds all of it."""
+        """At most `walk_views` views that go through the whole memory in order; one where that holds all of it.
+
+        Where they do not, each is longer, at most twice `walk_view_tokens`; then stretches are left out.
+        """
         settings = self._settings
         if (everything := self._whole(settings.walk_view_tokens, room)) is not None:
             return [everything]
-        return walk(self._memory().extents, self._budget(settings.walk_view_tokens, room), settings.walk_views)
+        extents = self._memory().extents
+        each = sum(extent.tokens for extent in extents) // settings.walk_views + 2 * extents[0].block_tokens
+        wanted = min(2 * settings.walk_view_tokens, max(settings.walk_view_tokens, each))
+        return walk(extents, self._budget(wanted, room), settings.walk_views)
 
     def _whole(self, most: int, room: int) -> MemoryView | None:
         """All there is, where that is at most `most` tokens and leaves `room`."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from minimemo.errors import InputError, MemoError
 from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import fuse
+from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded
 from minimemo.retrieval.lexical import LexicalIndex
 
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
@@ -112,6 +112,16 @@ class VectorIndex:
         scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return scores, ids
 
+    def nearest(self, rows: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+        """The k rows most similar to each of `rows` (m,), without itself: ids (m, k). k is clipped to n - 1."""
+        k = min(k, len(self) - 1)
+        if k < 1 or not len(rows):
+            return np.empty((len(rows), max(0, k)), np.int64)
+        _, ids = self.search(self._index.reconstruct_batch(rows), k + 1)
+        itself = ids == rows[:, None]
+        itself[~itself.any(axis=1), -1] = True  # its twins have pushed it out
+        return ids[~itself].reshape(len(rows), k)
+
 
 class Retriever:
     """Texts in, passages out: looks a query up by its vector and by its words, and fuses the two."""
@@ -142,8 +152,11 @@ class Retriever:
         cosines = np.empty((len(queries), len(self._chunks)), np.float32)
         found, ids = self._index.search(self._embedder.embed_queries(queries), len(self._chunks))
         np.put_along_axis(cosines, ids, found, axis=1)
-        rankings = {"embedding": cosines, "lexical": np.stack([self._lexical.scores(query) for query in queries])}
-        fused = fuse(rankings["embedding"], rankings["lexical"])
+        words = np.stack([self._lexical.scores(query) for query in queries])
+        fused = fuse_expanded(
+            cosines, words, self._lexical, queries, lambda rows: self._index.nearest(rows, NEIGHBOURS)
+        )
+        rankings = {"embedding": cosines, "lexical": words}
         tops = {name: np.argsort(-scores, axis=1, kind="stable")[:, :k] for name, scores in rankings.items()}
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [
