@@ -207,7 +207,10 @@ class EndpointGenerator:
     def prompt_tokens(self, system: str, text: str) -> int:
         return self.count(system) + self.count(text)
 
-    def write(self, system: str, text: str, max_tokens: int, on_event: Listener) -> Generator[Piece, None, Written]:
+    def write(
+        self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
+    ) -> Generator[Piece, None, Written]:
+        """`min_tokens` is not asked for: the protocol has no such limit."""
         said = [("system", system)] * bool(system) + [("user", text)]
         messages = [{"role": role, "content": content} for role, content in said]
         reply = GrowingText()

@@ -88,6 +88,18 @@ def test_stop_tokens_are_not_yielded() -> None:
     assert again == tokens[: tokens.index(stop)]
 
 
+def test_no_stop_token_is_chosen_before_min_tokens() -> None:
+    engine = tiny_engine()
+    free = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12))
+    stop = {free[0], free[3]}
+    held = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12, min_tokens=5, stop=stop))
+    assert len(held) >= 5 and not stop & set(held)  # the first that may stop it does
+    cache = engine.new_cache(64)
+    logits = engine.prefill(cache, PROMPT).index_fill(-1, torch.tensor(sorted(stop)), float("-inf"))
+    assert held[0] == int(logits.argmax())
+    assert list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12, min_tokens=0, stop=stop)) == []
+
+
 def test_a_full_cache_says_so() -> None:
     engine = tiny_engine()
     with pytest.raises(ValueError, match="0 \\+ 23 tokens do not fit into 10"):

@@ -121,6 +121,22 @@ def test_memory_writes_a_paragraph_and_retrieval_finds_its_sources() -> None:
     assert alone.text == answer.text and alone.passages == ()
 
 
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory"])
+def test_a_short_paragraph_is_held_to_go_on(mode: Mode) -> None:
+    asked = "Describe what the report said about the planets."
+    house = House(script={"detailed paragraph": "Three planets met."})
+    house.engine.more = " In 1345."
+    answer = house.session.ask(asked, mode)
+    assert answer.text == "Three planets met. In 1345." and answer.generated_tokens == len(answer.text)
+    assert house.session.ask(asked, mode, max_tokens=10).text == "Three plan"
+    house.engine.script = {"detailed paragraph": "It is not mentioned."}
+    assert house.session.ask(asked, mode).text == "It is not mentioned.", "there is nothing to go on with"
+    house.engine.script = {"nswer the question": "Yes."}
+    assert house.session.ask("Did planets meet?", mode).text == "Yes.", "a phrase may be short"
+    if mode != "rag":
+        assert house.untouched()
+
+
 def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
     other = FakeEngine({"in a detailed paragraph": "Plague, fleas."})
     house = House(generator=LocalGenerator(other, FakeTokenizer()))

@@ -102,6 +102,7 @@ class FakeEngine:
     def __init__(self, script, max_context=6000, likely=()):
         self.script = script
         self.likely = likely  # replies that it finds likelier than others
+        self.more = ""  # what it says when it is held to go on
         self.config = SimpleNamespace(max_context=max_context)
         self.prefilled = self.decoded = 0
         self.prompts, self.batches = [], []
@@ -116,12 +117,13 @@ class FakeEngine:
             raise reply
         return FakeTokenizer().encode(reply)
 
-    def generate(self, cache, ids, *, max_tokens, stop, sampling=None):
+    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, sampling=None):
         assert cache.length + len(ids) + max_tokens <= self.config.max_context
-        self.prompts.append(FakeTokenizer().decode(ids))
+        if not min_tokens:
+            self.prompts.append(FakeTokenizer().decode(ids))
         cache.extend(ids)
         self.prefilled += len(ids)
-        for token in self.reply_to(ids)[:max_tokens]:
+        for token in (FakeTokenizer().encode(self.more) if min_tokens else self.reply_to(ids))[:max_tokens]:
             yield token
             cache.extend([token])
             self.decoded += 1

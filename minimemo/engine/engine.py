@@ -105,23 +105,28 @@ class Engine:
         ids: Sequence[int],
         *,
         max_tokens: int,
+        min_tokens: int = 0,
         stop: Collection[int] = (),
         sampling: Sampling | None = None,
     ) -> Iterator[int]:
-        """Prefills ids, then yields tokens until one of `stop` (not yielded) or max_tokens.
+        """Prefills ids, then yields tokens until one of `stop` (not yielded, nor chosen before min_tokens) or
+        max_tokens.
 
-        The cache stays extended by the prompt and all yielded tokens but the last; the caller truncates it.
+        The cache stays extended by the prompt and all yielded tokens, but for the last one at max_tokens; the caller
+        truncates it.
         """
         sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
+            if count <= min_tokens:
+                logits = logits.index_fill(-1, torch.tensor(list(stop), device=logits.device), float("-inf"))
             token = sampler(logits)[0]
             if token in stop:
                 return
             yield token
             if count < max_tokens:
                 self.decoded += 1
-                logits = self._forward([token], [Row(cache, 1)], logits=wanted)
+                logits = self._forward([token], [Row(cache, 1)], logits="last" if count < min_tokens else wanted)
 
     def generate_batch(
         self,

@@ -124,7 +124,9 @@ class Recollection:
         room = len(ids) + run.max_tokens
         view = self._view(run, view_tokens, room)
         with self._borrow(view, room, run.meter) as memory, run.meter.stage("answer", report=False):
-            reply, count = yield from self._writer.reply(memory, ids, run.max_tokens, run.meter.on_event)
+            reply, count = yield from self._writer.reply(
+                memory, ids, run.max_tokens, run.meter.on_event, run.min_tokens
+            )
         return reply, count, len(ids)
 
     def weigh(self, run: Run, told: list[int], max_tokens: int) -> tuple[list[int], list[float]]:

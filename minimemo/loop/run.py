@@ -34,6 +34,7 @@ class Settings:
     summary_evidence_tokens: int = 3000  # passages of a summary
     question_hits: int = 3  # passages that the question retrieves
     paragraph_hits: int = 8  # the same when a paragraph is asked for: all that fit are shown
+    paragraph_tokens: int = 40  # of a paragraph, at least: asked for 150 words, a 0.5B model often writes 20 (LOG.md)
     clue_hits: int = 3  # passages that each clue retrieves
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
     # passages that do not hold them (LOG.md, 2026-11-24). 0 shows all that fit.
@@ -118,6 +119,7 @@ class Run:
     meter: Meter
     paragraph: bool = False  # asked for, see form.py
     whole: bool = False  # a summary of everything is asked for, see form.py; modes `memorag` and `gist` write it
+    min_tokens: int = 0  # of the answer
 
 
 def checked_question(question: str) -> str:

@@ -264,7 +264,9 @@ class Session:
             written = yield from self._agreement.write(run, self._system(run), text)
         else:
             with run.meter.stage("answer", report=False):
-                written = yield from self._generator.write(self._system(run), text, run.max_tokens, self._on_event)
+                written = yield from self._generator.write(
+                    self._system(run), text, run.max_tokens, self._on_event, run.min_tokens
+                )
         if self._generator is not self._own:
             run.meter.prefilled_elsewhere += written.prompt_tokens
         return self._answer(run, found, written.text, written.tokens, written.prompt_tokens)
@@ -296,7 +298,8 @@ class Session:
         whole = asks_about_whole(question)
         paragraph = mode in ("memorag", "rag", "memory") and (whole or wants_paragraph(question))
         meter = Meter(self._engine, self._on_event)
-        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode in ("memorag", "gist"))
+        least = min(self.settings.paragraph_tokens, max_tokens) if paragraph and not whole else 0
+        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode in ("memorag", "gist"), least)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from minimemo.events import Event, Listener
+from minimemo.loop.answer import is_refusal
 from minimemo.loop.clues import is_looping
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ class TextGenerator(Protocol):
     def prompt_tokens(self, system: str, text: str) -> int:
         """Tokens of a prompt with all that stands around it."""
 
-    def write(self, system: str, text: str, max_tokens: int, on_event: Listener) -> Generator[Piece, None, Written]:
-        """Yields the answer in pieces, no white space around the whole; reports stage "answer" in tokens."""
+    def write(
+        self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
+    ) -> Generator[Piece, None, Written]:
+        """Yields the answer in pieces, no white space around the whole; reports stage "answer" in tokens. What cannot
+        hold a model to `min_tokens` leaves it alone."""
 
 
 class GrowingText:
@@ -93,22 +97,39 @@ class Writer:
         replies = self._engine.generate_batch(memory, rows, max_tokens=max_tokens, stop=stop)
         return [self._tokenizer.decode(ids) for ids in replies]
 
-    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """The tokens that follow `ids`, as they come; the cache grows with them."""
-        return self._engine.generate(cache, ids, max_tokens=max_tokens, stop=self._tokenizer.stop_ids)
+    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
+        """The tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before min_tokens
+        is held to go on, but for one that says that there is nothing to say."""
+        stop = self._tokenizer.stop_ids
+        told: list[int] = []
+        for token in self._engine.generate(cache, ids, max_tokens=max_tokens, stop=stop):
+            told.append(token)
+            yield token
+        missing = min(min_tokens, max_tokens) - len(told)
+        if told and missing > 0 and not is_refusal(self._tokenizer.decode(told)):
+            cache.truncate(cache.length - 1)
+            yield from self._engine.generate(
+                cache, told[-1:], max_tokens=max_tokens - len(told), min_tokens=missing, stop=stop
+            )
 
     def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
         """Of each reply to `ids`, see `Engine.likelihoods`."""
         return self._engine.likelihoods(cache, ids, replies, self._tokenizer.stop_ids)
 
     def reply(
-        self, cache: Callable[[], KVCache], ids: Sequence[int], max_tokens: int, on_event: Listener
+        self,
+        cache: Callable[[], KVCache],
+        ids: Sequence[int],
+        max_tokens: int,
+        on_event: Listener,
+        min_tokens: int = 0,
     ) -> Generator[Piece, None, tuple[str, int]]:
         """Yields the reply to `ids` in pieces; returns its text and token count.
 
         `cache` is asked again after every piece, and raises when the cache is no longer ours to write to.
         """
-        return (yield from self.pieces(self.tokens(cache(), ids, max_tokens), max_tokens, on_event, cache))
+        tokens = self.tokens(cache(), ids, max_tokens, min_tokens)
+        return (yield from self.pieces(tokens, max_tokens, on_event, cache))
 
     def pieces(
         self, tokens: Iterable[int], max_tokens: int, on_event: Listener, check: Callable[[], object] = lambda: None
@@ -158,8 +179,10 @@ class LocalGenerator:
     def prompt_tokens(self, system: str, text: str) -> int:
         return len(self._writer.whole_turn(system, text))
 
-    def write(self, system: str, text: str, max_tokens: int, on_event: Listener) -> Generator[Piece, None, Written]:
+    def write(
+        self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
+    ) -> Generator[Piece, None, Written]:
         ids = self._writer.whole_turn(system, text)
         fresh = self._engine.new_cache(len(ids) + max_tokens)
-        reply, count = yield from self._writer.reply(lambda: fresh, ids, max_tokens, on_event)
+        reply, count = yield from self._writer.reply(lambda: fresh, ids, max_tokens, on_event, min_tokens)
         return Written(reply, len(ids), count)
