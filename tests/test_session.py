@@ -563,14 +563,6 @@ def test_a_summary_of_what_memory_does_not_tell_is_composed_of_passages(make):
     assert all(p.text.strip() in house.engine.prompts[-1] for p in answer.passages)
 
 
-def test_parts_that_do_not_fit_are_left_out():
-    part = " ".join(f"In chapter {n * n} king {chr(65 + n) * 9} came." for n in range(1, 13))
-    house = House(script={"What happens": part, **EN_SCRIPT}, context=1300, generator=None)
-    house.session._generator = LocalGenerator(house.engine, house.tokenizer)
-    answer = house.session.summarize(max_tokens=300)
-    assert answer.prompt_tokens + 300 <= 1300 and answer.clues
-
-
 def test_a_base_model_ends_with_its_first_line():
     """It knows no end of turn and goes on with a next question of its own."""
     house = House(chat=False, script={"Passages:": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})

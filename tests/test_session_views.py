@@ -8,9 +8,10 @@ import pytest
 
 from minimemo.errors import InputError
 from minimemo.loop import Piece, Settings
+from minimemo.loop.writer import LocalGenerator
 from minimemo.memory.view import MemoryView
 
-from .test_session import EN_SCRIPT, House, memory_opening
+from .test_session import EN_SCRIPT, FakeEngine, FakeTokenizer, House, memory_opening
 
 FACTS = ["The report was written for the king of France.", "The harbour was dug by nine men in winter."]
 FILLER = tuple(f"Sheep number {n} ate the grass of field {n * 3} again. " for n in range(80))
@@ -113,6 +114,14 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
     walked = [(e.done, e.total) for e in house.events if e.stage == "walk"]
     assert walked == [(done, 6) for done in range(7)]
     assert len(house.engine.batches) == 6
+
+
+def test_parts_that_do_not_fit_are_thinned_out() -> None:
+    other = LocalGenerator(FakeEngine(EN_SCRIPT, max_context=620), FakeTokenizer())
+    house = long_house(generator=other)
+    answer = house.session.summarize(max_tokens=200)
+    assert answer.text == EN_SCRIPT["summary of the whole document"] and answer.prompt_tokens + 200 <= 620
+    assert len(house.engine.batches) == 6 and other._engine.prompts[-1].count("- The plague came to Paris") == 3
 
 
 def test_every_token_is_walked_where_the_views_allow() -> None:

@@ -17,12 +17,13 @@ from minimemo.events import Listener, silent
 from minimemo.loop.agreement import Agreement
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
 from minimemo.loop.clues import Clue, ClueKind, parse_lines, select_clues
-from minimemo.loop.evidence import Query, fit_passages, rank_passages, render_passages
+from minimemo.loop.evidence import Query, rank_passages, render_passages
 from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.recollection import Recollection
+from minimemo.loop.room import Room
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.views import Memory, Views
 from minimemo.loop.writer import LocalGenerator, Piece, TextGenerator, Writer
@@ -70,6 +71,7 @@ class Session:
         self._documents = documents
         self._own = LocalGenerator(engine, tokenizer)
         self._generator = generator or self._own
+        self._room = Room(self._own, self._generator, prompts)
         memory = cache(open_memory)
         views = Views(memory, retriever, settings, engine.config.max_context)
         loan = MemoryLoan(memory, settings.memory_room())
@@ -160,7 +162,7 @@ class Session:
         passages: tuple[Passage, ...] = ()
         if run.mode == "memorag":
             ranked = self._search([Query("question", run.question)], run, lead=1, stand_out=0)
-            passages = self._fit(run, ranked, self.settings.evidence_tokens, lambda _: text)
+            passages = self._room.fit(run, ranked, self.settings.evidence_tokens, lambda _: text)
         found = Found(passages=passages)
         yield found
         size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
@@ -177,7 +179,7 @@ class Session:
             return template.format(passages=evidence, question=run.question, not_found=prompts.not_found)
 
         # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
-        passages = self._fit(run, found.passages, self.settings.evidence_tokens, text)
+        passages = self._room.fit(run, found.passages, self.settings.evidence_tokens, text)
         agreed = run.mode == "memorag" and self._generator is self._own and self.settings.agreed_tokens > 0
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
@@ -195,9 +197,9 @@ class Session:
                 points=_listed(points), passages=render_passages(passages), question=run.question
             )
 
-        while points and self._room(run, text(())) < _MIN_EVIDENCE:
+        while points and self._room.left(run, text(())) < _MIN_EVIDENCE:
             points.pop()
-        passages = self._fit(run, ranked, self.settings.summary_evidence_tokens, text)
+        passages = self._room.fit(run, ranked, self.settings.summary_evidence_tokens, text)
         return (yield from self._write(run, Found(clues, "", passages), text(passages)))
 
     def _summary(self, run: Run) -> Steps:
@@ -206,15 +208,15 @@ class Session:
         parts, joined = self._recollection.parts(run, joined=self._generator is self._own)
         clues = select_clues({"point": [line for part in parts for line in parse_lines(part)]}, caps={"point": 10**6})
         queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", prompts.summary_query)]
-        passages = self._fit(run, self._search(queries, run, lead=len(queries), stand_out=0), budget, lambda _: "")
+        passages = self._room.fit(run, self._search(queries, run, lead=len(queries), stand_out=0), budget, lambda _: "")
         found = Found(clues, "", passages)
         if parts and joined:
             yield found
             yield Piece(text := "\n\n".join(parts))
             return self._answer(run, found, text, self._own.count(text), 0)
         parts = parts or [passage.text.strip() for passage in passages]
-        while parts and self._room(run, prompts.summary.format(parts=_listed(parts))) < 0:
-            parts.pop()
+        while parts and self._room.left(run, prompts.summary.format(parts=_listed(parts))) < 0:
+            parts = parts[::2] if len(parts) > 1 else []  # thinner, but of the whole
         return (yield from self._write(run, found, prompts.summary.format(parts=_listed(parts))))
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -233,26 +235,6 @@ class Session:
             limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
             kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)
-
-    def _fit(
-        self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]
-    ) -> tuple[Passage, ...]:
-        """The passages within the budget and, with the prompt's own text, within the context."""
-        budget = min(budget, self._room(run, text(())))
-        passages = fit_passages(ranked, budget, self._generator.count)
-        while passages and (room := self._room(run, text(passages))) < 0:
-            budget += room  # joined texts may take a token more than their parts
-            passages = fit_passages(ranked, budget, self._generator.count)
-        return passages
-
-    def _room(self, run: Run, text: str) -> int:
-        """Tokens of the context that a prompt and its answer leave; negative when they do not fit."""
-        generator = self._generator_of(run)
-        return generator.max_context - generator.prompt_tokens(self._system(run), text) - run.max_tokens
-
-    def _generator_of(self, run: Run) -> TextGenerator:
-        """Only the memory's own model can answer from memory alone."""
-        return self._own if run.mode == "memory" else self._generator
 
     def _system(self, run: Run) -> str:
         return self._prompts[run.language].system
@@ -308,28 +290,16 @@ class Session:
         elif mode == "gist":
             bare = prompts.gist.format(question="", passages="", points="")
         reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
-        limit = min(self.settings.question_tokens, self._checked_room(run, bare) - reserved)
-        count = self._generator_of(run).count(question)
+        limit = min(self.settings.question_tokens, self._room.checked(run, bare) - reserved)
+        count = self._room.generator(run).count(question)
         if count > limit:
             raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
         return run
 
     def _summary_run(self, max_tokens: int) -> Run:
         run = Run("", "summarize", self.language, max_tokens, Meter(self._engine, self._on_event))
-        self._checked_room(run, self._prompts[self.language].summary.format(parts=""))
+        self._room.checked(run, self._prompts[self.language].summary.format(parts=""))
         return run
-
-    def _checked_room(self, run: Run, text: str) -> int:
-        """The room beside a prompt and its answer, at least 1; InputError when max_tokens leaves none."""
-        if run.max_tokens < 1:
-            raise InputError(f"max_tokens is {run.max_tokens}: it must be at least 1")
-        room = self._room(run, text)
-        if room < 1:
-            raise InputError(
-                f"max_tokens is {run.max_tokens}, too many for this model's context of "
-                f"{self._generator_of(run).max_context} tokens: lower it by {1 - room} or more"
-            )
-        return room
 
 
 def _listed(texts: Sequence[str]) -> str:

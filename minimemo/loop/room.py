@@ -1,0 +1,56 @@
+"""Room in a model's context: what a prompt and its answer leave, and the passages that fit into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from minimemo.errors import InputError
+from minimemo.loop.answer import Passage
+from minimemo.loop.evidence import fit_passages
+from minimemo.loop.language import Language
+from minimemo.loop.prompts import Prompts
+from minimemo.loop.run import Run
+from minimemo.loop.writer import TextGenerator
+
+
+class Room:
+    """`own` is the memory's own model, `generator` what writes the rest: it counts passages."""
+
+    def __init__(self, own: TextGenerator, generator: TextGenerator, prompts: Mapping[Language, Prompts]) -> None:
+        self._own = own
+        self._generator = generator
+        self._prompts = prompts
+
+    def generator(self, run: Run) -> TextGenerator:
+        """What writes the answer: only the memory's own model can answer from memory alone."""
+        return self._own if run.mode == "memory" else self._generator
+
+    def left(self, run: Run, text: str) -> int:
+        """Tokens of the context that a prompt and its answer leave; negative when they do not fit."""
+        generator = self.generator(run)
+        return (
+            generator.max_context - generator.prompt_tokens(self._prompts[run.language].system, text) - run.max_tokens
+        )
+
+    def checked(self, run: Run, text: str) -> int:
+        """As `left`, at least 1; InputError when max_tokens leaves none."""
+        if run.max_tokens < 1:
+            raise InputError(f"max_tokens is {run.max_tokens}: it must be at least 1")
+        room = self.left(run, text)
+        if room < 1:
+            raise InputError(
+                f"max_tokens is {run.max_tokens}, too many for this model's context of "
+                f"{self.generator(run).max_context} tokens: lower it by {1 - room} or more"
+            )
+        return room
+
+    def fit(
+        self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]
+    ) -> tuple[Passage, ...]:
+        """The passages within the budget and, with the prompt's own text, within the context."""
+        budget = min(budget, self.left(run, text(())))
+        passages = fit_passages(ranked, budget, self._generator.count)
+        while passages and (room := self.left(run, text(passages))) < 0:
+            budget += room  # joined texts may take a token more than their parts
+            passages = fit_passages(ranked, budget, self._generator.count)
+        return passages
