@@ -116,6 +116,15 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
     assert len(house.engine.batches) == 6
 
 
+def test_a_short_memory_is_told_in_parts_too() -> None:
+    script = {"What happens, or is discussed": "Sheep ate the grass. And"}
+    house = long_house(script=script, settings=Settings())
+    assert house.session.summarize().text == "\n\n".join(["Sheep ate the grass."] * len(house.memory.views))
+    assert len(house.memory.views) in (4, 5)
+    once = long_house(script=script, settings=Settings(least_parts=1, walk_view_tokens=9000))
+    assert once.session.summarize().text == "Sheep ate the grass." and len(once.memory.views) == 1
+
+
 def test_parts_that_do_not_fit_are_thinned_out() -> None:
     other = LocalGenerator(FakeEngine(EN_SCRIPT, max_context=620), FakeTokenizer())
     house = long_house(generator=other)

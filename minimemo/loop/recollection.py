@@ -94,7 +94,7 @@ class Recollection:
         """What the memory tells of each part of the document, in order; whether all of it is short enough to be a
         summary, which is only tried where it is to be `joined`."""
         settings, prompts = self._settings, self._prompts[run.language]
-        views = self._views.walk(_PART_ROOM + 2 * settings.summary_tokens)
+        views = self._views.walk(_PART_ROOM + 2 * settings.summary_tokens, settings.least_parts)
         most = run.max_tokens // len(views)
         each = min(run.max_tokens, settings.summary_tokens) // len(views)
         joined = joined and (len(views) == 1 or each >= settings.part_tokens)

@@ -27,6 +27,7 @@ class Settings:
 
     clue_tokens: int = 128  # of each reply from memory
     summary_tokens: int = 288  # of a summary that memory tells: 200 words
+    least_parts: int = 4  # that a document is told in, even a short one: of a whole one its beginning is told
     part_tokens: int = 40  # what is told of each part of the document then, at least; where that is too long a summary,
     # twice as much of each, and the summary is composed of it
     question_tokens: int = 1024  # the longest question
@@ -47,6 +48,7 @@ class Settings:
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
     view_spread: int = 0  # blocks from all over the memory
     walk_view_tokens: int = 2048  # of each view of a walk through a long memory; longer ones tell less (LOG.md)
+    least_view_tokens: int = 512  # the same of a short memory that is told in `least_parts`
     walk_views: int = 24  # at most: views of a longer memory are up to twice as long, then it is walked in stretches
     walk_tokens: int = 128  # of the reply from each view of a walk
     walk_clues: int = 3  # that each view of a walk gives

@@ -49,17 +49,19 @@ class Views:
         extents = self._memory().extents
         return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
-    def walk(self, room: int) -> list[MemoryView]:
-        """At most `walk_views` views that go through the whole memory in order; one where that holds all of it.
+    def walk(self, room: int, least: int = 1) -> list[MemoryView]:
+        """At most `walk_views` views that go through the whole memory in order, and about `least` where each has
+        `least_view_tokens` then; one where that holds all of it.
 
-        Where they do not, each is longer, at most twice `walk_view_tokens`; then stretches are left out.
+        Where they do not hold all of it, each is longer, at most twice `walk_view_tokens`; then stretches are left out.
         """
-        settings = self._settings
-        if (everything := self._whole(settings.walk_view_tokens, room)) is not None:
+        settings, extents = self._settings, self._memory().extents
+        tokens = sum(extent.tokens for extent in extents)
+        size = min(settings.walk_view_tokens, max(tokens // least, settings.least_view_tokens))
+        if (everything := self._whole(size, room)) is not None:
             return [everything]
-        extents = self._memory().extents
-        each = sum(extent.tokens for extent in extents) // settings.walk_views + 2 * extents[0].block_tokens
-        wanted = min(2 * settings.walk_view_tokens, max(settings.walk_view_tokens, each))
+        longer = tokens // settings.walk_views + 2 * extents[0].block_tokens
+        wanted = min(2 * settings.walk_view_tokens, max(size, longer))
         return walk(extents, self._budget(wanted, room), settings.walk_views)
 
     def _whole(self, most: int, room: int) -> MemoryView | None:
