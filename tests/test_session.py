@@ -528,7 +528,7 @@ def test_a_short_memory_is_told_as_it_stands_up_to_its_last_full_sentence():
     answer = house.session.summarize()
     assert answer.mode == "summarize" and answer.question == ""
     assert answer.text == "The plague came to Paris in 1348. The fleas of black rats were found guilty."
-    assert [clue.kind for clue in answer.clues] == ["point"] and len(house.engine.batches) == 1
+    assert [clue.kind for clue in answer.clues] == ["point"] and len(house.engine.prompts) == 1
     assert ENGLISH[0] in [p.text for p in answer.passages] and ENGLISH[3] in [p.text for p in answer.passages]
     assert answer.supported and answer.generated_tokens == len(answer.text)
     found, *pieces, last = House().session.stream_summary()

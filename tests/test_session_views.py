@@ -113,7 +113,7 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
     assert answer.clues and {clue.kind for clue in answer.clues} == {"point"} and answer.passages
     walked = [(e.done, e.total) for e in house.events if e.stage == "walk"]
     assert walked == [(done, 6) for done in range(7)]
-    assert len(house.engine.batches) == 6
+    assert len(house.engine.prompts) == 7
 
 
 def test_a_short_memory_is_told_in_parts_too() -> None:
@@ -130,7 +130,7 @@ def test_parts_that_do_not_fit_are_thinned_out() -> None:
     house = long_house(generator=other)
     answer = house.session.summarize(max_tokens=200)
     assert answer.text == EN_SCRIPT["summary of the whole document"] and answer.prompt_tokens + 200 <= 620
-    assert len(house.engine.batches) == 6 and other._engine.prompts[-1].count("- The plague came to Paris") == 3
+    assert len(house.engine.prompts) == 6 and other._engine.prompts[-1].count("- The plague came to Paris") == 3
 
 
 def test_every_token_is_walked_where_the_views_allow() -> None:
@@ -142,7 +142,7 @@ def test_every_token_is_walked_where_the_views_allow() -> None:
 
 def test_an_interrupted_walk_goes_on_where_it_stopped() -> None:
     house = long_house()
-    batches = house.engine.batches
+    prompts = house.engine.prompts
 
     def stop_at_third(event: Any) -> None:
         if event.stage == "walk" and event.done == 2:
@@ -151,10 +151,10 @@ def test_an_interrupted_walk_goes_on_where_it_stopped() -> None:
     house.session._on_event = stop_at_third
     with pytest.raises(KeyboardInterrupt):
         house.session.summarize()
-    assert len(batches) == 2
+    assert len(prompts) == 2
     house.session._on_event = house.events.append
     house.session.summarize()
-    assert len(batches) == 6
+    assert len(prompts) == 7
 
 
 def test_gist_asks_every_part_about_the_question() -> None:
@@ -163,5 +163,5 @@ def test_gist_asks_every_part_about_the_question() -> None:
     assert answer.text == "Sheep and a king." and answer.mode == "gist" and answer.clues
     assert "".join(step.text for step in steps if isinstance(step, Piece)) == answer.text
     assert len(house.memory.views) == 6
-    assert all("What happens to sheep and men?" in row for (row,) in house.engine.batches)
+    assert all("What happens to sheep and men?" in prompt for prompt in house.engine.prompts)
     assert house.retriever.queries[-1][0] == "What happens to sheep and men?"

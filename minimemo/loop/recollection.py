@@ -83,7 +83,7 @@ class Recollection:
         echoes = [instruction(self._template("recall", self._language))]
         items = [
             clue.text
-            for reply in self._walk(run, views, row, settings.walk_tokens)
+            for reply in self._walk(run, views, row, 0, settings.walk_tokens)
             for clue in select_clues(
                 {"recall": parse_lines(reply)}, question=run.question, instructions=echoes, caps=caps
             )
@@ -101,19 +101,21 @@ class Recollection:
         if not joined:
             each, most = 2 * settings.part_tokens, settings.walk_tokens
         text = prompts.part.format(words=10 * round(each * WORDS_A_TOKEN[run.language] / 10))
-        replies = self._walk(run, views, self._writer.end_of_turn(prompts.system, text), min(most, 2 * each))
+        row = self._writer.end_of_turn(prompts.system, text)
+        replies = self._walk(run, views, row, each // 2, min(most, 2 * each))
         told = [full_sentences(collapse_loops(reply).strip()) for reply in replies]
         return [part for part in told if not is_refusal(part, prompts.not_found)], joined
 
-    def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], limit: int) -> list[str]:
-        """What each view replies. Kept until something else is asked: an interrupted walk goes on where it stopped."""
+    def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], least: int, limit: int) -> list[str]:
+        """What each view replies, in `least` to `limit` tokens. Kept until something else is asked: an interrupted walk
+        goes on where it stopped."""
         if (row, limit) != self._asked:
             self._asked, self._walked = (row, limit), {}
         for number, view in enumerate(views):
             run.meter.on_event(Event("walk", number, len(views), "views"))
             if view not in self._walked:
                 with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=False):
-                    (self._walked[view],) = self._writer.reply_batch(memory(), [row], limit)
+                    self._walked[view] = self._writer.whole_reply(memory(), row, limit, least)
         run.meter.on_event(Event("walk", len(views), len(views), "views"))
         return [self._walked[view] for view in views]
 

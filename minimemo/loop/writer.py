@@ -112,6 +112,10 @@ class Writer:
                 cache, told[-1:], max_tokens=max_tokens - len(told), min_tokens=missing, stop=stop
             )
 
+    def whole_reply(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> str:
+        """The reply to `ids`, all at once; the cache grows with it."""
+        return self._tokenizer.decode(list(self.tokens(cache, ids, max_tokens, min_tokens)))
+
     def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
         """Of each reply to `ids`, see `Engine.likelihoods`."""
         return self._engine.likelihoods(cache, ids, replies, self._tokenizer.stop_ids)
