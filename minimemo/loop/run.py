@@ -26,7 +26,7 @@ class Settings:
     """Limits of the loop, in tokens and hits."""
 
     clue_tokens: int = 128  # of each reply from memory
-    summary_tokens: int = 288  # of a summary that memory tells: 200 words
+    summary_tokens: int = 256  # of a summary that memory tells: 180 words
     least_parts: int = 4  # that a document is told in, even a short one: of a whole one its beginning is told
     part_tokens: int = 40  # what is told of each part of the document then, at least; where that is too long a summary,
     # twice as much of each, and the summary is composed of it
