@@ -606,3 +606,8 @@ def test_settings_room_covers_the_longest_prompts():
 def test_the_loop_imports_nothing_heavy():
     code = "import minimemo.loop, sys; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_room_behind_a_memory_stays_what_it_is():
+    """A recipe holds what it leaves of the context: with another figure every memo would be built again."""
+    assert Settings().memory_room() == 1728
