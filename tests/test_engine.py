@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from minimemo.engine.sampling import Sampler, Sampling
 from minimemo.errors import InputError
+from minimemo.loop.writer import Writer
 
 from .helpers import assert_close
 from .tiny import tiny_engine
@@ -93,11 +96,39 @@ def test_no_stop_token_is_chosen_before_min_tokens() -> None:
     free = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12))
     stop = {free[0], free[3]}
     held = list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12, min_tokens=5, stop=stop))
-    assert len(held) >= 5 and not stop & set(held)  # the first that may stop it does
-    cache = engine.new_cache(64)
-    logits = engine.prefill(cache, PROMPT).index_fill(-1, torch.tensor(sorted(stop)), float("-inf"))
-    assert held[0] == int(logits.argmax())
+    cache, expected, ids = engine.new_cache(64), list[int](), PROMPT
+    while len(expected) < 12:
+        logits = engine.prefill(cache, ids)
+        if len(expected) < 5:
+            logits = logits.index_fill(-1, torch.tensor(sorted(stop)), float("-inf"))
+        if (token := int(logits.argmax())) in stop:
+            break
+        expected.append(token)
+        ids = expected[-1:]
+    assert held == expected and len(held) >= 5 and held[0] != free[0]
+    assert list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=3, min_tokens=2)) == free[:3]
     assert list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12, min_tokens=0, stop=stop)) == []
+
+
+def test_a_reply_that_ended_is_held_to_go_on_over_a_memory() -> None:
+    """As if it had been held from the start, and the memory has its length back."""
+    engine = tiny_engine()
+    memory = engine.new_memory(len(PROMPT), 96)
+    engine.prefill(memory, PROMPT)
+    free = list(engine.generate(memory, [5], max_tokens=12))
+    memory.truncate(len(PROMPT))
+    stop = free[4]
+    said = "the king of France"
+    writer = Writer(engine, SimpleNamespace(stop_ids={stop}, decode=lambda ids: said))  # type: ignore[arg-type]
+    expected = list(engine.generate(memory, [5], max_tokens=12, min_tokens=8, stop={stop}))
+    memory.truncate(len(PROMPT))
+    assert free.index(stop) < 8 <= len(expected)
+    assert list(writer.tokens(memory, [5], 12, 8)) == expected
+    memory.truncate(len(PROMPT))
+    assert list(writer.tokens(memory, [5], 12)) == free[: free.index(stop)]
+    memory.truncate(len(PROMPT))
+    said = "It is not mentioned."
+    assert list(writer.tokens(memory, [5], 12, 8)) == free[: free.index(stop)]
 
 
 def test_a_full_cache_says_so() -> None:

@@ -119,7 +119,9 @@ class Engine:
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
             if count <= min_tokens:
-                logits = logits.index_fill(-1, torch.tensor(list(stop), device=logits.device), float("-inf"))
+                logits = logits.index_fill(
+                    -1, torch.tensor(list(stop), dtype=torch.long, device=logits.device), float("-inf")
+                )
             token = sampler(logits)[0]
             if token in stop:
                 return

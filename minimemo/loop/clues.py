@@ -17,7 +17,7 @@ from minimemo.loop.language import content_units, information, normalize, shingl
 
 ClueKind: TypeAlias = Literal["recall", "rewrite", "draft", "point"]
 
-CAPS: Mapping[ClueKind, int] = MappingProxyType({"recall": 5, "rewrite": 4, "draft": 1, "point": 12})
+CAPS: Mapping[ClueKind, int] = MappingProxyType({"recall": 5, "rewrite": 4, "draft": 1})
 MIN_INFORMATION = 6  # two Han characters, or six letters
 MAX_CHARS = 400  # a longer line is cut at its sentences: an encoder reads 512 tokens, and one fact finds better
 PIECE_INFORMATION = 100  # of such a piece, at least: some 20 English words or 33 Han characters
@@ -69,7 +69,10 @@ _NOTHING = re.compile(
     r"|无|没有|未提及|未找到|没有提到|没有相关(?:信息|内容)|无相关(?:信息|内容))[.。!！]*",
     re.IGNORECASE,
 )
-_FULL = re.compile(r".*(?:[。！？…][”’」』）]*|[.!?][\"'”’)]*(?=\s|$))", re.DOTALL)
+_FULL = re.compile(  # not after one letter or digit, nor after a title
+    r".*(?:[。！？…][”’」』）]*|(?:(?<!\b\w)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.]|[!?])[\"'”’)]*(?=\s|$))",
+    re.DOTALL,
+)
 _LOOP = re.compile(r"(.{1,3}?)\1{5,}|(.{4,160}?)\2{2,}", re.DOTALL)
 _TAIL_LOOP = re.compile(r"(.{8,120}?)\1{2,}\Z", re.DOTALL)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from minimemo.events import Event
@@ -15,11 +14,12 @@ from minimemo.loop.clues import (
     ClueKind,
     collapse_loops,
     full_sentences,
+    is_informative,
     parse_draft,
     parse_lines,
     select_clues,
 )
-from minimemo.loop.language import WORDS_A_TOKEN, Language
+from minimemo.loop.language import WORDS_A_TOKEN, Language, normalize
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import Prompts, instruction
 from minimemo.loop.run import Meter, Run, Settings
@@ -29,9 +29,6 @@ from minimemo.loop.writer import Piece, Writer
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
     from minimemo.memory.view import MemoryView
-
-_PROMPT_OF: Mapping[ClueKind, str] = MappingProxyType({"recall": "recall", "rewrite": "rewrite", "draft": "draft"})
-_PART_ROOM = 128  # tokens of the prompt that asks for a part, with its chat frame; generous
 
 
 class Recollection:
@@ -94,28 +91,33 @@ class Recollection:
         """What the memory tells of each part of the document, in order; whether all of it is short enough to be a
         summary, which is only tried where it is to be `joined`."""
         settings, prompts = self._settings, self._prompts[run.language]
-        views = self._views.walk(_PART_ROOM + 2 * settings.summary_tokens, settings.least_parts)
+
+        def asked(words: int) -> list[int]:
+            return self._writer.end_of_turn(prompts.system, prompts.part.format(words=words))
+
+        longest = max(2 * settings.summary_tokens, settings.walk_tokens)
+        views = self._views.walk(len(asked(100)) + longest, settings.least_parts)
         most = run.max_tokens // len(views)
         each = min(run.max_tokens, settings.summary_tokens) // len(views)
         joined = joined and (len(views) == 1 or each >= settings.part_tokens)
         if not joined:
             each, most = 2 * settings.part_tokens, settings.walk_tokens
-        text = prompts.part.format(words=10 * round(each * WORDS_A_TOKEN[run.language] / 10))
-        row = self._writer.end_of_turn(prompts.system, text)
+        row = asked(max(10, 10 * round(each * WORDS_A_TOKEN[run.language] / 10)))
         replies = self._walk(run, views, row, each // 2, min(most, 2 * each))
-        told = [full_sentences(collapse_loops(reply).strip()) for reply in replies]
-        return [part for part in told if not is_refusal(part, prompts.not_found)], joined
+        told = [full_sentences(collapse_loops(reply)) for reply in replies]
+        nothing = normalize(prompts.not_found)
+        return [part for part in told if is_informative(part) and not normalize(part).startswith(nothing)], joined
 
     def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], least: int, limit: int) -> list[str]:
-        """What each view replies, in `least` to `limit` tokens. Kept until something else is asked: an interrupted walk
-        goes on where it stopped."""
+        """What each view replies, in `least` (or a quarter of its own) to `limit` tokens. Kept until something else is
+        asked: an interrupted walk goes on where it stopped."""
         if (row, limit) != self._asked:
             self._asked, self._walked = (row, limit), {}
         for number, view in enumerate(views):
             run.meter.on_event(Event("walk", number, len(views), "views"))
             if view not in self._walked:
                 with self._borrow(view, len(row) + limit, run.meter) as memory, run.meter.stage("recall", report=False):
-                    self._walked[view] = self._writer.whole_reply(memory(), row, limit, least)
+                    self._walked[view] = self._writer.whole_reply(memory(), row, limit, min(least, view.tokens // 4))
         run.meter.on_event(Event("walk", len(views), len(views), "views"))
         return [self._walked[view] for view in views]
 
@@ -146,7 +148,7 @@ class Recollection:
             return own, self._writer.likelihoods(cache, ids, [told, own]) if own not in ([], told) else []
 
     def _template(self, kind: ClueKind, language: Language) -> str:
-        template: str = getattr(self._prompts[language], _PROMPT_OF[kind])
+        template: str = getattr(self._prompts[language], kind)
         return template
 
     def _prompt(self, kind: ClueKind, question: str, language: Language) -> list[int]:

@@ -50,8 +50,8 @@ class Settings:
     walk_view_tokens: int = 2048  # of each view of a walk through a long memory; longer ones tell less (LOG.md)
     least_view_tokens: int = 512  # the same of a short memory that is told in `least_parts`
     walk_views: int = 24  # at most: views of a longer memory are up to twice as long, then it is walked in stretches
-    walk_tokens: int = 128  # of the reply from each view of a walk
-    walk_clues: int = 3  # that each view of a walk gives
+    walk_tokens: int = 128  # of the reply from each view of a walk, unless the replies are the summary
+    walk_clues: int = 3  # that each view gives for a question on the whole
     use_draft: bool = True  # draft an answer from memory, and search with it
     # Of two short answers, from passages and from memory, the one that both find likelier is given (agreement.py).
     agreed_tokens: int = 64  # a longer answer from passages stands; 0: every one

@@ -125,7 +125,7 @@ class Session:
         return last(self._summary(self._summary_run(max_tokens)))
 
     def stream_summary(self, max_tokens: int = 512) -> Iterator[Found | Piece | Answer]:
-        """As `summarize`, in steps like those of `stream`."""
+        """As `summarize`, in steps like those of `stream`; one Piece where the parts are the summary."""
         return with_answer(self._summary(self._summary_run(max_tokens)))
 
     # -- ways to an answer -------------------------------------------------------------------------------------------
@@ -206,18 +206,23 @@ class Session:
         """What the memory tells of each part of the document: as it stands, or composed where that is too long."""
         prompts, budget = self._prompts[run.language], self.settings.summary_evidence_tokens
         parts, joined = self._recollection.parts(run, joined=self._generator is self._own)
-        clues = select_clues({"point": [line for part in parts for line in parse_lines(part)]}, caps={"point": 10**6})
+        lines = [line for part in parts for line in parse_lines(part)]
+        clues = select_clues({"point": lines}, caps={"point": len(lines)})
         queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", prompts.summary_query)]
-        passages = self._room.fit(run, self._search(queries, run, lead=len(queries), stand_out=0), budget, lambda _: "")
+        ranked = self._search(queries, run, lead=len(queries), stand_out=0)
+
+        def text(passages: Sequence[Passage] = ()) -> str:
+            return prompts.summary.format(parts=_listed(parts or [passage.text.strip() for passage in passages]))
+
+        passages = self._room.fit(run, ranked, budget, (lambda _: "") if parts else text)
         found = Found(clues, "", passages)
         if parts and joined:
             yield found
-            yield Piece(text := "\n\n".join(parts))
-            return self._answer(run, found, text, self._own.count(text), 0)
-        parts = parts or [passage.text.strip() for passage in passages]
-        while parts and self._room.left(run, prompts.summary.format(parts=_listed(parts))) < 0:
-            parts = parts[::2] if len(parts) > 1 else []  # thinner, but of the whole
-        return (yield from self._write(run, found, prompts.summary.format(parts=_listed(parts))))
+            yield Piece(told := "\n\n".join(parts))
+            return self._answer(run, found, told, self._own.count(told), 0)
+        while len(parts) > 1 and self._room.left(run, text()) < 0:
+            parts = parts[::2]  # thinner, but of the whole
+        return (yield from self._write(run, found, text(passages)))
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -280,8 +285,9 @@ class Session:
         whole = asks_about_whole(question)
         paragraph = mode in ("memorag", "rag", "memory") and (whole or wants_paragraph(question))
         meter = Meter(self._engine, self._on_event)
+        whole = whole and mode in ("memorag", "gist")
         least = min(self.settings.paragraph_tokens, max_tokens) if paragraph and not whole else 0
-        run = Run(question, mode, language, max_tokens, meter, paragraph, whole and mode in ("memorag", "gist"), least)
+        run = Run(question, mode, language, max_tokens, meter, paragraph, whole, least)
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if mode in ("memorag", "rag"):

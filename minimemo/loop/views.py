@@ -50,19 +50,23 @@ class Views:
         return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
     def walk(self, room: int, least: int = 1) -> list[MemoryView]:
-        """At most `walk_views` views that go through the whole memory in order, and about `least` where each has
-        `least_view_tokens` then; one where that holds all of it.
+        """At most `walk_views` views that go through the whole memory in order, and at most `least` where those have no
+        more than `walk_view_tokens` each; one where `least_view_tokens` hold all of it.
 
         Where they do not hold all of it, each is longer, at most twice `walk_view_tokens`; then stretches are left out.
         """
         settings, extents = self._settings, self._memory().extents
-        tokens = sum(extent.tokens for extent in extents)
-        size = min(settings.walk_view_tokens, max(tokens // least, settings.least_view_tokens))
-        if (everything := self._whole(size, room)) is not None:
+        blocks, first = sum(extent.blocks for extent in extents), extents[0]
+
+        def size(count: int) -> int:
+            """Tokens of a view of which `count` hold all."""
+            return first.opening + -(-blocks // count) * first.block_tokens
+
+        each = min(settings.walk_view_tokens, max(size(least), settings.least_view_tokens))
+        if (everything := self._whole(each, room)) is not None:
             return [everything]
-        longer = tokens // settings.walk_views + 2 * extents[0].block_tokens
-        wanted = min(2 * settings.walk_view_tokens, max(size, longer))
-        return walk(extents, self._budget(wanted, room), settings.walk_views)
+        each = max(each, min(2 * settings.walk_view_tokens, size(settings.walk_views)))
+        return walk(extents, self._budget(each, room), settings.walk_views)
 
     def _whole(self, most: int, room: int) -> MemoryView | None:
         """All there is, where that is at most `most` tokens and leaves `room`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from minimemo.events import Event, Listener
+from minimemo.events import Event, Listener, silent
 from minimemo.loop.answer import is_refusal
 from minimemo.loop.clues import is_looping
 
@@ -113,8 +113,8 @@ class Writer:
             )
 
     def whole_reply(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> str:
-        """The reply to `ids`, all at once; the cache grows with it."""
-        return self._tokenizer.decode(list(self.tokens(cache, ids, max_tokens, min_tokens)))
+        """The reply to `ids`, as `pieces` gives it but all at once; the cache grows with it."""
+        return "".join(piece.text for piece in self.pieces(self.tokens(cache, ids, max_tokens, min_tokens), max_tokens))
 
     def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
         """Of each reply to `ids`, see `Engine.likelihoods`."""
@@ -136,7 +136,11 @@ class Writer:
         return (yield from self.pieces(tokens, max_tokens, on_event, cache))
 
     def pieces(
-        self, tokens: Iterable[int], max_tokens: int, on_event: Listener, check: Callable[[], object] = lambda: None
+        self,
+        tokens: Iterable[int],
+        max_tokens: int,
+        on_event: Listener = silent,
+        check: Callable[[], object] = lambda: None,
     ) -> Generator[Piece, None, tuple[str, int]]:
         """Yields a reply's text in pieces, no white space around the whole; returns it and its token count.
 
