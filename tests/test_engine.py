@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,8 @@ def test_a_reply_that_ended_is_held_to_go_on_over_a_memory() -> None:
     memory.truncate(len(PROMPT))
     stop = free[4]
     said = "the king of France"
-    writer = Writer(engine, SimpleNamespace(stop_ids={stop}, decode=lambda ids: said))  # type: ignore[arg-type]
+    tokenizer: Any = SimpleNamespace(stop_ids={stop}, decode=lambda ids: said)
+    writer = Writer(engine, tokenizer)
     expected = list(engine.generate(memory, [5], max_tokens=12, min_tokens=8, stop={stop}))
     memory.truncate(len(PROMPT))
     assert free.index(stop) < 8 <= len(expected)

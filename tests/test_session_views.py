@@ -121,7 +121,7 @@ def test_a_short_memory_is_told_in_parts_too() -> None:
     house = long_house(script=script, settings=Settings())
     assert house.session.summarize().text == "\n\n".join(["Sheep ate the grass."] * len(house.memory.views))
     assert len(house.memory.views) in (4, 5)
-    once = long_house(script=script, settings=Settings(least_parts=1, walk_view_tokens=9000))
+    once = long_house(script=script, settings=Settings(short_parts=1, walk_view_tokens=9000))
     assert once.session.summarize().text == "Sheep ate the grass." and len(once.memory.views) == 1
 
 

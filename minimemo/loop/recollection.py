@@ -96,7 +96,7 @@ class Recollection:
             return self._writer.end_of_turn(prompts.system, prompts.part.format(words=words))
 
         longest = max(2 * settings.summary_tokens, settings.walk_tokens)
-        views = self._views.walk(len(asked(100)) + longest, settings.least_parts)
+        views = self._views.walk(len(asked(100)) + longest, settings.short_parts)
         most = run.max_tokens // len(views)
         each = min(run.max_tokens, settings.summary_tokens) // len(views)
         joined = joined and (len(views) == 1 or each >= settings.part_tokens)

@@ -27,7 +27,7 @@ class Settings:
 
     clue_tokens: int = 128  # of each reply from memory
     summary_tokens: int = 256  # of a summary that memory tells: 180 words
-    least_parts: int = 4  # that a document is told in, even a short one: of a whole one its beginning is told
+    short_parts: int = 4  # that a short document is told in: told in one, its second half was left out (LOG.md)
     part_tokens: int = 40  # what is told of each part of the document then, at least; where that is too long a summary,
     # twice as much of each, and the summary is composed of it
     question_tokens: int = 1024  # the longest question
@@ -48,7 +48,7 @@ class Settings:
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
     view_spread: int = 0  # blocks from all over the memory
     walk_view_tokens: int = 2048  # of each view of a walk through a long memory; longer ones tell less (LOG.md)
-    least_view_tokens: int = 512  # the same of a short memory that is told in `least_parts`
+    least_view_tokens: int = 512  # the same of a short memory that is told in `short_parts`
     walk_views: int = 24  # at most: views of a longer memory are up to twice as long, then it is walked in stretches
     walk_tokens: int = 128  # of the reply from each view of a walk, unless the replies are the summary
     walk_clues: int = 3  # that each view gives for a question on the whole

@@ -49,8 +49,8 @@ class Views:
         extents = self._memory().extents
         return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
-    def walk(self, room: int, least: int = 1) -> list[MemoryView]:
-        """At most `walk_views` views that go through the whole memory in order, and at most `least` where those have no
+    def walk(self, room: int, parts: int = 1) -> list[MemoryView]:
+        """At most `walk_views` views that go through the whole memory in order, in at most `parts` where those have no
         more than `walk_view_tokens` each; one where `least_view_tokens` hold all of it.
 
         Where they do not hold all of it, each is longer, at most twice `walk_view_tokens`; then stretches are left out.
@@ -62,7 +62,7 @@ class Views:
             """Tokens of a view of which `count` hold all."""
             return first.opening + -(-blocks // count) * first.block_tokens
 
-        each = min(settings.walk_view_tokens, max(size(least), settings.least_view_tokens))
+        each = min(settings.walk_view_tokens, max(size(parts), settings.least_view_tokens))
         if (everything := self._whole(each, room)) is not None:
             return [everything]
         each = max(each, min(2 * settings.walk_view_tokens, size(settings.walk_views)))

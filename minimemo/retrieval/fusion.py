@@ -52,6 +52,8 @@ def fuse_expanded(
     """
     expanded = words.copy()
     first = np.argsort(-fuse(vectors, words, weight), axis=1, kind="stable")[:, :CANDIDATES]
-    for row, (query, rows) in enumerate(zip(queries, first, strict=True)):
-        expanded[row, rows] = lexical.expanded_scores(query, rows, nearest(rows))
+    named, places = np.unique(first, return_inverse=True)  # queries on one subject share most of them
+    near = nearest(named)[places.reshape(first.shape)]
+    for row, query in enumerate(queries):
+        expanded[row, first[row]] = lexical.expanded_scores(query, first[row], near[row])
     return fuse(vectors, expanded, weight)
