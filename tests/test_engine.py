@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +83,31 @@ def test_batch_over_one_memory_equals_each_alone() -> None:
     stop = {alone[0][4], alone[2][2]}  # rows end at different times, the others go on
     expected = [row[: next((i for i, t in enumerate(row) if t in stop), None)] for row in alone]
     assert engine.generate_batch(memory, prompts, max_tokens=12, stop=stop) == expected
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [[5, 6, 7, 1, 2], [5, 6, 7, 3], [5, 6, 7, 1, 4, 9]],
+        [[5, 6, 7]] * 2,
+        [[5, 6], [5, 6, 7]],
+        [[5, 6, 7]],
+        [list(range(20)) + [30], list(range(20)) + [31, 32]],
+    ],
+)
+def test_what_prompts_begin_with_is_computed_once(prompts: list[list[int]]) -> None:
+    engine = tiny_engine(seed=3, chunk=8)
+    memory = engine.new_cache(80)
+    engine.prefill(memory, PROMPT)
+    alone, before = [], engine.prefilled
+    for prompt in prompts:
+        alone.append(list(engine.generate(memory, prompt, max_tokens=12)))
+        memory.truncate(len(PROMPT))
+    separate, before = engine.prefilled - before, engine.prefilled
+    assert engine.generate_batch(memory, prompts, max_tokens=12) == alone
+    assert memory.length == len(PROMPT)
+    rows, shared = len(prompts), len(os.path.commonprefix([prompt[:-1] for prompt in prompts]))
+    assert separate - (engine.prefilled - before) == (rows - 1) * shared
 
 
 def test_stop_tokens_are_not_yielded() -> None:

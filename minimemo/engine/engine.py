@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -76,12 +77,17 @@ class Engine:
         """Appends ids (at least one) to the cache, chunk by chunk; logits (1, V) after the last one."""
         if not ids:
             raise ValueError("engine: nothing to prefill")
+        last = (len(ids) - 1) // self.chunk * self.chunk
+        self.extend(cache, ids[:last])
+        self.prefilled += len(ids) - last
+        return self._forward(ids[last:], [Row(cache, len(ids) - last)])
+
+    def extend(self, cache: KVCache, ids: Sequence[int]) -> None:
+        """Appends ids, if any, to the cache, chunk by chunk. No logits are computed."""
         for at in range(0, len(ids), self.chunk):
             piece = ids[at : at + self.chunk]
-            last = at + len(piece) == len(ids)
             self.prefilled += len(piece)
-            logits = self._forward(piece, [Row(cache, len(piece))], logits="last" if last else "none")
-        return logits
+            self._forward(piece, [Row(cache, len(piece))], logits="none")
 
     def read(self, cache: KVCache, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Appends ids to the cache and hands over what a memory is made of, chunk by chunk. No logits are computed."""
@@ -139,12 +145,29 @@ class Engine:
         stop: Collection[int] = (),
         sampling: Sampling | None = None,
     ) -> list[list[int]]:
-        """Continues one shared memory with several prompts at once; `memory` is only read.
+        """Continues one shared memory with several prompts at once. Returns the generated tokens of each.
 
-        Attention over the memory is computed once for all rows. Returns the generated tokens of each prompt.
+        What the prompts begin with in common is computed once, behind the memory, which has its length back afterwards
+        and needs room for it; so is attention over both.
         """
         if not prompts or not all(prompts):
             raise ValueError("engine: a batch needs at least one prompt and a token in each")
+        length, shared = memory.length, _shared(prompts)
+        try:
+            self.extend(memory, prompts[0][:shared])
+            return self._continue(memory, [prompt[shared:] for prompt in prompts], max_tokens, stop, sampling)
+        finally:
+            memory.truncate(length)
+
+    def _continue(
+        self,
+        memory: KVCache,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        stop: Collection[int],
+        sampling: Sampling | None,
+    ) -> list[list[int]]:
+        """`generate_batch` without a common beginning; `memory` is only read."""
         sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
         tails = [self.new_cache(len(prompt) + max_tokens) for prompt in prompts]
         counts = [len(prompt) for prompt in prompts]
@@ -175,8 +198,7 @@ class Engine:
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
         length, ends = cache.length, list(stop)
-        if len(ids) > 1:
-            self.prefill(cache, ids[:-1])
+        self.extend(cache, ids[:-1])
         begin, found = cache.length, []
         for reply in replies:
             logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
@@ -197,6 +219,14 @@ class Engine:
     ) -> Tensor:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
         return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that several prompts begin with in common, the last one of each not counted; of one prompt none."""
+    if len(prompts) == 1:
+        return 0
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _wanted(sampling: Sampling | None) -> str:

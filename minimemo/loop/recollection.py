@@ -144,8 +144,10 @@ class Recollection:
             cache = memory()
             length = cache.length
             own = list(self._writer.tokens(cache, ids, max_tokens))
-            cache.truncate(length)
-            return own, self._writer.likelihoods(cache, ids, [told, own]) if own not in ([], told) else []
+            if own in ([], told):
+                return own, []
+            cache.truncate(length + len(ids) - 1)
+            return own, self._writer.likelihoods(cache, ids[-1:], [told, own])
 
     def _template(self, kind: ClueKind, language: Language) -> str:
         template: str = getattr(self._prompts[language], kind)
