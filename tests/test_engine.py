@@ -92,7 +92,7 @@ def test_batch_over_one_memory_equals_each_alone() -> None:
         [[5, 6, 7]] * 2,
         [[5, 6], [5, 6, 7]],
         [[5, 6, 7]],
-        [list(range(20)) + [30], list(range(20)) + [31, 32]],
+        [[*range(20), 30], [*range(20), 31, 32]],
     ],
 )
 def test_what_prompts_begin_with_is_computed_once(prompts: list[list[int]]) -> None:
