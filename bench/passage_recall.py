@@ -2,8 +2,8 @@
 
     python -m bench.passage_recall [--sets xquad_en,contracts] [--docs N] [--data DIR]
 
-Vectors alone, words alone (BM25), reciprocal rank fusion of both, and `fuse_expanded` with several weights of the
-vectors.
+Vectors alone, words alone (BM25), reciprocal rank fusion of both, `fuse_expanded` with several weights of the vectors,
+and what the product takes: `places` for a short answer, `regions` for a paragraph.
 `held`: share of questions whose answer lies whole in one of the first k passages, where the set knows its place;
 `evidence`: mean share of the evidence's characters within so many tokens (of the embedder) of passages. No language
 model is asked; vectors are kept. Prints a table and one JSON line.
@@ -27,7 +27,7 @@ from minimemo.errors import MinimemoError
 from minimemo.retrieval.chunks import DEFAULT_SIZE, Chunk, split
 from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded
-from minimemo.retrieval.index import VectorIndex
+from minimemo.retrieval.index import Retriever, VectorIndex
 from minimemo.retrieval.lexical import LexicalIndex
 from minimemo.runtime import open_embedder
 
@@ -80,7 +80,7 @@ def measured(data: Path, asked: Sequence[Question], embedder: Embedder) -> dict[
         chunks = split(text, offsets, size=min(DEFAULT_SIZE, embedder.passage_room))
         starts = offsets[:, 0]
         sizes = [int(np.searchsorted(starts, c.end) - np.searchsorted(starts, c.start)) for c in chunks]
-        for ranking, scores in rankings(embedder, [c.text for c in chunks], [q.text for q in own]).items():
+        for ranking, scores in rankings(embedder, chunks, [q.text for q in own]).items():
             for question, row in zip(own, scores, strict=True):
                 order = np.argsort(-row, kind="stable")
                 if question.answer_span:
@@ -96,17 +96,24 @@ def measured(data: Path, asked: Sequence[Question], embedder: Embedder) -> dict[
     }
 
 
-def rankings(embedder: Embedder, passages: Sequence[str], asked: Sequence[str]) -> dict[str, Scores]:
+def rankings(embedder: Embedder, chunks: Sequence[Chunk], asked: Sequence[str]) -> dict[str, Scores]:
     """Scores (questions, passages) by each ranking."""
+    passages = [chunk.text for chunk in chunks]
     embedded = passage_vectors(embedder, passages)
     vectors, near = query_vectors(embedder, asked) @ embedded.T, VectorIndex.build(embedded)
+    retriever = Retriever(near, chunks, embedder)
     index = LexicalIndex(passages)
     words = np.stack([index.scores(question) for question in asked])
     found = {"vectors": vectors, "words": words, "ranks": reciprocal_ranks([vectors, words])}
-    return found | {
-        f"fused {w}": fuse_expanded(vectors, words, index, asked, lambda rows: near.nearest(rows, NEIGHBOURS), w)
-        for w in WEIGHTS
-    }
+    for weight in WEIGHTS:
+        found[f"fused {weight}"] = fuse_expanded(
+            vectors, words, index, asked, lambda rows: near.nearest(rows, NEIGHBOURS), weight
+        )
+    for name, regions in (("places", False), ("regions", True)):
+        found[name] = np.empty_like(vectors)
+        for row, hits in enumerate(retriever.retrieve(asked, len(chunks), regions=regions)):
+            found[name][row, [hit.chunk.index for hit in hits]] = [hit.score for hit in hits]
+    return found
 
 
 def reciprocal_ranks(scored: Sequence[Scores], constant: int = 60) -> Scores:

@@ -210,6 +210,8 @@ def test_evidence_by_ranking(data: Path, tiny_models: TinyModels, capsys: pytest
         "words",
         "ranks",
         *(f"fused {w}" for w in passage_recall.WEIGHTS),
+        "places",
+        "regions",
     ]
     for row in found.values():
         assert row["n"] == 3 and row["held"] == sorted(row["held"]) and row["held"][-1] == 1

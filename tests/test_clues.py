@@ -154,13 +154,13 @@ def test_not_informative(text):
 
 def test_echoes_are_dropped():
     clues = select_clues(
-        {"recall": ["one per line, in the document's own words", "The king fled north."]},
+        {"recall": ["Sentences of the document that help to answer, one per line", "The king fled north."]},
         question="Where did the king flee?",
         instructions=[instruction(ENGLISH.recall)],
     )
     assert clues == (Clue("recall", "The king fled north."),)
     clues = select_clues(
-        {"rewrite": ["从上面的文档中抄出原句", "国王逃到哪里？", "国王的都城在哪里？"]},
+        {"rewrite": ["上面文档中有助于回答的原句", "国王逃到哪里？", "国王的都城在哪里？"]},
         question="国王逃到哪里？",
         instructions=[instruction(CHINESE.recall)],
     )

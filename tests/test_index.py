@@ -180,6 +180,19 @@ def test_words_find_what_vectors_blur(tmp_path: Path) -> None:
     assert [hit.score for hit in hits] == [0, 0, 0]
 
 
+def test_what_a_question_quotes_counts_half_and_regions_reach_over_passages(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    passages = ["the dog ran", "the cat ran", "far .", "the zeppelin ran", *["far ."] * 9]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    retriever = Retriever(VectorIndex.build(np.repeat(unit(1, embedder.dim), 13, axis=0)), chunks, embedder)
+    [plain] = retriever.retrieve(["the dog, the cat and the zeppelin"], k=3)
+    assert len({hit.score for hit in plain}) == 1 and {hit.chunk.index for hit in plain} == {0, 1, 3}
+    [found] = retriever.retrieve(['the dog, the cat and the "zeppelin"'], k=3)
+    assert found[0].chunk.index == 3 and found[0].score > 2 * found[1].score
+    [hits] = retriever.retrieve(["the dog, the cat and the zeppelin"], k=4, regions=True)
+    assert {hit.chunk.index for hit in hits} == {0, 1, 2, 3}, "what stands between them is of the same region"
+
+
 def test_one_passage_and_none(tmp_path: Path) -> None:
     embedder = Embedder.load(tiny_embedder(tmp_path))
     one = Retriever(VectorIndex.build(embedder.embed_passages(["the cat"])), [Chunk(0, 0, 7, "the cat")], embedder)

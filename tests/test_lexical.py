@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from minimemo.retrieval.fusion import LIMIT, fuse, fuse_expanded, standard_scores
+from minimemo.retrieval.fusion import LIMIT, fuse, fuse_expanded, over_regions, standard_scores, with_phrases
 from minimemo.retrieval.lexical import BORROWED, K1, B, LexicalIndex
-from minimemo.retrieval.words import singular, terms
+from minimemo.retrieval.words import quoted, singular, terms
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,36 @@ def test_a_passage_is_found_by_its_neighbours_words() -> None:
     fused = fuse_expanded(vectors, words, index, ["zeppelin"], lambda rows: near[rows])
     assert fused[0].argsort()[::-1][:3].tolist() == [0, 1, 3]
     assert words[0, 1] == 0, "the scores given stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ('the parts related to "Governing Law" and “Term”', ["Governing Law", "Term"]),
+        ("关于“学术界对开源的认识”，会议上讨论了哪些内容？", ["学术界对开源的认识"]),
+        ("「馬來語言」和『印尼語言』", ["馬來語言", "印尼語言"]),
+        ("the king's men didn't, 'they' said", []),
+        ('"the" "" "?" one " left', []),
+    ],
+)
+def test_quoted_phrases(text: str, phrases: list[str]) -> None:
+    assert quoted(text) == phrases
+
+
+def test_a_quoted_phrase_weighs_half() -> None:
+    queries, phrases = np.float32([[1, 2], [3, 4]]), np.float32([[5, 0], [0, 5]])
+    np.testing.assert_array_equal(with_phrases(queries, phrases, [1, 1]), [[1, 2], [2.75, 3.25]])
+    np.testing.assert_array_equal(with_phrases(queries, phrases[:1], [0]), [[3, 1], [3, 4]])
+    np.testing.assert_array_equal(with_phrases(queries, phrases[:0], []), queries)
+
+
+def test_a_long_region_stands_out_before_a_single_passage_and_no_document_reaches_into_the_next() -> None:
+    scores = np.zeros((1, 30), np.float32)
+    scores[0, 5], scores[0, 14:19], scores[0, 20:] = 4, 2, -1
+    smooth = over_regions(scores, [0] * 20 + [1] * 10)
+    assert smooth.shape == (1, 30) and smooth.dtype == np.float32
+    assert smooth[0].argmax() == 16 and set(smooth[0].argsort()[-5:]) == set(range(14, 19))
+    alone = over_regions(scores[:, :20], [0] * 20)
+    np.testing.assert_allclose(smooth[:, :20], alone, atol=1e-6)
+    np.testing.assert_allclose(over_regions(np.ones((2, 30), np.float32), [0] * 30)[:, 8:22], 1, rtol=1e-6)
+    assert over_regions(scores[:, :1], [0]).shape == (1, 1)

@@ -13,8 +13,7 @@ from minimemo.loop.prompts import CHINESE, ENGLISH, PROMPTS, instruction, load_p
 
 def test_english_prompts_rendered():
     assert ENGLISH.recall.format(question="Who {was} he?") == (
-        "\n\n---\nCopy from the document above the sentences that help to answer the question: at most three, one per "
-        "line, in the document's own words. Do not answer the question.\nQuestion: Who {was} he?\nSentences:"
+        "\n\n---\nQuestion: Who {was} he?\nSentences of the document above that help to answer it, one per line:"
     )
     assert ENGLISH.answer.format(passages="[1] It rained.", question="Did it?", not_found=ENGLISH.not_found) == (
         "Answer the question from the passages. Write only the answer, nothing else. If they do not say, write: "
@@ -24,9 +23,7 @@ def test_english_prompts_rendered():
 
 
 def test_chinese_prompts_rendered():
-    assert CHINESE.draft.format(question="谁来了？") == (
-        "\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：谁来了？\n答案："
-    )
+    assert CHINESE.draft.format(question="谁来了？") == "\n\n---\n问题：谁来了？\n简短的答案："
     assert CHINESE.answer.format(passages="[1] 下雨了。", question="下雨了吗？", not_found=CHINESE.not_found) == (
         "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：未提及。\n\n段落：\n\n[1] 下雨了。\n\n"
         "用上面段落中的原文短语回答问题，只写答案，不写别的。\n\n问题：下雨了吗？\n答案："

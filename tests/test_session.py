@@ -144,14 +144,16 @@ class FakeRetriever:
 
     def __init__(self, sentences):
         self.queries = []
+        self.regions = []
         self.chunks = []
         for text in sentences:
             start = self.chunks[-1].end if self.chunks else 0
             end = start + len(text)
             self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
 
-    def retrieve(self, queries, k):
+    def retrieve(self, queries, k, *, regions=False):
         self.queries.append(list(queries))
+        self.regions.append(regions)
         return [self._one(query, k) for query in queries]
 
     def _one(self, query, k):
@@ -166,9 +168,9 @@ class FakeRetriever:
 
 
 EN_SCRIPT = {
-    "Copy from the document above": "1. A report was written by the doctors for the king of France.\n2. A report was",
-    "Write three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
-    "or short explanation": "The king who ruled France from Paris.",
+    "Sentences of the document": "1. A report was written by the doctors for the king of France.\n2. A report was",
+    "Three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
+    "Short answer:": "The king who ruled France from Paris.",
     "What happens, or is discussed": "The plague came to Paris in 1348. The fleas of black rats were found guilty. And",
     "summary of the whole document": "The plague came to Paris; fleas were guilty.",
     "Answer the question from the passages": "the king of France",
@@ -176,9 +178,9 @@ EN_SCRIPT = {
     "Question:": "a king",
 }
 ZH_SCRIPT = {
-    "抄出": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
+    "有助于回答的原句": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
     "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
-    "越简短越好": "腓力六世陛下",
+    "简短的答案": "腓力六世陛下",
     "文档里说了什么": "黑死病传到了巴黎。\n跳蚤是元凶。然后",
     "摘要": "黑死病传到巴黎，跳蚤是元凶。",
     "根据段落回答": "法国国王",
@@ -229,7 +231,7 @@ ZH_QUESTION = "医疗报告是为谁写的？"
 
 def test_a_draft_searches_and_is_not_shown():
     """Small models copy one that they are shown: in Chinese it cost the 0.5B model 13.7 points of F1."""
-    house = House(script={**EN_SCRIPT, "or short explanation": "It was for the Emperor of Brazil."})
+    house = House(script={**EN_SCRIPT, "Short answer:": "It was for the Emperor of Brazil."})
     answer = house.session.ask(QUESTION)
     assert answer.draft == "It was for the Emperor of Brazil." and answer.text == "the king of France"
     assert house.retriever.queries[0][-1] == f"{QUESTION} {answer.draft}"
@@ -256,7 +258,14 @@ def test_the_question_is_always_searched_and_searched_first():
     assert queries[0] == QUESTION
     assert queries[1 : 1 + 3] == [clue.text for clue in answer.clues[:3]]
     assert queries[4] == f"{QUESTION} {answer.draft}"
-    silent = House(script={"Passages:": "the king of France", "document above": ""})
+    silent = House(
+        script={
+            "Passages:": "the king of France",
+            "document above": "",
+            "Three short questions": "",
+            "Short answer:": "",
+        }
+    )
     assert silent.session.ask(QUESTION).clues == ()
     assert silent.retriever.queries == [[QUESTION]]
 
@@ -450,7 +459,7 @@ def test_a_small_context_lowers_the_limit():
 
 
 def test_a_question_that_does_not_fit_behind_the_document_is_refused():
-    house = House(context=500, settings=Settings(clue_tokens=220))
+    house = House(context=500, settings=Settings(clue_tokens=340))
     with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
         house.session.recall(QUESTION)
     assert house.loads == 0
@@ -478,7 +487,7 @@ def test_a_question_in_another_language_than_the_document():
     house = chinese_house(engine=FakeEngine({**ZH_SCRIPT, **EN_SCRIPT}))
     answer = house.session.ask(QUESTION)
     recall, rewrite, draft = house.engine.batches[0]
-    assert "抄出" in recall and "小问题" in rewrite and "or short explanation" in draft
+    assert "的原句" in recall and "小问题" in rewrite and "Short answer:" in draft
     assert "Answer the question from the passages" in house.engine.prompts[0]
     assert answer.language == "en" and answer.clues
 
@@ -493,7 +502,7 @@ def test_single_verbs():
 
 
 def test_a_draft_that_says_nothing_is_no_draft():
-    house = House(script={**EN_SCRIPT, "or short explanation": "Not found."})
+    house = House(script={**EN_SCRIPT, "Short answer:": "Not found."})
     answer = house.session.ask(QUESTION)
     assert answer.draft == ""
     assert house.session.draft(QUESTION) == ""

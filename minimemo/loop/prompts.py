@@ -2,10 +2,11 @@
 
 The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
 turn with one of the `recall`, `rewrite`, `draft`, `memory_answer`, `memory_paragraph` or `part` texts and closes it;
-so those texts begin with a break and speak of the document "above". The other prompts are whole turns of their own.
-Each says first what to do, then the question, then a cue ("Answer:") as its last word: with the instruction last, a
-0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its answer; and a base
-model, without a chat template, needs the cue to know that it is its turn.
+so those texts begin with a break and speak of the document "above". The first three are asked in one batch: they begin
+with the question, which is computed once, and go on with few words of their own. The other prompts are whole turns.
+Answers are asked for with what to do first, then the question, then a cue ("Answer:") as the last word: with the
+instruction last, a 0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its
+answer; and a base model, without a chat template, needs the cue to know that it is its turn.
 A user's file may replace any of them (`load_prompts`).
 """
 
@@ -94,18 +95,9 @@ def _check_placeholders(name: str, text: str) -> None:
 ENGLISH = Prompts(
     system="You answer questions about a document.",
     memory_intro="Read this document carefully. Questions about it follow.\n\n",
-    recall=(
-        "\n\n---\nCopy from the document above the sentences that help to answer the question: at most three, one per "
-        "line, in the document's own words. Do not answer the question.\nQuestion: {question}\nSentences:"
-    ),
-    rewrite=(
-        "\n\n---\nWrite three short questions, one per line, that ask for the facts needed to answer the question "
-        "below. Use the names and words of the document above. Do not answer.\nQuestion: {question}\nShort questions:"
-    ),
-    draft=(
-        "\n\n---\nAnswer the question from the document above, with only the name, number, phrase or short explanation "
-        "asked for.\nQuestion: {question}\nAnswer:"
-    ),
+    recall="\n\n---\nQuestion: {question}\nSentences of the document above that help to answer it, one per line:",
+    rewrite="\n\n---\nQuestion: {question}\nThree short questions about the facts needed to answer it, one per line:",
+    draft="\n\n---\nQuestion: {question}\nShort answer:",
     memory_answer=(
         "\n\n---\nAnswer the question from the document above, in the language of the question, with only the name, "
         "number, phrase or explanation asked for.\nQuestion: {question}\nAnswer:"
@@ -148,12 +140,9 @@ ENGLISH = Prompts(
 CHINESE = Prompts(
     system="你根据文档回答问题。",
     memory_intro="请仔细阅读下面的文档，之后会有关于它的问题。\n\n",
-    recall="\n\n---\n从上面的文档中抄出有助于回答问题的原句，最多三句，每行一句。不要回答问题。\n问题：{question}\n原句：",
-    rewrite=(
-        "\n\n---\n为了回答下面的问题，写出三个简短的小问题，问清需要的事实，每行一个，用上面文档里的名称和词语。不要回答。\n"
-        "问题：{question}\n小问题："
-    ),
-    draft="\n\n---\n根据上面的文档回答问题，越简短越好。\n问题：{question}\n答案：",
+    recall="\n\n---\n问题：{question}\n上面文档中有助于回答的原句，每行一句：",
+    rewrite="\n\n---\n问题：{question}\n问清所需事实的三个小问题，每行一个：",
+    draft="\n\n---\n问题：{question}\n简短的答案：",
     memory_answer=("\n\n---\n根据上面的文档回答问题。问人名、数字或短语时，只写答案本身。\n问题：{question}\n答案："),
     answer=(
         "根据段落回答问题，只写答案，不写别的。如果段落没有提到，就写：{not_found}。\n\n段落：\n\n{passages}\n\n"

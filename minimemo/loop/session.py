@@ -236,7 +236,8 @@ class Session:
         # In Chinese, eight passages make a 0.5B model write a list of what they are about (LOG.md).
         asked = settings.paragraph_hits if run.paragraph and run.language == "en" else settings.question_hits
         with run.meter.stage("retrieve"):
-            hits = self._retriever.retrieve([q.text for q in queries], max(asked, settings.clue_hits))
+            texts, most = [q.text for q in queries], max(asked, settings.clue_hits)
+            hits = self._retriever.retrieve(texts, most, regions=run.paragraph and not run.whole)
             limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
             kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)

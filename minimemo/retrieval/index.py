@@ -18,8 +18,9 @@ import numpy.typing as npt
 from minimemo.errors import InputError, MemoError
 from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded
+from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
 from minimemo.retrieval.lexical import LexicalIndex
+from minimemo.retrieval.words import quoted
 
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
 _HEAD = struct.Struct("<4siqqqBiQ")
@@ -140,22 +141,27 @@ class Retriever:
         self._embedder = embedder
         self._lexical = LexicalIndex([chunk.text for chunk in chunks])
 
-    def retrieve(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
+    def retrieve(self, queries: Sequence[str], k: int = 3, *, regions: bool = False) -> list[list[Hit]]:
         """The k best passages of each query, best first; fewer when the document has fewer.
 
-        Scores are fused standard scores: how far a passage stands out from all others for that query.
+        Scores are fused standard scores: how far a passage stands out from all others for that query, to half by what
+        it quotes, if anything. regions: for what a document tells at length rather than in one place, see
+        `over_regions`.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         if not queries or not self._chunks:
             return [[] for _ in queries]
-        cosines = np.empty((len(queries), len(self._chunks)), np.float32)
-        found, ids = self._index.search(self._embedder.embed_queries(queries), len(self._chunks))
+        phrases = [(row, phrase) for row, query in enumerate(queries) for phrase in quoted(query)]
+        texts = [*queries, *(phrase for _, phrase in phrases)]
+        cosines = np.empty((len(texts), len(self._chunks)), np.float32)
+        found, ids = self._index.search(self._embedder.embed_queries(texts), len(self._chunks))
         np.put_along_axis(cosines, ids, found, axis=1)
-        words = np.stack([self._lexical.scores(query) for query in queries])
-        fused = fuse_expanded(
-            cosines, words, self._lexical, queries, lambda rows: self._index.nearest(rows, NEIGHBOURS)
-        )
+        words = np.stack([self._lexical.scores(text) for text in texts])
+        scores = fuse_expanded(cosines, words, self._lexical, texts, lambda rows: self._index.nearest(rows, NEIGHBOURS))
+        fused = with_phrases(scores[: len(queries)], scores[len(queries) :], [row for row, _ in phrases])
+        if regions:
+            fused = over_regions(fused, self._documents)
         rankings = {"embedding": cosines, "lexical": words}
         tops = {name: np.argsort(-scores, axis=1, kind="stable")[:, :k] for name, scores in rankings.items()}
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]

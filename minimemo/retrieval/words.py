@@ -1,5 +1,5 @@
 """Text -> the terms that it is searched by: words without case, plural endings and function words; in scripts written
-without spaces, the pairs of neighbouring characters."""
+without spaces, the pairs of neighbouring characters. And what of a question is quoted."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _UNSPACED = (
     r"\u1100-\u11ff\u3005-\u3007\u3040-\u30ff\u3131-\u318e\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
     + (r"\U00020000-\U0003ffff")
 )
+_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|「([^」]+)」|『([^』]+)』")
 _RUN = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}_])\w)+")
 
 
@@ -49,3 +50,9 @@ def singular(word: str) -> str:
     if word.endswith("es") and word[-3] not in "aeo":
         return word[:-1]
     return word if word[-2] in "us" else word[:-1]
+
+
+def quoted(text: str) -> list[str]:
+    """What stands between double quotation marks and holds a term: the subject, in the document's own words."""
+    found = (next(filter(None, match.groups())) for match in _QUOTED.finditer(text))
+    return [phrase for phrase in found if terms(phrase)]
