@@ -459,7 +459,7 @@ def test_a_small_context_lowers_the_limit():
 
 
 def test_a_question_that_does_not_fit_behind_the_document_is_refused():
-    house = House(context=500, settings=Settings(clue_tokens=340))
+    house = House(context=500, settings=Settings(clue_tokens=300))
     with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
         house.session.recall(QUESTION)
     assert house.loads == 0
