@@ -16,6 +16,7 @@ from minimemo.loop.clues import (
     parse_draft,
     parse_lines,
     select_clues,
+    without_inventions,
 )
 from minimemo.loop.prompts import CHINESE, ENGLISH, instruction
 
@@ -222,3 +223,19 @@ def test_draft():
 )
 def test_full_sentences(text: str, full: str) -> None:
     assert full_sentences(text) == full
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Kings fled. They met Bonaparte in Paris. All was well.", "Kings fled. All was well."),
+        ("Bonaparte fled to Paris in 1812.", "Bonaparte fled to Paris in 1812."),  # a first word may be any
+        ("He fled in 1999. He had 12345 men and 7 horses.", "He had 12345 men and 7 horses."),
+        ("He fled to the Paris-London line, Paris's own.", ""),
+        ("国王逃走了。他在1999年回来。他在1812年死去。", "国王逃走了。他在1812年死去。"),
+        ("In Paris?  I see. “Paris” it is!", "In Paris?  I see. “Paris” it is!"),
+        ("", ""),
+    ],
+)
+def test_sentences_with_names_that_the_document_does_not_hold_are_left_out(text, kept):
+    assert without_inventions(text, lambda word: word in ("Paris", "1812", "I")) == kept

@@ -146,6 +146,8 @@ def test_retriever(tmp_path: Path) -> None:
         assert isinstance(hits[0].score, float)
     assert [len(hits) for hits in retriever.retrieve(["cat"], k=99)] == [4]
     assert retriever.retrieve([]) == []
+    assert retriever.holds("Cats") and retriever.holds("中文") and retriever.holds("the") and not retriever.holds("cow")
+    assert not retriever.holds("cat-cow")
     with pytest.raises(InputError, match="k must be at least 1"):
         retriever.retrieve(["cat"], k=0)
     with pytest.raises(MemoError, match="4 vectors for 3 chunks"):

@@ -151,6 +151,9 @@ class FakeRetriever:
             end = start + len(text)
             self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
 
+    def holds(self, word):
+        return any(word.casefold() in chunk.text.casefold() for chunk in self.chunks)
+
     def retrieve(self, queries, k, *, regions=False):
         self.queries.append(list(queries))
         self.regions.append(regions)

@@ -102,8 +102,11 @@ def test_an_interrupted_stream_over_a_view_cannot_write_under_another() -> None:
     assert house.untouched()
 
 
+SHEEP = {**EN_SCRIPT, "What happens, or is discussed": "Sheep ate the grass. And"}
+
+
 def test_a_summary_walks_through_all_of_a_long_memory() -> None:
-    house = long_house()
+    house = long_house(script=SHEEP)
     answer = house.session.summarize()
     seen = "".join(shown(house, view) for view in house.memory.views)
     assert len(house.memory.views) == 6 and all(
@@ -117,20 +120,29 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
 
 
 def test_a_short_memory_is_told_in_parts_too() -> None:
-    script = {"What happens, or is discussed": "Sheep ate the grass. And"}
-    house = long_house(script=script, settings=Settings())
+    house = long_house(script=SHEEP, settings=Settings())
     assert house.session.summarize().text == "\n\n".join(["Sheep ate the grass."] * len(house.memory.views))
     assert len(house.memory.views) in (4, 5)
-    once = long_house(script=script, settings=Settings(short_parts=1, walk_view_tokens=9000))
+    once = long_house(script=SHEEP, settings=Settings(short_parts=1, walk_view_tokens=9000))
     assert once.session.summarize().text == "Sheep ate the grass." and len(once.memory.views) == 1
+
+
+def test_what_the_document_does_not_name_is_left_out_of_its_summary() -> None:
+    invented = {"What happens, or is discussed": "Sheep ate the grass. They came from Brazil. It was in 1999."}
+    house = long_house(script=invented, settings=Settings())
+    assert set(house.session.summarize().text.split("\n\n")) == {"Sheep ate the grass."}
+    house = long_house(script={"What happens, or is discussed": "Brazil fell to Napoleon."}, settings=Settings())
+    answer = house.session.summarize()
+    assert "Napoleon" not in answer.text and answer.passages, "composed of passages where memory tells nothing"
 
 
 def test_parts_that_do_not_fit_are_thinned_out() -> None:
     other = LocalGenerator(FakeEngine(EN_SCRIPT, max_context=620), FakeTokenizer())
-    house = long_house(generator=other)
+    told = "Sheep ate the grass until the evening. The grass of the hills was all eaten up. And"
+    house = long_house(script={"What happens, or is discussed": told}, generator=other)
     answer = house.session.summarize(max_tokens=200)
     assert answer.text == EN_SCRIPT["summary of the whole document"] and answer.prompt_tokens + 200 <= 620
-    assert len(house.engine.prompts) == 6 and other._engine.prompts[-1].count("- The plague came to Paris") == 3
+    assert len(house.engine.prompts) == 6 and other._engine.prompts[-1].count("- Sheep ate the grass") == 3
 
 
 def test_every_token_is_walked_where_the_views_allow() -> None:

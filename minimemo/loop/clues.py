@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -63,6 +64,7 @@ _LABEL = re.compile(
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "`": "`", "**": "**"}
 _SENTENCE = re.compile(r"(?<=[。！？!?])|(?<=\w\w[.])\s+")  # "Y. pestis" and "p. 3" end no sentence
+_WORD = re.compile(r"[^\W\d_]+|(?<!\d)\d{4}(?!\d)")  # a year, or letters
 _NOTHING = re.compile(
     r"(?:none|null|n/a|nothing|no (?:relevant )?(?:information|passages?|answer)"
     r"|not (?:found|mentioned|available|specified)"
@@ -97,6 +99,20 @@ def full_sentences(text: str) -> str:
     """A text up to the end of its last full sentence; all of it where no sentence ends."""
     match = _FULL.match(text)
     return match[0] if match else text
+
+
+def without_inventions(text: str, holds: Callable[[str], bool]) -> str:
+    """A text less the sentences with a name (a word with a capital that begins no sentence) or a year that the document
+    does not hold: asked for more than it was told, a small model goes on with what it knows of the world."""
+
+    def grounded(sentence: str) -> bool:
+        words = _WORD.findall(sentence)
+        return all(holds(word) for word in words if word.isdigit()) and all(
+            holds(word) for word in words[1:] if word[0].isupper()
+        )
+
+    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    return "".join(filter(grounded, (text[a:b] for a, b in pairwise([0, *ends, len(text)])))).strip()
 
 
 def parse_lines(output: str) -> list[str]:

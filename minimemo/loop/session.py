@@ -16,7 +16,7 @@ from minimemo.errors import InputError
 from minimemo.events import Listener, silent
 from minimemo.loop.agreement import Agreement
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
-from minimemo.loop.clues import Clue, ClueKind, parse_lines, select_clues
+from minimemo.loop.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
 from minimemo.loop.evidence import Query, rank_passages, render_passages
 from minimemo.loop.form import asks_about_whole, wants_paragraph
 from minimemo.loop.language import Language, detect_language
@@ -206,6 +206,8 @@ class Session:
         """What the memory tells of each part of the document: as it stands, or composed where that is too long."""
         prompts, budget = self._prompts[run.language], self.settings.summary_evidence_tokens
         parts, joined = self._recollection.parts(run, joined=self._generator is self._own)
+        if run.language == self.language:  # in another one names are written in other ways
+            parts = [told for part in parts if (told := without_inventions(part, self._retriever.holds))]
         lines = [line for part in parts for line in parse_lines(part)]
         clues = select_clues({"point": lines}, caps={"point": len(lines)})
         queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", prompts.summary_query)]

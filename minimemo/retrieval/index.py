@@ -20,7 +20,7 @@ from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
 from minimemo.retrieval.lexical import LexicalIndex
-from minimemo.retrieval.words import quoted
+from minimemo.retrieval.words import quoted, terms
 
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
 _HEAD = struct.Struct("<4siqqqBiQ")
@@ -140,6 +140,10 @@ class Retriever:
         self._documents = documents or [0] * len(chunks)
         self._embedder = embedder
         self._lexical = LexicalIndex([chunk.text for chunk in chunks])
+
+    def holds(self, word: str) -> bool:
+        """Whether a passage has this word, whatever its case; of several, each. True of one that is not searched by."""
+        return all(term in self._lexical for term in terms(word))
 
     def retrieve(self, queries: Sequence[str], k: int = 3, *, regions: bool = False) -> list[list[Hit]]:
         """The k best passages of each query, best first; fewer when the document has fewer.

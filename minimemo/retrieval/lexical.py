@@ -40,6 +40,9 @@ class LexicalIndex:
     def __len__(self) -> int:
         return self._rows
 
+    def __contains__(self, term: str) -> bool:
+        return term in self._postings
+
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """The score of every passage (n,), 0 where it shares no term with the query."""
         scores = np.zeros(self._rows, np.float32)
