@@ -273,6 +273,18 @@ def test_the_question_is_always_searched_and_searched_first():
     assert silent.retriever.queries == [[QUESTION]]
 
 
+@pytest.mark.parametrize(
+    ("question", "regions"),
+    [(QUESTION, False), ("Describe the report of the doctors.", True), ("Summarize the document.", False)],
+)
+@pytest.mark.parametrize("mode", ["memorag", "rag"])
+def test_a_paragraph_searches_for_regions_a_phrase_and_the_points_of_a_summary_for_places(question, regions, mode):
+    house = House()
+    house.session.ask(question, mode)
+    regions = regions or (mode == "rag" and "Summarize" in question)  # there it is a question as any other
+    assert house.retriever.regions and set(house.retriever.regions) == {regions}
+
+
 def test_chinese_clues_reach_the_search():
     """Defect: clues were kept when they had more than three words between spaces, so no Chinese one ever was."""
     house = chinese_house()
