@@ -228,14 +228,20 @@ def test_full_sentences(text: str, full: str) -> None:
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("Kings fled. They met Bonaparte in Paris. All was well.", "Kings fled. All was well."),
-        ("Bonaparte fled to Paris in 1812.", "Bonaparte fled to Paris in 1812."),  # a first word may be any
-        ("He fled in 1999. He had 12345 men and 7 horses.", "He had 12345 men and 7 horses."),
-        ("He fled to the Paris-London line, Paris's own.", ""),
-        ("国王逃走了。他在1999年回来。他在1812年死去。", "国王逃走了。他在1812年死去。"),
-        ("In Paris?  I see. “Paris” it is!", "In Paris?  I see. “Paris” it is!"),
+        ("Kings fled. They met Lord Bonaparte in Paris. All was well.", "Kings fled. All was well."),
+        ("Lamps in the United States are old. It was in 1999 in France.", "It was in 1999 in France."),
+        ("He met Mr. White. He saw Dr. No in New Orleans.", "He met Mr. White."),
+        ("They fled to King Paris.", "They fled to King Paris."),  # one word of a name is held
+        ("The prices rose by 5%. Overall, Trade Unions grew: Many People said so.",) * 2,
+        (
+            "**Main Themes**\n\nThe sheep ate\nSeveral Dogs barked",
+            "**Main Themes**\n\nThe sheep ate\nSeveral Dogs barked",
+        ),
+        ("They took vitamin B12, H2O and a 3D printer at 5 p.m. Nobody Else came.",) * 2,
+        ("Die Häuser brannten, die Hunde bellten.",) * 2,
+        ("国王逃走了。他在1999年回来。", "国王逃走了。他在1999年回来。"),
         ("", ""),
     ],
 )
 def test_sentences_with_names_that_the_document_does_not_hold_are_left_out(text, kept):
-    assert without_inventions(text, lambda word: word in ("Paris", "1812", "I")) == kept
+    assert without_inventions(text, lambda word: word == "Paris") == kept

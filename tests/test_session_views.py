@@ -128,10 +128,12 @@ def test_a_short_memory_is_told_in_parts_too() -> None:
 
 
 def test_what_the_document_does_not_name_is_left_out_of_its_summary() -> None:
-    invented = {"What happens, or is discussed": "Sheep ate the grass. They came from Brazil. It was in 1999."}
+    invented = {"What happens, or is discussed": "Sheep ate the grass. They came from the United States. And so"}
     house = long_house(script=invented, settings=Settings())
     assert set(house.session.summarize().text.split("\n\n")) == {"Sheep ate the grass."}
-    house = long_house(script={"What happens, or is discussed": "Brazil fell to Napoleon."}, settings=Settings())
+    house = long_house(
+        script={"What happens, or is discussed": "The sheep fell to Emperor Napoleon."}, settings=Settings()
+    )
     answer = house.session.summarize()
     assert "Napoleon" not in answer.text and answer.passages, "composed of passages where memory tells nothing"
 

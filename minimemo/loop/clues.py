@@ -58,23 +58,25 @@ _MARKER = re.compile(
     re.VERBOSE,
 )
 _LABEL = re.compile(
-    r"^\s*(?:(?:passage|clue|question|answer|sentence|span|quote|point|key\ point|q|a)\s*\d{0,2}"
-    r"|(?:片段|线索|问题|小问题|答案|回答|原文|原句|段落|句子|要点)\s*[\d一二三四五六七八九十]{0,2})\s*[:：]\s*",
+    r"^\s*(?:(?:passage|clue|question|(?:short\ )?answer|sentence|span|quote|point|key\ point|q|a)\s*\d{0,2}"
+    r"|(?:片段|线索|问题|小问题|(?:简短的)?答案|回答|原文|原句|段落|句子|要点)\s*[\d一二三四五六七八九十]{0,2})\s*[:：]\s*",
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "`": "`", "**": "**"}
 _SENTENCE = re.compile(r"(?<=[。！？!?])|(?<=\w\w[.])\s+")  # "Y. pestis" and "p. 3" end no sentence
-_WORD = re.compile(r"[^\W\d_]+|(?<!\d)\d{4}(?!\d)")  # a year, or letters
 _NOTHING = re.compile(
     r"(?:none|null|n/a|nothing|no (?:relevant )?(?:information|passages?|answer)"
     r"|not (?:found|mentioned|available|specified)"
     r"|无|没有|未提及|未找到|没有提到|没有相关(?:信息|内容)|无相关(?:信息|内容))[.。!！]*",
     re.IGNORECASE,
 )
-_FULL = re.compile(  # not after one letter or digit, nor after a title
-    r".*(?:[。！？…][”’」』）]*|(?:(?<!\b\w)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.]|[!?])[\"'”’)]*(?=\s|$))",
-    re.DOTALL,
-)
+# not after one letter or digit, nor after a title
+_END = r"(?:(?<!\b\w)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.]|[!?])[\"'”’)]*"
+_FULL = re.compile(rf".*(?:[。！？…][”’」』）]*|{_END}(?=\s|$))", re.DOTALL)
+_ENDED = re.compile(rf"[。！？]|{_END}\s+|\n+")
+# Two or more words with capitals, after a word without punctuation: the first of a sentence, a title or a quotation may
+# be any word, and one such word is often "French" where the document has "France".
+_NAME = re.compile(r"(?<=[a-z] )[A-Z][a-z]+(?: [A-Z][a-z]+)+")
 _LOOP = re.compile(r"(.{1,3}?)\1{5,}|(.{4,160}?)\2{2,}", re.DOTALL)
 _TAIL_LOOP = re.compile(r"(.{8,120}?)\1{2,}\Z", re.DOTALL)
 
@@ -102,16 +104,13 @@ def full_sentences(text: str) -> str:
 
 
 def without_inventions(text: str, holds: Callable[[str], bool]) -> str:
-    """A text less the sentences with a name (a word with a capital that begins no sentence) or a year that the document
-    does not hold: asked for more than it was told, a small model goes on with what it knows of the world."""
+    """A text less the sentences with a name of several words of which the document `holds` none: asked for more than it
+    was told, a small model goes on with what it knows of the world ("in the United States")."""
 
     def grounded(sentence: str) -> bool:
-        words = _WORD.findall(sentence)
-        return all(holds(word) for word in words if word.isdigit()) and all(
-            holds(word) for word in words[1:] if word[0].isupper()
-        )
+        return all(any(map(holds, name.split())) for name in _NAME.findall(sentence))
 
-    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    ends = [match.end() for match in _ENDED.finditer(text)]
     return "".join(filter(grounded, (text[a:b] for a, b in pairwise([0, *ends, len(text)])))).strip()
 
 

@@ -2,11 +2,11 @@
 
 The memory is one unfinished turn of a chat: [opening of the turn][memory_intro][document]. A question continues that
 turn with one of the `recall`, `rewrite`, `draft`, `memory_answer`, `memory_paragraph` or `part` texts and closes it;
-so those texts begin with a break and speak of the document "above". The first three are asked in one batch: they begin
-with the question, which is computed once, and go on with few words of their own. The other prompts are whole turns.
-Answers are asked for with what to do first, then the question, then a cue ("Answer:") as the last word: with the
-instruction last, a 0.5B model wrote full sentences where a name was asked for, or took the words for "not found" as its
-answer; and a base model, without a chat template, needs the cue to know that it is its turn.
+so those texts begin with a break. The first three are asked in one batch and only searched with: they begin with the
+question, which is computed once, and go on with few words of their own. The other prompts are whole turns.
+Answers to be given are asked for with what to do first, then the question, then a cue ("Answer:") as the last word:
+with the instruction last, a 0.5B model wrote full sentences where a name was asked for, or took the words for "not
+found" as its answer; and a base model, without a chat template, needs the cue to know that it is its turn.
 A user's file may replace any of them (`load_prompts`).
 """
 

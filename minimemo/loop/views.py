@@ -77,7 +77,8 @@ class Views:
     def _ranked(self, question: str, extents: Sequence[Extent], regions: bool) -> Iterator[Block]:
         settings = self._settings
         if self._found[0] != (question, regions):  # several views serve one question
-            k = 1 + sum(extent.blocks for extent in extents)
+            # passages of a region lie in few blocks: of them all may be needed to fill a view
+            k = sum(extent.tokens if regions else extent.blocks for extent in extents) + 1
             (hits,) = self._retriever.retrieve([question], k, regions=regions)
             self._found = (question, regions), [_span(hit) for hit in hits]
         spans = iter(self._found[1])

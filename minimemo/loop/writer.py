@@ -92,7 +92,7 @@ class Writer:
         return [*self._tokenizer.encode(text), *closing]
 
     def reply_batch(self, memory: KVCache, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        """One reply a row, all over the same memory, which stays as it is."""
+        """One reply a row, all over the same memory, see `Engine.generate_batch`."""
         stop = self._tokenizer.stop_ids
         replies = self._engine.generate_batch(memory, rows, max_tokens=max_tokens, stop=stop)
         return [self._tokenizer.decode(ids) for ids in replies]

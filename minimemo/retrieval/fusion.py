@@ -82,6 +82,6 @@ def over_regions(scores: npt.NDArray[np.float32], documents: Sequence[int]) -> n
     starts = [0, *np.flatnonzero(np.diff(documents)) + 1, len(documents)]
     smooth = np.empty_like(scores)
     for start, end in pairwise(starts):
-        padded = np.pad(scores[:, start:end], ((0, 0), (reach, reach)))  # 0 is the mean: ends of a document
+        padded = np.pad(scores[:, start:end], ((0, 0), (reach, reach)), mode="edge")
         smooth[:, start:end] = np.lib.stride_tricks.sliding_window_view(padded, len(window), axis=1) @ window
     return smooth

@@ -171,7 +171,7 @@ class Retriever:
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [
             [
-                # a passage that is among the first of neither is found by both together
+                # a passage that is among the first of neither is found by both together, or by what it stands beside
                 Hit(
                     self._chunks[i],
                     float(fused[row, i]),

@@ -21,7 +21,7 @@ _UNSPACED = (
     r"\u1100-\u11ff\u3005-\u3007\u3040-\u30ff\u3131-\u318e\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
     + (r"\U00020000-\U0003ffff")
 )
-_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|「([^」]+)」|『([^』]+)』")
+_QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
 _RUN = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}_])\w)+")
 
 
@@ -54,5 +54,5 @@ def singular(word: str) -> str:
 
 def quoted(text: str) -> list[str]:
     """What stands between double quotation marks and holds a term: the subject, in the document's own words."""
-    found = (next(filter(None, match.groups())) for match in _QUOTED.finditer(text))
+    found = (next(filter(None, match.groups())).strip() for match in _QUOTED.finditer(text))
     return [phrase for phrase in found if terms(phrase)]
