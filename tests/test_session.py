@@ -282,7 +282,7 @@ def test_a_paragraph_searches_for_regions_a_phrase_and_the_points_of_a_summary_f
     house = House()
     house.session.ask(question, mode)
     regions = regions or (mode == "rag" and "Summarize" in question)  # there it is a question as any other
-    assert house.retriever.regions and set(house.retriever.regions) == {regions}
+    assert regions in house.retriever.regions and len(set(house.retriever.regions)) == 1
 
 
 def test_chinese_clues_reach_the_search():

@@ -159,7 +159,7 @@ class Recollection:
 
     def _view(self, run: Run, most: int, room: int) -> MemoryView:
         with run.meter.stage("choose"):
-            return self._views.choose(run.question, most, room, regions=run.paragraph)
+            return self._views.choose(run.question, most, room)
 
     @contextmanager
     def _borrow(self, view: MemoryView, room: int, meter: Meter) -> Iterator[Callable[[], KVCache]]:

@@ -36,19 +36,18 @@ class Views:
         self._retriever = retriever
         self._settings = settings
         self._max_context = max_context
-        self._found: tuple[tuple[str, bool], list[Span]] = ("", False), []  # for what views were chosen for last
+        self._found: tuple[str, list[Span]] = ("", [])  # by the question that views were chosen for last
 
-    def choose(self, question: str, most: int, room: int, regions: bool = False) -> MemoryView:
+    def choose(self, question: str, most: int, room: int) -> MemoryView:
         """The view of at most `most` tokens for a question, behind which `room` tokens of context stay free.
 
         Blocks that hold the first `view_hits` passages come first, then their neighbours, then blocks spread over the
-        whole, then those of the passages that follow; regions: blocks by `Retriever.retrieve`'s regions alone. Raises
-        InputError when none fits.
+        whole, then those of the passages that follow. Raises InputError when none fits.
         """
         if (everything := self._whole(most, room)) is not None:
             return everything
         extents = self._memory().extents
-        return chosen(extents, self._ranked(question, extents, regions), self._budget(most, room))
+        return chosen(extents, self._ranked(question, extents), self._budget(most, room))
 
     def walk(self, room: int, parts: int = 1) -> list[MemoryView]:
         """At most `walk_views` views that go through the whole memory in order, in at most `parts` where those have no
@@ -74,19 +73,16 @@ class Views:
         everything = whole(self._memory().extents)
         return everything if everything.tokens <= min(most, self._max_context - room) else None
 
-    def _ranked(self, question: str, extents: Sequence[Extent], regions: bool) -> Iterator[Block]:
+    def _ranked(self, question: str, extents: Sequence[Extent]) -> Iterator[Block]:
         settings = self._settings
-        if self._found[0] != (question, regions):  # several views serve one question
-            # passages of a region lie in few blocks: of them all may be needed to fill a view
-            k = sum(extent.tokens if regions else extent.blocks for extent in extents) + 1
-            (hits,) = self._retriever.retrieve([question], k, regions=regions)
-            self._found = (question, regions), [_span(hit) for hit in hits]
+        if self._found[0] != question:  # several views serve one question
+            (hits,) = self._retriever.retrieve([question], 1 + sum(extent.blocks for extent in extents))
+            self._found = question, [_span(hit) for hit in hits]
         spans = iter(self._found[1])
-        if not regions:
-            first = list(blocks_of(extents, islice(spans, settings.view_hits)))
-            yield from first
-            yield from neighbours(extents, first)
-            yield from spread(extents, settings.view_spread)
+        first = list(blocks_of(extents, islice(spans, settings.view_hits)))
+        yield from first
+        yield from neighbours(extents, first)
+        yield from spread(extents, settings.view_spread)
         yield from blocks_of(extents, spans)
 
     def _budget(self, wanted: int, room: int) -> int:
