@@ -135,6 +135,22 @@ def test_no_stop_token_is_chosen_before_min_tokens() -> None:
     assert list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=12, min_tokens=0, stop=stop)) == []
 
 
+def test_a_held_reply_does_not_go_on_with_a_break() -> None:
+    """Only where it would have ended: a break that is likelier than the end is the model's own."""
+    engine = tiny_engine()
+
+    def told(**options: Any) -> list[int]:
+        return list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=6, **options))
+
+    free = told()
+    stop = {free[0]}
+    second = told(min_tokens=4, stop=stop)[0]
+    assert second != free[0]
+    third = told(min_tokens=4, stop={*stop, second})[0]
+    assert told(min_tokens=4, stop=stop, breaks={second})[0] == third
+    assert told(min_tokens=4, stop={third}, breaks={free[0]})[0] == free[0]
+
+
 def test_a_reply_that_ended_is_held_to_go_on_over_a_memory() -> None:
     """As if it had been held from the start, and the memory has its length back."""
     engine = tiny_engine()
@@ -144,7 +160,8 @@ def test_a_reply_that_ended_is_held_to_go_on_over_a_memory() -> None:
     memory.truncate(len(PROMPT))
     stop = free[4]
     said = "the king of France"
-    tokenizer: Any = SimpleNamespace(stop_ids={stop}, decode=lambda ids: said)
+    # two tokens each, so that none is a break
+    tokenizer: Any = SimpleNamespace(stop_ids={stop}, decode=lambda ids: said, encode=lambda text: [1, 2])
     writer = Writer(engine, tokenizer)
     expected = list(engine.generate(memory, [5], max_tokens=12, min_tokens=8, stop={stop}))
     memory.truncate(len(PROMPT))

@@ -113,10 +113,11 @@ class Engine:
         max_tokens: int,
         min_tokens: int = 0,
         stop: Collection[int] = (),
+        breaks: Collection[int] = (),
         sampling: Sampling | None = None,
     ) -> Iterator[int]:
         """Prefills ids, then yields tokens until one of `stop` (not yielded, nor chosen before min_tokens) or
-        max_tokens.
+        max_tokens. Where one of `stop` was the likeliest before min_tokens, none of `breaks` takes its place.
 
         The cache stays extended by the prompt and all yielded tokens, but for the last one at max_tokens; the caller
         truncates it.
@@ -125,9 +126,9 @@ class Engine:
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
             if count <= min_tokens:
-                logits = logits.index_fill(
-                    -1, torch.tensor(list(stop), dtype=torch.long, device=logits.device), float("-inf")
-                )
+                ended = int(logits[0].argmax()) in stop
+                barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
+                logits = logits.index_fill(-1, barred, float("-inf"))
             token = sampler(logits)[0]
             if token in stop:
                 return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
+_BREAKS = ("\n", "\n\n", "\n\n\n", " \n", "```", "---")  # what a model that has nothing more to say fills lines with
 LOOP_CHECK = 16  # tokens between two looks for a loop: the look costs about a millisecond
 
 
@@ -76,6 +77,7 @@ class Writer:
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._breaks = [ids[0] for text in _BREAKS if len(ids := tokenizer.encode(text)) == 1]
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -99,7 +101,7 @@ class Writer:
 
     def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
         """The tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before min_tokens
-        is held to go on, but for one that says that there is nothing to say."""
+        is held to go on in its line, but for one that says that there is nothing to say."""
         stop = self._tokenizer.stop_ids
         told: list[int] = []
         for token in self._engine.generate(cache, ids, max_tokens=max_tokens, stop=stop):
@@ -108,8 +110,9 @@ class Writer:
         missing = min(min_tokens, max_tokens) - len(told)
         if told and missing > 0 and not is_refusal(self._tokenizer.decode(told)):
             cache.truncate(cache.length - 1)
+            left = max_tokens - len(told)
             yield from self._engine.generate(
-                cache, told[-1:], max_tokens=max_tokens - len(told), min_tokens=missing, stop=stop
+                cache, told[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=self._breaks
             )
 
     def whole_reply(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> str:
