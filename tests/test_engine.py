@@ -160,8 +160,7 @@ def test_a_reply_that_ended_is_held_to_go_on_over_a_memory() -> None:
     memory.truncate(len(PROMPT))
     stop = free[4]
     said = "the king of France"
-    # two tokens each, so that none is a break
-    tokenizer: Any = SimpleNamespace(stop_ids={stop}, decode=lambda ids: said, encode=lambda text: [1, 2])
+    tokenizer: Any = SimpleNamespace(stop_ids={stop}, break_ids=frozenset(), decode=lambda ids: said)
     writer = Writer(engine, tokenizer)
     expected = list(engine.generate(memory, [5], max_tokens=12, min_tokens=8, stop={stop}))
     memory.truncate(len(PROMPT))

@@ -37,6 +37,7 @@ class FakeTokenizer:
     """One token a character; control tokens are negative and cannot come from text."""
 
     stop_ids = frozenset({-9})
+    break_ids = frozenset[int]()
 
     def __init__(self, has_chat_template=True):
         self.has_chat_template = has_chat_template

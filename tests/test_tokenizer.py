@@ -62,6 +62,16 @@ def spoken(tokenizer: Tokenizer, text: str) -> str:
     return unicodedata.normalize("NFC", text) if tokenizer._backend.normalizer.__class__.__name__ == "NFC" else text
 
 
+def test_breaks_are_the_tokens_that_say_nothing(tokenizers: dict[str, Tokenizer]) -> None:
+    for name, tokenizer in tokenizers.items():
+        for text in ("a", "the", "。", "“", "12", "中", "é"):
+            assert not tokenizer.break_ids & {*tokenizer.encode("x" + text)[1:]}, (name, text)
+        told = {token: tokenizer.decode([token]) for token in range(tokenizer.vocab_size)}
+        assert all(token in tokenizer.break_ids for token, text in told.items() if "\n" in text or text == "  ")
+        breaks = [told[token] for token in tokenizer.break_ids]
+        assert breaks and all("\n" in text or not text.strip().strip("-*_=~#>`|") for text in breaks)
+
+
 # --- user text and control tokens -----------------------------------------------------------------------------------
 
 

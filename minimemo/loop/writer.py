@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
-_BREAKS = ("\n", "\n\n", "\n\n\n", " \n", "```", "---")  # what a model that has nothing more to say fills lines with
 LOOP_CHECK = 16  # tokens between two looks for a loop: the look costs about a millisecond
 
 
@@ -77,7 +76,6 @@ class Writer:
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._breaks = [ids[0] for text in _BREAKS if len(ids := tokenizer.encode(text)) == 1]
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -110,9 +108,9 @@ class Writer:
         missing = min(min_tokens, max_tokens) - len(told)
         if told and missing > 0 and not is_refusal(self._tokenizer.decode(told)):
             cache.truncate(cache.length - 1)
-            left = max_tokens - len(told)
+            left, breaks = max_tokens - len(told), self._tokenizer.break_ids
             yield from self._engine.generate(
-                cache, told[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=self._breaks
+                cache, told[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=breaks
             )
 
     def whole_reply(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> str:

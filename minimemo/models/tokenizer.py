@@ -11,6 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from minimemo.models.chat import ChatTemplate, marker
 from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
+_MARKS = "-*_=~#>`|"  # of formatting
 _CONTROL_LOOK = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)  # files do not always flag these as special
 
 
@@ -156,6 +158,13 @@ class Tokenizer:
     def stream(self) -> StreamDecoder:
         """A detokenizer for ids that arrive one at a time."""
         return self._detokenizer.stream()
+
+    @cached_property
+    def break_ids(self) -> frozenset[int]:
+        """Tokens that say nothing: white space, line breaks whatever stands before them, marks of formatting alone,
+        control tokens."""
+        texts = self._backend.decode_batch([[token] for token in range(self.vocab_size)])
+        return frozenset(at for at, text in enumerate(texts) if "\n" in text or not text.strip().strip(_MARKS))
 
     # turns
 
