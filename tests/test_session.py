@@ -286,6 +286,17 @@ def test_a_paragraph_searches_for_regions_a_phrase_and_the_points_of_a_summary_f
     assert regions in house.retriever.regions and len(set(house.retriever.regions)) == 1
 
 
+def test_a_paragraph_is_told_by_memory_in_english_and_by_the_passages_of_the_question_in_chinese():
+    house = chinese_house()
+    memorag, rag = (house.session.ask("关于“医生的报告”，讨论了哪些内容？", mode) for mode in ("memorag", "rag"))
+    asked = house.engine.prompts
+    assert len(asked) == 2 and asked[0] == asked[1] and "段落：" in asked[0]
+    assert memorag.clues == () and memorag.passages == rag.passages and memorag.text == rag.text
+    house = House()
+    told = house.session.ask("Describe the report of the doctors.")
+    assert told.passages and told.clues == () and "Passages:" not in house.engine.prompts[-1]
+
+
 def test_chinese_clues_reach_the_search():
     """Defect: clues were kept when they had more than three words between spaces, so no Chinese one ever was."""
     house = chinese_house()

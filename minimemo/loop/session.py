@@ -2,8 +2,9 @@
 
 The loop is MemoRAG's (arXiv 2409.05591): from memory, passages are recalled, the question is rewritten and an answer
 drafted; question and clues search the document; the answer is written from what they find, or taken from memory where
-both find that likelier (agreement.py). Paragraphs come from memory, and retrieval finds their sources; what is asked of
-the whole document walks through all of its memory, which is only read: it has its length back after every question.
+both find that likelier (agreement.py). English paragraphs come from memory, and retrieval finds their sources; Chinese
+ones come from passages. What is asked of the whole document walks through all of its memory, which is only read: it has
+its length back after every question.
 """
 
 from __future__ import annotations
@@ -138,11 +139,14 @@ class Session:
             return (yield from self._summary(run))
         if run.mode == "gist":
             return (yield from self._gist(run))
-        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and self._generator is self._own):
+        own = self._generator is self._own
+        # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them (LOG.md).
+        by_question = run.paragraph and run.language == "zh"
+        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and own and not by_question):
             return (yield from self._from_memory(run))
         clues: tuple[Clue, ...] = ()
         draft = ""
-        if run.mode == "memorag":
+        if run.mode == "memorag" and not by_question:
             drafted = self.settings.use_draft and not run.paragraph
             clues, draft = self._recollect(("recall", "rewrite", "draft") if drafted else ("recall", "rewrite"), run)
         queries = [Query("question", run.question)]
@@ -180,7 +184,8 @@ class Session:
 
         # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
         passages = self._room.fit(run, found.passages, self.settings.evidence_tokens, text)
-        agreed = run.mode == "memorag" and self._generator is self._own and self.settings.agreed_tokens > 0
+        short = run.mode == "memorag" and not run.paragraph
+        agreed = short and self._generator is self._own and self.settings.agreed_tokens > 0
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
     def _gist(self, run: Run) -> Steps:
