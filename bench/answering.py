@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from bench.questions import Question
 from bench.vectors import passage_vectors
 from minimemo.document import Document, read_document
 from minimemo.loop import DEFAULTS, PROMPTS, Clue, Session, detect_language
+from minimemo.loop.answer import Mode
 from minimemo.loop.clues import CAPS, ClueKind, parse_draft, parse_lines
 from minimemo.loop.run import Run
 from minimemo.loop.writer import LocalGenerator
@@ -36,6 +37,10 @@ class Oracle(Session):
     """A session whose memory, when it is asked for clues, recalls what it is given."""
 
     clues: tuple[Clue, ...] = ()
+
+    def _run(self, question: str, mode: Mode, max_tokens: int) -> Run:
+        """Never of the whole document, for which a memory would be walked through that is not there."""
+        return replace(super()._run(question, mode, max_tokens), whole=False)
 
     def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
         return self.clues, ""
