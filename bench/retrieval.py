@@ -85,7 +85,8 @@ def rankings(collection: Collection, embedder: Embedder) -> dict[str, npt.NDArra
     nearest = np.argsort(-near, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(near) - 1)]
     index = LexicalIndex([whole(*text) for text in zip(collection.titles, collection.texts, strict=True)])
     bm25 = np.stack([index.scores(query) for query in collection.queries])
-    fused = fuse_expanded(dense, bm25, index, collection.queries, lambda rows: nearest[rows])
+    known = np.where(embedder.reads(collection.queries)[:, None], dense, np.float32(0))
+    fused = fuse_expanded(known, bm25, index, collection.queries, lambda rows: nearest[rows])
     return {"dense": dense, "bm25": bm25, "fused": fused}
 
 

@@ -26,6 +26,7 @@ from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.scratch import scratch
 
 from .conftest import TinyModels
+from .test_embedder import tiny_embedder
 
 SHORT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(50))
 LONG = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(150))
@@ -133,6 +134,20 @@ def test_a_long_document_says_how_long_it_takes(build: Build, monkeypatch: pytes
     found = re.fullmatch(r"([\d,]+) tokens: about (\d+) minutes to read, memory\.bin about ([\d.]+) kB", note)
     assert found and int(found[1].replace(",", "")) == told["tokens"]
     assert float(found[3]) * 1000 == pytest.approx(told["bytes"], rel=0.1)
+
+
+def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path: Path) -> None:
+    """A vocabulary without the document's language is said, since vectors find nothing there."""
+    english = open_embedder(tiny_embedder(tmp_path / "embedder"))
+    unread = ["search goes by words alone"]
+    for text, told in (("the cat ran . the dogs ran far", []), ("灯塔很高，船长老了。" * 9, unread)):
+        events: list[Event] = []
+        document = minimemo.Document.of(text, "doc")
+        minimemo.build(
+            document, tmp_path / "a.memo", model=model, embedder=english, memory="int4", on_event=events.append
+        )
+        notes = [event.stage for event in events if event.unit == "note"]
+        assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
 
 
 def test_kill_9_five_times(tiny_models: TinyModels, tmp_path: Path) -> None:

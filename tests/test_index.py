@@ -182,6 +182,18 @@ def test_words_find_what_vectors_blur(tmp_path: Path) -> None:
     assert [hit.score for hit in hits] == [0, 0, 0]
 
 
+def test_words_alone_find_what_the_embedder_cannot_read(tmp_path: Path) -> None:
+    """Vectors of texts of unknown words are near each other for nothing: they neither rank nor lend words."""
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    passages = ["船长修灯塔", "灯塔很高", "船长老了", "the cat ran"]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    retriever = Retriever(VectorIndex.build(embedder.embed_passages(passages)), chunks, embedder)
+    read, unread = retriever.retrieve(["the cat", "船长修灯塔"], k=4)
+    assert read[0].chunk.index == 3 and "embedding" in read[0].sources
+    assert unread[0].chunk.index == 0 and [hit.sources for hit in unread[:3]] == [("lexical",)] * 3
+    assert unread[3].score < unread[2].score, "a passage that shares no word is behind all that do"
+
+
 def test_what_a_question_quotes_counts_half_and_regions_reach_over_passages(tmp_path: Path) -> None:
     embedder = Embedder.load(tiny_embedder(tmp_path))
     passages = ["the dog ran", "the cat ran", "far .", "the zeppelin ran", *["far ."] * 9]

@@ -51,13 +51,14 @@ def fuse_expanded(
     """`fuse`, then again with the words of the first CANDIDATES of each query expanded: (q, n) each -> (q, n).
 
     words: what `lexical` says of `queries`; nearest: passages (m,) -> their NEIGHBOURS most similar others (m, k).
+    A query whose vector scores are all one, of words that the embedder does not know, is searched by words alone.
     """
     expanded = words.copy()
     first = np.argsort(-fuse(vectors, words, weight), axis=1, kind="stable")[:, :CANDIDATES]
     named, places = np.unique(first, return_inverse=True)  # queries on one subject share most of them
     near = nearest(named)[places.reshape(first.shape)]
-    for row, query in enumerate(queries):
-        expanded[row, first[row]] = lexical.expanded_scores(query, first[row], near[row])
+    for row in np.flatnonzero(np.ptp(vectors, axis=1) > 0).tolist():
+        expanded[row, first[row]] = lexical.expanded_scores(queries[row], first[row], near[row])
     return fuse(vectors, expanded, weight)
 
 

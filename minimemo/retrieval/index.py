@@ -161,6 +161,7 @@ class Retriever:
         cosines = np.empty((len(texts), len(self._chunks)), np.float32)
         found, ids = self._index.search(self._embedder.embed_queries(texts), len(self._chunks))
         np.put_along_axis(cosines, ids, found, axis=1)
+        cosines[~self._embedder.reads(texts)] = 0
         words = np.stack([self._lexical.scores(text) for text in texts])
         scores = fuse_expanded(cosines, words, self._lexical, texts, lambda rows: self._index.nearest(rows, NEIGHBOURS))
         fused = with_phrases(scores[: len(queries)], scores[len(queries) :], [row for row, _ in phrases])
