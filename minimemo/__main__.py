@@ -6,6 +6,7 @@ try:
     import signal
 
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while there is nothing to undo
+    import io
     import sys
 
     from minimemo import cli
@@ -17,6 +18,9 @@ except KeyboardInterrupt:
 def main() -> int:
     """The process's exit code; see `cli.main`."""
     arguments = cli.parser().parse_args()
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # what an encoding cannot hold is marked: nobody's reason to stop
+            stream.reconfigure(errors=errors)
     interrupt = Interrupt()
     before = signal.signal(signal.SIGINT, interrupt)
     try:

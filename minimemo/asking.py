@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from minimemo.loop import Answer, Clue, Found, Language, Mode, Piece, Session, checked_question
@@ -69,7 +70,7 @@ class Asking(ABC):
                 model.engine,
                 model.tokenizer,
                 retriever,
-                self.memory,
+                partial(_open_memory, self.memos, self.runtime),
                 documents=self.names(),
                 language=cast(Language, self.memos[0].manifest.document.language),
                 prompts=self.runtime.prompts,
@@ -81,10 +82,7 @@ class Asking(ABC):
 
     def memory(self) -> StoredMemory:
         """The memory of all memos, opened; nothing of it is decoded yet."""
-        from minimemo.stored_memory import StoredMemory
-
-        stored = [memo.stored_blocks() for memo in self.memos]
-        return StoredMemory(stored, self.memos[0].model().engine, self.runtime.on_event)
+        return _open_memory(self.memos, self.runtime)
 
     def names(self) -> list[str]:
         """What passages are cited by: the documents' names, and the memos' folders where two are the same."""
@@ -104,6 +102,13 @@ class Asking(ABC):
             embedders[0],
             [number for number, own in enumerate(chunks) for _ in own],
         )
+
+
+def _open_memory(memos: Sequence[Memo], runtime: Runtime) -> StoredMemory:
+    """Apart from what is asked: a collection that its own session held would keep its caches after it is gone."""
+    from minimemo.stored_memory import StoredMemory
+
+    return StoredMemory([memo.stored_blocks() for memo in memos], memos[0].model().engine, runtime.on_event)
 
 
 class Collection(Asking):

@@ -91,6 +91,7 @@ def build(
     recipe = _recipe(document, located, opened, codec, params, opening, window)
     if known is not None and known.recipe == recipe:
         sweep(target)
+        remember(target)  # it may have been moved here
         on_event(Event("already built", 1, 1))
         return Memo(target, known, model=model, embedder=opened, prompts=prompts, options=options)
     if fitted is not None:
@@ -160,9 +161,11 @@ def _counted(
 
 
 def _known(target: Path) -> Manifest | None:
-    """The manifest of the memo that is there already, if it can be read."""
+    """The manifest of the memo that is there already, if all of it is as it was written."""
     try:
-        return Manifest.load(target)
+        memo = Memo(target, Manifest.load(target))
+        memo.check_files()
+        return memo.manifest
     except MemoError:
         return None
 
@@ -200,11 +203,23 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
         target = Path(f"{Path(document.name).stem}.memo")
     else:
         target = Path(source).with_suffix(".memo")
+    if target.is_symlink():  # what it leads to is written, not the link
+        target = target.resolve()
     if target.exists() and not (target / names.NAME).is_file():
         raise InputError(f"{target}: exists and is no memo; name another place with -o")
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.parent}: no such folder; make it first")
+    if out is None and (there := _document_of(target)) not in (None, document.name):
+        raise InputError(f"{target}: is the memo of {there}; name another place for that of {document.name} with -o")
     return target
+
+
+def _document_of(memo: Path) -> str | None:
+    """The name of the document that a memo is of; None where there is no memo that can be read."""
+    try:
+        return Manifest.load(memo).document.name
+    except MemoError:
+        return None
 
 
 def _layout(located: LocatedModel, dtype: torch.dtype) -> KVLayout:

@@ -41,12 +41,13 @@ def calibrate(
     """Measures and stores the model's profile; the newest one is used by later builds.
 
     texts: as unlike each other as the documents to come, each read from its beginning; none: those that come with the
-    package. Raises InputError when they have too few tokens in all.
+    package. Raises InputError when they have too few tokens in all, or minimemo's folder cannot be written.
     """
     import torch
 
-    from minimemo.memory.profile import groups, save_profile
+    from minimemo.memory.profile import check_writable, groups, save_profile
 
+    check_writable(profiles_dir())  # before minutes of measuring
     engine, config = model.engine, model.engine.config
     width = config.num_kv_heads * config.head_dim
     cut = groups(config.num_layers, width)

@@ -115,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)",
     )
+    calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(
         "ask", commands.ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"'
@@ -185,7 +186,7 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--kv-dtype", choices=KV_DTYPES, help="of keys and values at work (default: as dense products)"
     )
     command.add_argument(
-        "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS"), metavar="N",
+        "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
 

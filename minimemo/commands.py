@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -42,7 +43,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     from minimemo.document import read_document
     from minimemo.language_model import load_model
 
-    texts = [read_document(path).text for path in arguments.text]
+    texts = [read_document(path, arguments.encoding).text for path in arguments.text]
     with progress(arguments.quiet) as on_event:
         profile = calibrate(load_model(arguments.model, on_event=on_event), texts, on_event=on_event)
     print(f"{arguments.model}: profile {profile.hash}")
@@ -71,12 +72,14 @@ def build(arguments: argparse.Namespace) -> None:
         f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
         f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
         f"quality: {quality(told['quality'])}\n"
-        f'ask it: minimemo ask {told["path"]} "your question"'
+        f'ask it: minimemo ask {shlex.quote(told["path"])} "your question"'
     )
 
 
 def ask(arguments: argparse.Namespace) -> None:
     folders, question = _memos_and_question(arguments.words, arguments.all)
+    if arguments.generator and arguments.mode == "memory":
+        raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
     with progress(arguments.quiet) as on_event:
         asked = _store(arguments, on_event) if arguments.all else _open(arguments, folders, on_event)
 
@@ -117,7 +120,9 @@ def _questions(on_event: Bar) -> Iterator[str]:
     while True:
         on_event.clear()
         try:
-            line = input("? " if sys.stdin.isatty() else "")
+            if sys.stdin.isatty() and not sys.stdout.isatty():  # what is piped on is answers alone
+                print("? ", end="", file=sys.stderr, flush=True)
+            line = input("? " if sys.stdin.isatty() and sys.stdout.isatty() else "")
         except EOFError:
             return
         if line.strip():
@@ -210,7 +215,8 @@ def _generator(arguments: argparse.Namespace) -> Endpoint | str | None:
     if is_address(arguments.generator):
         return Endpoint(arguments.generator, arguments.generator_model or "")
     if arguments.generator_model:
-        raise InputError("--generator-model names a model of an endpoint: give its address with --generator")
+        mend = "begin its address with http://" if arguments.generator else "give its address with --generator"
+        raise InputError(f"--generator-model names a model of an endpoint: {mend}")
     named: str | None = arguments.generator
     return named
 

@@ -9,14 +9,20 @@ from pathlib import Path
 
 from minimemo.errors import InputError
 
-_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),  # before that of UTF-16, which it begins with
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """Text exactly as decoded: line ends, emoji and combining marks untouched. Offsets everywhere count its characters.
 
-    name: what to call it. sha256: of the text in UTF-8.
+    name: what to call it, with a mark for each byte of a file's name that is no text. sha256: of the text in UTF-8.
     """
 
     name: str
@@ -32,7 +38,7 @@ class Document:
             content = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(f"{name}: not valid Unicode at character {error.start}; decode it again") from None
-        return cls(name, text, hashlib.sha256(content).hexdigest())
+        return cls(name.encode(errors="replace").decode(), text, hashlib.sha256(content).hexdigest())
 
 
 def read_document(source: str | Path, encoding: str | None = None) -> Document:

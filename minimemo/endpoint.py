@@ -67,10 +67,10 @@ class Endpoint:
     @property
     def address(self) -> str:
         """Where requests go."""
-        url = self.url.rstrip("/")
-        if url.endswith(_PATH):
-            return url
-        return f"{url}{_PATH}" if urlsplit(url).path else f"{url}/v1{_PATH}"
+        parts = urlsplit(self.url)
+        path = parts.path.rstrip("/")
+        whole = path if path.endswith(_PATH) else f"{path or '/v1'}{_PATH}"
+        return parts._replace(path=whole).geturl()
 
     def stream(self, messages: Sequence[dict[str, str]], max_tokens: int) -> Iterator[Delta]:
         """The answer to a chat in parts, greedy. Raises GeneratorError."""
@@ -129,9 +129,13 @@ class Endpoint:
             if data == b"[DONE]":
                 return
             chunk = self._parsed(data)
-            choice = (chunk.get("choices") or [{}])[0]
-            ended = ended or choice.get("finish_reason") is not None
-            yield _delta((choice.get("delta") or {}).get("content"), chunk)
+            try:
+                choice = (chunk.get("choices") or [{}])[0]
+                ended = ended or choice.get("finish_reason") is not None
+                delta = _delta((choice.get("delta") or {}).get("content"), chunk)
+            except (AttributeError, TypeError, KeyError):  # of other shapes than the protocol's
+                self._foreign(data)
+            yield delta
         if first and not first.startswith((b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r")):
             self._foreign(first)
         if not ended:
@@ -140,9 +144,10 @@ class Endpoint:
     def _whole(self, body: bytes) -> Delta:
         """An answer of a server that does not stream."""
         content = self._parsed(body)
-        if not content.get("choices"):
+        try:
+            return _delta((content["choices"][0].get("message") or {}).get("content"), content)
+        except (AttributeError, TypeError, LookupError):  # of other shapes than the protocol's
             self._foreign(body)
-        return _delta((content["choices"][0].get("message") or {}).get("content"), content)
 
     def _parsed(self, data: bytes) -> dict[str, Any]:
         try:
@@ -226,6 +231,10 @@ class EndpointGenerator:
                 if parts % LOOP_CHECK == 0 and is_looping(reply.text):
                     break
         on_event(Event("answer", parts, parts, "tok"))
+        if not reply.text.strip():  # a model that thinks first may spend all of them on that
+            raise GeneratorError(
+                f"{self._endpoint.address}: no answer within {max_tokens} tokens; give it more with --max-tokens"
+            )
         return Written(reply.text, asked or self.prompt_tokens(system, text), written or self.count(reply.text))
 
 

@@ -122,11 +122,20 @@ class Memo(Asking):
     # -- the folder --------------------------------------------------------------------------------------------------
 
     def verify(self, on_event: Listener = silent) -> None:
-        """Reads every byte of every file against its checksum. Raises MemoError for the first that is wrong."""
-        for name in (names.CHUNKS, names.INDEX, names.MEMORY):
-            self._check_file(name, whole=True)
+        """Reads every byte of every file against its checksum, the model's profile too where the memory needs one.
+        Raises MemoError for the first that is wrong."""
+        from minimemo.memory.tiers import codec_of
+
+        self.check_files()
         with self.reader() as reader:
             reader.verify(on_event)
+        recipe = self.manifest.recipe
+        codec_of(recipe.codec, recipe.params, self.folder)  # its profile, where it has one, is checked with it
+
+    def check_files(self) -> None:
+        """Raises MemoError for the first file that is not, byte for byte, what was written."""
+        for name in (names.CHUNKS, names.INDEX, names.MEMORY):
+            self._check_file(name, whole=True)
 
     def _check_file(self, name: str, whole: bool = False) -> None:
         path, wanted = self.folder / name, self.manifest.files[name]

@@ -20,21 +20,26 @@ def print_answer(
     """Streams an answer: clues when wanted, the text as it comes, then the sources, `named`: by their documents."""
     from minimemo.loop import Answer, Found, Piece
 
-    for step in steps:
-        bar.clear()
-        if isinstance(step, Answer):
-            answer = step
-        elif as_json:
-            continue
-        elif isinstance(step, Piece):
-            print(step.text, end="", flush=True)
-        elif isinstance(step, Found) and clues:
-            for clue in step.clues:
-                print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
+    begun = False
+    try:
+        for step in steps:
+            bar.clear()
+            if isinstance(step, Answer):
+                answer = step
+            elif as_json:
+                continue
+            elif isinstance(step, Piece):
+                print(step.text, end="", flush=True)
+                begun = True
+            elif isinstance(step, Found) and clues:
+                for clue in step.clues:
+                    print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
+    finally:
+        if begun:
+            print(flush=True)  # an error is told on a line of its own
     if as_json:
         print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
         return
-    print()
     if answer.passages and not answer.supported:
         print("(the passages do not clearly hold this answer)")
     for passage in answer.passages:

@@ -38,13 +38,15 @@ def scratch(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
         raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o") from None
     with held:
         try:
-            if (folder / _OLD).exists() and not target.exists():  # killed between the two renames below
-                os.rename(folder / _OLD, target)
+            _put_back(folder, target)
             _prepare(folder, json.dumps(stamp, sort_keys=True).encode())
             yield folder
-            if target.exists():
-                os.rename(target, folder / _OLD)
-            os.rename(folder / MEMO, target)
+            try:
+                if target.exists():
+                    os.rename(target, folder / _OLD)
+                os.rename(folder / MEMO, target)
+            finally:
+                _put_back(folder, target)
         except OSError as error:
             raise InputError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
@@ -52,6 +54,12 @@ def scratch(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_back(folder: Path, target: Path) -> None:
+    """Undoes the first of the two renames above where the second did not come to pass."""
+    if (folder / _OLD).exists() and not target.exists():
+        os.rename(folder / _OLD, target)
 
 
 def sweep(target: Path) -> None:

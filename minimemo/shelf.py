@@ -9,6 +9,7 @@ from pathlib import Path
 from minimemo.errors import InputError
 from minimemo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
 from minimemo.models.cachedir import home
+from minimemo.scratch import sweep
 
 
 def remember(memo: Path) -> None:
@@ -17,7 +18,7 @@ def remember(memo: Path) -> None:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(str(memo.absolute()), encoding="utf-8")
+        temporary.write_bytes(os.fsencode(memo.absolute()))
         os.replace(temporary, note)
     except OSError:
         return
@@ -28,11 +29,16 @@ def notes() -> list[Path]:
     return list((home() / "memos").glob("*"))
 
 
+def noted(note: Path) -> Path:
+    """The memo that a note is of."""
+    return Path(os.fsdecode(note.read_bytes()))
+
+
 def remembered() -> list[Path]:
     """The memos that are still where they were built, by path."""
     found = []
     for note in notes():
-        path = Path(note.read_text(encoding="utf-8"))
+        path = noted(note)
         if (path / NAME).is_file():
             found.append(path)
         else:
@@ -62,8 +68,9 @@ def remove(memo: Path) -> int:
     except OSError as error:
         raise InputError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
     _note(memo).unlink(missing_ok=True)
+    sweep(memo)  # a build of it that was killed
     return freed
 
 
 def _note(memo: Path) -> Path:
-    return home() / "memos" / hashlib.sha256(str(memo.absolute()).encode()).hexdigest()[:24]
+    return home() / "memos" / hashlib.sha256(os.fsencode(memo.absolute())).hexdigest()[:24]

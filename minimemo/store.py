@@ -37,7 +37,7 @@ from minimemo.memo import Memo
 from minimemo.models.cachedir import home
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, Runtime, open_embedder
-from minimemo.shelf import notes
+from minimemo.shelf import noted, notes
 
 PICKED = 4  # documents that a question is put to: each brings the passages that it is searched for
 
@@ -87,7 +87,7 @@ class StoreIndex:
         self._known = []
         for note in sorted(notes(), key=lambda note: note.name):
             try:
-                path = known[note.name][0].path if note.name in known else note.read_text(encoding="utf-8")
+                path = known[note.name][0].path if note.name in known else str(noted(note))
                 stamp = os.stat(os.path.join(path, NAME)).st_mtime_ns
                 if note.name not in known or known[note.name][0].stamp != stamp:
                     known[note.name] = _read(note.name, Path(path), stamp)
@@ -141,6 +141,7 @@ class Store:
         self._runtime = runtime
         self._picked = picked
         self._index: StoreIndex | None = None
+        self._asked: Collection | None = None
 
     def prepare(self) -> None:
         """Loads the embedder and looks at the memos now rather than at the first question."""
@@ -148,11 +149,11 @@ class Store:
 
     def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
         """As `Memo.stream`, from the documents that are picked for the question."""
-        return Collection(self.pick(question)).stream(question, mode, max_tokens)
+        return self._collection(question).stream(question, mode, max_tokens)
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
         """As `Memo.ask`, from the documents that are picked for the question."""
-        return Collection(self.pick(question)).ask(question, mode, max_tokens)
+        return self._collection(question).ask(question, mode, max_tokens)
 
     def pick(self, question: str) -> Sequence[Memo]:
         """The memos to ask, nearest first. Raises InputError when there is none of these models."""
@@ -171,6 +172,14 @@ class Store:
             told = f"{others} memos of other models are not asked: name theirs with --model and --embedder"
             self._runtime.on_event(Event(told, 1, 1, "note"))
         return [Memo.of(path, self._runtime) for path in paths]
+
+    def _collection(self, question: str) -> Collection:
+        """The documents that are picked for a question; those of the last one as they are, when they are the same."""
+        picked = self.pick(question)
+        known = [(memo.folder, memo.manifest) for memo in self._asked.memos] if self._asked else []
+        if self._asked is None or known != [(memo.folder, memo.manifest) for memo in picked]:
+            self._asked = Collection(picked)
+        return self._asked
 
     def _models(self) -> tuple[LocatedModel, OpenEmbedder, StoreIndex]:
         runtime = self._runtime

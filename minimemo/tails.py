@@ -43,8 +43,11 @@ def keep(file: Path, stamp: Mapping[str, Any], instead_of: Mapping[str, Any] | N
                 other.unlink(missing_ok=True)
         if file.stat().st_size <= BUDGET:
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
-            shutil.move(file, part)  # perhaps across file systems
-            os.replace(part, path)
+            try:
+                shutil.move(file, part)  # perhaps across file systems
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError:
         return
 

@@ -23,8 +23,9 @@ def test_the_likelier_answer_is_given(likely: list[str], text: str) -> None:
     assert house.untouched() and answer.timings["weigh"] >= 0
 
 
-@pytest.mark.parametrize("recalled", [KING, ""])
+@pytest.mark.parametrize("recalled", [KING, "", "King of France.", "France"])
 def test_one_answer_needs_no_weighing(recalled: str) -> None:
+    """Nor does the memory's where it is a part of the other: the shorter of two is likelier whatever is right."""
     house = House(script={MEMORY: recalled, **EN_SCRIPT})
     house.engine.likelihoods = None
     assert house.session.ask(QUESTION).text == KING

@@ -248,13 +248,24 @@ def test_a_grown_document_without_its_exact_end(build: Build, monkeypatch: pytes
 
 
 def test_a_damaged_memo_is_built_again(build: Build, tmp_path: Path) -> None:
-    """Its manifest once refused the very build that its message asked for."""
-    fresh = build(SHORT)
+    """By the very build that its message asks for, of the same document or of one that has grown since."""
+    fresh = build(SHORT, "fresh.memo")
+    grown = build(SHORT + "More.", "grown.memo")
+    memo = build(SHORT)
     for name in FILES:
-        content = (fresh.folder / name).read_bytes()
-        (fresh.folder / name).write_bytes(content[:-7])
-        build(SHORT + "More.")
-        build(SHORT).verify()
+        path = memo.folder / name
+        content = path.read_bytes()
+        flipped = (
+            content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+        )
+        for damaged in (content[:-7], flipped):
+            path.write_bytes(damaged)
+            assert same(build(SHORT).folder, fresh.folder)
+        path.write_bytes(flipped)
+        assert same(build(SHORT + "More.").folder, grown.folder)
+        if name != "manifest.json":  # without it there is no memo, only files that nobody may overwrite
+            path.unlink()
+        assert same(build(SHORT).folder, fresh.folder)
 
 
 def test_the_oldest_ends_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,15 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
         path.unlink()
     with pytest.raises(MemoError, match=profile.hash):
         whole_memory(memo)
+    with pytest.raises(MemoError, match=profile.hash):
+        memo.verify()
+    carried_profile = next(carried.glob("*.safetensors"))
+    content = carried_profile.read_bytes()
+    carried_profile.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(MemoError, match=r"safetensors: damaged \(checksum\)"):
+        minimemo.open(carried).verify()
+    carried_profile.write_bytes(content)
+    minimemo.open(carried).verify()
     with pytest.raises(MemoError, match="export"):
         export(carried, tmp_path / "again.memo") and export(memo.folder, tmp_path / "late.memo")
     assert whole_memory(minimemo.open(carried, model=model, embedder=tiny_models.embedder)).length > 0
@@ -112,6 +121,17 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
         remove(carried)
     (carried / "mine.txt").unlink()
     assert remove(carried) > 0 and not carried.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(
+    model: LanguageModel, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    events: list[Event] = []
+    with pytest.raises(InputError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*--memory int4"):
+        calibrate(model, texts, on_event=events.append)
+    assert not events
 
 
 @pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])

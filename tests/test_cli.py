@@ -80,6 +80,17 @@ def test_a_prompt_asks_question_after_question(desk: Path, tiny_models: TinyMode
     assert done.stderr.count("question is empty") == 1
 
 
+def test_bytes_and_characters_that_an_encoding_does_not_know(desk: Path, tiny_models: TinyModels) -> None:
+    """A terminal that cannot show a character, a question that is no UTF-8: marked, no reason to stop."""
+    done = subprocess.run(
+        [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--mode", "rag", "--max-tokens", "3"],
+        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii"}, input=b"\xff who?\nWho?\n",
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\\u4f60\\u597d") > 1
+
+
 def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> None:
     _run(desk, tiny_models, "build", "-", "-o", "piped.memo", stdin=TEXT)
     done = _run(desk, tiny_models, "summarize", "piped.memo", "--json", "--max-tokens", "4")
@@ -97,6 +108,8 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
         (["build", "doc.txt", "--model", "no-such-model"], "no such model"),
         (["build", "doc.txt", "--embedder", "no-such-model"], "no such model"),
         (["build", "doc.txt", "-o", "doc.txt"], "exists and is no memo"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt"], "name its encoding, for example --encoding gb18030"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt", "--encoding", "gb18030"], "no such model"),
         (["ask", "missing.memo", "Who?"], "no such memo"),
         (["ask", "doc.txt", "Who?"], "is a file, not a memo"),
         (["ask", ".", "Who?"], "has no manifest.json"),
@@ -113,6 +126,7 @@ def test_mistakes_are_one_line(
 ) -> None:  # fmt: skip
     (desk / "empty.txt").write_text("")
     (desk / "binary.txt").write_bytes(bytes(range(256)) * 4)
+    (desk / "gbk.txt").write_bytes("你好，世界。".encode("gb18030"))
     if not (desk / "damaged.memo").exists():
         shutil.copytree(desk / "doc.memo", desk / "damaged.memo")
         memory = bytearray((desk / "damaged.memo/memory.bin").read_bytes())

@@ -21,6 +21,8 @@ AWKWARD = "one\r\ntwo\rthree \U0001f469‍\U0001f52c e\u0301 你好，世界"
         (b"\xef\xbb\xbf" + AWKWARD.encode(), None),
         (b"\xff\xfe" + AWKWARD.encode("utf-16-le"), None),
         (b"\xfe\xff" + AWKWARD.encode("utf-16-be"), "utf-8"),
+        (AWKWARD.encode("utf-32"), "utf-32"),
+        (b"\0\0\xfe\xff" + AWKWARD.encode("utf-32-be"), None),
         ("你好，世界".encode("gb18030"), "gb18030"),
         ("你好，世界".encode("big5"), "big5"),
     ],

@@ -132,6 +132,10 @@ def test_keys_and_models_are_sent(server: Server, monkeypatch: pytest.MonkeyPatc
     assert (one["Authorization"], body["model"], two["Authorization"]) == ("Bearer second", "large", "Bearer first")
 
 
+def test_an_address_may_end_in_a_query(server: Server) -> None:
+    assert Endpoint("https://h/v2?api-version=1").address == "https://h/v2/chat/completions?api-version=1"
+
+
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
 def test_addresses(server: Server, path: str) -> None:
     write(Endpoint(server.url.removesuffix("/v1") + path))
@@ -191,6 +195,11 @@ def error(status: int, message: str = "no such model", **headers: str) -> Reply:
         (lambda h: h.send(b'{"models": []}', kind="application/json"), "not a chat completion"),
         (lambda h: h.send(event("The") + b"data: {oops\n\n"), "not a chat completion: '{oops'"),
         (lambda h: h.send(event("The") + b'data: {"error": {"message": "lost"}}\n\n'), "the server failed: lost"),
+        (lambda h: h.send(b'data: {"choices": [null]}\n\n'), "not a chat completion: '{\"choices\": \\[null\\]}'"),
+        (lambda h: h.send(b'data: {"choices": [{"delta": "text"}]}\n\n'), "not a chat completion"),
+        (lambda h: h.send(b'data: {"choices": {"delta": "text"}}\n\n'), "not a chat completion"),
+        (lambda h: h.send(b'{"choices": [{"message": "text"}]}', kind="application/json"), "not a chat completion"),
+        (lambda h: h.send(event("") + event("", "length") + DONE), "no answer within 20 tokens; .*--max-tokens"),
         (lambda h: h.send(event("The")), "broke off"),
         (lambda h: h.send(b""), "broke off"),
         (chunked, "broke off"),
@@ -244,5 +253,12 @@ def test_the_command_line(server: Server, memo: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("\n") == 1
     assert main([*asked[:5], "--generator-model", "large"]) == 2
     assert "give its address with --generator" in capsys.readouterr().err
+    assert main([*asked[:5], "--generator", "localhost:8080", "--generator-model", "large"]) == 2
+    assert "begin its address with http://" in capsys.readouterr().err
+    assert main([*asked[:4], "memory", "--generator", server.url]) == 2
+    assert "--mode memory answers from the memory's own model" in capsys.readouterr().err
+    server.reply = lambda handler: handler.send(event("The"))
+    assert main(asked) == 2
+    assert capsys.readouterr().out == "The\n", "what was told ends its line before the error is told"
     assert main([*asked[:5], "--generator", "http://"]) == 2
     assert "is no address" in capsys.readouterr().err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.loop import memory_opening
+from minimemo.shelf import remembered
 
 from .conftest import TinyModels
 from .memories import whole_memory
@@ -276,6 +279,62 @@ def test_what_is_no_memo_is_not_overwritten(tiny_models: TinyModels, tmp_path: P
             minimemo.build(document, tmp_path / name, model=tiny_models.decoder, embedder=tiny_models.embedder)
     with pytest.raises(InputError, match="no such folder"):
         minimemo.build(document, tmp_path / "no" / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+
+
+def test_a_memo_of_another_document_is_not_replaced_unasked(tiny_models: TinyModels, tmp_path: Path) -> None:
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    for name in ("notes.txt", "notes.md"):
+        (tmp_path / name).write_text(f"Hello from {name}.")
+    first = minimemo.build(tmp_path / "notes.txt", **models)
+    with pytest.raises(
+        InputError, match=r"is the memo of notes\.txt; name another place for that of notes\.md with -o"
+    ):
+        minimemo.build(tmp_path / "notes.md", **models)
+    first.verify()
+    assert minimemo.build(tmp_path / "notes.md", first.folder, **models).manifest.document.name == "notes.md"
+
+
+def test_a_link_leads_to_the_memo(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """What it leads to is written, also where nothing is yet."""
+    (tmp_path / "large_disk").mkdir()
+    link = tmp_path / "doc.memo"
+    link.symlink_to(tmp_path / "large_disk/doc.memo")
+    for text in ("Hello world.", "Be brief."):
+        document = minimemo.Document.of(text, "doc")
+        minimemo.build(document, link, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+        assert link.is_symlink() and minimemo.open(tmp_path / "large_disk/doc.memo").chunks()[0].text == text
+
+
+def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(
+    copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(source).name == "memo":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", fail)
+    with pytest.raises(InputError, match="cannot be written"):
+        document = minimemo.Document.of("Something else.", "doc")
+        minimemo.build(document, copy, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+    minimemo.open(copy).verify()
+    assert not list(copy.parent.glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+def test_a_file_whose_name_is_no_text(tiny_models: TinyModels, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode("书".encode("gb18030"))
+    folder.mkdir()
+    source = folder / os.fsdecode("红楼梦.txt".encode("gb18030"))
+    source.write_text("Hello world.")
+    memo = minimemo.build(source, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+    assert memo.manifest.document.name.encode().endswith(b".txt"), "text again, with marks"
+    assert memo.folder in remembered()
+    again = minimemo.open(memo.folder)
+    again.verify()
+    assert again.manifest == memo.manifest and again.ask("Who?", max_tokens=2).passages
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "?!…"])

@@ -114,6 +114,11 @@ def test_the_store_asks_what_was_built(
     assert picked.folder == desk / "red.memo"
     answer = store.ask("A blue wall, meter 3, is painted over the tower 15.", "rag", max_tokens=4)
     assert {p.document for p in answer.passages} == {"blue.txt"}
+    first = store._asked
+    store.ask("A blue wall, meter 5, is painted over the tower 15.", "rag", max_tokens=2)
+    assert store._asked is first, "the same documents are opened once"
+    store.ask("The red user number 3 said Hello world in room 21.", "rag", max_tokens=2)
+    assert store._asked is not first
     assert "memos of other models are not asked" in next(e.stage for e in events if e.unit == "note")
     nobody = minimemo.open_store(model=write_model(tmp_path / "new", seed=6), embedder=embedder)
     with pytest.raises(InputError, match=r"no memo of .*new and .* to ask, but \d of others"):
@@ -161,6 +166,12 @@ def test_rm_deletes_memos_and_nothing_else(
         remove(tmp_path)
     memo.verify()
     assert memo.folder in remembered()
+    (tmp_path / ".x.memo.building").mkdir()  # of a build that was killed
+    moved = memo.folder.rename(tmp_path / "y.memo")
+    assert moved not in remembered()
+    minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), moved, model=model, embedder=embedder)
+    assert moved in remembered(), "building what is there notes where it is"
+    moved.rename(memo.folder)
     assert main(["rm", str(memo.folder)]) == 0
     assert f"deleted, {size / 1e3:.1f} kB free" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.memo", "thesis.txt"]

@@ -83,6 +83,12 @@ def is_refusal(text: str, not_found: str = "") -> bool:
     return len(plain) <= _REFUSAL_WITHIN and _REFUSAL.search(plain) is not None
 
 
+def is_part(answer: str, other: str) -> bool:
+    """Whether an answer's content words are all in another one; False when it has none ("yes")."""
+    units = content_units(answer)
+    return bool(units) and units <= content_units(other)
+
+
 def support(answer: str, question: str, text: str) -> float | None:
     """Share of the answer's content words (CJK: character pairs) that stand in `text`, 0 to 1.
 

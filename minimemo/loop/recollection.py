@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from minimemo.events import Event
-from minimemo.loop.answer import is_refusal
+from minimemo.loop.answer import is_part, is_refusal
 from minimemo.loop.clues import (
     CAPS,
     Clue,
@@ -106,7 +106,8 @@ class Recollection:
         replies = self._walk(run, views, row, each // 2, min(most, 2 * each))
         told = [full_sentences(collapse_loops(reply)) for reply in replies]
         nothing = normalize(prompts.not_found)
-        return [part for part in told if is_informative(part) and not normalize(part).startswith(nothing)], joined
+        refused = [bool(nothing) and normalize(part).startswith(nothing) for part in told]
+        return [part for part, no in zip(told, refused, strict=True) if is_informative(part) and not no], joined
 
     def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], least: int, limit: int) -> list[str]:
         """What each view replies, in `least` (or a quarter of its own) to `limit` tokens. Kept until something else is
@@ -135,7 +136,8 @@ class Recollection:
 
     def weigh(self, run: Run, told: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
         """The memory's own short answer, in tokens, and how likely it finds `told` and that, see `Engine.likelihoods`;
-        no figures where it has none of its own. Both are at most `max_tokens` long."""
+        no figures where it has none of its own, or only a part of `told`: of two that say the same, the shorter one is
+        likelier whatever is right. Both are at most `max_tokens` long."""
         prompts = self._prompts[run.language]
         ids = self._writer.end_of_turn(prompts.system, prompts.memory_answer.format(question=run.question))
         room = len(ids) + max_tokens
@@ -144,7 +146,7 @@ class Recollection:
             cache = memory()
             length = cache.length
             own = list(self._writer.tokens(cache, ids, max_tokens))
-            if own in ([], told):
+            if own in ([], told) or is_part(self._writer.text(own), self._writer.text(told)):
                 return own, []
             cache.truncate(length + len(ids) - 1)
             return own, self._writer.likelihoods(cache, ids[-1:], [told, own])

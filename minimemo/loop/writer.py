@@ -117,6 +117,10 @@ class Writer:
         """The reply to `ids`, as `pieces` gives it but all at once; the cache grows with it."""
         return "".join(piece.text for piece in self.pieces(self.tokens(cache, ids, max_tokens, min_tokens), max_tokens))
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens say."""
+        return self._tokenizer.decode(ids)
+
     def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
         """Of each reply to `ids`, see `Engine.likelihoods`."""
         return self._engine.likelihoods(cache, ids, replies, self._tokenizer.stop_ids)

@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minimemo.errors import MemoError, ModelError
+from minimemo.errors import InputError, MemoError, ModelError
 from minimemo.models.fingerprint import content_hash
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
@@ -133,7 +134,7 @@ def save_profile(
     folder: Path,
     openings: Sequence[Opening] = (),
 ) -> Profile:
-    """Writes a profile into `folder`, named by model and hash, whole or not at all."""
+    """Writes a profile into `folder`, named by model and hash, whole or not at all. Raises InputError if it cannot."""
     kinds: dict[str, Sequence[Transform | Opening]] = {"keys": keys, "values": values, "openings": openings}
     tensors = {
         f"{kind}.{at}.{name}": getattr(part, name).contiguous()
@@ -143,15 +144,34 @@ def save_profile(
     }
     content = save(tensors, {"profile": json.dumps([_FORMAT, model])})  # one entry: their order is not fixed
     found = hashlib.sha256(content).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _name(model, found)
-    temporary = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
+    with _writing(folder) as temporary:
         temporary.write_bytes(content)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Profile(model, tuple(keys), tuple(values), tuple(openings), found)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError when no profile can be saved in `folder`."""
+    with _writing(folder) as temporary:
+        temporary.touch()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """A file's hidden place in `folder`, where nothing is afterwards."""
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}), and profiles of models are kept there: free some space, "
+            "set MINIMEMO_HOME to another place, or build with --memory int4, which needs none"
+        ) from None
 
 
 def _name(model: str, hash_: str) -> str:

@@ -44,7 +44,7 @@ def content_hash(path: Path) -> str:
 def _file_hash(path: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    note = home() / "hashes" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    note = home() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
         if known["identity"] == identity and len(known["sha256"]) == 64:

@@ -53,11 +53,12 @@ class VectorIndex:
             # faiss believes the sizes in a header and may reserve gigabytes for a damaged one: look first
             with path.open("rb") as file:
                 head = file.read(_HEAD.size)
+                rest = file.read()
             kind, width, rows, _, _, _, metric, numbers = _HEAD.unpack(head)
-            whole = path.stat().st_size == _HEAD.size + 4 * numbers and numbers == width * rows
+            whole = len(rest) == 4 * numbers and numbers == width * rows
             if kind != b"IxFI" or metric != faiss.METRIC_INNER_PRODUCT or width < 1 or rows < 0 or not whole:
                 raise MemoError(f"{path}: damaged, or not a flat inner-product FAISS index; build the memo again")
-            index = faiss.read_index(str(path))
+            index = faiss.deserialize_index(np.frombuffer(head + rest, np.uint8))
         except (struct.error, RuntimeError) as error:
             raise MemoError(f"{path}: damaged, or not a FAISS index; build the memo again") from error
         except OSError as error:
