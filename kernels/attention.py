@@ -51,7 +51,11 @@ def _native_refuses(q: Tensor, sources: Sequence[AnySource]) -> str | None:
     windows = {source.window for source in sources}
     if len(windows) > 1 or (windows != {None} and any(source.last_seen is None for source in sources)):
         return "takes one window for all sources, and positions with it"
-    return native.unavailable()
+    if len(sources) > native_attention.MAX_SEGMENTS:
+        return f"takes {native_attention.MAX_SEGMENTS} sources"
+    heads = {(x.packed.key_codes if isinstance(x, PackedSource) else x.keys).shape[0] for x in sources}
+    wide = (native_attention.too_wide(q.shape[0] // n, q.shape[2]) for n in heads if n)
+    return next(filter(None, wide), None) or native.unavailable()
 
 
 def _run_native(q: Tensor, sources: Sequence[AnySource], scale: float) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -34,7 +35,8 @@ def _mapped(size: int) -> Tensor:
     # Private: shared memory, which mmap.mmap asks for unless told, gets huge pages only where shmem_enabled says so. It
     # lives as long as the tensor, which holds a reference.
     region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    region.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel built without them
+        region.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(region, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE
     return whole[start : start + size]

@@ -76,11 +76,8 @@ class PackedMatrix:
 
 def unavailable() -> str | None:
     """Why the native library cannot be used, or None when it can."""
-    try:
-        _library()
-    except NativeUnavailable as reason:
-        return str(reason)
-    return None
+    found = _opened()
+    return found if isinstance(found, str) else None
 
 
 def variants() -> tuple[str, ...]:
@@ -276,8 +273,22 @@ class _Library(ctypes.CDLL):
             function.restype, function.argtypes = result, arguments
 
 
-@lru_cache(maxsize=1)
 def _library() -> _Library:
+    if isinstance(found := _opened(), str):
+        raise NativeUnavailable(found)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _opened() -> _Library | str:
+    """The library, or why there is none: looked for once, whatever is found."""
+    try:
+        return _open()
+    except NativeUnavailable as reason:
+        return str(reason)
+
+
+def _open() -> _Library:
     choice = os.environ.get("MINIMEMO_NATIVE", "")
     if choice not in ("", "off", *_VARIANTS):
         raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: expected off or one of {', '.join(_VARIANTS)}")

@@ -24,7 +24,7 @@ from .packed import PACK_GROUP, PackedKV
 
 _STORES = {torch.float32: 0, torch.bfloat16: 1}
 _PACKED_STORES = {8: 2, 4: 3}
-_MAX_DIM, _MAX_CELLS, _MAX_SEGMENTS = 256, 16384, 64
+_MAX_DIM, _MAX_CELLS, MAX_SEGMENTS = 256, 16384, 64
 _NO_WINDOW = 2**63 - 1
 
 
@@ -113,6 +113,14 @@ def attention(
     return segment_attention(q, [segment], scale=scale, query_positions=query_positions, window=window, threads=threads)
 
 
+def too_wide(group: int, dim: int) -> str | None:
+    """Why `group` query heads of `dim` numbers on one kv head are more than the kernels' buffers hold; None: they do
+    not."""
+    if 1 <= dim <= _MAX_DIM and group * (-dim // 16 * -16) <= _MAX_CELLS:
+        return None
+    return f"head dim {dim} in groups of {group} heads, at most {_MAX_DIM} and {_MAX_CELLS} in all"
+
+
 def segment_attention(
     q: Tensor,
     segments: Sequence[DenseSegment | PackedSegment],
@@ -130,8 +138,8 @@ def segment_attention(
     Raises ValueError, naming the argument, for what does not fit, NativeUnavailable without the library.
     """
     _require(q, "q", (torch.float32,), 3)
-    if not segments or len(segments) > _MAX_SEGMENTS:
-        raise ValueError(f"segments: 1 to {_MAX_SEGMENTS}, got {len(segments)}")
+    if not segments or len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"segments: 1 to {MAX_SEGMENTS}, got {len(segments)}")
     heads, rows, dim = q.shape
     if not scale > 0:
         raise ValueError(f"scale must be above zero, got {scale}")
@@ -149,8 +157,8 @@ def segment_attention(
     if heads == 0 or kv_heads == 0 or heads % kv_heads:
         raise ValueError(f"q: {heads} heads do not share {kv_heads} kv heads evenly")
     group = heads // kv_heads
-    if not 1 <= dim <= _MAX_DIM or group * (-dim // 16 * -16) > _MAX_CELLS:
-        raise ValueError(f"q: head dim {dim} in groups of {group} heads, at most {_MAX_DIM} and {_MAX_CELLS} in all")
+    if reason := too_wide(group, dim):
+        raise ValueError(f"q: {reason}")
     structs = (_Segment * len(segments))()
     for index, (segment, struct) in enumerate(zip(segments, structs, strict=True)):
         name = f"segment {index}" if len(segments) > 1 else ""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .native import PackedMatrix, _library
-from .native_attention import _Segment, attention_variant, packed_struct
+from .native_attention import _Segment, attention_variant, packed_struct, too_wide
 from .packed import PackedKV
 
 _GATES = ("silu", "gelu_tanh")
@@ -120,6 +120,8 @@ class Stack:
             raise ValueError(
                 f"stack: {heads} heads of {dim} dims do not share {kv_heads} kv heads, or cannot be rotated"
             )
+        if reason := too_wide(heads // kv_heads, dim):
+            raise ValueError(f"stack: {reason}")
         hidden, intermediate = layers[0].qkv[0].in_features, layers[0].down[0].in_features
         shapes = {
             "attention_norm": (hidden,), "mlp_norm": (hidden,), "post_attention_norm": (hidden,),

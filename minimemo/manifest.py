@@ -98,7 +98,7 @@ class Manifest:
             raise MemoError(f"{folder}: is a file, not a memo; make one: minimemo build {folder}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MemoError(f"{path}: damaged (not JSON); {AGAIN}") from None
         if not isinstance(body, dict) or "format" not in body:
             raise MemoError(f"{path}: damaged (no format); {AGAIN}")

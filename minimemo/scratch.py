@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from minimemo.durable import put
 from minimemo.errors import InputError
 
 MEMO = "memo"  # what becomes the target
@@ -44,7 +45,7 @@ def scratch(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
             try:
                 if target.exists():
                     os.rename(target, folder / _OLD)
-                os.rename(folder / MEMO, target)
+                put(folder / MEMO, target)
             finally:
                 _put_back(folder, target)
         except OSError as error:

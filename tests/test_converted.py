@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quants
+from safetensors import SafetensorError
 
 from minimemo.engine.engine import Engine
 from minimemo.errors import InputError, ModelError
@@ -147,6 +149,28 @@ def test_packed_products_give_nearly_the_dense_logits(original: Decoder, tmp_pat
             for decoder, cache in zip(pair, caches, strict=True)
         )
         assert 0 <= float((found - expected).abs().max() / expected.abs().max()) < 1e-3
+
+
+def test_what_a_killed_conversion_left_is_swept_and_a_full_disk_is_one_line(
+    tmp_path: Path, original: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    _write_gguf(path, original.config, _tensors(original, llama=False), "qwen2")
+    done = as_directory(path)
+    shutil.rmtree(done)
+    left, others = (done.parent / f".converting-{name}-x" for name in (done.name, "other"))
+    left.mkdir()
+    others.mkdir()
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match=r"cannot be written .*No space.* make room"):
+        patched.setattr("safetensors.numpy.save_file", full)
+        as_directory(path)
+    assert not left.exists() and others.exists() and not done.exists()
+    others.rmdir()
+    assert as_directory(path) == done
 
 
 def test_what_is_no_gguf_is_one_line(tmp_path: Path, original: Decoder) -> None:

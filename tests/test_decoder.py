@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
 from minimemo.errors import ModelError
-from minimemo.models.config import parse_config
+from minimemo.models.config import ModelConfig, parse_config
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.weights import load_decoder
 
@@ -145,6 +146,16 @@ def test_sharded_weights_load_the_same(tmp_path: Path) -> None:
 def test_unknown_settings_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         parse_config({"model_type": "llama", **_SIZE, **change})
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", '{"rms_norm_eps": null}', '{"head_dim": [8]}', '{"rope_scaling": "linear"}', "[" * 100_000]
+)
+def test_what_is_no_configuration_is_one_line(tmp_path: Path, content: str) -> None:
+    raw = json.dumps({"model_type": "llama", **_SIZE, **json.loads(content)}) if content[0] == "{" else content
+    (tmp_path / "config.json").write_text(raw)
+    with pytest.raises(ModelError, match=r"config\.json: (not a model's configuration|cannot be read)"):
+        ModelConfig.from_directory(tmp_path)
 
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:

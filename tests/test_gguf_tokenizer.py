@@ -189,6 +189,15 @@ def test_damaged_metadata_is_refused(change: dict[str, object], message: str) ->
     assert str(raised.value).startswith("model.gguf: ")
 
 
+def test_an_endless_piece_is_refused() -> None:
+    metadata = sentencepiece()
+    tokens = [*metadata["tokenizer.ggml.tokens"], "a" * 20_000]  # type: ignore[misc]
+    more = {"tokens": tokens, "token_type": [*metadata["tokenizer.ggml.token_type"], 1],  # type: ignore[misc]
+            "scores": [*metadata["tokenizer.ggml.scores"], 0.0]}  # type: ignore[misc]  # fmt: skip
+    with pytest.raises(ModelError, match="a piece of 20000 characters"):
+        from_gguf(metadata | {f"tokenizer.ggml.{name}": value for name, value in more.items()})
+
+
 def test_scores_are_needed_for_every_piece() -> None:
     with pytest.raises(ModelError, match="scores"):
         from_gguf(sentencepiece() | {"tokenizer.ggml.scores": [0.0]})

@@ -46,6 +46,11 @@ def test_a_buffer_is_a_tensor_of_its_shape(shape: tuple[int, ...], dtype: torch.
     assert torch.equal(buffer.fill_(2.0), torch.full(shape, 2.0, dtype=dtype))
 
 
+def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugepages.mmap, "MADV_HUGEPAGE", 9999, raising=False)  # EINVAL, as from such a kernel
+    assert int(hugepages.empty((2 * hugepages.HUGE,), torch.uint8).fill_(1).sum()) == 2 * hugepages.HUGE
+
+
 def test_an_arena_hands_out_zeroed_pieces_that_do_not_overlap() -> None:
     arena = hugepages.Arena(region=1 << 12)
     pieces = [arena.take(size) for size in (1, 64, 100, 5000, 7)]

@@ -18,6 +18,7 @@ from minimemo.memory.profile import (
     Opening,
     Profile,
     Statistics,
+    Transform,
     groups,
     load_profile,
     profile_of,
@@ -184,6 +185,30 @@ def test_a_damaged_or_missing_profile(profile: Profile, folder: Path, tmp_path: 
         load_profile(profile.hash, tmp_path)
     with pytest.raises(MemoError, match="is not in"):
         load_profile(profile.hash, tmp_path / "nowhere")
+
+
+def test_a_profile_from_a_stranger(profile: Profile, tmp_path: Path) -> None:
+    """Whatever its tensors are: no profile of this model, never anything else than a MemoError."""
+    (key,), (value,) = profile.keys, profile.values
+    for change in (
+        {"weight": torch.tensor(1.0)},
+        {"weight": torch.empty(0)},
+        {"mean": key.mean[None]},
+        {"basis": key.basis[0]},
+        {"deviation": torch.tensor(1.0)},
+    ):
+        saved = save_profile("f" * 64, [replace(key, **change)], [value], tmp_path)
+        with pytest.raises(MemoError, match=r"of other shapes|do not fit together"):
+            load_profile(saved.hash, tmp_path)
+
+    def part(half: Transform, layers: int) -> Transform:
+        width = 16 * layers
+        cut = (half.mean[:width], half.weight[:layers], half.basis[:width, :width], half.deviation[:width])
+        return Transform(*(tensor.clone() for tensor in cut))
+
+    saved = save_profile("f" * 64, [part(key, 1), part(key, 3)], [part(value, 2), part(value, 2)], tmp_path)
+    with pytest.raises(MemoError, match="in different ways"):
+        _codec(load_profile(saved.hash, tmp_path))
 
 
 def test_layers_in_groups() -> None:

@@ -308,14 +308,10 @@ def test_a_link_leads_to_the_memo(tiny_models: TinyModels, tmp_path: Path) -> No
 def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(
     copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = os.rename
-
     def fail(source: Path, target: Path) -> None:
-        if Path(source).name == "memo":
-            raise OSError(5, "Input/output error")
-        rename(source, target)
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("os.rename", fail)
+    monkeypatch.setattr("minimemo.scratch.put", fail)
     with pytest.raises(InputError, match="cannot be written"):
         document = minimemo.Document.of("Something else.", "doc")
         minimemo.build(document, copy, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")

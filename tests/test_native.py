@@ -93,9 +93,9 @@ def _bound(x: Tensor, wide: Tensor, steps: int) -> Tensor:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The environment may be changed; the library is looked up anew."""
-    native._library.cache_clear()
+    native._opened.cache_clear()
     yield monkeypatch
-    native._library.cache_clear()
+    native._opened.cache_clear()
 
 
 @pytest.fixture(params=VARIANTS)
@@ -143,7 +143,7 @@ def test_the_same_bits_everywhere(form: Form, use: pytest.MonkeyPatch) -> None:
         expected = native.packed_linear(x, matrix, exact=exact, threads=1)
         for name in VARIANTS:
             use.setenv("MINIMEMO_NATIVE", name)
-            native._library.cache_clear()
+            native._opened.cache_clear()
             for threads in (1, 2, 3):
                 assert torch.equal(native.packed_linear(x, matrix, exact=exact, threads=threads), expected)
             for row in (0, 1, 69):

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from minimemo.engine.engine import Engine
 from minimemo.kernels import native
+from minimemo.kernels.attention import Source, attend
+from minimemo.kernels.native_stack import Stack
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.linear import FEW_ROWS, Linear, PackedLinear, Scratch
+from minimemo.models.stack import native_stack
 from minimemo.models.weights import load_decoder
 
 from .test_decoder import FAMILIES, _reference
@@ -81,6 +84,24 @@ def test_equals_layers_one_by_one(name: str, tmp_path: Path) -> None:
     assert float((halved - expected).abs().max() / largest) <= 0.03  # bfloat16 keeps 8 bits of each key and value
     for ours, theirs in zip(half_caches, own_caches, strict=True):
         assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 0.03
+
+
+def test_heads_wider_than_the_buffers_of_the_kernels_are_refused(tmp_path: Path) -> None:
+    """A stranger's file may say what it likes: such a model runs layer by layer, its attention on torch."""
+    _reference("qwen2", tmp_path)
+    decoder = _pack(load_decoder(tmp_path, dtype=torch.float32))
+    assert decoder._stack is not None
+    for change in ({"head_dim": 512}, {"num_heads": 128, "num_kv_heads": 1, "head_dim": 256}):
+        config = dataclasses.replace(decoder.config, **change)
+        assert native_stack(config, decoder.weights, [0] * config.num_layers) is None
+    layers = decoder._stack._layers
+    for heads, dim in ((1, 512), (128, 256)):
+        with pytest.raises(ValueError, match=f"stack: head dim {dim} in groups of {heads} heads"):
+            Stack(layers, heads=heads, kv_heads=1, dim=dim, activation="silu", norm_eps=1e-6, scale=1.0)
+        q, keys = torch.randn(heads, 2, dim), torch.randn(1, 5, dim)
+        found = attend(q, [Source(keys, keys, 0, 2)], 0.1)
+        weights = torch.softmax(0.1 * q.double() @ keys.double().transpose(1, 2), -1)
+        torch.testing.assert_close(found.double(), weights @ keys.double(), atol=1e-4, rtol=1e-4)
 
 
 def test_errors_name_the_argument(tmp_path: Path) -> None:

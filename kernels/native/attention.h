@@ -21,7 +21,6 @@ namespace minimemo {
 constexpr int kKeys = 64;               // keys of one block; a group of packed keys
 constexpr int kMaxDim = 256;            // head dim
 constexpr int kMaxCells = 16384;        // folded rows * padded head dim of one piece: 64 KiB of float32 sums
-constexpr int kMaxSegments = 64;
 constexpr int64_t kNoWindow = INT64_MAX;
 
 enum Store : int32_t { kStoreFloat = 0, kStoreBfloat16 = 1, kStorePacked8 = 2, kStorePacked4 = 3 };

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from torch import Tensor
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.writer import LEVEL
-
-if TYPE_CHECKING:
-    pass
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
 

@@ -118,6 +118,8 @@ class KltCodec:
         for half in (*profile.keys, *profile.values):
             if profile.layers != layout.num_layers or len(half.mean) != len(half.weight) * width:
                 raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
+        if [len(half.weight) for half in profile.keys] != [len(half.weight) for half in profile.values]:
+            raise MemoError(f"codec: profile {profile.hash} groups the layers of keys and of values in different ways")
         parts, fine = (
             tuple(
                 (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from minimemo.durable import put
 from minimemo.errors import InputError, MemoError, ModelError
 from minimemo.models.fingerprint import content_hash
 
@@ -147,7 +147,7 @@ def save_profile(
     path = folder / _name(model, found)
     with _writing(folder) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
+        put(temporary, path)
     return Profile(model, tuple(keys), tuple(values), tuple(openings), found)
 
 
@@ -205,7 +205,7 @@ def load_profile(hash_: str, *folders: Path) -> Profile:
             described = json.loads((file.metadata() or {}).get("profile", "[]"))
             halves = {kind: _halves(file, kind) for kind in ("keys", "values")}
             openings = _openings(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise MemoError(f"{path}: cannot be read ({error})") from None
     known = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
     if not known or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
@@ -219,8 +219,11 @@ def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
     while f"{kind}.{len(found)}.mean" in names:
         at = len(found)
         half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))
+        if [tensor.dim() for tensor in (half.mean, half.weight, half.basis, half.deviation)] != [1, 1, 2, 1]:
+            raise MemoError(f"profile: {kind} of group {at} are of other shapes than a profile's")
         components, joint = half.basis.shape
-        fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and joint % len(half.weight) == 0
+        shared = len(half.weight) > 0 and joint % len(half.weight) == 0
+        fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and shared
         kinds = (half.mean.dtype, half.weight.dtype, half.basis.dtype, half.deviation.dtype)
         known = kinds == (torch.float32, torch.float32, torch.float16, torch.float32)
         if not (fits and known and bool((half.weight > 0).all())):

@@ -23,6 +23,9 @@ from minimemo.errors import ModelError
 _SECONDS = 30  # wall clock for the child, start of the interpreter on a busy machine included
 _CPU_SECONDS = 5
 _MEMORY = 1 << 29  # bytes of address space
+# The date for templates that ask: with the day's own, the tokens before a document would change daily, and with them
+# every block of its memory. It is the one that Llama 3.2's template has for those who tell it none.
+_TODAY = datetime(2024, 7, 26)
 _LONGEST = 1 << 20  # characters of one rendering
 
 Message = dict[str, str]
@@ -132,7 +135,7 @@ def _render(job: dict[str, Any]) -> list[dict[str, str]]:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
+    environment.globals.update(raise_exception=refuse, strftime_now=_TODAY.strftime)
     fixed = {"add_generation_prompt": True, "enable_thinking": False, "tools": None, "documents": None}
     rendered: list[dict[str, str]] = []
     for messages in job["conversations"]:

@@ -115,9 +115,12 @@ class ModelConfig:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ModelError(f"{directory}: no config.json; a model directory or a .gguf file is needed") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
-        return parse_config(raw, str(path))
+        try:
+            return parse_config(raw, str(path))
+        except (TypeError, ValueError, AttributeError) as error:  # a number, text or list in another's place
+            raise ModelError(f"{path}: not a model's configuration ({error})") from None
 
 
 def parse_config(raw: Mapping[str, Any], origin: str = "config.json") -> ModelConfig:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
+from minimemo.durable import put
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Listener, silent
 from minimemo.models.cachedir import home
@@ -37,15 +39,18 @@ def as_directory(path: Path, on_event: Listener = silent) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as scratch:
+                prefix = f".converting-{target.name}-"
+                for stale in target.parent.glob(f"{glob.escape(prefix)}*"):
+                    shutil.rmtree(stale, ignore_errors=True)  # of a conversion that was killed
+                with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
                     out = Path(scratch) / "out"
                     out.mkdir()
                     convert(path, out, on_event)
-                    os.replace(out, target)
-    except OSError as error:
+                    put(out, target)
+    except (OSError, SafetensorError) as error:  # the latter: that library's own, of a full disk too
         free = shutil.disk_usage(home().anchor).free / 1e9
         raise ModelError(
-            f"{target}: cannot be written ({error.strerror or error}; {free:.1f} GB free); "
+            f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}; {free:.1f} GB free); "
             "make room, or set MINIMEMO_HOME to another folder"
         ) from error
     return target

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
+from minimemo.durable import put
 from minimemo.errors import FetchError
 from minimemo.events import Event, Listener
 from minimemo.models.fetch import DiskFull, File, matches, note, require_space
@@ -66,6 +68,8 @@ def prepared(
             yield find_ready(folder, files, conversion)
         finally:
             lock.release()
+    except SafetensorError as error:  # of that library, also where the disk is full
+        raise FetchError(f"{folder}: {error}; make room, or set MINIMEMO_HOME to another folder") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"{folder}: the disk is full; make room and pull again (what arrived is kept)") from error
@@ -83,7 +87,7 @@ def convert(name: str, conversion: Conversion, source: Path, on_event: Listener)
         target = folder / CONVERTED
         if target.exists():  # an older version's
             os.replace(target, Path(scratch) / "old")
-        os.replace(out, target)
+        put(out, target)
     on_event(Event(f"convert {name}", 1, 1))
 
 

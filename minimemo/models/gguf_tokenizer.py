@@ -21,6 +21,7 @@ from minimemo.errors import ModelError
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # values of tokenizer.ggml.token_type
 _SPACE = "\u2581"  # how SentencePiece writes a space
+_LONGEST = 1024  # characters of a piece
 
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -214,7 +215,9 @@ def _merges(pieces: dict[str, int], scores: Sequence[float]) -> list[tuple[str, 
     """Every pair of pieces that makes a piece, best score of the result first, then in vocabulary order."""
     merges: list[tuple[str, str]] = []
     for token in sorted(pieces, key=lambda t: (-scores[pieces[t]], pieces[t])):
-        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        if len(token) > _LONGEST:  # no tokenizer has such, and looking through its cuts takes time with their square
+            raise ModelError(f"tokenizer: a piece of {len(token)} characters; the file is damaged")
+        cuts = ((token[:i], token[i:]) for i in range(1, len(token)))
         pairs = [(left, right) for left, right in cuts if left in pieces and right in pieces]
         merges += sorted(pairs, key=lambda pair: (pieces[pair[0]], pieces[pair[1]]))
     return merges

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from minimemo.kernels.native_attention import too_wide
 from minimemo.kernels.native_stack import Stack, StackLayer
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, PackedLinear
@@ -22,7 +23,10 @@ def most_tokens(weights: DecoderWeights) -> int:
 
 
 def native_stack(config: ModelConfig, weights: DecoderWeights, rotations: Sequence[int]) -> Stack | None:
-    """rotations: which kind of rotation each layer has. None where a layer has dense matrices."""
+    """rotations: which kind of rotation each layer has. None where a layer has dense matrices, or wider heads than the
+    call takes."""
+    if too_wide(config.num_heads // config.num_kv_heads, config.head_dim):
+        return None
     layers = []
     for index, layer in enumerate(weights.layers):
         matrices = (layer.qkv, layer.out, layer.gate_up, layer.down)
