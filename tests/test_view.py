@@ -12,7 +12,6 @@ from minimemo.memory.view import (
     blocks_of,
     chosen,
     neighbours,
-    spread,
     walk,
     whole,
 )
@@ -48,7 +47,7 @@ def test_chosen_blocks_come_in_order_behind_the_opening() -> None:
 
 @pytest.mark.parametrize("budget", [7, 17, 18, 37, 90, 95, 1000])
 def test_a_budget_is_filled_and_never_passed(budget: int) -> None:
-    view = chosen(ONE, spread(ONE, 10), budget)
+    view = chosen(ONE, [(0, block) for block in range(10)], budget)
     assert view.tokens <= budget
     assert view.tokens > min(budget, 95) - 10
     assert {part.block for part in view.parts} >= {0}
@@ -69,12 +68,6 @@ def test_spans_of_the_document_are_found_behind_the_opening() -> None:
 
 def test_neighbours_stay_inside_the_memory() -> None:
     assert list(neighbours(TWO, [(0, 0), (0, 2), (1, 1)])) == [(0, 1), (0, 1), (1, 0), (1, 2)]
-
-
-def test_spread_is_even() -> None:
-    assert spread(ONE, 2) == [(0, 2), (0, 7)]
-    assert spread(ONE, 99) == [(0, block) for block in range(10)]
-    assert spread(ONE, 0) == []
 
 
 def test_a_walk_goes_through_everything_where_it_may() -> None:

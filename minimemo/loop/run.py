@@ -46,7 +46,6 @@ class Settings:
     view_tokens: int = 4096  # for clues
     answer_view_tokens: int = 1024  # for an answer from memory alone
     view_hits: int = 4  # passages whose blocks come first, their neighbours with them
-    view_spread: int = 0  # blocks from all over the memory
     walk_view_tokens: int = 2048  # of each view of a walk through a long memory; longer ones tell less (LOG.md)
     least_view_tokens: int = 512  # the same of a short memory that is told in `short_parts`
     walk_views: int = 24  # at most: views of a longer memory are up to twice as long, then it is walked in stretches

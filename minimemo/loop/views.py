@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from minimemo.errors import InputError
 from minimemo.loop.run import Settings
-from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, spread, walk, whole
+from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, walk, whole
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
@@ -41,8 +41,8 @@ class Views:
     def choose(self, question: str, most: int, room: int) -> MemoryView:
         """The view of at most `most` tokens for a question, behind which `room` tokens of context stay free.
 
-        Blocks that hold the first `view_hits` passages come first, then their neighbours, then blocks spread over the
-        whole, then those of the passages that follow. Raises InputError when none fits.
+        Blocks that hold the first `view_hits` passages come first, then their neighbours, then those of the passages
+        that follow. Raises InputError when none fits.
         """
         if (everything := self._whole(most, room)) is not None:
             return everything
@@ -82,7 +82,6 @@ class Views:
         first = list(blocks_of(extents, islice(spans, settings.view_hits)))
         yield from first
         yield from neighbours(extents, first)
-        yield from spread(extents, settings.view_spread)
         yield from blocks_of(extents, spans)
 
     def _budget(self, wanted: int, room: int) -> int:

@@ -109,13 +109,6 @@ def neighbours(extents: Sequence[Extent], blocks: Iterable[Block]) -> Iterator[B
                 yield memory, near
 
 
-def spread(extents: Sequence[Extent], count: int) -> list[Block]:
-    """`count` blocks at even distances over all memories, fewer where there are fewer."""
-    every = [(memory, block) for memory, extent in enumerate(extents) for block in range(extent.blocks)]
-    count = min(count, len(every))
-    return [every[(2 * at + 1) * len(every) // (2 * count)] for at in range(count)]
-
-
 def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:
     """All memories in at most `most` views of at most `budget` tokens, in order: all blocks where they fit, else
     stretches of neighbouring blocks at even distances. A view holds one block at least."""
