@@ -40,7 +40,8 @@ class Oracle(Session):
 
     def _run(self, question: str, mode: Mode, max_tokens: int) -> Run:
         """Never of the whole document, for which a memory would be walked through that is not there."""
-        return replace(super()._run(question, mode, max_tokens), whole=False)
+        run = super()._run(question, mode, max_tokens)
+        return replace(run, form="paragraph") if run.form == "whole" else run
 
     def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
         return self.clues, ""

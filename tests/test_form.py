@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.loop import Mode, Settings
-from minimemo.loop.form import asks_about_whole, wants_paragraph
+from minimemo.loop import Answer, Found, Mode, Piece, Settings
+from minimemo.loop.form import form_of
 from minimemo.loop.writer import LocalGenerator
 
-from .test_session import EN_SCRIPT, FakeEngine, FakeTokenizer, House
+from .test_session import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House
 from .test_session_views import long_house
 
 
@@ -20,7 +20,6 @@ from .test_session_views import long_house
         "Could you give me a short overview of the first year?",
         "What did the doctors say about the planets?",
         "What was Anna's opinion on the new road?",
-        "What were the main points of the report?",
         "What is the relationship between Ann and Ben?",
         "Who is Ann, and what happens to her?",
         "Please, can you describe the lamp room?",
@@ -36,7 +35,7 @@ from .test_session_views import long_house
     ],
 )
 def test_a_paragraph(question: str) -> None:
-    assert wants_paragraph(question)
+    assert form_of(question) == "paragraph"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,45 @@ def test_a_paragraph(question: str) -> None:
     ],
 )
 def test_a_phrase(question: str) -> None:
-    assert not wants_paragraph(question)
+    assert form_of(question) == "phrase"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        'Highlight the parts (if any) of this contract related to "Renewal Term". Details: What is the renewal term?',
+        "Please quote what the keeper said of the storm.",
+        "Find the clause on termination.",
+        "Can you show me all the sentences about the lamp?",
+        "List every passage that names Hester Vane.",
+        "Which clause governs the warranty?",
+        "Where does the contract mention insurance?",
+        "What are the exact words of the letter?",
+        "摘录关于灯塔的句子。",
+        "请找出文中关于石桥的段落",
+        "哪一条款规定了保修期？",
+        "原文是怎么写的？",
+    ],
+)
+def test_the_documents_own_words(question: str) -> None:
+    assert form_of(question) == "quotation"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where did the king say that he was born?",
+        "Who found the sentence carved into the wall?",
+        "Show me the way to the harbour.",
+        "What was the prisoner's sentence?",
+        "Which keeper wrote the longest passage?",
+        "List the parts of the lamp.",
+        "他引用了谁的话？",
+        "段落里提到的人是谁？",
+    ],
+)
+def test_not_the_documents_own_words(question: str) -> None:
+    assert form_of(question) != "quotation"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +117,7 @@ def test_a_phrase(question: str) -> None:
     ],
 )
 def test_about_the_whole(question: str) -> None:
-    assert asks_about_whole(question)
+    assert form_of(question) == "whole"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +133,25 @@ def test_about_the_whole(question: str) -> None:
     ],
 )
 def test_about_a_part(question: str) -> None:
-    assert not asks_about_whole(question)
+    assert form_of(question) != "whole"
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag"])
+def test_a_quotation_is_the_documents_own(mode: Mode) -> None:
+    """No model writes it, another one neither; offsets are the document's."""
+    house = House(generator=LocalGenerator(FakeEngine(EN_SCRIPT), FakeTokenizer()))
+    found, piece, answer = house.session.stream("Quote the sentence about the report for the king.", mode)
+    assert isinstance(answer, Answer) and isinstance(piece, Piece) and isinstance(found, Found)
+    assert answer.text == piece.text == ENGLISH[1].strip() and answer.supported and not house.engine.prompts
+    assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
+    assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]] and len(answer.passages) > 1
+    assert found.passages == answer.passages and answer.generated_tokens == answer.prefilled_tokens == 0
+
+
+def test_memory_alone_cannot_quote() -> None:
+    house = House()
+    answer = house.session.ask("Quote the sentence about the report for the king.", "memory")
+    assert answer.text == EN_SCRIPT["Answer the question from the document above, in"] and not answer.passages
 
 
 def test_a_paragraph_is_written_from_all_that_fits() -> None:

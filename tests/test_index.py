@@ -12,6 +12,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.retrieval.chunks import Chunk
 from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.index import Retriever, VectorIndex
+from minimemo.retrieval.sentences import sentences
 from tests.test_embedder import tiny_embedder
 
 
@@ -205,6 +206,47 @@ def test_what_a_question_quotes_counts_half_and_regions_reach_over_passages(tmp_
     assert found[0].chunk.index == 3 and found[0].score > 2 * found[1].score
     [hits] = retriever.retrieve(["the dog, the cat and the zeppelin"], k=4, regions=True)
     assert {hit.chunk.index for hit in hits} == {0, 1, 2, 3}, "what stands between them is of the same region"
+
+
+def test_sentences_of_found_passages_are_quoted(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    text = (
+        "Harbours and lights. The zeppelin flew over the harbour of Bremen. The keeper painted a red wall.\n\n"
+        "Nobody ever painted the tall northern tower again. The zeppelin burned near the western mill in May.\n"
+    )
+    ends = [text.index("\n\n"), len(text) - 1]
+    spans = [(0, ends[0]), (ends[0] + 2, ends[1])]
+    chunks = [Chunk(i, a, b, text[a:b]) for i, (a, b) in enumerate(spans)]
+    retriever = Retriever(VectorIndex.build(np.repeat(unit(1, embedder.dim), 2, axis=0)), chunks, embedder)
+    [hits] = retriever.retrieve(["Quote what burned near the mill."], k=2)
+    quoted = retriever.quote("Quote what burned near the mill.", hits)
+    assert quoted[0].chunk.text == "The zeppelin burned near the western mill in May."
+    assert all(text[hit.chunk.start : hit.chunk.end] == hit.chunk.text for hit in quoted)
+    assert len(retriever.quote("zeppelin", hits, k=1)) == 1
+    assert retriever.quote("zeppelin", []) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Term. The contract ends after five long years. The parties may renew it by written notice.",
+         ["Term. The contract ends after five long years.", "The parties may renew it by written notice."]),
+        ("One fat mouse ate red cheese. So.", ["One fat mouse ate red cheese. So."]),
+        ("灯塔建于一八五二年。船长老了。女儿在港口卖鱼。", ["灯塔建于一八五二年。", "船长老了。女儿在港口卖鱼。"]),
+        ("One fat mouse ate red cheese.\n\nII", ["One fat mouse ate red cheese.", "II"]),
+        ("\n\n  Short  \n\n", ["Short"]),
+        ("…", ["…"]),
+        (" \n", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_sentences(text: str, expected: list[str]) -> None:
+    """A heading goes with what follows it, the short end of a paragraph with what stands before it; spans are the
+    document's."""
+    found = sentences(Chunk(7, 100, 100 + len(text), text), 3)
+    assert [chunk.text for chunk in found] == expected
+    assert [chunk.index for chunk in found] == list(range(3, 3 + len(found)))
+    assert all(text[chunk.start - 100 : chunk.end - 100] == chunk.text for chunk in found)
 
 
 def test_one_passage_and_none(tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
-"""What a question asks for: a phrase, a paragraph, something on the whole document. By its words, no model is asked.
+"""What a question asks for: a phrase, a paragraph, the document's own words, something on the whole document. By its
+words, no model is asked.
 
 A model told to copy a short phrase answers "What did they say about the budget?" with one; told to write a paragraph,
-it buries the year that was asked for. In doubt it is a phrase: a paragraph is asked for with words that say so.
+it buries the year that was asked for; and what it is told to quote, it invents. In doubt it is a phrase: all else is
+asked for with words that say so.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Literal, TypeAlias
+
+from minimemo.loop.answer import Mode
+
+Form: TypeAlias = Literal["phrase", "paragraph", "quotation", "whole"]
 
 _POLITE = r"^\W*(?:(?:please|can\ you|could\ you)\W+)*"
 # what takes more than a phrase to tell; the last ones not in "status code", "development budget"
@@ -49,11 +56,22 @@ _ASKED_ZH = re.compile(
 )
 
 
-def wants_paragraph(question: str) -> bool:
-    """Whether a paragraph is asked for."""
-    return _ASKED.search(question) is not None or _ASKED_ZH.search(question) is not None
-
-
+_QUOTATION = re.compile(
+    rf"""
+    {_POLITE}
+      (?:(?:highlight|quote|cite|copy|excerpt)\b
+        |(?:find|show|give|list|extract|locate|point\sout|tell)\s(?:me\s|us\s)?(?:the|an?|all|any|every|each)?\s?
+          (?:\w+\s){{0,2}}?(?:clauses?|passages?|sentences?|provisions?|quot(?:e|ation)s?|wording)\b)
+  | ^\W*(?:in\s)?(?:which|what)\s(?:clauses?|passages?|sentences?|provisions?)\b
+  | ^\W*where\s(?:does|do)\s(?:it|(?:the|this)\s\w+)\s(?:say|state|mention|provide)\b
+  | \b(?:word\sfor\sword|verbatim|exact\s(?:words|wording))\b
+  | ^\W*(?:请|請)?(?:帮我|幫我)?(?:摘录|摘錄|摘抄|摘出|引用|引述|标出|標出|划出|劃出)
+  | (?:找出|列出|指出|给出|給出).{{0,24}}(?:条款|條款|句子|语句|語句|段落|原文|原句|原话|原話)
+  | 哪(?:一|些|几|幾)?(?:个|個|条|條)?(?:条款|條款|句话|句話|段话|段話|句子|段落)
+  | (?:原文|原句|原话|原話)(?:是|怎么|怎麼|如何|在哪)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 _DOCUMENT = r"""(?:the\s|this\s)?(?:whole\s|entire\s|full\s)?
     (?:document|meeting|conversation|interview|story|book|novel|text|article|report|paper|contract)"""
 _WHOLE = re.compile(
@@ -74,6 +92,21 @@ _WHOLE = re.compile(
 )
 
 
-def asks_about_whole(question: str) -> bool:
-    """Whether the answer needs all of the document: "Summarize the meeting.", "这份文档讲的是什么？"."""
-    return _WHOLE.search(question) is not None
+def form_of(question: str) -> Form:
+    """`whole`: what needs all of the document ("Summarize the meeting.", "这份文档讲的是什么？"); `quotation`: its own
+    words ("Highlight the clauses on the warranty.", "摘录关于灯塔的句子")."""
+    if _WHOLE.search(question):
+        return "whole"
+    if _QUOTATION.search(question):
+        return "quotation"
+    return "paragraph" if _ASKED.search(question) or _ASKED_ZH.search(question) else "phrase"
+
+
+def form_given(question: str, mode: Mode) -> Form:
+    """What a mode gives of what is asked for: a memory alone cannot quote, and passages do not hold the whole."""
+    form = form_of(question)
+    if form == "whole":
+        return "whole" if mode in ("memorag", "gist") else "phrase" if mode == "closed" else "paragraph"
+    if mode in ("closed", "gist"):
+        return "phrase"
+    return "paragraph" if form == "quotation" and mode == "memory" else form

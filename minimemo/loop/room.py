@@ -12,6 +12,8 @@ from minimemo.loop.prompts import Prompts
 from minimemo.loop.run import Run
 from minimemo.loop.writer import TextGenerator
 
+MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
+
 
 class Room:
     """`own` is the memory's own model, `generator` what writes the rest: it counts passages."""
@@ -43,6 +45,21 @@ class Room:
                 f"{self.generator(run).max_context} tokens: lower it by {1 - room} or more"
             )
         return room
+
+    def check_question(self, run: Run, most: int) -> None:
+        """Raises InputError for a question of more than `most` tokens, or one that leaves passages no room."""
+        prompts = self._prompts[run.language]
+        bare = prompts.closed.format(question="")
+        if run.mode in ("memorag", "rag"):
+            template = prompts.paragraph if run.paragraph else prompts.answer
+            bare = template.format(question="", passages="", not_found=prompts.not_found)
+        elif run.mode == "gist":
+            bare = prompts.gist.format(question="", passages="", points="")
+        reserved = MIN_EVIDENCE if run.mode in ("memorag", "rag", "gist") else 0
+        limit = min(most, self.checked(run, bare) - reserved)
+        count = self.generator(run).count(run.question)
+        if count > limit:
+            raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
 
     def fit(
         self, run: Run, ranked: Sequence[Passage], budget: int, text: Callable[[Sequence[Passage]], str]

@@ -12,6 +12,7 @@ from minimemo.errors import InputError
 from minimemo.events import Event, Listener
 from minimemo.loop.answer import Answer, AnswerMode, Passage
 from minimemo.loop.clues import Clue
+from minimemo.loop.form import Form
 from minimemo.loop.language import Language
 from minimemo.loop.writer import Piece
 
@@ -35,6 +36,7 @@ class Settings:
     summary_evidence_tokens: int = 3000  # passages of a summary
     question_hits: int = 3  # passages that the question retrieves
     paragraph_hits: int = 8  # the same when a paragraph is asked for: all that fit are shown
+    quotation_hits: int = 8  # passages whose sentences are looked through when the document's own words are asked for
     paragraph_tokens: int = 40  # of a paragraph, at least: asked for 150 words, a 0.5B model often writes 20 (LOG.md)
     clue_hits: int = 3  # passages that each clue retrieves
     # Share of the best passage's score that another must have to be shown beside it: a 0.5B model takes answers from
@@ -118,9 +120,12 @@ class Run:
     language: Language
     max_tokens: int
     meter: Meter
-    paragraph: bool = False  # asked for, see form.py
-    whole: bool = False  # a summary of everything is asked for, see form.py; modes `memorag` and `gist` write it
+    form: Form = "phrase"  # of what is asked for and the mode can give
     min_tokens: int = 0  # of the answer
+
+    @property
+    def paragraph(self) -> bool:
+        return self.form == "paragraph"
 
 
 def checked_question(question: str) -> str:

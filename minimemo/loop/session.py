@@ -3,13 +3,14 @@
 The loop is MemoRAG's (arXiv 2409.05591): from memory, passages are recalled, the question is rewritten and an answer
 drafted; question and clues search the document; the answer is written from what they find, or taken from memory where
 both find that likelier (agreement.py). English paragraphs come from memory, and retrieval finds their sources; Chinese
-ones come from passages. What is asked of the whole document walks through all of its memory, which is only read: it has
-its length back after every question.
+ones come from passages. The document's own words are quoted, not written. What is asked of the whole document walks
+through all of its memory, which is only read: it has its length back after every question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, get_args
 
@@ -19,12 +20,13 @@ from minimemo.loop.agreement import Agreement
 from minimemo.loop.answer import Answer, Mode, Passage, cite, is_supported
 from minimemo.loop.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
 from minimemo.loop.evidence import Query, rank_passages, render_passages
-from minimemo.loop.form import asks_about_whole, wants_paragraph
+from minimemo.loop.form import form_given
 from minimemo.loop.language import Language, detect_language
 from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
+from minimemo.loop.quotation import quotation, quoted_first
 from minimemo.loop.recollection import Recollection
-from minimemo.loop.room import Room
+from minimemo.loop.room import MIN_EVIDENCE, Room
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.views import Memory, Views
 from minimemo.loop.writer import LocalGenerator, Piece, TextGenerator, Writer
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.retrieval.index import Retriever
-
-_MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
 
 
 class Session:
@@ -135,8 +135,10 @@ class Session:
         if run.mode == "closed":
             prompt = self._prompts[run.language].closed.format(question=run.question)
             return (yield from self._write(run, Found(), prompt))
-        if run.whole:
+        if run.form == "whole":
             return (yield from self._summary(run))
+        if run.form == "quotation":
+            return (yield from self._quotation(run))
         if run.mode == "gist":
             return (yield from self._gist(run))
         own = self._generator is self._own
@@ -188,6 +190,21 @@ class Session:
         agreed = short and self._generator is self._own and self.settings.agreed_tokens > 0
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
+    def _quotation(self, run: Run) -> Steps:
+        """The sentences that the question finds, as they stand in the document; the passages that hold them are cited.
+
+        What a 0.5B or 1.5B model copies when it is told to quote is mostly its own invention (LOG.md).
+        """
+        with run.meter.stage("retrieve"):
+            (hits,) = self._retriever.retrieve([run.question], self.settings.quotation_hits)
+            ranked = rank_passages([Query("question", run.question)], [hits], documents=self._documents)
+            sentences = self._retriever.quote(run.question, hits)
+        ranked = quoted_first(ranked, sentences, self._documents)
+        found = Found(passages=self._room.fit(run, ranked, self.settings.evidence_tokens, lambda _: ""))
+        yield found
+        yield Piece(text := quotation(sentences, self._documents))
+        return replace(self._answer(run, found, text, 0, 0), passages=found.passages, supported=True)
+
     def _gist(self, run: Run) -> Steps:
         """The answer from sentences that every part of the memory recalls, and from the passages that those find."""
         prompts = self._prompts[run.language]
@@ -202,7 +219,7 @@ class Session:
                 points=_listed(points), passages=render_passages(passages), question=run.question
             )
 
-        while points and self._room.left(run, text(())) < _MIN_EVIDENCE:
+        while points and self._room.left(run, text(())) < MIN_EVIDENCE:
             points.pop()
         passages = self._room.fit(run, ranked, self.settings.summary_evidence_tokens, text)
         return (yield from self._write(run, Found(clues, "", passages), text(passages)))
@@ -244,7 +261,7 @@ class Session:
         asked = settings.paragraph_hits if run.paragraph and run.language == "en" else settings.question_hits
         with run.meter.stage("retrieve"):
             texts, most = [q.text for q in queries], max(asked, settings.clue_hits)
-            hits = self._retriever.retrieve(texts, most, regions=run.paragraph and not run.whole)
+            hits = self._retriever.retrieve(texts, most, regions=run.paragraph)
             limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
             kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)
@@ -290,24 +307,11 @@ class Session:
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         question = checked_question(question)
         language = detect_language(question, self.language)
-        whole = asks_about_whole(question)
-        paragraph = mode in ("memorag", "rag", "memory") and (whole or wants_paragraph(question))
+        form = form_given(question, mode)
         meter = Meter(self._engine, self._on_event)
-        whole = whole and mode in ("memorag", "gist")
-        least = min(self.settings.paragraph_tokens, max_tokens) if paragraph and not whole else 0
-        run = Run(question, mode, language, max_tokens, meter, paragraph, whole, least)
-        prompts = self._prompts[run.language]
-        bare = prompts.closed.format(question="")
-        if mode in ("memorag", "rag"):
-            template = prompts.paragraph if paragraph else prompts.answer
-            bare = template.format(question="", passages="", not_found=prompts.not_found)
-        elif mode == "gist":
-            bare = prompts.gist.format(question="", passages="", points="")
-        reserved = _MIN_EVIDENCE if mode in ("memorag", "rag", "gist") else 0
-        limit = min(self.settings.question_tokens, self._room.checked(run, bare) - reserved)
-        count = self._room.generator(run).count(question)
-        if count > limit:
-            raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
+        least = min(self.settings.paragraph_tokens, max_tokens) if form == "paragraph" else 0
+        run = Run(question, mode, language, max_tokens, meter, form, least)
+        self._room.check_question(run, self.settings.question_tokens)
         return run
 
     def _summary_run(self, max_tokens: int) -> Run:

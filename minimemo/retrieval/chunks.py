@@ -26,8 +26,8 @@ DEFAULT_OVERLAP = 0
 _MAX_CHARS_PER_TOKEN = 16
 
 _CLOSERS = "[\"'”’」』）)】》〉\\]]*"
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-_SENTENCE = re.compile(
+BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
+SENTENCE = re.compile(
     rf"[。！？｡]+…*{_CLOSERS}|……+{_CLOSERS}"  # CJK: nothing need follow
     # Latin: a space and no small letter must follow; abbreviations and initials do not end a sentence. The first
     # look-behind lets a run of dots match from its start only: without it long runs take quadratic time.
@@ -118,10 +118,10 @@ def _starts(text: str, offsets: npt.NDArray[np.int64]) -> list[int]:
 
 def _breaks(text: str) -> list[list[int]]:
     """Ascending places to cut, best kind first: blank lines, sentences that end a line, sentences, lines."""
-    sentence = [match.end() for match in _SENTENCE.finditer(text)]
+    sentence = [match.end() for match in SENTENCE.finditer(text)]
     line = [match.end() for match in _LINE.finditer(text)]
     at_line_end = [at for at in sentence if text[at : at + 2].lstrip("\r").startswith("\n")]
-    return [[match.end() for match in _BLANK_LINE.finditer(text)], at_line_end, sentence, line]
+    return [[match.end() for match in BLANK_LINE.finditer(text)], at_line_end, sentence, line]
 
 
 def _limit(text: str, starts: list[int], start: int, size: int) -> int:

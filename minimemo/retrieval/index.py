@@ -20,8 +20,10 @@ from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
 from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
 from minimemo.retrieval.lexical import LexicalIndex
+from minimemo.retrieval.sentences import sentences
 from minimemo.retrieval.words import quoted, terms
 
+QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
 # The header of a flat index as faiss writes it: kind, dimension, rows, two unused, trained, metric, numbers after it.
 _HEAD = struct.Struct("<4siqqqBiQ")
 
@@ -185,3 +187,21 @@ class Retriever:
             ]
             for row in range(len(queries))
         ]
+
+    def quote(self, query: str, hits: Sequence[Hit], k: int = 3) -> list[Hit]:
+        """The sentences of found passages that say best what the query asks for, best first, at most k, as chunks: the
+        best, and those that come within QUOTED of it. A sentence weighs its own score among the others and its
+        passage's."""
+        own: list[Chunk] = []
+        passages: list[Hit] = []
+        for hit in hits:
+            own += sentences(hit.chunk, len(own))
+            passages += [hit] * (len(own) - len(passages))
+        vectors = self._embedder.embed_passages([chunk.text for chunk in own])
+        (ranked,) = Retriever(VectorIndex.build(vectors), own, self._embedder).retrieve([query], max(1, len(own)))
+        found = [
+            Hit(hit.chunk, hit.score + passages[hit.chunk.index].score, hit.sources, passages[hit.chunk.index].document)
+            for hit in ranked
+        ]
+        found.sort(key=lambda hit: -hit.score)
+        return [hit for hit in found[:k] if hit.score >= QUOTED * found[0].score]
