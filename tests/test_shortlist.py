@@ -30,9 +30,9 @@ VARIANTS = native.variants() if native.unavailable() is None else ("portable",)
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("MINIMEMO_NATIVE", request.param)
-    native._library.cache_clear()
+    native._opened.cache_clear()
     yield request.param
-    native._library.cache_clear()
+    native._opened.cache_clear()
 
 
 def _codes(rows: int, columns: int, offsets: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
