@@ -56,22 +56,31 @@ _ASKED_ZH = re.compile(
 )
 
 
+_WORDS = (
+    r"(?:clauses?|passages?|sentences?|provisions?|quot(?:e|ation)s?|wording)"  # parts of a text, and of little else
+)
+_TELLS = r"(?:says?|states?|mentions?|describes?|provides?|governs?|covers?|defines?|names?|explains?|requires?|deals)"
 _QUOTATION = re.compile(
     rf"""
     {_POLITE}
-      (?:(?:highlight|quote|cite|copy|excerpt)\b
-        |(?:find|show|give|list|extract|locate|point\sout|tell)\s(?:me\s|us\s)?(?:the|an?|all|any|every|each)?\s?
-          (?:\w+\s){{0,2}}?(?:clauses?|passages?|sentences?|provisions?|quot(?:e|ation)s?|wording)\b)
-  | ^\W*(?:in\s)?(?:which|what)\s(?:clauses?|passages?|sentences?|provisions?)\b
-  | ^\W*where\s(?:does|do)\s(?:it|(?:the|this)\s\w+)\s(?:say|state|mention|provide)\b
+      (?:quote\b
+        |highlight\s(?:the\s|all\s|any\s|every\s)?(?:\w+\s)?(?:parts?|sections?|lines?|paragraphs?|{_WORDS})\b
+        |(?:find|show|give|list|extract|copy|locate|point\sout)\s(?:me\s|us\s)?(?:the\s|all\s(?:the\s)?|any\s|every\s)?
+          (?:exact\s|relevant\s)?{_WORDS}\s
+          (?:that|which|where|about|on|in|from|with|regarding|concerning|related|dealing|saying|mentioning)\b)
+  | ^\W*(?:in\s)?(?:which|what)\s(?:clauses?\b|{_WORDS}\s(?:in\sthe\s\w+\s)?{_TELLS}\b)
+  | ^\W*where\s(?:does|do|is|are)\s(?:it|(?:the|this)\s(?:document|text|contract|agreement|book|story|novel|report|paper
+      |article|policy|manual|law))\s(?:say|state|mention|provide)\b
   | \b(?:word\sfor\sword|verbatim|exact\s(?:words|wording))\b
-  | ^\W*(?:请|請)?(?:帮我|幫我)?(?:摘录|摘錄|摘抄|摘出|引用|引述|标出|標出|划出|劃出)
+  | ^\W*(?:请|請)?(?:帮我|幫我)?(?:摘录|摘錄|摘抄|摘出|引用|引述|标出|標出|划出|劃出)(?![的了])
   | (?:找出|列出|指出|给出|給出).{{0,24}}(?:条款|條款|句子|语句|語句|段落|原文|原句|原话|原話)
   | 哪(?:一|些|几|幾)?(?:个|個|条|條)?(?:条款|條款|句话|句話|段话|段話|句子|段落)
-  | (?:原文|原句|原话|原話)(?:是|怎么|怎麼|如何|在哪)
+  | (?:原文|原句|原话|原話)(?:是?(?:怎么|怎麼|如何|什么|什麼)|在哪)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+
+
 _DOCUMENT = r"""(?:the\s|this\s)?(?:whole\s|entire\s|full\s)?
     (?:document|meeting|conversation|interview|story|book|novel|text|article|report|paper|contract)"""
 _WHOLE = re.compile(
