@@ -204,7 +204,10 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
     else:
         target = Path(source).with_suffix(".memo")
     if target.is_symlink():  # what it leads to is written, not the link
-        target = target.resolve()
+        try:
+            target = target.resolve()
+        except (OSError, RuntimeError):  # a circle
+            raise InputError(f"{target}: is a link that leads nowhere; name another place with -o") from None
     if target.exists() and not (target / names.NAME).is_file():
         raise InputError(f"{target}: exists and is no memo; name another place with -o")
     if not target.absolute().parent.is_dir():

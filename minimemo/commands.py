@@ -6,9 +6,7 @@ Rule of this file: nothing heavy is imported with it; a command imports what it 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from minimemo.errors import InputError, MinimemoError
 from minimemo.options import RunOptions
-from minimemo.printing import Bar, print_answer, print_listing, print_memo, print_usage, progress, quality
+from minimemo.printing import (
+    Bar,
+    print_answer,
+    print_listing,
+    print_memo,
+    print_usage,
+    progress,
+    quality,
+    shell_word,
+    told_json,
+)
 from minimemo.sizes import size
 
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ def build(arguments: argparse.Namespace) -> None:
         f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
         f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
         f"quality: {quality(told['quality'])}\n"
-        f'ask it: minimemo ask {shlex.quote(told["path"])} "your question"'
+        f'ask it: minimemo ask {shell_word(told["path"])} "your question"'
     )
 
 
@@ -141,7 +149,7 @@ def inspect(arguments: argparse.Namespace) -> None:
 
     told = open_memo(arguments.memo).inspect()
     if arguments.json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(told_json(told))
     else:
         print_memo(told)
 
@@ -166,7 +174,7 @@ def listing(arguments: argparse.Namespace) -> None:
     known = {"models": [] if arguments.du else models(), "memos": memos()}
     usage = disk_usage() if arguments.du else {}
     if arguments.json:
-        print(json.dumps({**known, **({"usage": usage} if arguments.du else {})}, ensure_ascii=False))
+        print(told_json({**known, **({"usage": usage} if arguments.du else {})}))
         return
     print_listing(known["models"], known["memos"])
     if arguments.du:

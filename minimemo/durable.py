@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -10,8 +11,7 @@ def put(source: Path, target: Path) -> None:
     """Gives a file or a folder the name `target`, which no folder has yet. Raises OSError."""
     _sync(source)
     os.replace(source, target)
-    if os.name != "nt":  # folders cannot be opened there
-        _flush(target.absolute().parent)
+    _sync_folder(target.absolute().parent)
 
 
 def _sync(path: Path) -> None:
@@ -19,12 +19,17 @@ def _sync(path: Path) -> None:
     if path.is_dir():
         for inner in path.iterdir():
             _sync(inner)
-        if os.name == "nt":
-            return
-    _flush(path)
+        _sync_folder(path)
+    else:
+        _sync_file(path)
 
 
-def _flush(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # Windows opens no folders, some network file systems sync none
+        _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -233,7 +233,8 @@ class EndpointGenerator:
         on_event(Event("answer", parts, parts, "tok"))
         if not reply.text.strip():  # a model that thinks first may spend all of them on that
             raise GeneratorError(
-                f"{self._endpoint.address}: no answer within {max_tokens} tokens; give it more with --max-tokens"
+                f"{self._endpoint.address}: an empty answer; a model that thinks first may need more than {max_tokens} "
+                "tokens: raise --max-tokens, or name another with --generator-model"
             )
         return Written(reply.text, asked or self.prompt_tokens(system, text), written or self.count(reply.text))
 

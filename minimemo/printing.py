@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ def print_answer(
         if begun:
             print(flush=True)  # an error is told on a line of its own
     if as_json:
-        print(json.dumps(answer.to_dict(), ensure_ascii=False), flush=True)
+        print(told_json(answer.to_dict()), flush=True)
         return
     if answer.passages and not answer.supported:
         print("(the passages do not clearly hold this answer)")
@@ -47,6 +49,19 @@ def print_answer(
         place = f"{passage.document} " * named + f"{passage.start}-{passage.end}"
         print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
     sys.stdout.flush()
+
+
+def told_json(value: object) -> str:
+    """On one line, in ASCII where stdout is of an encoding that lacks some characters."""
+    whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not whole)
+
+
+def shell_word(path: str) -> str:
+    """A path to be pasted into a command."""
+    if os.name == "nt":
+        return f'"{path}"' if " " in path else path
+    return shlex.quote(path)
 
 
 def print_memo(told: Mapping[str, Any]) -> None:

@@ -89,6 +89,12 @@ def test_bytes_and_characters_that_an_encoding_does_not_know(desk: Path, tiny_mo
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\\u4f60\\u597d") > 1
+    ask = ["ask", "doc.memo", "caf\u00e9?", "--mode", "rag", "--max-tokens", "3", "--json"]
+    told = subprocess.run(
+        [sys.executable, "-m", "minimemo", *ask],
+        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert json.loads(told.stdout)["question"] == "caf\u00e9?"
 
 
 def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> None:

@@ -149,7 +149,16 @@ def test_unknown_settings_are_refused_by_name(change: dict[str, Any], message: s
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "3", '{"rms_norm_eps": null}', '{"head_dim": [8]}', '{"rope_scaling": "linear"}', "[" * 100_000]
+    "content",
+    [
+        "[]",
+        "3",
+        '{"rms_norm_eps": null}',
+        '{"head_dim": [8]}',
+        '{"head_dim": Infinity}',
+        '{"rope_scaling": "linear"}',
+        "[" * 100_000,
+    ],
 )
 def test_what_is_no_configuration_is_one_line(tmp_path: Path, content: str) -> None:
     raw = json.dumps({"model_type": "llama", **_SIZE, **json.loads(content)}) if content[0] == "{" else content

@@ -199,7 +199,7 @@ def error(status: int, message: str = "no such model", **headers: str) -> Reply:
         (lambda h: h.send(b'data: {"choices": [{"delta": "text"}]}\n\n'), "not a chat completion"),
         (lambda h: h.send(b'data: {"choices": {"delta": "text"}}\n\n'), "not a chat completion"),
         (lambda h: h.send(b'{"choices": [{"message": "text"}]}', kind="application/json"), "not a chat completion"),
-        (lambda h: h.send(event("") + event("", "length") + DONE), "no answer within 20 tokens; .*--max-tokens"),
+        (lambda h: h.send(event("") + event("", "length") + DONE), "an empty answer; .* than 20 tokens: raise"),
         (lambda h: h.send(event("The")), "broke off"),
         (lambda h: h.send(b""), "broke off"),
         (chunked, "broke off"),

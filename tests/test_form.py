@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from minimemo.loop import Answer, Found, Mode, Piece, Settings
+from minimemo.loop.answer import Passage
 from minimemo.loop.form import form_of
+from minimemo.loop.quotation import quotation, quoted_first
 from minimemo.loop.writer import LocalGenerator
+from minimemo.retrieval.chunks import Chunk, Hit
 
 from .test_session import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House
 from .test_session_views import long_house
@@ -68,17 +71,32 @@ def test_a_phrase(question: str) -> None:
     [
         'Highlight the parts (if any) of this contract related to "Renewal Term". Details: What is the renewal term?',
         "Please quote what the keeper said of the storm.",
+        "Would you quote the oath?",
         "Find the clause on termination.",
+        "Find the termination clause.",
+        "Extract all the relevant clauses.",
+        "Cite the clause on renewal.",
         "Can you show me all the sentences about the lamp?",
         "List every passage that names Hester Vane.",
+        "Find a sentence that mentions Aurelia.",
+        "Give me a quote about the sea.",
+        "Find the sentence about the lamp.",
         "Which clause governs the warranty?",
         "Which sentence mentions the lamp?",
+        "Which section of the report mentions insurance?",
         "Where does the contract mention insurance?",
+        "Where is it stated that he may leave?",
         "What are the exact words of the letter?",
+        "Give me the first article word for word.",
         "摘录关于灯塔的句子。",
+        "请您摘录描写暴风雨的段落。",
         "请找出文中关于石桥的段落",
+        "把关于石桥的句子摘录出来",
         "哪一条款规定了保修期？",
+        "哪一段提到了船长？",
+        "文中哪里提到石桥？",
         "原文是怎么写的？",
+        "他的原话是什么？",
     ],
 )
 def test_the_documents_own_words(question: str) -> None:
@@ -90,24 +108,44 @@ def test_the_documents_own_words(question: str) -> None:
     [
         "Where did the king say that he was born?",
         "Where does the keeper say that he was born?",
-        "What sentence did the prisoner get?",
-        "Which passage leads to the sea?",
-        "Give me a one sentence summary of the second chapter.",
-        "Tell me in a sentence who the keeper was.",
-        "Highlight the main differences between the two lamps.",
-        "Cite the reasons why the mill burned.",
-        "Find the passage to the harbour.",
-        "List the provisions taken aboard.",
-        "What provisions did the ship carry?",
-        "引用的是哪本书？",
-        "原文是谁写的？",
         "Who found the sentence carved into the wall?",
         "Show me the way to the harbour.",
         "What was the prisoner's sentence?",
+        "What sentence did the prisoner get?",
+        "What sentence covers his crimes?",
         "Which keeper wrote the longest passage?",
+        "Which passage leads to the sea?",
+        "Which passage requires a pilot?",
         "List the parts of the lamp.",
+        "Give me a one sentence summary of the second chapter.",
+        "Give me a sentence about the keeper.",
+        "Tell me in a sentence who the keeper was.",
+        "Highlight the main differences between the two lamps.",
+        "Highlight the main parts of the meeting.",
+        "Cite the reasons why the mill burned.",
+        "Find the passage to the harbour.",
+        "Find the passage from Dover to Calais.",
+        "Find the passage in the wall that leads to the cellar.",
+        "List the provisions taken aboard.",
+        "List the sentences that the court imposed.",
+        "What provisions did the ship carry?",
+        "Give me the quote from the builder for the repair.",
+        "Quote prices: which builder was cheapest?",
+        "Who copied the letter verbatim?",
+        "Was the speech recorded word for word?",
+        "Explain why the exact wording mattered.",
+        "Answer in your own words, not verbatim: who was the keeper?",
         "他引用了谁的话？",
+        "引用的是哪本书？",
+        "引用次数是多少？",
         "段落里提到的人是谁？",
+        "原文是谁写的？",
+        "原文是什么时候发表的？",
+        "这首诗的原文在哪里？",
+        "列出每个段落的主要内容",
+        "给出条款生效的日期",
+        "合同里有哪些条款？",
+        "哪个段落最长？",
     ],
 )
 def test_not_the_documents_own_words(question: str) -> None:
@@ -159,6 +197,28 @@ def test_a_quotation_is_the_documents_own(mode: Mode) -> None:
     assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
     assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]] and len(answer.passages) > 1
     assert found.passages == answer.passages and answer.generated_tokens == answer.prefilled_tokens == 0
+
+
+def test_sentences_of_two_documents_are_told_in_order() -> None:
+    """By document and place, though found in another order, on a line each; passages that hold one are cited."""
+
+    def hit(document: int, start: int, text: str, score: float = 1.0) -> Hit:
+        return Hit(Chunk(0, start, start + len(text), text), score, ("lexical",), document)
+
+    passages = [hit(1, 0, "Bees sleep. Cats\nswim."), hit(0, 40, "Dogs fly. Mice sing."), hit(0, 0, "Nobody cares.")]
+    found = [hit(1, 12, "Cats\nswim."), hit(0, 50, "Mice sing."), hit(1, 0, "Bees sleep.")]
+    assert quotation(found, ["a", "b"]) == "Mice sing.\nBees sleep.\nCats swim."
+    ranked = [
+        Passage(p.chunk.start, p.chunk.end, p.chunk.text, p.score, document="ab"[p.document]) for p in passages[::-1]
+    ]
+    marked = quoted_first(ranked, found, ["a", "b"])
+    assert [(p.document, p.start, p.cited) for p in marked] == [("a", 40, True), ("b", 0, True), ("a", 0, False)]
+
+
+def test_what_shares_no_word_is_not_supported() -> None:
+    house = House()
+    house.retriever.sources = ("embedding",)
+    assert not house.session.ask("Quote the sentence about the report for the king.").supported
 
 
 def test_memory_alone_cannot_quote() -> None:

@@ -222,7 +222,10 @@ def test_sentences_of_found_passages_are_quoted(tmp_path: Path) -> None:
     quoted = retriever.quote("Quote what burned near the mill.", hits)
     assert quoted[0].chunk.text == "The zeppelin burned near the western mill in May."
     assert all(text[hit.chunk.start : hit.chunk.end] == hit.chunk.text for hit in quoted)
-    assert len(retriever.quote("zeppelin", hits, k=1)) == 1
+    assert len(quoted) == 1, "the others come nowhere near"
+    [hits] = Retriever(VectorIndex.build(unit(1, embedder.dim)), chunks[:1], embedder).retrieve(["zeppelin"], k=1)
+    alike = retriever.quote("Hamburg", hits)
+    assert len(alike) == 1, "of what says nothing of it there is one at most"
     assert retriever.quote("zeppelin", []) == []
 
 
@@ -234,6 +237,8 @@ def test_sentences_of_found_passages_are_quoted(tmp_path: Path) -> None:
         ("One fat mouse ate red cheese. So.", ["One fat mouse ate red cheese. So."]),
         ("灯塔建于一八五二年。船长老了。女儿在港口卖鱼。", ["灯塔建于一八五二年。", "船长老了。女儿在港口卖鱼。"]),
         ("One fat mouse ate red cheese.\n\nII", ["One fat mouse ate red cheese.", "II"]),
+        ("Rules:\n- fat mice eat ripe red cheese\n- old cats eat fat mice\n2. dogs eat no cats or mice today",
+         ["Rules:\n- fat mice eat ripe red cheese", "- old cats eat fat mice", "2. dogs eat no cats or mice today"]),
         ("\n\n  Short  \n\n", ["Short"]),
         ("…", ["…"]),
         (" \n", []),

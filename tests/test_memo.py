@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -303,6 +304,29 @@ def test_a_link_leads_to_the_memo(tiny_models: TinyModels, tmp_path: Path) -> No
         document = minimemo.Document.of(text, "doc")
         minimemo.build(document, link, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
         assert link.is_symlink() and minimemo.open(tmp_path / "large_disk/doc.memo").chunks()[0].text == text
+
+
+def test_a_link_in_a_circle_is_one_line(tiny_models: TinyModels, tmp_path: Path) -> None:
+    link = tmp_path / "loop.memo"
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"leads nowhere|exists and is no memo"):
+        minimemo.build(minimemo.Document.of("Hello.", "doc"), link, model=tiny_models.decoder)
+
+
+def test_a_folder_that_cannot_be_synced_costs_nothing(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network file systems."""
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    minimemo.build(minimemo.Document.of("Hello.", "doc"), tmp_path / "a.memo", **models).verify()
 
 
 def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(

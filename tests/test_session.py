@@ -152,6 +152,8 @@ class FakeRetriever:
             end = start + len(text)
             self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
 
+    sources = ("embedding", "lexical")
+
     def holds(self, word):
         return any(word.casefold() in chunk.text.casefold() for chunk in self.chunks)
 
@@ -168,7 +170,7 @@ class FakeRetriever:
         scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
         scored.sort(key=lambda pair: -pair[0])
         return [
-            SimpleNamespace(chunk=c, score=score, sources=("dense",), document=0)
+            SimpleNamespace(chunk=c, score=score, sources=self.sources, document=0)
             for score, c in scored[:k]
             if score > 0
         ]
@@ -315,7 +317,7 @@ def test_passages_come_once_in_document_order_with_their_scores():
     answer = House(settings=Settings(stand_out=0)).session.ask(QUESTION)
     starts = [p.start for p in answer.passages]
     assert starts == sorted(set(starts)) and len(starts) >= 3
-    assert all(p.score > 0 and p.sources == ("dense",) for p in answer.passages)
+    assert all(p.score > 0 and p.sources == ("embedding", "lexical") for p in answer.passages)
     assert "question" in answer.passages[starts.index(len(ENGLISH[0]))].found_by
 
 

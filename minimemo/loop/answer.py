@@ -58,7 +58,7 @@ class Answer:
     clues: tuple[Clue, ...]
     draft: str  # a first answer from memory; "" without one
     passages: tuple[Passage, ...]  # as given to the model, or the sources of what memory told; in document order
-    supported: bool  # see `is_supported`; False without passages
+    supported: bool  # see `is_supported`, or whether a quotation has a word of the question; False without passages
     prompt_tokens: int  # of the prompt that it was written from, the memory itself not counted; 0: told in parts
     generated_tokens: int  # of the answer
     prefilled_tokens: int  # by all stages together: a memory that is read, not recomputed, adds nothing to it

@@ -15,7 +15,7 @@ from minimemo.loop.answer import Mode
 
 Form: TypeAlias = Literal["phrase", "paragraph", "quotation", "whole"]
 
-_POLITE = r"^\W*(?:(?:please|can\ you|could\ you)\W+)*"
+_POLITE = r"^\W*(?:(?:please|can\ you|could\ you|would\ you)\W+)*"
 # what takes more than a phrase to tell; the last ones not in "status code", "development budget"
 _MATTERS = r"""(?:plot|storyline|significance|importance|relationships?|role|settings?|themes?|message|background|gist
     |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
@@ -56,26 +56,37 @@ _ASKED_ZH = re.compile(
 )
 
 
-_WORDS = (
-    r"(?:clauses?|passages?|sentences?|provisions?|quot(?:e|ation)s?|wording)"  # parts of a text, and of little else
-)
-_TELLS = r"(?:says?|states?|mentions?|describes?|provides?|governs?|covers?|defines?|names?|explains?|requires?|deals)"
+# Parts of a text, but for the first two also something else: a sentence is served, a passage sailed, provisions eaten.
+_CLAUSE = r"(?:clauses?|wording)"
+_PART = r"(?:passages?|sentences?|provisions?|quotes?|quotations?|paragraphs?|sections?|lines?|parts?)"
+_TELLS = r"(?:says?|states?|mentions?|describes?|defines?|names?|explains?|deals?\swith|talks?\sabout)"
+_TEXT = r"""(?:it|(?:the|this)\s
+    (?:document|text|contract|agreement|book|story|novel|report|paper|article|policy|manual|law))"""
+_PART_ZH = r"(?:条款|條款|句子|语句|語句|段落|原文|原句|原话|原話)"
 _QUOTATION = re.compile(
     rf"""
     {_POLITE}
-      (?:quote\b
-        |highlight\s(?:the\s|all\s|any\s|every\s)?(?:\w+\s)?(?:parts?|sections?|lines?|paragraphs?|{_WORDS})\b
-        |(?:find|show|give|list|extract|copy|locate|point\sout)\s(?:me\s|us\s)?(?:the\s|all\s(?:the\s)?|any\s|every\s)?
-          (?:exact\s|relevant\s)?{_WORDS}\s
-          (?:that|which|where|about|on|in|from|with|regarding|concerning|related|dealing|saying|mentioning)\b)
-  | ^\W*(?:in\s)?(?:which|what)\s(?:clauses?\b|{_WORDS}\s(?:in\sthe\s\w+\s)?{_TELLS}\b)
-  | ^\W*where\s(?:does|do|is|are)\s(?:it|(?:the|this)\s(?:document|text|contract|agreement|book|story|novel|report|paper
-      |article|policy|manual|law))\s(?:say|state|mention|provide)\b
-  | \b(?:word\sfor\sword|verbatim|exact\s(?:words|wording))\b
-  | ^\W*(?:请|請)?(?:帮我|幫我)?(?:摘录|摘錄|摘抄|摘出|引用|引述|标出|標出|划出|劃出)(?![的了])
-  | (?:找出|列出|指出|给出|給出).{{0,24}}(?:条款|條款|句子|语句|語句|段落|原文|原句|原话|原話)
-  | 哪(?:一|些|几|幾)?(?:个|個|条|條)?(?:条款|條款|句话|句話|段话|段話|句子|段落)
-  | (?:原文|原句|原话|原話)(?:是?(?:怎么|怎麼|如何|什么|什麼)|在哪)
+      (?:quote\s(?:me\s)?(?:the|what|how|a|all|any|every|some|from|his|her|their|its|exactly)\b
+        |(?:find|show|give|list|extract|copy|cite|quote|identify|locate|provide|highlight|point\sout)\s(?:me\s|us\s)?
+          (?:the\s|an?\s(?!sentence\sabout)|all\s(?:the\s)?|any\s|every\s|some\s)?
+          (?:(?:\w+\s){{0,2}}?{_CLAUSE}\b
+            |(?:exact\s|relevant\s)?{_PART}\s(?:\([^)]*\)\s)?
+              (?:about|regarding|concerning|mentioning|saying|relat(?:ed|ing)\sto|of\s{_TEXT}\b
+                |(?:that|which|where\sit)\s{_TELLS}))
+        |(?:give|show|tell|find)\b.{{0,60}}\b(?:exact\s(?:words|wording)|verbatim|word\sfor\sword))
+  | ^\W*(?:in\s)?(?:which|what)\sclauses?\b
+  | ^\W*which\s{_PART}\s(?:(?:in|of)\s{_TEXT}\s)?{_TELLS}\b
+  | ^\W*where\s(?:(?:does|do)\s{_TEXT}\s(?:say|state|mention|describe|define)
+      |(?:is|are|was)\s(?:it|that|this|\w+)\s(?:said|stated|mentioned|defined))\b
+  | ^\W*what\s(?:is|are|was|were)\s(?:\w+\s){{0,3}}?exact\s(?:words|wording)\b
+  | ^\W*(?:请|請)?[您你]?(?:麻烦|麻煩)?(?:帮我|幫我)?
+      (?:(?:摘录|摘錄|摘抄|引述)(?![的了者])|引用(?:一下)?(?:文中|书中|原文|关于|關於|有关|一[句段]))
+  | (?:找出|找到|列出|给出|給出|指出|标出|標出|划出|劃出).{{0,24}}{_PART_ZH}\W*$
+  | 把.{{1,24}}{_PART_ZH}都?(?:摘录|摘錄|摘抄|找|列|标|標|挑)出
+  | 哪一?[个個条條]?(?:条款|條款|句话|句話|句|段话|段話|段落|段|章节|章節)
+      (?:中|里|裡)?(?:提到|提及|说|說|写|寫|讲|講|规定|規定|描写|描述|涉及|谈到|談到|指出)
+  | 哪[里裡儿](?:提到|提及|说到|說到|写到|寫到|谈到|談到)
+  | (?:原文|原句|原话|原話)(?:是?(?:怎么|怎麼|如何)(?:说|說|写|寫|讲|講|表述|描述)|是什[么麼]\W*$)
     """,
     re.IGNORECASE | re.VERBOSE,
 )

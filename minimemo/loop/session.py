@@ -203,7 +203,8 @@ class Session:
         found = Found(passages=self._room.fit(run, ranked, self.settings.evidence_tokens, lambda _: ""))
         yield found
         yield Piece(text := quotation(sentences, self._documents))
-        return replace(self._answer(run, found, text, 0, 0), passages=found.passages, supported=True)
+        said = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
+        return replace(self._answer(run, found, text, 0, 0), passages=found.passages, supported=said)
 
     def _gist(self, run: Run) -> Steps:
         """The answer from sentences that every part of the memory recalls, and from the passages that those find."""

@@ -119,7 +119,7 @@ class ModelConfig:
             raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
         try:
             return parse_config(raw, str(path))
-        except (TypeError, ValueError, AttributeError) as error:  # a number, text or list in another's place
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # one thing in another's place
             raise ModelError(f"{path}: not a model's configuration ({error})") from None
 
 

@@ -204,4 +204,5 @@ class Retriever:
             for hit in ranked
         ]
         found.sort(key=lambda hit: -hit.score)
-        return [hit for hit in found[:k] if hit.score >= QUOTED * found[0].score]
+        best = found[0].score if found else 0.0
+        return [*found[:1], *(hit for hit in found[1:k] if hit.score > best - (1 - QUOTED) * abs(best))]

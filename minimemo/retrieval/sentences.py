@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from minimemo.retrieval.chunks import BLANK_LINE, SENTENCE, Chunk
 from minimemo.retrieval.words import terms
 
+_ITEM = re.compile(r"\n(?=[^\S\n]*(?:[-*•·|]|\d{1,3}[.)、]|[（(]\d{1,3}[)）])\s*\S)")  # of a list, a row of a table
 LEAST = 5  # terms of a sentence; a shorter one, a heading mostly, goes with the next. 4 to 8 are even (LOG.md)
 
 
@@ -12,7 +15,8 @@ def sentences(chunk: Chunk, first: int = 0) -> list[Chunk]:
     """The sentences of a passage, without white space around them, numbered from `first`; every letter is in one."""
     text = chunk.text
     paragraphs = {match.end() for match in BLANK_LINE.finditer(text)}
-    cuts = sorted({len(text), *paragraphs, *(match.end() for match in SENTENCE.finditer(text))})
+    ends = {match.end() for kind in (SENTENCE, _ITEM) for match in kind.finditer(text)}
+    cuts = sorted({len(text)} | paragraphs | ends)
     spans: list[tuple[int, int]] = []
     start = 0
     for cut in cuts:
