@@ -221,6 +221,12 @@ def test_what_shares_no_word_is_not_supported() -> None:
     assert not house.session.ask("Quote the sentence about the report for the king.").supported
 
 
+def test_from_given_texts_a_paragraph_is_written() -> None:
+    house = House(script={"in a detailed paragraph": "The report was for the king."})
+    answer = house.session.answer("Quote the sentence about the report.", ["It was for the king of France."])
+    assert answer.text == "The report was for the king."
+
+
 def test_memory_alone_cannot_quote() -> None:
     house = House()
     answer = house.session.ask("Quote the sentence about the report for the king.", "memory")

@@ -178,7 +178,7 @@ class Session:
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
         prompts = self._prompts[run.language]
-        template = prompts.paragraph if run.paragraph else prompts.answer
+        template = prompts.answer if run.form == "phrase" else prompts.paragraph
 
         def text(passages: Sequence[Passage]) -> str:
             evidence = render_passages(passages)
@@ -186,7 +186,7 @@ class Session:
 
         # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
         passages = self._room.fit(run, found.passages, self.settings.evidence_tokens, text)
-        short = run.mode == "memorag" and not run.paragraph
+        short = run.mode == "memorag" and run.form == "phrase"
         agreed = short and self._generator is self._own and self.settings.agreed_tokens > 0
         return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
 
