@@ -46,7 +46,7 @@ def write_passages(
     chunks = split(text, embedder.offsets(text), size=recipe.chunk_size, overlap=recipe.chunk_overlap)
     chunks = with_token_spans(chunks, offsets)
     texts = [chunk.text for chunk in chunks]
-    if texts and not embedder.reads(texts[:GROUP]).mean() > 0.5:
+    if texts and embedder.reads(texts[:GROUP]).mean() <= 0.5:
         told = "the embedder's vocabulary lacks this language: search goes by words alone; try another --embedder"
         on_event(Event(told, 1, 1, "note"))
     vectors = _vectors(texts, embedder, scratch / _VECTORS, on_event)

@@ -127,10 +127,12 @@ def _questions(on_event: Bar) -> Iterator[str]:
         import readline  # noqa: F401 (line editing and history for input())
     while True:
         on_event.clear()
+        prompt = "? " if sys.stdin.isatty() else ""
+        if not sys.stdout.isatty():  # what is piped on is answers alone
+            print(prompt, end="", file=sys.stderr, flush=True)
+            prompt = ""
         try:
-            if sys.stdin.isatty() and not sys.stdout.isatty():  # what is piped on is answers alone
-                print("? ", end="", file=sys.stderr, flush=True)
-            line = input("? " if sys.stdin.isatty() and sys.stdout.isatty() else "")
+            line = input(prompt)
         except EOFError:
             return
         if line.strip():

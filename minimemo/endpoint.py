@@ -231,7 +231,7 @@ class EndpointGenerator:
                 if parts % LOOP_CHECK == 0 and is_looping(reply.text):
                     break
         on_event(Event("answer", parts, parts, "tok"))
-        if not reply.text.strip():  # a model that thinks first may spend all of them on that
+        if not reply.text:  # a model that thinks first may spend all of them on that
             raise GeneratorError(
                 f"{self._endpoint.address}: an empty answer; a model that thinks first may need more than {max_tokens} "
                 "tokens: raise --max-tokens, or name another with --generator-model"

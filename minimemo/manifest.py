@@ -82,8 +82,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         body = {"format": FORMAT, **asdict(self)}
         text = json.dumps({**body, "checksum": checksum(body)}, ensure_ascii=False, indent=1, sort_keys=True)
-        # a path may hold bytes that are no text; they become JSON's own escapes
-        (folder / NAME).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -20,6 +20,7 @@ from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, Runtime
 
 if TYPE_CHECKING:
+    from minimemo.memory.codec import Codec
     from minimemo.memory.loading import StoredBlocks
     from minimemo.memory.reader import MemoryReader
     from minimemo.retrieval.chunks import Chunk
@@ -113,24 +114,24 @@ class Memo(Asking):
     def stored_blocks(self) -> StoredBlocks:
         """memory.bin with its codec."""
         from minimemo.memory.loading import StoredBlocks
+
+        return StoredBlocks(self.reader(), self._codec())
+
+    def _codec(self) -> Codec:
+        """What memory.bin is read with. Raises MemoError when the profile that it needs is missing or damaged."""
         from minimemo.memory.tiers import codec_of
 
-        return StoredBlocks(
-            self.reader(), codec_of(self.manifest.recipe.codec, self.manifest.recipe.params, self.folder)
-        )
+        return codec_of(self.manifest.recipe.codec, self.manifest.recipe.params, self.folder)
 
     # -- the folder --------------------------------------------------------------------------------------------------
 
     def verify(self, on_event: Listener = silent) -> None:
         """Reads every byte of every file against its checksum, the model's profile too where the memory needs one.
         Raises MemoError for the first that is wrong."""
-        from minimemo.memory.tiers import codec_of
-
         self.check_files()
         with self.reader() as reader:
             reader.verify(on_event)
-        recipe = self.manifest.recipe
-        codec_of(recipe.codec, recipe.params, self.folder)  # its profile, where it has one, is checked with it
+        self._codec()
 
     def check_files(self) -> None:
         """Raises MemoError for the first file that is not, byte for byte, what was written."""

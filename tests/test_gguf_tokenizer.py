@@ -12,7 +12,7 @@ import pytest
 
 from minimemo.errors import InputError, ModelError
 from minimemo.models.gguf_tokenizer import from_gguf
-from tests.tiny_tokenizers import NORMAL, byte_level, load, sentencepiece
+from tests.tiny_tokenizers import NORMAL, PIECES, byte_level, load, sentencepiece
 
 DOCS = Path(__file__).parents[2] / "shared" / "data" / "docs"
 
@@ -190,12 +190,8 @@ def test_damaged_metadata_is_refused(change: dict[str, object], message: str) ->
 
 
 def test_an_endless_piece_is_refused() -> None:
-    metadata = sentencepiece()
-    tokens = [*metadata["tokenizer.ggml.tokens"], "a" * 20_000]  # type: ignore[misc]
-    more = {"tokens": tokens, "token_type": [*metadata["tokenizer.ggml.token_type"], 1],  # type: ignore[misc]
-            "scores": [*metadata["tokenizer.ggml.scores"], 0.0]}  # type: ignore[misc]  # fmt: skip
     with pytest.raises(ModelError, match="a piece of 20000 characters"):
-        from_gguf(metadata | {f"tokenizer.ggml.{name}": value for name, value in more.items()})
+        from_gguf(sentencepiece([*PIECES, "a" * 20_000]))
 
 
 def test_scores_are_needed_for_every_piece() -> None:

@@ -105,9 +105,8 @@ class Recollection:
         row = asked(max(10, 10 * round(each * WORDS_A_TOKEN[run.language] / 10)))
         replies = self._walk(run, views, row, each // 2, min(most, 2 * each))
         told = [full_sentences(collapse_loops(reply)) for reply in replies]
-        nothing = normalize(prompts.not_found)
-        refused = [bool(nothing) and normalize(part).startswith(nothing) for part in told]
-        return [part for part, no in zip(told, refused, strict=True) if is_informative(part) and not no], joined
+        nothing = tuple(filter(None, [normalize(prompts.not_found)]))  # a user's prompts may have no such words
+        return [part for part in told if is_informative(part) and not normalize(part).startswith(nothing)], joined
 
     def _walk(self, run: Run, views: Sequence[MemoryView], row: list[int], least: int, limit: int) -> list[str]:
         """What each view replies, in `least` (or a quarter of its own) to `limit` tokens. Kept until something else is

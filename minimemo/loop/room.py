@@ -15,6 +15,11 @@ from minimemo.loop.writer import TextGenerator
 MIN_EVIDENCE = 128  # tokens that everything else must leave for passages
 
 
+def evidence_template(prompts: Prompts, run: Run) -> str:
+    """The prompt for what is written from passages."""
+    return prompts.answer if run.form == "phrase" else prompts.paragraph
+
+
 class Room:
     """`own` is the memory's own model, `generator` what writes the rest: it counts passages."""
 
@@ -51,8 +56,7 @@ class Room:
         prompts = self._prompts[run.language]
         bare = prompts.closed.format(question="")
         if run.mode in ("memorag", "rag"):
-            template = prompts.paragraph if run.paragraph else prompts.answer
-            bare = template.format(question="", passages="", not_found=prompts.not_found)
+            bare = evidence_template(prompts, run).format(question="", passages="", not_found=prompts.not_found)
         elif run.mode == "gist":
             bare = prompts.gist.format(question="", passages="", points="")
         reserved = MIN_EVIDENCE if run.mode in ("memorag", "rag", "gist") else 0

@@ -26,7 +26,7 @@ from minimemo.loop.loan import MemoryLoan
 from minimemo.loop.prompts import PROMPTS, Prompts
 from minimemo.loop.quotation import quotation, quoted_first
 from minimemo.loop.recollection import Recollection
-from minimemo.loop.room import MIN_EVIDENCE, Room
+from minimemo.loop.room import MIN_EVIDENCE, Room, evidence_template
 from minimemo.loop.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
 from minimemo.loop.views import Memory, Views
 from minimemo.loop.writer import LocalGenerator, Piece, TextGenerator, Writer
@@ -178,7 +178,7 @@ class Session:
     def _from_evidence(self, run: Run, found: Found) -> Steps:
         """The answer from `found.passages` (best first), as many as the budget and the context hold."""
         prompts = self._prompts[run.language]
-        template = prompts.answer if run.form == "phrase" else prompts.paragraph
+        template = evidence_template(prompts, run)
 
         def text(passages: Sequence[Passage]) -> str:
             evidence = render_passages(passages)

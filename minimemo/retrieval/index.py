@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from minimemo.durable import put
 from minimemo.errors import InputError, MemoError
 from minimemo.retrieval.chunks import Chunk, Hit
 from minimemo.retrieval.embedder import Embedder
@@ -96,11 +98,8 @@ class VectorIndex:
         data = faiss.serialize_index(self._index)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
-                file.write(data.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            part.write_bytes(data.tobytes())
+            put(part, path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -199,10 +198,8 @@ class Retriever:
             passages += [hit] * (len(own) - len(passages))
         vectors = self._embedder.embed_passages([chunk.text for chunk in own])
         (ranked,) = Retriever(VectorIndex.build(vectors), own, self._embedder).retrieve([query], max(1, len(own)))
-        found = [
-            Hit(hit.chunk, hit.score + passages[hit.chunk.index].score, hit.sources, passages[hit.chunk.index].document)
-            for hit in ranked
-        ]
+        pairs = [(hit, passages[hit.chunk.index]) for hit in ranked]
+        found = [replace(hit, score=hit.score + of.score, document=of.document) for hit, of in pairs]
         found.sort(key=lambda hit: -hit.score)
         best = found[0].score if found else 0.0
         return [*found[:1], *(hit for hit in found[1:k] if hit.score > best - (1 - QUOTED) * abs(best))]
