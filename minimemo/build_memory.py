@@ -18,7 +18,7 @@ from minimemo.events import Event, Listener
 from minimemo.loop import DEFAULTS
 from minimemo.manifest import Judged, Recipe
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
-from minimemo.scratch import MEMO
+from minimemo.scratch import MEMO, QUALITY, TAIL
 from minimemo.sizes import size
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from minimemo.memory.resumable import ResumableWriter
     from minimemo.memory.tail import ExactTail
 
-TAIL = "tail"  # in the scratch folder, the exact end of what is read
-QUALITY = "quality.json"  # there, what was measured so far
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
 _LEAST = 256  # tokens of a window

@@ -16,7 +16,7 @@ from minimemo import manifest as names
 from minimemo.document import Document
 from minimemo.events import Event, Listener
 from minimemo.manifest import Recipe
-from minimemo.scratch import MEMO
+from minimemo.scratch import MEMO, VECTORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.retrieval.embedder import Embedder
 
-_VECTORS = "vectors"  # in the scratch folder: group by group, as `_record` writes them
 _DIGEST = 16  # bytes
 GROUP = 256  # passages that are embedded together: they are padded to each other, so a group's vectors are its own
 
@@ -49,7 +48,7 @@ def write_passages(
     if texts and embedder.reads(texts[:GROUP]).mean() <= 0.5:
         told = "the embedder's vocabulary lacks this language: search goes by words alone; try another --embedder"
         on_event(Event(told, 1, 1, "note"))
-    vectors = _vectors(texts, embedder, scratch / _VECTORS, on_event)
+    vectors = _vectors(texts, embedder, scratch / VECTORS, on_event)
     VectorIndex.build(vectors).save(scratch / MEMO / names.INDEX)
     content = {"document_sha256": document.sha256, "chunks": [asdict(chunk) for chunk in chunks]}
     written = json.dumps(content, ensure_ascii=False, indent=1)
@@ -63,7 +62,7 @@ def reuse_passages(old: Memo, scratch: Path) -> None:
 
     texts = [chunk.text for chunk in old.chunks()]
     vectors = VectorIndex.open(old.folder / names.INDEX, count=len(texts)).vectors(len(texts))
-    with (scratch / _VECTORS).open("wb") as file:
+    with (scratch / VECTORS).open("wb") as file:
         for at in range(0, len(texts) - GROUP + 1, GROUP):
             file.write(_record(texts[at : at + GROUP], vectors[at : at + GROUP]))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from minimemo import manifest as names
 from minimemo import tails
 from minimemo.budget import fit, over
-from minimemo.build_memory import TAIL, reading_rule, write_memory
+from minimemo.build_memory import reading_rule, write_memory
 from minimemo.build_passages import reuse_passages, write_passages
 from minimemo.document import Document, read_document
 from minimemo.errors import InputError, MemoError
@@ -28,7 +28,7 @@ from minimemo.memory.tiers import DEFAULT, TIERS, needs_profile, recipe_of
 from minimemo.models.cachedir import profiles_dir
 from minimemo.options import DEFAULT_OPTIONS, RunOptions
 from minimemo.runtime import OpenEmbedder, open_embedder
-from minimemo.scratch import MEMO, scratch, sweep
+from minimemo.scratch import MEMO, TAIL, memo_files, scratch, sweep
 from minimemo.shelf import remember
 from minimemo.sizes import parse_size
 
@@ -208,8 +208,11 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
             target = target.resolve()
         except (OSError, RuntimeError):  # a circle
             raise InputError(f"{target}: is a link that leads nowhere; name another place with -o") from None
-    if target.exists() and not (target / names.NAME).is_file():
-        raise InputError(f"{target}: exists and is no memo; name another place with -o")
+    if target.exists():
+        try:
+            memo_files(target)
+        except MemoError:
+            raise InputError(f"{target}: exists and is no memo; name another place with -o") from None
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.parent}: no such folder; make it first")
     if out is None and (there := _document_of(target)) not in (None, document.name):

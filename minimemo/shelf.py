@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from minimemo.errors import InputError
-from minimemo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
+from minimemo.manifest import NAME
 from minimemo.models.cachedir import home
-from minimemo.scratch import sweep
+from minimemo.scratch import memo_files, sweep
 
 
 def remember(memo: Path) -> None:
@@ -53,16 +53,10 @@ def remove(memo: Path) -> int:
     """
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
-    profile = Manifest.load(memo).recipe.params.get("profile")  # whatever is not a memo stays
-    files = sorted(memo.iterdir())
-    own = [NAME, MEMORY, INDEX, CHUNKS]
-    if profile:  # an exported memo carries it
-        own += [path.name for path in files if path.name.endswith(f"-{profile}.safetensors")]
-    if others := [path.name for path in files if path.name not in own]:
-        raise InputError(f"{memo}: holds {', '.join(others)}, which no memo has; move it elsewhere first")
-    freed = sum(path.stat().st_size for path in files)
+    files = memo_files(memo)  # whatever is not a memo stays
+    freed = sum(path.lstat().st_size for path in files)
     try:
-        for path in sorted(files, key=lambda path: path.name != NAME):  # the manifest first: half a memo is none
+        for path in files:  # the manifest first: half a memo is none
             path.unlink()
         memo.rmdir()
     except OSError as error:
