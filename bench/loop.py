@@ -31,7 +31,7 @@ from minimemo.events import Event
 from minimemo.memory.tiers import DEFAULT, TIERS
 
 if TYPE_CHECKING:
-    from minimemo.loop import Session
+    from minimemo.ask import Session
 
 ASKED = {"en": "Who is named first in this document?", "zh": "最先出现的人物叫什么名字？"}
 
@@ -169,8 +169,9 @@ class Stages:
 
 def _child_build(args: argparse.Namespace) -> dict[str, Any]:
     import minimemo
-    from minimemo import manifest as names
-    from minimemo.memory import codec, int4, klt
+    from minimemo.memo import manifest as names
+    from minimemo.memory import codec, int4
+    from minimemo.memory import transform as klt
     from minimemo.memory.resumable import ResumableWriter
 
     began, stages = time.perf_counter(), Stages()
@@ -233,7 +234,7 @@ def _child_ask(args: argparse.Namespace) -> dict[str, Any]:
 
 def _ask(memo: Any, question: str) -> tuple[float, float, float]:
     """When the clues were there, the first piece of the answer, and its end."""
-    from minimemo.loop import Found, Piece
+    from minimemo.ask import Found, Piece
 
     clue = token = None
     for step in memo.stream(question):

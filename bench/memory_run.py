@@ -25,16 +25,16 @@ from torch import Tensor
 
 from bench.memory_samples import FOLLOW, Sample
 from bench.memory_stats import Cost, Divergence, Outcome, divergence
+from minimemo.ask import PROMPTS
+from minimemo.ask.writer import Writer
 from minimemo.engine.cache import KVCache
-from minimemo.language_model import LanguageModel
-from minimemo.loop import PROMPTS
-from minimemo.loop.writer import Writer
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
-from minimemo.memory.loading import DecodedBlocks, StoredBlocks, load
+from minimemo.memory.load import DecodedBlocks, StoredBlocks, load
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import whole
 from minimemo.memory.writer import MemoryWriter
+from minimemo.runtime import LanguageModel
 
 VERSION = 1  # of what is kept
 BATCH = 16  # questions over one memory at a time

@@ -22,14 +22,13 @@ import minimemo
 from bench.memory_samples import HAY_SHARE, Library, hide
 from bench.memory_stats import holds
 from bench.questions import DATA
-from minimemo.document import read_document
+from minimemo.ask import Mode, detect_language
 from minimemo.errors import InputError, MinimemoError
-from minimemo.language_model import LanguageModel
-from minimemo.loop import Mode, detect_language
+from minimemo.files import home
 from minimemo.memory.tiers import DEFAULT, TIERS
-from minimemo.models.cachedir import home
 from minimemo.models.tokenizer import Tokenizer
-from minimemo.runtime import OpenEmbedder
+from minimemo.runtime import LanguageModel, OpenEmbedder
+from minimemo.text.document import read_document
 
 MODES: tuple[Mode, ...] = ("memory", "rag", "memorag")
 _CHARS = 12  # characters read for a token asked for

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from minimemo.build_passages import GROUP
-from minimemo.models.cachedir import home
-from minimemo.retrieval.embedder import Embedder
+from minimemo.files import home
+from minimemo.memo.passages import GROUP
+from minimemo.search.embedder import Embedder
 
 
 def passage_vectors(embedder: Embedder, texts: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from minimemo.engine.cache import KVCache
 from minimemo.events import Listener, silent
-from minimemo.memo import Memo
+from minimemo.memo.memo import Memo
 from minimemo.memory.codec import Codec
-from minimemo.memory.loading import DecodedBlocks, StoredBlocks, load
+from minimemo.memory.load import DecodedBlocks, StoredBlocks, load
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import whole
 from minimemo.models.rope import RopeTable

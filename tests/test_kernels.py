@@ -10,8 +10,7 @@ from torch import Tensor
 
 from minimemo import kernels
 from minimemo.kernels import native, reference, torch_ops
-
-from .helpers import BFLOAT16_SUMS, assert_close
+from tests.helpers import BFLOAT16_SUMS, assert_close
 
 DTYPES = [torch.float32, torch.bfloat16]
 _LSE = {torch.float32: None, torch.bfloat16: BFLOAT16_SUMS}

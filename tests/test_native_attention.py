@@ -13,8 +13,7 @@ from torch import Tensor
 
 from minimemo.kernels import native, reference
 from minimemo.kernels import native_attention as na
-
-from .helpers import assert_close
+from tests.helpers import assert_close
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 VARIANTS = na.attention_variants() if native.unavailable() is None else ()

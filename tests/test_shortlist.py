@@ -20,8 +20,7 @@ from minimemo.kernels.native import expand_rows, pack_weights, packed_linear
 from minimemo.kernels.shortlist import Shortlist, largest_linear, shortlist
 from minimemo.models.decoder import Decoder, DecoderWeights, Row
 from minimemo.models.weights import load_decoder
-
-from .test_decoder import _reference
+from tests.models.test_decoder import _reference
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 VARIANTS = native.variants() if native.unavailable() is None else ("portable",)

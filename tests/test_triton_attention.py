@@ -13,9 +13,8 @@ from minimemo.kernels import triton_attention as kernels
 from minimemo.kernels.triton_merge import merge_attention
 from minimemo.kernels.triton_pack import pack_kv, unpack_kv
 from minimemo.kernels.triton_sources import attend, sources_plan
-
-from .helpers import assert_close
-from .triton_device import DEVICE, DTYPES, SUMS, assert_attention, random
+from tests.helpers import assert_close
+from tests.triton_device import DEVICE, DTYPES, SUMS, assert_attention, random
 
 # heads, kv heads, queries, keys, head dim: groups of 1, 2, 4, 7, 8; no keys, one, one past a block.
 SHAPES = [

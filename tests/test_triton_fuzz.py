@@ -24,9 +24,8 @@ from minimemo.kernels import triton_rope as rope
 from minimemo.kernels.triton_merge import merge_attention
 from minimemo.kernels.triton_packed import packed_attention, packed_shared_prefix_attention
 from minimemo.kernels.triton_sources import attend
-
-from .helpers import assert_close
-from .triton_device import DEVICE, DTYPES, SUMS, assert_attention, random
+from tests.helpers import assert_close
+from tests.triton_device import DEVICE, DTYPES, SUMS, assert_attention, random
 
 EXAMPLES = 30 if DEVICE == "cuda" else 8
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, derandomize=True)

@@ -9,9 +9,8 @@ from torch import Tensor
 from minimemo.kernels import reference
 from minimemo.kernels import triton_matmul as matmul
 from minimemo.kernels import triton_norm as kernels
-
-from .helpers import assert_close
-from .triton_device import DEVICE, DTYPES, SUMS, random
+from tests.helpers import assert_close
+from tests.triton_device import DEVICE, DTYPES, SUMS, random
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,9 +12,8 @@ from minimemo.kernels import reference
 from minimemo.kernels import triton_pack as kernels
 from minimemo.kernels.packed import PackedKV
 from minimemo.kernels.triton_packed import packed_attention, packed_shared_prefix_attention
-
-from .helpers import assert_close
-from .triton_device import DEVICE, DTYPES, assert_attention, random
+from tests.helpers import assert_close
+from tests.triton_device import DEVICE, DTYPES, assert_attention, random
 
 BITS = [8, 4]
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from minimemo.kernels import reference, torch_ops
 from minimemo.kernels import triton_rope as kernels
 from minimemo.kernels.triton_pack import empty_packed, store_packed, unpack_kv
-
-from .helpers import assert_close
-from .triton_device import DEVICE, DTYPES, SUMS, random
+from tests.helpers import assert_close
+from tests.triton_device import DEVICE, DTYPES, SUMS, random
 
 
 def _tables(*shape: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minimemo.memory.klt import FINER, TAIL
 from minimemo.memory.profile import Profile, Transform
+from minimemo.memory.transform import FINER, TAIL
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
 VALUE_STEP = 1.4  # times the keys' step: KL at 31x is 0.027 with it, 0.034 with 2, 0.048 with 2.8

@@ -16,7 +16,7 @@ from crc32c import crc32c
 from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
-from minimemo.memory.container import (
+from minimemo.memory.format import (
     CRC,
     END,
     END_MAGIC,

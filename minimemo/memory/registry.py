@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from minimemo.errors import MemoError
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.int4 import Int4Codec
-from minimemo.memory.klt import KltCodec
+from minimemo.memory.transform import KltCodec
 
 if TYPE_CHECKING:
     from minimemo.memory.profile import Profile

@@ -18,7 +18,7 @@ import numpy as np
 from crc32c import crc32c
 
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS
-from minimemo.memory.container import CRC, MAX_FRAMES, index_entry
+from minimemo.memory.format import CRC, MAX_FRAMES, index_entry
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.writer import LEVEL, MemoryWriter
 

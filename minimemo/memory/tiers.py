@@ -11,7 +11,7 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimemo.models.cachedir import profiles_dir
+from minimemo.files import profiles_dir
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec, KVLayout
@@ -47,7 +47,7 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
 
 def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of the transform codec with these steps of keys and values."""
-    from minimemo.memory.klt import SINKS, KltCodec
+    from minimemo.memory.transform import SINKS, KltCodec
 
     named = {"key_step": steps[0], "value_step": steps[1]}
     return KltCodec.name, {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}

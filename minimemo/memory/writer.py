@@ -15,7 +15,7 @@ import zstandard
 from crc32c import crc32c
 
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, token_array
-from minimemo.memory.container import (
+from minimemo.memory.format import (
     CRC,
     END_MAGIC,
     FOOTER,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from minimemo.models.cachedir import home
+from minimemo.files import content_hash, home
 
 _DECODER_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 
@@ -30,15 +30,6 @@ def fingerprint(files: Sequence[Path], settings: str = "") -> str:
     for path in files:
         digest.update(f"\n{path.name} {_file_hash(path)}".encode())
     return digest.hexdigest()
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
 
 
 def _file_hash(path: Path) -> str:
