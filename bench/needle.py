@@ -24,7 +24,7 @@ from bench.memory_stats import holds
 from bench.questions import DATA
 from minimemo.ask import Mode, detect_language
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import home
+from minimemo.files import cache_dir
 from minimemo.memory.tiers import DEFAULT, TIERS
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.runtime import LanguageModel, OpenEmbedder
@@ -119,7 +119,7 @@ def _measure(
     """mode -> {found: share, by_depth: 0 or 1 each, evidence: share whose passages hold an answer, seconds: median}."""
     name = f"{args.haystack.stem}-{length}-{len(needles)}"
     document = minimemo.Document.of(haystack(hay, length, needles, model.tokenizer, args.haystack.name), f"{name}.txt")
-    folder = home() / "bench" / "needle" / f"{name}-{model.located.fingerprint[:8]}-{args.memory}.memo"
+    folder = cache_dir() / "bench" / "needle" / f"{name}-{model.located.fingerprint[:8]}-{args.memory}.memo"
     folder.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     memo = minimemo.build(document, folder, model=model, embedder=embedder, memory=args.memory)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
+import shutil
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,24 +18,42 @@ _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMmGg]?)[Bb]?", re.ASCII)
 
 
-def home() -> Path:
-    """minimemo's folder: `$MINIMEMO_HOME`, or `minimemo` in the user's cache folder as the platform names it.
+def cache_dir() -> Path:
+    """minimemo's folder for what can be had again: models, converted weights, hashes, exact ends of memories.
 
-    Linux and other Unixes follow the XDG base directory rule: a relative `$XDG_CACHE_HOME` does not count.
+    `$MINIMEMO_HOME`, or `minimemo` in the user's cache folder as the platform names it. Linux and other Unixes follow
+    the XDG base directory rule: a relative `$XDG_CACHE_HOME` does not count.
     Raises InputError when the user has no home folder and `$MINIMEMO_HOME` is not set.
     """
-    chosen = os.environ.get("MINIMEMO_HOME")
+    return _minimemo_folder("XDG_CACHE_HOME", ".cache", "Library/Caches")
+
+
+def data_dir() -> Path:
+    """minimemo's folder for what only work makes again: profiles of models, the list of memos, the store's index.
+
+    `$MINIMEMO_HOME`, or `minimemo` in the user's data folder as the platform names it. Raises InputError like
+    `cache_dir`.
+    """
+    return _minimemo_folder("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+
+
+def _minimemo_folder(xdg: str, unix: str, mac: str) -> Path:
     try:
-        if chosen:
+        if chosen := os.environ.get("MINIMEMO_HOME"):
             return Path(chosen).expanduser().absolute()
-        return _user_cache() / "minimemo"
+        if sys.platform == "darwin":
+            return Path.home() / mac / "minimemo"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minimemo"
+        named = os.environ.get(xdg, "")
+        return (Path(named) if os.path.isabs(named) else Path.home() / unix) / "minimemo"
     except RuntimeError as error:  # pathlib knows no home folder
         raise InputError("MINIMEMO_HOME: no home folder is known; set it to a folder for the models") from error
 
 
 def models_dir() -> Path:
     """The folder that holds one folder for each pulled model."""
-    return home() / "models"
+    return cache_dir() / "models"
 
 
 def model_dir(name: str) -> Path:
@@ -42,17 +63,71 @@ def model_dir(name: str) -> Path:
 
 def profiles_dir() -> Path:
     """The folder of the transform codec's profiles."""
-    return home() / "profiles"
+    return _data("profiles")
 
 
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return Path(local) if local else Path.home() / "AppData" / "Local"
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
+def memos_dir() -> Path:
+    """The folder of the list of memos: a small file for each."""
+    return _data("memos")
+
+
+def store_file() -> Path:
+    """The index over the passages of all memos."""
+    return _data("store.bin")
+
+
+def _data(name: str) -> Path:
+    """A place in the data folder. What an earlier version put under this name into the cache folder is moved there, and
+    used where it is if it cannot be moved."""
+    new, old = data_dir() / name, cache_dir() / name
+    if new == old or not old.exists():
+        return new
+    try:
+        new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for source in list(old.iterdir()) if old.is_dir() else [old]:
+            target = new / source.name if old.is_dir() else new
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                part = target.with_name(f".{target.name}.{os.getpid()}.part")
+                shutil.copyfile(source, part)  # perhaps to another file system
+                os.replace(part, target)
+            source.unlink()
+        if old.is_dir():
+            old.rmdir()
+    except FileNotFoundError:  # another process moved it just now
+        return new
+    except OSError:
+        return new if new.exists() and not old.exists() else old
+    return new
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is whole or absent, readers never see a part of it; makes its folder. Raises OSError.
+
+    What a killed process left of the same file is removed. After a power cut an earlier content may be back: see `put`.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _runs(stale.name.rsplit(".", 2)[1].split("-")[0]):
+            stale.unlink(missing_ok=True)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process of that number runs; True where the system cannot be asked."""
+    try:
+        if os.name == "posix":
+            os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def put(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Listener, silent
-from minimemo.files import home, put
+from minimemo.files import cache_dir, put
 from minimemo.hub.gguf import convert
 
 _VERSION = 1  # of the converted form: raise it and every file is converted again
@@ -31,7 +31,7 @@ def as_directory(path: Path, on_event: Listener = silent) -> Path:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a model directory or a .gguf file") from None
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{_VERSION}"
-    target = home() / "converted" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    target = cache_dir() / "converted" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if target.is_dir():
         return target
     try:
@@ -47,7 +47,7 @@ def as_directory(path: Path, on_event: Listener = silent) -> Path:
                     convert(path, out, on_event)
                     put(out, target)
     except (OSError, SafetensorError) as error:  # the latter: that library's own, of a full disk too
-        free = shutil.disk_usage(home().anchor).free / 1e9
+        free = shutil.disk_usage(cache_dir().anchor).free / 1e9
         raise ModelError(
             f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}; {free:.1f} GB free); "
             "make room, or set MINIMEMO_HOME to another folder"

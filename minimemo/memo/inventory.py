@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minimemo.files import home
+from minimemo.files import cache_dir, data_dir
 from minimemo.hub.catalog import CATALOG, defaults, pulled
 from minimemo.memo.shelf import remembered
 
@@ -33,10 +33,11 @@ def memos() -> list[dict[str, Any]]:
 
 
 def disk_usage() -> dict[str, int]:
-    """Bytes by what they are for: "memos", wherever they lie, and everything in minimemo's folder by its name there."""
+    """Bytes by what they are for: "memos", wherever they lie, and everything in minimemo's folders by its place."""
     usage = {"memos": sum(memo["bytes"] for memo in memos())}
-    if home().is_dir():
-        usage |= {f"{home() / path.name}": disk_bytes(path) for path in sorted(home().iterdir())}
+    for folder in {cache_dir(), data_dir()}:
+        if folder.is_dir():
+            usage |= {str(path): disk_bytes(path) for path in sorted(folder.iterdir())}
     return usage
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from minimemo.errors import InputError
-from minimemo.files import home
+from minimemo.files import memos_dir
 from minimemo.memo.folder import memo_files, sweep
 from minimemo.memo.manifest import NAME
 
@@ -26,7 +26,7 @@ def remember(memo: Path) -> None:
 
 def notes() -> list[Path]:
     """The notes, each a file that holds a memo's path; some of the memos may be gone."""
-    return list((home() / "memos").glob("*"))
+    return list(memos_dir().glob("*"))
 
 
 def noted(note: Path) -> Path:
@@ -67,4 +67,4 @@ def remove(memo: Path) -> int:
 
 
 def _note(memo: Path) -> Path:
-    return home() / "memos" / hashlib.sha256(os.fsencode(memo.absolute())).hexdigest()[:24]
+    return memos_dir() / hashlib.sha256(os.fsencode(memo.absolute())).hexdigest()[:24]

@@ -30,7 +30,7 @@ from minimemo.ask import (
 from minimemo.ask.endpoint import Endpoint
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import home
+from minimemo.files import store_file
 from minimemo.memo.asking import Collection
 from minimemo.memo.manifest import INDEX, NAME, Manifest
 from minimemo.memo.memo import Memo
@@ -191,7 +191,7 @@ class Store:
     def _models(self) -> tuple[LocatedModel, OpenEmbedder, StoreIndex]:
         runtime = self._runtime
         if self._index is None:
-            self._index = StoreIndex(home() / "store.bin")
+            self._index = StoreIndex(store_file())
         if not isinstance(runtime.embedder, OpenEmbedder):
             runtime.embedder = open_embedder(runtime.embedder, runtime.on_event)
         named = runtime.model

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minimemo.files import home
+from minimemo.files import cache_dir
 
 BUDGET = 1 << 30  # bytes of all; one of a 0.5B model's is up to 50 MB, or 400 MB where a whole context was read
 
@@ -53,4 +53,4 @@ def keep(file: Path, stamp: Mapping[str, Any], instead_of: Mapping[str, Any] | N
 
 
 def _path(stamp: Mapping[str, Any]) -> Path:
-    return home() / "tails" / hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:24]
+    return cache_dir() / "tails" / hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:24]

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from minimemo import files as cachedir
 from minimemo.errors import FetchError, InputError, ModelError
 from minimemo.events import Event
 from minimemo.hub.catalog import CATALOG, Entry, defaults, pull, pull_entry, pulled, resolve
@@ -61,36 +60,6 @@ def entry_of(*sources: Source, data: bytes = DATA, extras: dict[str, bytes] | No
     file = file_of(data, "model.bin")
     small = tuple(file_of(content, path) for path, content in (extras or {}).items())
     return Entry("tiny", "decoder", file.path, file.size, file.digest, "MIT", "for tests", sources, small)
-
-
-# --- where ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {}, "user/.cache/minimemo"),
-        ("linux", {"XDG_CACHE_HOME": "ROOT/xdg"}, "xdg/minimemo"),
-        ("linux", {"XDG_CACHE_HOME": "relative"}, "user/.cache/minimemo"),
-        ("darwin", {"XDG_CACHE_HOME": "ROOT/xdg"}, "user/Library/Caches/minimemo"),
-        ("win32", {"LOCALAPPDATA": "ROOT/local"}, "local/minimemo"),
-        ("win32", {}, "user/AppData/Local/minimemo"),
-        ("win32", {"MINIMEMO_HOME": "ROOT/mine", "LOCALAPPDATA": "ROOT/local"}, "mine"),
-        ("linux", {"MINIMEMO_HOME": "~/mine"}, "user/mine"),
-    ],
-)
-def test_home_is_where_the_platform_puts_caches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str
-) -> None:
-    for name in ("MINIMEMO_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value.replace("ROOT", str(tmp_path)))
-    monkeypatch.setattr(cachedir.sys, "platform", platform)
-    assert cachedir.home() == tmp_path / expected
-    assert cachedir.model_dir("owner/name") == tmp_path / expected / "models" / "owner--name"
-    assert list(tmp_path.iterdir()) == []  # asking creates nothing
 
 
 def test_the_catalogue_is_light() -> None:

@@ -15,7 +15,7 @@ from minimemo.ask import Settings
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
-from minimemo.files import home
+from minimemo.files import store_file
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.memo.shelf import notes, remember, remembered, remove
 from minimemo.memo.store import StoreIndex
@@ -201,7 +201,7 @@ def test_picking_from_1000_memos_is_quick(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     vectors = many_memos(tmp_path, 1000)
-    path = home() / "store.bin"
+    path = store_file()
     StoreIndex(path)
     seconds = []
     for _ in range(3):
@@ -218,7 +218,7 @@ def test_picking_from_1000_memos_is_quick(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     vectors = many_memos(tmp_path, 5, passages=3, dim=8)
-    path = home() / "store.bin"
+    path = store_file()
     assert len(StoreIndex(path).entries) == 5
 
     remove(tmp_path / "1.memo")  # gone
