@@ -19,6 +19,21 @@ _MARKS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stretch of a document's text stands; it begins at character `start` and goes on to the next place.
+
+    page: counted from 1; label: the page number that is printed, where it is known. heading: the headings above it, the
+    outermost first. time: "0:12:05" of speech.
+    """
+
+    start: int
+    page: int | None = None
+    label: str = ""
+    heading: tuple[str, ...] = ()
+    time: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """Text exactly as decoded: line ends, emoji and combining marks untouched. Offsets everywhere count its characters.
 

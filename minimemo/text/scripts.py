@@ -75,7 +75,7 @@ def shingles(text: str) -> frozenset[str]:
     """Character n-grams of the normalized letters and digits: pairs in CJK runs, threes within words elsewhere."""
     grams: set[str] = set()
     for run in _RUN.findall(normalize(text)):
-        size = 2 if _is_cjk(run) else 3
+        size = 2 if is_cjk(run) else 3
         grams.update(run[i : i + size] for i in range(max(1, len(run) - size + 1)))
     return frozenset(grams)
 
@@ -84,12 +84,13 @@ def content_units(text: str) -> frozenset[str]:
     """The words that carry content (English function words dropped); for CJK runs, their character pairs."""
     units: set[str] = set()
     for run in _RUN.findall(normalize(text)):
-        if _is_cjk(run):
+        if is_cjk(run):
             units.update(run[i : i + 2] for i in range(max(1, len(run) - 1)))
         elif run not in STOPWORDS:
             units.add(run)
     return frozenset(units)
 
 
-def _is_cjk(run: str) -> bool:
+def is_cjk(run: str) -> bool:
+    """Whether a text begins with Han, kana or Hangul."""
     return any(pattern.match(run) for pattern in (_HAN_CHAR, _KANA_CHAR, _HANGUL_CHAR))
