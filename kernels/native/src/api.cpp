@@ -10,7 +10,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 11;       // counts changes of the functions below
+constexpr int kAbi = 12;       // counts changes of the functions below
 
 }  // namespace
 

@@ -106,8 +106,6 @@ inline void seen_keys(const Attention& job, const Segment& s, int64_t row, int64
 // One group of 64 tokens of one kv head: number `group` of the dense segment `from` -> number `to_group` of the packed
 // segment `to`. Returns 0, or 1 (keys) or 2 (values) where numbers are not finite or beyond half precision.
 int pack_group(const Segment& from, const Segment& to, int head, int64_t group, int64_t to_group, int dim);
-// Back: keys and values (64, D).
-void unpack_group(const Segment& from, int head, int64_t group, int dim, float* keys, float* values);
 
 inline int padded_dim(int dim) { return (dim + 15) / 16 * 16; }
 // One partial result: sums of a folded row (padded dim), its largest scaled score in powers of two, its sum of weights.

@@ -40,11 +40,3 @@ EXPORT int minimemo_pack_kv(const Segment* from, const Segment* to, int kv_heads
   });
   return wrong;
 }
-
-// keys, values: (G, T, D) without gaps.
-EXPORT void minimemo_unpack_kv(const Segment* from, int kv_heads, int dim, float* keys, float* values, int threads) {
-  const int64_t groups = from->tokens / kKeys, size = int64_t(kKeys) * dim;
-  for_each(Work::kLong, threads, kv_heads * groups, [&](int64_t i) {
-    unpack_group(*from, int(i / groups), i % groups, dim, keys + i * size, values + i * size);
-  });
-}

@@ -1,4 +1,4 @@
-// Dense keys and values -> packed ones (kernels/packed.py has the format), and back. Plain C++, the same bits as
+// Dense keys and values -> packed ones (kernels/packed.py has the format). Plain C++, the same bits as
 // kernels/reference.py.
 #define INLINE inline __attribute__((always_inline))
 #include "attention.h"
@@ -110,29 +110,6 @@ int pack_group(const Segment& from, const Segment& to, int head, int64_t group, 
     store_codes(codes, four, dim, line);
   }
   return 0;
-}
-
-void unpack_group(const Segment& from, int head, int64_t group, int dim, float* keys, float* values) {
-  const bool four = from.store == kStorePacked4;
-  const int width = four ? dim / 2 : dim;
-  float scale[kMaxDim], low[kMaxDim];
-  const int64_t at = head * from.key_param_stride + group * dim;
-  widen_halves(from.key_scale + at, dim, scale);
-  widen_halves(from.key_low + at, dim, low);
-  for (int64_t t = group * kKeys; t < (group + 1) * kKeys; t++, keys += dim, values += dim) {
-    const uint8_t* key_codes = static_cast<const uint8_t*>(from.keys) + head * from.key_stride + t * width;
-    const uint8_t* value_codes = static_cast<const uint8_t*>(from.values) + head * from.value_stride + t * width;
-    const float value_scale = half_to_float(from.value_scale + head * from.value_param_stride + t);
-    const float value_low = half_to_float(from.value_low + head * from.value_param_stride + t);
-    for (int i = 0; i < width; i++) {
-      keys[i] = float(four ? key_codes[i] & 15 : key_codes[i]) * scale[i] + low[i];
-      values[i] = float(four ? value_codes[i] & 15 : value_codes[i]) * value_scale + value_low;
-    }
-    for (int i = width; i < dim; i++) {
-      keys[i] = float(key_codes[i - width] >> 4) * scale[i] + low[i];
-      values[i] = float(value_codes[i - width] >> 4) * value_scale + value_low;
-    }
-  }
 }
 
 }  // namespace minimemo
