@@ -1,13 +1,6 @@
-// Attention over dense and packed keys and values, for a chunk of queries or a single one: what a caller fills in, how
-// it is divided into pieces, and the functions of each variant.
-//
-//   Attention job{...};                                  // queries, segments of keys, where results go
-//   const AttentionPlan plan = plan_attention(job);      // may be done again each step: it costs next to nothing
-//   job.workspace = ...;                                 // plan.workspace floats, 64-byte aligned; may be reused
-//   for_each(work, threads, plan.pieces, [&](int64_t i) { kernels.run(job, i); });
-//   if (plan.merges) for_each(work, threads, plan.merges, [&](int64_t i) { kernels.merge(job, i); });
-//
-// The division depends on shapes and positions alone, so the same bits come out of any number of threads.
+// Attention over dense and packed keys and values, for a chunk of queries or a single one: what a caller fills in, and
+// the functions of each variant. A job is divided into pieces by shapes and positions alone, so the same bits come out of
+// any number of threads.
 //
 // Letters: H query heads, G kv heads, N query rows, T keys, D head dim. The H / G query heads of a kv head are folded
 // into rows (row n, head h -> folded row n * group + h), so that keys are read once for all of them.
@@ -15,6 +8,10 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "base.h"
+#include "memory.h"
+#include "threads.h"
 
 namespace minimemo {
 
@@ -41,7 +38,7 @@ struct Segment {
   int64_t start;                  // position of key 0; counts only where the job has positions
   int64_t first_row, last_row;
 
-  // Filled in by plan_attention: key ranges (splits) x row blocks x kv heads are the pieces.
+  // Filled in by attend: key ranges (splits) x row blocks x kv heads are the pieces.
   int64_t first_key, last_key;    // keys that some row sees, from a multiple of 64 on
   int64_t split_keys, splits;
   int64_t row_block, row_blocks;
@@ -61,17 +58,9 @@ struct Attention {
   int64_t window;                 // a query at p sees p - window < key <= p; kNoWindow: no lower end
   Segment* segments;
   int32_t count;
-  float* workspace;
-  int64_t parts;                  // by plan_attention: sum of splits over segments; 1: pieces write results themselves
+  float* workspace;               // by attend
+  int64_t parts;                  // by attend: sum of splits over segments; 1: pieces write results themselves
 };
-
-struct AttentionPlan {
-  int64_t pieces, merges;         // merges: 0 where pieces write results themselves
-  int64_t workspace;              // floats
-};
-
-// Results of a row that sees no key: zeros, and lse -inf.
-AttentionPlan plan_attention(Attention& job);
 
 constexpr int64_t kMergeRows = 8;  // folded rows of one merge
 
@@ -82,7 +71,7 @@ struct AttentionKernels {
 };
 
 const AttentionKernels* portable_attention();
-const AttentionKernels* avx2_attention();        // these three: null where not compiled in
+const AttentionKernels* avx2_attention();        // these three on x86-64
 const AttentionKernels* avx512_attention();      // F, BW, VL, VNNI
 const AttentionKernels* avx512bf16_attention();  // and BF16
 
@@ -94,6 +83,14 @@ const AttentionKernels* avx512bf16_attention();  // and BF16
 // The best that this processor runs among variants 0 .. `most` (portable, avx2, avx512, avx512bf16).
 const AttentionKernels* attention_kernels(int most);
 
+struct Workspace {  // of partial results, for one job after the other
+  Memory memory;
+  int64_t floats = 0;
+};
+
+// Fills in the job's results; a row that sees no key gets zeros, and lse -inf. False without memory.
+bool attend(const AttentionKernels& kernels, Attention& job, Work work, int threads, Workspace& workspace);
+
 // Keys low .. high - 1 of a segment are what row `row` sees.
 inline void seen_keys(const Attention& job, const Segment& s, int64_t row, int64_t* low, int64_t* high) {
   *low = 0, *high = s.tokens;
@@ -102,10 +99,6 @@ inline void seen_keys(const Attention& job, const Segment& s, int64_t row, int64
   if (past < s.tokens) *high = past < 0 ? 0 : past + 1;
   if (past >= job.window) *low = past - job.window + 1;
 }
-
-// One group of 64 tokens of one kv head: number `group` of the dense segment `from` -> number `to_group` of the packed
-// segment `to`. Returns 0, or 1 (keys) or 2 (values) where numbers are not finite or beyond half precision.
-int pack_group(const Segment& from, const Segment& to, int head, int64_t group, int64_t to_group, int dim);
 
 inline int padded_dim(int dim) { return (dim + 15) / 16 * 16; }
 // One partial result: sums of a folded row (padded dim), its largest scaled score in powers of two, its sum of weights.

@@ -1,41 +1,28 @@
-#include "attention.h"
-
 #if defined(__x86_64__)
-#include <immintrin.h>
-// Everything below, and nothing above, is compiled for these instructions; the dispatcher asks the processor first.
-#if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own headers before 13
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "attention.h"
+#include "format.h"
+#include "target.h"
+
+TARGET_BEGIN(AVX512)
 #include "attention_simd512.h"
 //
 #include "attention_packed.h"
 
 namespace minimemo {
 namespace {
-inline void choose_way(const Attention& job, const Segment& s, int64_t piece) {
+
+inline void run(const Attention& job, int64_t piece) {
+  const Segment& s = segment_of(job, piece);
   if (s.store >= kStorePacked8 && job.dim % 16 == 0)
     run_way<PackedWay>(job, s, piece);
   else
     run_way<FloatWay>(job, s, piece);
 }
-constexpr AttentionKernels kAttention{kName, run, merge};
-}  // namespace
-}  // namespace minimemo
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
 
-namespace minimemo {
+constexpr AttentionKernels kAttention{kName, run, merge};
+
+}  // namespace
+TARGET_END
 const AttentionKernels* avx512_attention() { return &kAttention; }
-}  // namespace minimemo
-#else
-namespace minimemo {
-const AttentionKernels* avx512_attention() { return nullptr; }
 }  // namespace minimemo
 #endif

@@ -21,7 +21,7 @@ struct Bfloat16Math {
   }
 };
 
-INLINE __m256i to_bfloat16(Floats v) { return __m256i(_mm512_cvtneps_pbh(v)); }
+INLINE __m256i rounded(Floats v) { return __m256i(_mm512_cvtneps_pbh(v)); }
 
 struct PairOrder {  // word i of one vector, word i of another, from i = 0 and from i = 16 on
   alignas(64) uint16_t words[2][32] = {};
@@ -50,11 +50,11 @@ struct Bfloat16Way {
     uint32_t* to = queries + row * planes * (dim / 2);
     for (int d = 0; d < dim; d += 16, to += 8) {
       const Floats x = load_floats(q + d);
-      const __m256i high = to_bfloat16(x);
+      const __m256i high = rounded(x);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), high);
       if (planes == 1) continue;
       const Floats rest = x - Floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + dim / 2), to_bfloat16(rest));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + dim / 2), rounded(rest));
     }
   }
 
@@ -106,7 +106,7 @@ struct Bfloat16Way {
                          kKeys, kKeys, {}, ahead(key_tokens + kKeys * dim, more ? 128 / planes : 0));
   }
   static INLINE void take_weights(uint32_t* to, float*, int vector, Floats weights) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(to + vector * 8), to_bfloat16(weights));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to + vector * 8), rounded(weights));
   }
   void finish_weights(int, uint32_t*, const float*) {}
   static void arrange(float*, int) {}

@@ -7,13 +7,6 @@
 namespace minimemo {
 namespace {
 
-INLINE float widen_bfloat16(uint16_t half) {
-  const uint32_t bits = uint32_t(half) << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-
 inline void widen_some(const uint16_t* halves, int count, float* to) {
   alignas(64) uint16_t padded[kMaxDim] = {};
   __builtin_memcpy(padded, halves, size_t(count) * 2);
@@ -26,7 +19,7 @@ inline void widen_dense(const void* from, bool bfloat16, int64_t first, int dim,
     return;
   }
   const uint16_t* halves = static_cast<const uint16_t*>(from) + first;
-  for (int d = 0; d < dim; d++) to[d] = widen_bfloat16(halves[d]);
+  for (int d = 0; d < dim; d++) to[d] = from_bfloat16(halves[d]);
 }
 
 inline void expand_codes(const uint8_t* codes, bool four_bits, int dim, uint8_t* to) {

@@ -2,7 +2,7 @@
 // keys are laid out once for products and met by all folded rows of the piece, with the softmax of arXiv 1805.02867
 // and arXiv 2205.14135. Weights are powers of two: the scores' factor holds log2(e).
 //
-// A row's numbers depend on its own query and keys and on how plan_attention cuts the keys, not on threads.
+// A row's numbers depend on its own query and keys and on how attend cuts the keys, not on threads.
 // No templates of the standard library here (kernels.h says why).
 #pragma once
 
@@ -199,10 +199,10 @@ void run_way(const Attention& job, const Segment& s, int64_t piece) {
   }
 }
 
-inline void run(const Attention& job, int64_t piece) {
+inline const Segment& segment_of(const Attention& job, int64_t piece) {
   int i = job.count - 1;
   while (job.segments[i].first_piece > piece) i--;
-  choose_way(job, job.segments[i], piece);
+  return job.segments[i];
 }
 
 // Partial results of folded rows -> results.

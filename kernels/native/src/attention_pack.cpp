@@ -1,23 +1,11 @@
 // Dense keys and values -> packed ones (kernels/packed.py has the format). Plain C++, the same bits as
 // kernels/reference.py.
-#define INLINE inline __attribute__((always_inline))
+#include <atomic>
+
 #include "attention.h"
-#include "simd_portable.h"
 
 namespace minimemo {
 namespace {
-
-uint16_t to_half(float value) {  // to nearest, ties to even; |value| <= 65504 + half a step rounds to a finite number
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude < 0x38800000) {  // below 2^-14: adding 1/2 leaves the subnormal's digits as the last ones of the sum
-    float sum = __builtin_fabsf(value) + 0.5f;
-    __builtin_memcpy(&bits, &sum, 4);
-    return uint16_t(sign | (bits - 0x3f000000));
-  }
-  return uint16_t(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
-}
 
 struct Grid {
   float scale, low;
@@ -28,8 +16,8 @@ Grid grid_of(float least, float most, float top) {
   Grid grid;
   grid.scale_half = to_half((most - least) / top);
   grid.low_half = to_half(least);
-  grid.scale = half_to_float(&grid.scale_half);
-  grid.low = half_to_float(&grid.low_half);
+  grid.scale = from_half(grid.scale_half);
+  grid.low = from_half(grid.low_half);
   return grid;
 }
 
@@ -44,12 +32,10 @@ bool widen_row(const Segment& from, const void* base, int64_t at, int dim, float
   float largest = 0;
   bool good = true;
   for (int d = 0; d < dim; d++) {
-    if (from.store == kStoreFloat) {
+    if (from.store == kStoreFloat)
       to[d] = static_cast<const float*>(base)[at + d];
-    } else {
-      const uint32_t bits = uint32_t(static_cast<const uint16_t*>(base)[at + d]) << 16;
-      __builtin_memcpy(to + d, &bits, 4);
-    }
+    else
+      to[d] = from_bfloat16(static_cast<const uint16_t*>(base)[at + d]);
     largest = __builtin_fabsf(to[d]) > largest ? __builtin_fabsf(to[d]) : largest;
     good &= to[d] == to[d];
   }
@@ -65,8 +51,8 @@ void store_codes(const float* codes, bool four_bits, int dim, uint8_t* to) {
   for (int i = 0; i < half; i++) to[i] = uint8_t(int32_t(codes[i]) | int32_t(codes[i + half]) << 4);
 }
 
-}  // namespace
-
+// One group of 64 tokens of one kv head: number `group` of the dense segment `from` -> number `to_group` of the packed
+// segment `to`. Returns 0, or 1 (keys) or 2 (values) where numbers are not finite or beyond half precision.
 int pack_group(const Segment& from, const Segment& to, int head, int64_t group, int64_t to_group, int dim) {
   const bool four = to.store == kStorePacked4;
   const float top = four ? 15.0f : 255.0f;
@@ -112,4 +98,18 @@ int pack_group(const Segment& from, const Segment& to, int head, int64_t group, 
   return 0;
 }
 
+}  // namespace
 }  // namespace minimemo
+
+using namespace minimemo;
+
+// All groups of the dense segment `from` -> `to`, from its group `first` on. Returns what pack_group returns.
+EXPORT int minimemo_pack_kv(const Segment* from, const Segment* to, int kv_heads, int64_t first, int dim, int threads) {
+  const int64_t groups = from->tokens / kKeys;
+  std::atomic<int> wrong{0};
+  for_each(Work::kLong, threads, kv_heads * groups, [&](int64_t i) {
+    const int found = pack_group(*from, *to, int(i / groups), i % groups, first + i % groups, dim);
+    if (found) wrong = found;
+  });
+  return wrong;
+}

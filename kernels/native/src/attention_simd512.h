@@ -7,11 +7,6 @@
 namespace minimemo {
 namespace {
 
-constexpr int kStrip = 14, kTileVectors = 2;  // 28 sums, 2 cells and one broadcast in 32 registers
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
-INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN
-INLINE float largest_of(Floats v) { return _mm512_reduce_max_ps(v); }
-INLINE float sum_of(Floats v) { return _mm512_reduce_add_ps(v); }
 // Four vectors -> one, whose quarters l hold the four's quarters l joined: number i of a quarter is vector i's.
 template <typename Join>
 INLINE __m512 join_four(const Floats* v, Join join) {
@@ -31,8 +26,6 @@ INLINE Floats join_lanes(const Floats* v, int count, Join join) {
   if (count <= 8) return quarters(even, even);
   return quarters(even, quarters(join_four(v + 8, join), join_four(v + 12, join)));
 }
-
-inline void choose_way(const Attention& job, const Segment& s, int64_t piece);
 
 // 16 vectors of 16 cells, row by row -> column by column.
 INLINE void transpose(__m512i r[16]) {

@@ -18,7 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define INLINE_LAMBDA __attribute__((always_inline))
+#include "base.h"
 
 namespace minimemo {
 
@@ -51,6 +51,14 @@ inline int64_t param_bytes(const Header& h, int32_t kind) {
   if (kind == kHalf) return groups * kTile * 2;
   if (kind == kTwoLevel) return supers_of(h) * (kTile * 4 + (kSuper / h.group) * kTile);
   return 0;
+}
+
+// Fills in where scales and offsets lie, 64-byte aligned, and the size of the whole.
+inline void lay_out(Header& h) {
+  const auto aligned = [](int64_t n) { return (n + 63) / 64 * 64; };
+  h.scales_at = int64_t(sizeof(Header)) + codes_bytes(h);
+  h.offsets_at = h.scales_at + aligned(tiles_of(h) * param_bytes(h, h.scale_kind));
+  h.bytes = h.offsets_at + aligned(tiles_of(h) * param_bytes(h, h.offset_kind));
 }
 
 // Activations of n <= kMaxRows rows, quantized by a variant for itself. Block by block, so that one block of all rows is
@@ -86,7 +94,10 @@ struct Kernels {
 };
 
 const Kernels* portable_kernels();
-const Kernels* avx2_kernels();    // null where not compiled in
-const Kernels* avx512_kernels();  // null where not compiled in
+const Kernels* avx2_kernels();  // these two on x86-64
+const Kernels* avx512_kernels();
+
+// The kernels of variant 0 .. 2 (portable, avx2, avx512), or null where this processor does not run them.
+const Kernels* runnable(int variant);
 
 }  // namespace minimemo

@@ -133,8 +133,7 @@ void quantize(const float* x, int64_t columns, int first, int last, int64_t firs
         const int32_t bits = q[i] & 0x7fffffff;
         top = bits > top ? bits : top;
       }
-      float largest;
-      std::memcpy(&largest, &top, 4);
+      const float largest = float_of(uint32_t(top));
       const bool nothing = largest < 1e-30f;  // its inverse would overflow
       const float inverse = nothing ? 0.0f : levels / largest;
       for (int i = 0; i < kBlock; i++) v[i] = v[i] * inverse + rounder;

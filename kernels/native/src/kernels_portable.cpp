@@ -1,4 +1,3 @@
-#define INLINE inline __attribute__((always_inline))
 #include "simd_portable.h"
 //
 #include "block.h"

@@ -7,7 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "native.h"
+#include "format.h"
+#include "threads.h"
 
 namespace minimemo {
 namespace {
@@ -18,9 +19,7 @@ struct Binary {  // value = digits * 2^exponent, digits odd or 0; not of infinit
 };
 
 bool split(float value, Binary* to) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint32_t raised = bits >> 23 & 255, fraction = bits & 0x7fffff;
+  const uint32_t bits = bits_of(value), raised = bits >> 23 & 255, fraction = bits & 0x7fffff;
   if (raised == 255) return false;
   int32_t digits = int32_t(raised ? fraction | 0x800000 : fraction);
   int exponent = int(raised ? raised : 1) - 150;
@@ -33,20 +32,9 @@ bool split(float value, Binary* to) {
 }
 
 bool is_half(float value, uint16_t* half) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  const int exponent = int(magnitude >> 23) - 127;
-  if (magnitude == 0) {
-    *half = uint16_t(sign);
-    return true;
-  }
-  if (exponent > 15 || exponent < -24) return false;
-  const int dropped = exponent < -14 ? -1 - exponent : 13;  // bits of the fraction; subnormals have fewer
-  const uint32_t digits = (magnitude & 0x7fffff) | 0x800000;
-  if (digits & ((1u << dropped) - 1)) return false;
-  *half = uint16_t(sign | (exponent < -14 ? digits >> dropped : uint32_t(exponent + 14) * 1024 + (digits >> 13)));
-  return true;
+  if (!(std::fabs(value) <= 65504.0f)) return false;
+  *half = to_half(value);
+  return from_half(*half) == value;
 }
 
 // `count` values as small[i] * *factor, exactly. Every value is an integer times one power of two; their greatest common
@@ -153,8 +141,6 @@ void pack_block(const uint8_t u[8][64], int bits, uint8_t* to) {
   }
 }
 
-}  // namespace
-
 Header plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
             int threads) {
   const int64_t chunks = std::min<int64_t>(rows, 64);
@@ -188,27 +174,63 @@ Header plan(const int8_t* codes, const float* scales, const float* offsets, int6
   return h;
 }
 
-void pack_tiles(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t first,
-                int64_t last, uint8_t* to) {
+void pack_tile(const Header& h, const int8_t* codes, const float* scales, const float* offsets, int64_t tile,
+               uint8_t* to) {
   const int64_t blocks = blocks_of(h), groups = h.columns / h.group;
-  for (int64_t tile = first; tile < last; tile++) {
-    const int64_t row0 = tile * kTile, rows = std::min<int64_t>(kTile, h.rows - row0);
-    for (int64_t block = 0; block < blocks; block++) {
-      uint8_t u[8][64] = {};
-      const int64_t width = std::min<int64_t>(kBlock, h.columns - block * kBlock);
-      for (int64_t r = 0; r < rows; r++) {
-        uint8_t line[kBlock] = {};
-        const int8_t* from = codes + (row0 + r) * h.columns + block * kBlock;
-        for (int64_t c = 0; c < width; c++) line[c] = uint8_t(from[c] + h.zero);
-        for (int j = 0; j < 8; j++) std::memcpy(&u[j][4 * r], line + 4 * j, 4);
-      }
-      pack_block(u, h.bits, to + sizeof h + (tile * blocks + block) * block_bytes(h));
+  const int64_t row0 = tile * kTile, rows = std::min<int64_t>(kTile, h.rows - row0);
+  for (int64_t block = 0; block < blocks; block++) {
+    uint8_t u[8][64] = {};
+    const int64_t width = std::min<int64_t>(kBlock, h.columns - block * kBlock);
+    for (int64_t r = 0; r < rows; r++) {
+      uint8_t line[kBlock] = {};
+      const int8_t* from = codes + (row0 + r) * h.columns + block * kBlock;
+      for (int64_t c = 0; c < width; c++) line[c] = uint8_t(from[c] + h.zero);
+      for (int j = 0; j < 8; j++) std::memcpy(&u[j][4 * r], line + 4 * j, 4);
     }
-    pack_params(scales, row0, rows, groups, h, h.scale_kind, to + h.scales_at + tile * param_bytes(h, h.scale_kind));
-    if (offsets)
-      pack_params(offsets, row0, rows, groups, h, h.offset_kind,
-                  to + h.offsets_at + tile * param_bytes(h, h.offset_kind));
+    pack_block(u, h.bits, to + sizeof h + (tile * blocks + block) * block_bytes(h));
   }
+  pack_params(scales, row0, rows, groups, h, h.scale_kind, to + h.scales_at + tile * param_bytes(h, h.scale_kind));
+  if (offsets)
+    pack_params(offsets, row0, rows, groups, h, h.offset_kind, to + h.offsets_at + tile * param_bytes(h, h.offset_kind));
 }
 
+}  // namespace
 }  // namespace minimemo
+
+using namespace minimemo;
+
+// Decides on the form of a matrix: codes (rows, columns), scales and offsets (rows, columns / group). Returns the bytes
+// that it will take; `header` receives 64 bytes for minimemo_pack.
+EXPORT int64_t minimemo_plan(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns,
+                             int group, void* header, int threads) {
+  const Header h = plan(codes, scales, offsets, rows, columns, group, threads);
+  std::memcpy(header, &h, sizeof h);
+  return h.bytes;
+}
+
+// `to`: that many zeroed bytes.
+EXPORT void minimemo_pack(const void* header, const int8_t* codes, const float* scales, const float* offsets, uint8_t* to,
+                          int threads) {
+  Header h;
+  std::memcpy(&h, header, sizeof h);
+  std::memcpy(to, &h, sizeof h);
+  for_each(Work::kLong, threads, tiles_of(h),
+           [&](int64_t tile) { pack_tile(h, codes, scales, offsets, tile, to); });
+}
+
+// Whether `bytes` bytes are a packed matrix as this code would have laid it out. Reads nothing past them.
+EXPORT int minimemo_check(const uint8_t* matrix, int64_t bytes) {
+  Header h;
+  if (bytes < int64_t(sizeof h)) return 0;
+  std::memcpy(&h, matrix, sizeof h);
+  const auto kind = [](int32_t k, int32_t least) { return k >= least && k <= kTwoLevel; };
+  if (h.magic != kMagic || h.rows < 0 || h.columns <= 0 || (h.group != 16 && h.group != 32) || h.columns % h.group)
+    return 0;
+  if (h.bits != 8 && (h.group == 16 ? h.bits != 6 : h.bits != 4 && h.bits != 5)) return 0;
+  if (h.zero < 0 || h.zero > 128) return 0;
+  if (!kind(h.scale_kind, kFloat) || !kind(h.offset_kind, kNone)) return 0;
+  if (int64_t(h.rows) * h.columns > int64_t(1) << 40) return 0;
+  Header own = h;
+  lay_out(own);
+  return std::memcmp(&own, &h, sizeof h) == 0 && h.bytes == bytes;
+}

@@ -5,22 +5,6 @@
 #include <cstring>
 
 namespace minimemo {
-namespace {
-
-// Hands out 64-byte aligned pieces of one allocation; first counts them, then, with memory, cuts them.
-struct Cutter {
-  uint8_t* at;
-  size_t used = 0;
-  template <typename T>
-  T* take(int64_t count) {
-    T* piece = at ? reinterpret_cast<T*>(at + used) : nullptr;
-    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    return piece;
-  }
-};
-
-}  // namespace
-
 Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int count, bool fine, int threads)
     : kernels_(kernels), threads_(threads), count_(count) {
   for (int p = 0; p < count; p++) {
@@ -50,6 +34,14 @@ size_t Product::bytes(int64_t n) {
 void Product::bind(uint8_t* memory, int64_t n) {
   x_.n = int(n);
   cut(memory);
+}
+
+void Product::run(uint8_t* memory, Work work, const float* x, int64_t n, const float* bias, float* out) {
+  for (int64_t row = 0; row < n; row += kMaxRows) {
+    bind(memory, std::min<int64_t>(n - row, kMaxRows));
+    quantize(work, x + row * columns_);
+    multiply(work, bias, out + row * rows_);
+  }
 }
 
 size_t Product::cut(uint8_t* memory) {
@@ -113,3 +105,17 @@ void Product::multiply_tiles(int64_t first, int64_t last, float* out) const {
 }
 
 }  // namespace minimemo
+
+using namespace minimemo;
+
+// out (n, all rows of the parts, one after the other) = x (n, columns) times the parts' transposes, plus bias or null.
+// Returns 0, or 1 without memory.
+EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int count, const float* x, int64_t n,
+                           const float* bias, float* out, int fine, int threads) {
+  if (count == 0 || n == 0) return 0;
+  Product product(*runnable(variant), matrices, count, fine != 0, threads);
+  const Memory memory = allocate(product.bytes(n));
+  if (!memory) return 1;
+  product.run(memory.get(), work_of(n), x, n, bias, out);
+  return 0;
+}

@@ -1,25 +1,13 @@
 // One product of quantized activations with packed matrices of one width, laid one below the other.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-
-#include "native.h"
+#include "format.h"
+#include "memory.h"
+#include "threads.h"
 
 namespace minimemo {
 
 constexpr int kMaxParts = 16;  // matrices of one product
-
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<uint8_t, FreeDeleter>;
-
-// On a cache line; null when there is none to be had.
-inline Memory allocate(size_t bytes) {
-  void* memory = nullptr;
-  return Memory(posix_memalign(&memory, 64, bytes + 64) ? nullptr : static_cast<uint8_t*>(memory));
-}
 
 class Product {
  public:
@@ -32,7 +20,10 @@ class Product {
   // Of memory for n rows of activations (at most kMaxRows at a time).
   size_t bytes(int64_t n);
 
-  // Everything below works in `memory`, for n <= kMaxRows rows.
+  // out (n, rows) = x (n, columns) times the matrices' transposes, plus bias (rows,) or null, in `memory`.
+  void run(uint8_t* memory, Work work, const float* x, int64_t n, const float* bias, float* out);
+
+  // The same in steps: everything below works in `memory`, for n <= kMaxRows rows.
   void bind(uint8_t* memory, int64_t n);
 
   // x (n, columns). The second form rounds columns first .. last - 1, multiples of kBlock; when all are, call sum().
@@ -40,7 +31,6 @@ class Product {
   void quantize_columns(const float* x, int64_t first, int64_t last);
   void sum();
 
-  // out (n, rows) = x times the matrices' transposes, plus bias (rows,) or null.
   void multiply(Work work, const float* bias, float* out) const;
 
   // Of a product of one matrix: only its tiles first .. last - 1, on the caller's thread.

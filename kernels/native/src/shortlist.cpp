@@ -6,7 +6,6 @@
 #include <numeric>
 #include <vector>
 
-#include "native.h"
 #include "product.h"
 
 namespace minimemo {
@@ -60,9 +59,14 @@ float coarsen_block(const int8_t* codes, const float* scales, const float* offse
 }
 
 }  // namespace
+}  // namespace minimemo
 
-double coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows, int64_t columns, int group,
-               int8_t* rounded, float* steps, int threads) {
+using namespace minimemo;
+
+// Codes (rows, columns), scales and offsets (rows, columns / group) -> codes of -8 .. 7 and one step for 32 columns, which
+// half precision holds where it can. Returns the sum of the squares of what was lost.
+EXPORT double minimemo_coarsen(const int8_t* codes, const float* scales, const float* offsets, int64_t rows,
+                               int64_t columns, int group, int8_t* rounded, float* steps, int threads) {
   const int64_t blocks = columns / kBlock, groups = columns / group, per_block = kBlock / group;
   std::vector<double> lost(static_cast<size_t>(rows));
   for_each(Work::kLong, threads, (rows + kChunk - 1) / kChunk, [&](int64_t chunk) {
@@ -76,17 +80,17 @@ double coarsen(const int8_t* codes, const float* scales, const float* offsets, i
   return std::accumulate(lost.begin(), lost.end(), 0.0);
 }
 
-bool run_shortlist(const Kernels& kernels, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
-                   int64_t n, float* out, int threads) {
+// out (n, rows) = x (n, columns) times the transpose of `exact`, where an output may be the largest of its row; the others
+// are those of `coarse`, the same matrix rounded, whose elements are off by `noise` (root mean square). n <= 16 or so.
+// Returns 0, or 1 without memory.
+EXPORT int minimemo_shortlist(int variant, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
+                              int64_t n, float* out, int threads) {
+  const Kernels& kernels = *runnable(variant);
   Product screen(kernels, &coarse, 1, false, threads), ranking(kernels, &exact, 1, true, threads);
   const Memory memory = allocate(std::max(screen.bytes(n), ranking.bytes(1)));
-  if (!memory) return false;
+  if (!memory) return 1;
   const int64_t rows = screen.rows(), columns = screen.columns(), tiles = (rows + kTile - 1) / kTile;
-  for (int64_t row = 0; row < n; row += kMaxRows) {
-    screen.bind(memory.get(), std::min<int64_t>(n - row, kMaxRows));
-    screen.quantize(Work::kShort, x + row * columns);
-    screen.multiply(Work::kShort, nullptr, out + row * rows);
-  }
+  screen.run(memory.get(), Work::kShort, x, n, nullptr, out);
   std::vector<float> tops(static_cast<size_t>(tiles));
   std::vector<int64_t> chosen;
   for (int64_t row = 0; row < n; row++, x += columns, out += rows) {
@@ -105,7 +109,5 @@ bool run_shortlist(const Kernels& kernels, const uint8_t* coarse, const uint8_t*
     for_each(Work::kShort, threads, int64_t(chosen.size()),
              [&](int64_t i) { ranking.multiply_tiles(chosen[size_t(i)], chosen[size_t(i)] + 1, out); });
   }
-  return true;
+  return 0;
 }
-
-}  // namespace minimemo

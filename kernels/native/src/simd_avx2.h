@@ -1,8 +1,6 @@
 // AVX2 with FMA and F16C: a vector is 8 rows.
 #pragma once
 
-#include <immintrin.h>
-
 #include "format.h"
 
 namespace minimemo {
@@ -14,7 +12,8 @@ typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 typedef float Floats __attribute__((vector_size(32)));
 constexpr bool meets_bytes(int bits) { return bits < 8; }
-constexpr bool kRegisterRows = false;  // whether there are registers for sums of a few rows beside a block
+constexpr bool kRegisterRows = false;        // whether there are registers for sums of a few rows beside a block
+constexpr int kStrip = 4, kTileVectors = 2;  // attention: 8 sums, 2 cells and one broadcast in 16 registers
 
 INLINE Bytes load_bytes(const uint8_t* p) { return Bytes(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 INLINE void store(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), __m256i(v)); }
@@ -28,6 +27,8 @@ INLINE void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
 INLINE Floats splat(float v) { return _mm256_set1_ps(v); }
 INLINE Ints splat(int32_t v) { return Ints(_mm256_set1_epi32(v)); }
 INLINE Floats fused_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
+INLINE Floats maximum(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where either is NaN
 
 INLINE void widen_halves(const uint16_t* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += 8)

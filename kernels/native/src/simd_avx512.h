@@ -2,8 +2,6 @@
 // so codes of every width meet bytes.
 #pragma once
 
-#include <immintrin.h>
-
 #include "format.h"
 
 namespace minimemo {
@@ -16,7 +14,8 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 typedef int8_t Quantized;
 constexpr bool meets_bytes(int) { return true; }
-constexpr bool kRegisterRows = true;  // whether there are registers for sums of a few rows beside a block
+constexpr bool kRegisterRows = true;          // whether there are registers for sums of a few rows beside a block
+constexpr int kStrip = 14, kTileVectors = 2;  // attention: 28 sums, 2 cells and one broadcast in 32 registers
 
 INLINE Bytes load_bytes(const uint8_t* p) { return Bytes(_mm512_loadu_si512(p)); }
 INLINE void store(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, __m512i(v)); }
@@ -30,6 +29,10 @@ INLINE void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
 INLINE Floats splat(float v) { return _mm512_set1_ps(v); }
 INLINE Ints splat(int32_t v) { return Ints(_mm512_set1_epi32(v)); }
 INLINE Floats fused_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
+INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+INLINE float largest_of(Floats v) { return _mm512_reduce_max_ps(v); }
+INLINE float sum_of(Floats v) { return _mm512_reduce_add_ps(v); }
 
 INLINE void widen_halves(const uint16_t* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += 16)

@@ -13,7 +13,8 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 typedef int16_t Quantized;
 constexpr bool meets_bytes(int) { return false; }
-constexpr bool kRegisterRows = false;  // whether there are registers for sums of a few rows beside a block
+constexpr bool kRegisterRows = false;        // whether there are registers for sums of a few rows beside a block
+constexpr int kStrip = 4, kTileVectors = 1;  // of attention
 
 template <typename Vector>
 INLINE Vector load(const void* p) {
@@ -36,22 +37,18 @@ INLINE Floats fused_add(Floats a, Floats b, Floats c) {
   for (int i = 0; i < kLanes; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return c;
 }
-
-inline float half_to_float(const uint16_t* from) {
-  uint16_t half;
-  __builtin_memcpy(&half, from, 2);  // stored matrices need not be aligned
-  const uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
-  uint32_t bits = rest << 13;
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  value *= 0x1p112f;  // mends the exponent, of subnormals too; matrices hold no infinities in half precision
-  __builtin_memcpy(&bits, &value, 4);
-  bits |= sign;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }  // fused would be a call on plain x86-64
+INLINE Floats maximum(Floats a, Floats b) {                                     // b where either is NaN
+  for (int i = 0; i < kLanes; i++) b[i] = a[i] > b[i] ? a[i] : b[i];
+  return b;
 }
+
 inline void widen_halves(const uint16_t* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i++) to[i] = half_to_float(from + i);
+  for (int64_t i = 0; i < count; i++) {
+    uint16_t half;
+    __builtin_memcpy(&half, from + i, 2);  // stored matrices need not be aligned, and hold no infinities
+    to[i] = from_half(half);
+  }
 }
 
 INLINE const int16_t* quantized(const Activations& x) { return x.words; }
@@ -73,7 +70,6 @@ INLINE Ints dot_bytes(const Bytes* u, const int16_t* q) {
 inline void store_words(const int32_t q[32], int16_t* to) {
   for (int i = 0; i < kBlock; i++) to[i] = int16_t(q[i]);
 }
-
 
 // 16 rows of 32 bytes, one after the other, from vectors that hold 4 columns of each.
 INLINE void store_rows(const Bytes u[8], uint8_t* rows) {

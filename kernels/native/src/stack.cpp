@@ -10,20 +10,6 @@
 namespace minimemo {
 namespace {
 
-uint16_t to_bfloat16(float value) {  // to nearest, ties to even; not-a-numbers stay so
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 64);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float from_bfloat16(uint16_t half) {
-  const uint32_t bits = uint32_t(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
 // Dimension i pairs with i + dim / 2 (arXiv 2104.09864).
 void rotate(float* x, const float* cosines, const float* sines, int dim) {
   const int half = dim / 2;
@@ -44,8 +30,9 @@ struct Step {
   std::vector<float> normed, qkv, mixed, added, gate_up, gated;
   std::vector<int64_t> positions;
   std::vector<Segment> segments;
-  Memory memory, workspace;
-  int64_t workspace_floats = 0;
+  int64_t shared = 0;  // tokens of the prefix
+  Memory memory;
+  Workspace workspace;
 
   Step(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call)
       : kernels(kernels),
@@ -66,11 +53,13 @@ struct Step {
       for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
         most = std::max(most, product(*matrix).bytes(pass));
     memory = allocate(most);
-    const int64_t shared = c.prefix ? packed_tokens(*c.prefix) + c.prefix->length : 0;
+    if (c.prefix) shared = packed_tokens(*c.prefix) + c.prefix->length;
     for (int64_t r = 0; r < c.row_count; r++)
       for (int64_t i = 0; i < c.rows[r].count; i++)
         positions.push_back(shared + packed_tokens(c.rows[r]) + c.rows[r].length + i);
   }
+
+  static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
 
   Product product(const StackMatrix& matrix) const {
     return Product(kernels, matrix.parts, int(matrix.count), c.fine != 0, c.threads);
@@ -86,12 +75,7 @@ struct Step {
   }
 
   void multiply(const StackMatrix& matrix, const float* x, float* out, int64_t rows) {
-    Product found = product(matrix);
-    for (int64_t row = 0; row < rows; row += pass) {
-      found.bind(memory.get(), std::min(rows - row, pass));
-      found.quantize(work, x + row * found.columns());
-      found.multiply(work, matrix.bias, out + row * found.rows());
-    }
+    product(matrix).run(memory.get(), work, x, rows, matrix.bias, out);
   }
 
   void norm(const float* x, const float* weight, float* out) const {
@@ -155,47 +139,39 @@ struct Step {
     });
   }
 
-  Segment segment(const StackCache& cache, int index, int64_t keys, int64_t start, int64_t first, int64_t last) const {
-    Segment s{};
-    const int64_t at = index * cache.layer_stride * (cache.bfloat16 ? 2 : 4);
-    s.store = cache.bfloat16 ? kStoreBfloat16 : kStoreFloat;
-    s.keys = static_cast<const uint8_t*>(cache.keys) + at;
-    s.values = static_cast<const uint8_t*>(cache.values) + at;
-    s.key_stride = s.value_stride = cache.head_stride;
-    s.tokens = keys;
-    s.start = start;
-    s.first_row = first;
-    s.last_row = last;
-    return s;
-  }
-
-  static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
-
-  Segment packed_segment(const Segment& all, int index, int64_t start, int64_t first, int64_t last) const {
-    Segment s = all;
-    const int64_t head = int64_t(index) * m.kv_heads;
-    s.keys = static_cast<const uint8_t*>(all.keys) + head * all.key_stride;
-    s.values = static_cast<const uint8_t*>(all.values) + head * all.value_stride;
-    s.key_scale += head * all.key_param_stride;
-    s.key_low += head * all.key_param_stride;
-    s.value_scale += head * all.value_param_stride;
-    s.value_low += head * all.value_param_stride;
-    s.start = start;
-    s.first_row = first;
-    s.last_row = last;
-    return s;
-  }
-
-  // The packed tokens of a cache from position `start` on, then its dense ones, for tokens first .. last - 1.
+  // Adds what tokens first .. last - 1 see of a cache: its packed tokens, from position `start` on, then `keys` dense ones.
   void see(const StackCache& cache, int index, int64_t keys, int64_t start, int64_t first, int64_t last) {
-    if (cache.packed) segments.push_back(packed_segment(*cache.packed, index, start, first, last));
-    if (keys) segments.push_back(segment(cache, index, keys, start + packed_tokens(cache), first, last));
+    const auto add = [&](Segment s) {
+      s.start = start, s.first_row = first, s.last_row = last;
+      segments.push_back(s);
+      start += s.tokens;
+    };
+    if (cache.packed) {
+      Segment s = *cache.packed;
+      const int64_t head = int64_t(index) * m.kv_heads;
+      s.keys = static_cast<const uint8_t*>(s.keys) + head * s.key_stride;
+      s.values = static_cast<const uint8_t*>(s.values) + head * s.value_stride;
+      s.key_scale += head * s.key_param_stride;
+      s.key_low += head * s.key_param_stride;
+      s.value_scale += head * s.value_param_stride;
+      s.value_low += head * s.value_param_stride;
+      add(s);
+    }
+    if (keys) {
+      Segment s{};
+      const int64_t at = index * cache.layer_stride * (cache.bfloat16 ? 2 : 4);
+      s.store = cache.bfloat16 ? kStoreBfloat16 : kStoreFloat;
+      s.keys = static_cast<const uint8_t*>(cache.keys) + at;
+      s.values = static_cast<const uint8_t*>(cache.values) + at;
+      s.key_stride = s.value_stride = cache.head_stride;
+      s.tokens = keys;
+      add(s);
+    }
   }
 
   // False without memory for partial results.
   bool attend(const StackLayer& layer, int index) {
     segments.clear();
-    const int64_t shared = c.prefix ? packed_tokens(*c.prefix) + c.prefix->length : 0;
     if (c.prefix) see(*c.prefix, index, c.prefix->length, 0, 0, c.tokens);
     int64_t first = 0;
     for (int64_t r = 0; r < c.row_count; r++) {
@@ -218,16 +194,7 @@ struct Step {
     job.window = layer.window ? layer.window : kNoWindow;
     job.segments = segments.data();
     job.count = int32_t(segments.size());
-    const AttentionPlan plan = plan_attention(job);
-    if (plan.workspace > workspace_floats) {
-      workspace = allocate(size_t(plan.workspace) * sizeof(float));
-      workspace_floats = workspace ? plan.workspace : 0;
-      if (!workspace) return false;
-    }
-    job.workspace = reinterpret_cast<float*>(workspace.get());
-    for_each(work, c.threads, plan.pieces, [&](int64_t i) { attention.run(job, i); });
-    for_each(work, plan.merges < 8 ? 1 : c.threads, plan.merges, [&](int64_t i) { attention.merge(job, i); });
-    return true;
+    return minimemo::attend(attention, job, work, c.threads, workspace);
   }
 
   // The gated activations are computed and rounded to integers by all threads, some columns each.
@@ -269,11 +236,12 @@ struct Step {
 };
 
 }  // namespace
-
-bool run_stack(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model,
-               const StackCall& call) {
-  Step step(kernels, attention, model, call);
-  return step.memory && step.run();
-}
-
 }  // namespace minimemo
+
+using namespace minimemo;
+
+// Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
+EXPORT int minimemo_stack(int variant, int attention_variant, const StackModel* model, const StackCall* call) {
+  Step step(*runnable(variant), *attention_kernels(attention_variant), *model, *call);
+  return step.memory && step.run() ? 0 : 1;
+}

@@ -1,9 +1,8 @@
 // Streams of a transform codec's symbols -> symbols; minimemo/memory/packing.py has the format and the same in numpy.
 // Streams come from strangers: nothing is read or written past what the lengths say, whatever the bytes.
-#include <cstdint>
 #include <cstring>
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
+#include "base.h"
 
 namespace minimemo {
 namespace {

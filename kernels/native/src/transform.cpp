@@ -2,13 +2,11 @@
 #include "transform.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
-#include "native.h"
-#include "product.h"
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
+#include "format.h"
+#include "memory.h"
+#include "threads.h"
 
 namespace minimemo {
 namespace {
@@ -66,7 +64,12 @@ void list_entries(const InverseTransform& job, Spread& spread) {
   }
 }
 
-InversePiece piece_of(int variant) { return variant == 2 && runnable(2) ? avx512_inverse() : nullptr; }
+InversePiece piece_of(int variant) {
+#if defined(__x86_64__)
+  if (variant == 2 && runnable(2)) return avx512_inverse();
+#endif
+  return nullptr;
+}
 
 }  // namespace
 }  // namespace minimemo
@@ -79,20 +82,21 @@ EXPORT int minimemo_inverts(int variant) { return piece_of(variant) != nullptr; 
 // Returns 0, or 1 without memory. Every pointer and shape is the caller's word, but for the size of the struct.
 EXPORT int minimemo_inverse_transform(int variant, const InverseTransform* job, int64_t bytes, int threads) {
   if (bytes != int64_t(sizeof *job)) return 1;
-  const auto aligned = [](int64_t n) { return (n + 63) / 64 * 64; };
   Spread spread;
   spread.groups = (job->dense + kComponents - 1) / kComponents;
-  const int64_t laid = aligned(spread.groups * job->tokens * kComponents);
-  const int64_t sums = aligned(spread.groups * job->tokens * int64_t(sizeof(int32_t)));
-  const int64_t active = aligned(job->rows * int64_t(sizeof(Active)));
-  const int64_t entries = count_entries(*job) * int64_t(sizeof(Entry));
-  const Memory memory = allocate(laid + sums + active + entries);
+  const int64_t cells = spread.groups * job->tokens, entries = count_entries(*job);
+  const auto cut = [&](uint8_t* memory) {
+    Cutter cutter{memory};
+    spread.bytes = cutter.take<int8_t>(cells * kComponents);
+    spread.sums = cutter.take<int32_t>(cells);
+    spread.active = cutter.take<Active>(job->rows);
+    spread.entries = cutter.take<Entry>(entries);
+    return cutter.used;
+  };
+  const Memory memory = allocate(cut(nullptr));
   if (!memory) return 1;
-  spread.bytes = reinterpret_cast<int8_t*>(memory.get());
-  spread.sums = reinterpret_cast<int32_t*>(spread.bytes + laid);
-  spread.active = reinterpret_cast<Active*>(spread.bytes + laid + sums);
-  spread.entries = reinterpret_cast<Entry*>(spread.bytes + laid + sums + active);
-  std::memset(spread.sums, 0, size_t(sums));
+  cut(memory.get());
+  std::memset(spread.sums, 0, size_t(cells) * sizeof(int32_t));
   for (int64_t row = 0; row < job->dense; row += 4) lay_quad(*job, spread, row);
   list_entries(*job, spread);
   const InversePiece piece = piece_of(variant);

@@ -1,16 +1,9 @@
+#if defined(__x86_64__)
+#include "base.h"
+#include "target.h"
 #include "transform.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-// Everything below, and nothing above, is compiled for these instructions; the dispatcher asks the processor first.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own headers before 13
-#endif
-#define INLINE inline __attribute__((always_inline))
-
+TARGET_BEGIN(AVX512)
 namespace minimemo {
 namespace {
 
@@ -101,16 +94,7 @@ void run(const InverseTransform& job, const Spread& spread, int64_t tile) {
 }
 
 }  // namespace
-}  // namespace minimemo
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
-
-namespace minimemo {
+TARGET_END
 InversePiece avx512_inverse() { return run; }
-}  // namespace minimemo
-#else
-namespace minimemo {
-InversePiece avx512_inverse() { return nullptr; }
 }  // namespace minimemo
 #endif

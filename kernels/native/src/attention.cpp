@@ -1,4 +1,4 @@
-// How an attention job is divided into pieces of work.
+// How an attention job is divided into pieces of work, and its call from Python.
 #include <algorithm>
 
 #include "attention.h"
@@ -34,10 +34,13 @@ void plan_segment(const Attention& job, Segment& s) {
   s.splits = ceiling(keys, s.split_keys);
 }
 
-}  // namespace
+struct Plan {
+  int64_t pieces, merges;  // merges: 0 where pieces write results themselves
+  int64_t workspace;       // floats
+};
 
-AttentionPlan plan_attention(Attention& job) {
-  AttentionPlan plan{};
+Plan plan_job(Attention& job) {
+  Plan plan{};
   job.parts = 0;
   for (int i = 0; i < job.count; i++) {
     Segment& s = job.segments[i];
@@ -59,20 +62,28 @@ AttentionPlan plan_attention(Attention& job) {
   return plan;
 }
 
-const AttentionKernels* attention_kernels(int most) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  const AttentionKernels* found = nullptr;
-#if defined(MINIMEMO_BFLOAT16)
-  if (most >= 3 && wide && __builtin_cpu_supports("avx512bf16")) found = avx512bf16_attention();
-#endif
-  if (!found && most >= 2 && wide) found = avx512_attention();
-  if (!found && most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found = avx2_attention();
-  if (found) return found;
-#endif
-  return most >= 0 ? portable_attention() : nullptr;
+}  // namespace
+
+bool attend(const AttentionKernels& kernels, Attention& job, Work work, int threads, Workspace& workspace) {
+  const Plan plan = plan_job(job);  // each time: it costs next to nothing
+  if (plan.workspace > workspace.floats) {
+    workspace.memory = allocate(size_t(plan.workspace) * sizeof(float));
+    workspace.floats = workspace.memory ? plan.workspace : 0;
+    if (!workspace.memory) return false;
+  }
+  job.workspace = reinterpret_cast<float*>(workspace.memory.get());
+  for_each(work, threads, plan.pieces, [&](int64_t i) { kernels.run(job, i); });
+  for_each(work, plan.merges < 8 ? 1 : threads, plan.merges, [&](int64_t i) { kernels.merge(job, i); });
+  return true;
 }
 
 }  // namespace minimemo
+
+using namespace minimemo;
+
+// The whole job; its structs take `bytes` bytes. Returns 0, 1 without memory, 2 where the caller's structs are others.
+EXPORT int minimemo_attention(int variant, Attention* job, int64_t bytes, int threads) {
+  if (bytes != int64_t(sizeof(Attention) + sizeof(Segment))) return 2;
+  Workspace workspace;
+  return attend(*attention_kernels(variant), *job, work_of(job->rows), threads, workspace) ? 0 : 1;
+}

@@ -1,4 +1,4 @@
-// For variants that have no quicker way: sums and maxima over the lanes of a vector, and no way to transpose.
+// Attention of variants that compute in float32 and have no quick way to look across a vector's lanes.
 #pragma once
 
 #include "attention.h"
@@ -23,6 +23,18 @@ INLINE float sum_of(Floats v) {
 }
 
 INLINE bool transpose_tokens(const uint8_t*, int64_t, int, int, uint32_t*) { return false; }
+
+}  // namespace
+}  // namespace minimemo
+
+#include "attention_kernels.h"  // over the functions above
+
+namespace minimemo {
+namespace {
+
+inline void run(const Attention& job, int64_t piece) { run_way<FloatWay>(job, segment_of(job, piece), piece); }
+
+constexpr AttentionKernels kAttention{kName, run, merge};
 
 }  // namespace
 }  // namespace minimemo
