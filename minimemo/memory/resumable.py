@@ -84,7 +84,7 @@ class ResumableWriter(MemoryWriter):
             raise ValueError("memory writer: only an empty memory can take blocks of another")
         for index in range(blocks):
             frames, known = reader.stored(index)
-            entry = known.copy()
+            entry: Any = known.copy()  # one element of a structured array
             self._frames = len(entry["frames"])
             entry["offset"] = self._offset
             self._write(frames)

@@ -35,7 +35,9 @@ def dense_dtype(device: str = "cpu") -> torch.dtype:
     on an AVX2 machine without AVX-512 BF16 measured 6x slower than float32; float16 on a CPU is slower still)."""
     if device != "cpu":
         return torch.bfloat16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    # A torch built without oneDNN (macOS) has no such operator.
+    quick = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if quick else torch.float32
 
 
 def preferred_dtype(device: str = "cpu") -> torch.dtype:
