@@ -19,7 +19,6 @@ from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOp
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
-    from minimemo.memory.load import StoredBlocks
     from minimemo.memory.reader import MemoryReader
     from minimemo.search.embedder import Embedder
     from minimemo.search.index import VectorIndex
@@ -109,11 +108,9 @@ class Memo(Asking):
                 raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {names.AGAIN}")
         return reader
 
-    def stored_blocks(self) -> StoredBlocks:
-        """memory.bin with its codec."""
-        from minimemo.memory.load import StoredBlocks
-
-        return StoredBlocks(self.reader(), self._codec())
+    def memory_file(self) -> tuple[MemoryReader, Codec]:
+        """memory.bin, opened, and its codec."""
+        return self.reader(), self._codec()
 
     def _codec(self) -> Codec:
         """What memory.bin is read with. Raises MemoError when the profile that it needs is missing or damaged."""

@@ -25,6 +25,7 @@ from minimemo.kernels.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.linear import Linear, PackedLinear, Projection, QuantizedLinear, Scratch
+from minimemo.threads import check_fork
 
 _LARGE_VOCABULARY = 1 << 15
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
@@ -134,6 +135,7 @@ def load_decoder(
     keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU (there
     with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
+    check_fork()
     config = ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
