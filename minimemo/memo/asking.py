@@ -74,7 +74,6 @@ class Asking(ABC):
                 documents=self.names(),
                 language=cast(Language, self.memos[0].manifest.document.language),
                 prompts=self.runtime.prompts,
-                settings=self.runtime.settings,
                 generator=self.runtime.generator_for(model),
                 on_event=self.runtime.on_event,
             )

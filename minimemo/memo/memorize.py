@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from minimemo.ask import DEFAULTS
+from minimemo.ask.question import memory_room
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener
 from minimemo.files import size
@@ -49,7 +49,7 @@ def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
         raise ModelError(f"a context of {max_context} tokens is too short to read with; use a model of 2,048 or more")
     if window is not None and not _LEAST <= window <= most:
         raise InputError(f"window {window}: choose {_LEAST} to {most} tokens for this model")
-    whole = min(max(0, max_context - DEFAULTS.memory_room()), WHOLE, window or WHOLE)
+    whole = min(max(0, max_context - memory_room()), WHOLE, window or WHOLE)
     return {"whole": whole, "window": window or min(WINDOW, most), "step": STEP, "first": FIRST}
 
 
