@@ -10,22 +10,30 @@ for all of them; that changes the errors, so it is done twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from minimemo.ask import PROMPTS, detect_language, memory_opening
+from minimemo.engine.cache import KVCache
+from minimemo.engine.engine import Engine
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import profiles_dir
 from minimemo.memo.calibration_text import shipped_texts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from minimemo.engine.cache import KVCache
-    from minimemo.engine.engine import Engine
-    from minimemo.memory.profile import Opening, Profile, Statistics, Transform
-    from minimemo.runtime import LanguageModel
+from minimemo.memory.profile import (
+    Opening,
+    Profile,
+    Statistics,
+    Transform,
+    check_writable,
+    groups,
+    joint,
+    save_profile,
+)  # fmt: skip
+from minimemo.memory.rate import step_for
+from minimemo.runtime import LanguageModel
 
 TOKENS = 60_000  # read for the statistics, all of the texts that come with the package
 _SEQUENCE = 2048  # tokens a piece
@@ -43,10 +51,6 @@ def calibrate(
     texts: as unlike each other as the documents to come, each read from its beginning; none: those that come with the
     package. Raises InputError when they have too few tokens in all, or minimemo's folder cannot be written.
     """
-    import torch
-
-    from minimemo.memory.profile import check_writable, groups, save_profile
-
     check_writable(profiles_dir())  # before minutes of measuring
     engine, config = model.engine, model.engine.config
     width = config.num_kv_heads * config.head_dim
@@ -77,8 +81,7 @@ def calibrate(
         return save_profile(model.located.fingerprint, keys, values, profiles_dir(), openings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A stretch of text and the opening that stands before it, as ids."""
 
     opening: list[int]
@@ -86,10 +89,6 @@ class _Piece:
 
 
 def _opening(engine: Engine, ids: list[int]) -> Opening:
-    import torch
-
-    from minimemo.memory.profile import Opening
-
     (read,) = engine.read(engine.new_cache(len(ids)), ids)
     return Opening(torch.tensor(ids, dtype=torch.int32), torch.stack((read.keys, read.values)).cpu())
 
@@ -111,8 +110,6 @@ def _pieces(texts: Sequence[list[int]], tokens: int, length: int = _SEQUENCE) ->
 def _statistics(
     engine: Engine, pieces: Sequence[_Piece], cut: Sequence[range], on_event: Listener
 ) -> tuple[list[Statistics], list[Statistics]]:
-    from minimemo.memory.profile import Statistics, joint
-
     width = engine.config.num_kv_heads * engine.config.head_dim
     keys, values = ([Statistics(len(group) * width) for group in cut] for _ in range(2))
     total, done = sum(len(piece.ids) for piece in pieces), 0
@@ -149,8 +146,6 @@ def _costs(
     on_event: Listener,
 ) -> Tensor:
     """(2, L) of keys and values: KL divergence of the next tokens per unit of squared error in a layer."""
-    import torch
-
     layers = engine.config.num_layers
     judged = _spread_out(pieces)
     if not judged:
@@ -181,8 +176,6 @@ def _costs(
 
 def _read(engine: Engine, ids: list[int]) -> tuple[KVCache, list[Tensor]]:
     """A cache with room to judge, and keys before RoPE and values (L, G, n, D)."""
-    import torch
-
     cache = engine.new_cache(len(ids) + _JUDGED)
     read = [(chunk.keys.clone(), chunk.values.clone()) for chunk in engine.read(cache, ids)]
     return cache, [torch.cat(parts, 2) for parts in zip(*read, strict=True)]
@@ -190,11 +183,6 @@ def _read(engine: Engine, ids: list[int]) -> tuple[KVCache, list[Tensor]]:
 
 def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Tensor:
     """x (L, G, n, D) as it would come back from a memory, float32, on its device."""
-    import torch
-
-    from minimemo.memory.profile import joint
-    from minimemo.memory.rate import step_for
-
     found = torch.empty(x.shape)
     for half, layers in zip(halves, cut, strict=True):
         step = step_for([half], _BITS * len(half.mean))
