@@ -131,7 +131,7 @@ def locate_model(name: str | Path | None = None, on_event: Listener = silent) ->
     A catalogue model that is missing is pulled, a GGUF file is converted once. Raises InputError, ModelError or
     FetchError.
     """
-    from minimemo.hub.converted import as_directory
+    from minimemo.hub.folder import as_directory
 
     source, path = find(str(name or defaults()[0]), on_event)
     directory = as_directory(path, on_event)

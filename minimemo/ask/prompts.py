@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import string
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,17 +228,9 @@ def _read_table(path: Path) -> dict[str, Any]:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
         raise InputError(f"{path}: cannot read the prompts: {reason}") from error
     try:
-        content = _parse_toml(text, path) if path.suffix.lower() == ".toml" else json.loads(text)
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except ValueError as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
         raise InputError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'JSON'}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a table of languages, like {{'en': {{'recall': '...'}}}}")
     return content
-
-
-def _parse_toml(text: str, path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-
-        return tomllib.loads(text)
-    raise InputError(f"{path}: TOML needs Python 3.11 or newer; write the prompts as JSON")

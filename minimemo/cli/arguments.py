@@ -81,14 +81,14 @@ def parser() -> argparse.ArgumentParser:
     description = "Ask questions of a long document on your own machine, from a compact KV memory."
     top = argparse.ArgumentParser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
     top.add_argument("--version", action="version", version=f"minimemo {__version__}")
-    known = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
+    names = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(
         run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = ""
     ) -> argparse.ArgumentParser:
         name, description = name or run.__name__, f"{text[0].upper()}{text[1:]}."
         epilog = f"example:\n  minimemo {example}"
-        added = known.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
+        added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         return added

@@ -38,7 +38,7 @@ def print_answer(
                     print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
     finally:
         if begun:
-            print(flush=True)  # an error is told on a line of its own
+            print(flush=True)  # an error begins a new line
     if json:
         print(as_json(answer.to_dict()), flush=True)
         return

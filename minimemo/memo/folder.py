@@ -165,7 +165,7 @@ def memo_files(memo: Path) -> list[Path]:
     """All that lies in a memo's folder, the manifest first: what may be deleted with it.
 
     Raises MemoError for a folder that is no memo, InputError for one that holds anything that no memo has, but for what
-    file managers leave. A memo whose manifest is damaged is known by the first bytes of memory.bin.
+    file managers leave. The first bytes of memory.bin tell a memo whose manifest is damaged.
     """
     try:
         profile = Manifest.load(memo).recipe.params.get("profile")

@@ -32,9 +32,9 @@ from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, Judged, M
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 
 if TYPE_CHECKING:
-    from minimemo.memory.load import StoredBlocks
+    from minimemo.memory.codec import Codec
+    from minimemo.memory.load import StoredMemory
     from minimemo.memory.reader import MemoryReader
-    from minimemo.memory.stored import StoredMemory
     from minimemo.search.embedder import Embedder
     from minimemo.search.index import Retriever, VectorIndex
     from minimemo.text.chunks import Chunk
@@ -48,8 +48,8 @@ _REPLACED = 0.05  # seconds in which a memo that is being replaced is back
 class Memo:
     """One document that can be asked, or several of the same models. Models and memory are loaded when first needed.
 
-    `folder`, `manifest`, and what is told of one memo, are those of the first of several. Memos that share a runtime
-    share their models.
+    Of several, `folder`, `manifest` and what `inspect`, `chunks` and `reader` give are those of the first. Memos that
+    share a runtime share their models.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Memo:
             retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
             for memo in self.memos:
                 model = memo.model()
-            # The session has memos of its own: were this one among them, its caches would outlive it.
+            # A session that held this very memo would keep its caches after nobody else does.
             memos = [Memo(memo.folder, memo.manifest, self.runtime) for memo in self.memos]
             self._session = Session(
                 model.engine,
@@ -201,20 +201,19 @@ class Memo:
                 raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {AGAIN}")
         return reader
 
-    def stored_blocks(self) -> StoredBlocks:
+    def memory_file(self) -> tuple[MemoryReader, Codec]:
         """Opens memory.bin with its codec. Raises MemoError when the profile that it needs is missing or damaged."""
-        from minimemo.memory.load import StoredBlocks
         from minimemo.memory.tiers import codec_of
 
         recipe = self.manifest.recipe
-        return StoredBlocks(self.reader(), codec_of(recipe.codec, recipe.params, self.folder))
+        return self.reader(), codec_of(recipe.codec, recipe.params, self.folder)
 
     def verify(self, on_event: Listener = silent) -> None:
         """Reads every byte of every file against its checksum, the model's profile too where the memory needs one.
         Raises MemoError for the first that is wrong."""
         for memo in self.memos:
             memo.check_files()
-            with memo.stored_blocks().reader as reader:
+            with memo.memory_file()[0] as reader:
                 reader.verify(on_event)
 
     def check_files(self) -> None:
@@ -279,9 +278,9 @@ class Memo:
 
 
 def _open_memory(memos: Sequence[Memo]) -> StoredMemory:
-    from minimemo.memory.stored import StoredMemory
+    from minimemo.memory.load import StoredMemory
 
-    return StoredMemory([memo.stored_blocks() for memo in memos], memos[0].model().engine, memos[0].runtime.on_event)
+    return StoredMemory([memo.memory_file() for memo in memos], memos[0].model().engine, memos[0].runtime.on_event)
 
 
 def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:

@@ -27,8 +27,8 @@ from minimemo.memo.quality import QualityCard
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.resumable import ResumableWriter
 from minimemo.memory.tail import ExactTail
+from minimemo.memory.writer import MemoryWriter
 
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
@@ -101,7 +101,7 @@ def write_memory(
     if not path.exists():  # it appears when it is whole
         reading = Reading(engine, len(sequence), window)
         with (
-            ResumableWriter(path, header, level=codec.level) as writer,
+            MemoryWriter(path, header, level=codec.level) as writer,
             _tail(scratch, reading, recipe, codec.layout) as tail,
         ):
             if earlier is not None and not writer.hashes:
@@ -125,20 +125,18 @@ def write_memory(
     return card.judged
 
 
-def _read(
-    reading: Reading, sequence: np.ndarray, writer: ResumableWriter, on_event: Listener
-) -> Iterator[PrefilledChunk]:
+def _read(reading: Reading, sequence: np.ndarray, writer: MemoryWriter, on_event: Listener) -> Iterator[PrefilledChunk]:
     """Reads on to the end. Of a long document it says, once some of it is read, how long the rest will take and how
     large its memory gets."""
     begin, first, tokens = perf_counter(), reading.position, len(sequence)
-    told = tokens < LONG
+    silent = tokens < LONG
     on_event(Event("read", first, tokens, "tok"))
     for piece in reading.read(sequence[first:].tolist()):
         position = reading.position
         on_event(Event("read", position, tokens, "tok"))
         yield piece
-        if not told and position >= first + SAMPLE:
-            told = True
+        if not silent and position >= first + SAMPLE:
+            silent = True
             minutes = (perf_counter() - begin) / (position - first) * (tokens - position) / 60
             whole = writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * tokens
             note = f"{tokens:,} tokens: about {max(1, round(minutes))} minutes to read, memory.bin about {size(whole)}"
@@ -155,7 +153,7 @@ def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> 
     return ExactTail(scratch / TAIL, layout, pinned=-(-window.sinks // BLOCK_TOKENS), ring=ring)
 
 
-def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, recipe: Recipe) -> int:
+def _take(old: MemoryReader, writer: MemoryWriter, sequence: np.ndarray, recipe: Recipe) -> int:
     """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way; their
     number.
 
@@ -171,7 +169,7 @@ def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, reci
     return same
 
 
-def _go_on(reading: Reading, writer: ResumableWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
+def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
     """Restores the reading to the last place that writer and tail agree on, cuts the rest off; hashes up to there."""
     written = writer.hashes
     hashes = chain(sequence, len(written))

@@ -24,6 +24,7 @@ from minimemo.models.encoder_config import read_json
 from minimemo.models.fingerprint import fingerprint
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
+from minimemo.threads import check_fork
 
 _UNKNOWN = ("[UNK]", "<unk>")  # what tokenizers of encoders call what they do not know
 _UNREAD = 0.2  # of a text's tokens unknown: MiniLM, which is English, has .2 to 1 in Chinese, e5 never over .17
@@ -170,6 +171,7 @@ class Embedder:
         return [self._tokenizer.post_process(encoding).ids for encoding in encodings]
 
     def _embed(self, texts: Sequence[str], on_event: Listener) -> npt.NDArray[np.float32]:
+        check_fork()
         out = np.empty((len(texts), self.dim), np.float32)
         rows = self._encode(texts)
         lengths = np.array([len(row) for row in rows], np.int64)
