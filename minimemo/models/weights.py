@@ -121,6 +121,7 @@ class TensorFiles:
 
 def load_decoder(
     directory: Path,
+    config: ModelConfig | None = None,
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -129,6 +130,7 @@ def load_decoder(
 ) -> Decoder:
     """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError.
 
+    config: the directory's, where it has been read already.
     dtype: of large products and dense weights, and on a device other than the CPU of everything else too; on a CPU
     what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of the
     largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest. packed:
@@ -136,7 +138,7 @@ def load_decoder(
     with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
     check_fork()
-    config = ModelConfig.from_directory(directory)
+    config = config or ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
         packed = native.unavailable() is None if device == "cpu" else has_triton()
