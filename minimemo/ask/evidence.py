@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from minimemo.ask.answer import Passage
 
 if TYPE_CHECKING:
-    from minimemo.search.index import Hit
+    from minimemo.search.retriever import Hit
 
 LABEL = "[{number}] "  # how passages are numbered in a prompt
 SEPARATOR = "\n\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from minimemo.ask.answer import Passage
 
 if TYPE_CHECKING:
-    from minimemo.text.chunks import Hit
+    from minimemo.search.retriever import Hit
 
 
 def quotation(sentences: Sequence[Hit], documents: Sequence[str]) -> str:

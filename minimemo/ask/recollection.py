@@ -24,7 +24,8 @@ from minimemo.ask.run import Meter, Run, Settings
 from minimemo.ask.views import Views
 from minimemo.ask.writer import Piece, Writer
 from minimemo.events import Event
-from minimemo.text.scripts import WORDS_A_TOKEN, Language, normalize
+from minimemo.text.scripts import WORDS_A_TOKEN, Language
+from minimemo.text.words import normalize
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache

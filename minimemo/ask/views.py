@@ -12,8 +12,7 @@ from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, cho
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
-    from minimemo.search.index import Retriever
-    from minimemo.text.chunks import Hit
+    from minimemo.search.retriever import Hit, Retriever
 
 
 class Memory(Protocol):

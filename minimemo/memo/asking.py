@@ -14,7 +14,7 @@ from minimemo.runtime import Runtime
 if TYPE_CHECKING:
     from minimemo.memo.memo import Memo
     from minimemo.memory.stored import StoredMemory
-    from minimemo.search.index import Retriever
+    from minimemo.search.retriever import Retriever
 
 
 class Asking(ABC):
@@ -91,7 +91,8 @@ class Asking(ABC):
         return [name if known[name] == 1 else str(memo.folder) for name, memo in zip(names, self.memos, strict=True)]
 
     def _retriever(self) -> Retriever:
-        from minimemo.search.index import Retriever, VectorIndex
+        from minimemo.search.retriever import Retriever
+        from minimemo.search.vectors import VectorIndex
 
         chunks = [memo.checked_chunks() for memo in self.memos]
         embedders = [memo.embedder() for memo in self.memos]

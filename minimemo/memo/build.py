@@ -252,7 +252,7 @@ def _recipe(
     window: int | None,
 ) -> Recipe:
     from minimemo.models.config import ModelConfig
-    from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
+    from minimemo.text.chunks import DEFAULT_SIZE
 
     config = ModelConfig.from_directory(located.directory)
     return Recipe(
@@ -263,6 +263,6 @@ def _recipe(
         params=params,
         opening=opening.version,
         chunk_size=min(DEFAULT_SIZE, embedder.embedder.passage_room),
-        chunk_overlap=DEFAULT_OVERLAP,
+        chunk_overlap=0,
         reading=reading_rule(config.max_context, window),
     )

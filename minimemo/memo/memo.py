@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minimemo.memory.load import StoredBlocks
     from minimemo.memory.reader import MemoryReader
     from minimemo.search.embedder import Embedder
-    from minimemo.search.index import VectorIndex
+    from minimemo.search.vectors import VectorIndex
     from minimemo.text.chunks import Chunk
 
 
@@ -87,7 +87,7 @@ class Memo(Asking):
 
     def index(self, count: int) -> VectorIndex:
         """The vectors of `count` passages, of the embedder's dimension; MemoError for anything else."""
-        from minimemo.search.index import VectorIndex
+        from minimemo.search.vectors import VectorIndex
 
         return VectorIndex.open(self.folder / names.INDEX, dim=self.embedder().dim, count=count)
 

@@ -33,7 +33,7 @@ def write_passages(
     document: Document, tokenizer: Tokenizer, embedder: Embedder, recipe: Recipe, scratch: Path, on_event: Listener
 ) -> np.ndarray:
     """Writes chunks.json and index.bin into the memo in `scratch`; gives the document's token ids, (n,) int32."""
-    from minimemo.search.index import VectorIndex
+    from minimemo.search.vectors import VectorIndex
     from minimemo.text.chunks import split, with_token_spans
     from minimemo.text.pieces import encode_in_pieces
 
@@ -42,7 +42,7 @@ def write_passages(
     ids, offsets = encode_in_pieces(
         text, tokenizer.encode_with_offsets, on_done=lambda done: on_event(Event("tokenize", done, len(text), "char"))
     )
-    chunks = split(text, embedder.offsets(text), size=recipe.chunk_size, overlap=recipe.chunk_overlap)
+    chunks = split(text, embedder.offsets(text), size=recipe.chunk_size)
     chunks = with_token_spans(chunks, offsets)
     texts = [chunk.text for chunk in chunks]
     if texts and embedder.reads(texts[:GROUP]).mean() <= 0.5:
@@ -58,10 +58,10 @@ def write_passages(
 
 def reuse_passages(old: Memo, scratch: Path) -> None:
     """Lays ready what another memo of the same embedder holds; what the document does not begin with is not used."""
-    from minimemo.search.index import VectorIndex
+    from minimemo.search.vectors import VectorIndex
 
     texts = [chunk.text for chunk in old.chunks()]
-    vectors = VectorIndex.open(old.folder / names.INDEX, count=len(texts)).vectors(len(texts))
+    vectors = VectorIndex.open(old.folder / names.INDEX, count=len(texts)).vectors()
     with (scratch / VECTORS).open("wb") as file:
         for at in range(0, len(texts) - GROUP + 1, GROUP):
             file.write(_record(texts[at : at + GROUP], vectors[at : at + GROUP]))

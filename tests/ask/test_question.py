@@ -9,7 +9,8 @@ from minimemo.ask.answer import Passage
 from minimemo.ask.form import form_of
 from minimemo.ask.quotation import quotation, quoted_first
 from minimemo.ask.writer import LocalGenerator
-from minimemo.text.chunks import Chunk, Hit
+from minimemo.search.retriever import Hit
+from minimemo.text.chunks import Chunk
 from tests.ask.test_session import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House
 from tests.ask.test_session_views import long_house
 

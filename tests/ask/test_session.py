@@ -15,7 +15,7 @@ from minimemo.ask.writer import LocalGenerator
 from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.memory.view import Extent
-from minimemo.text.scripts import shingles
+from minimemo.text.words import shingles
 
 ENGLISH = (
     "The plague came to Paris in 1348. ",

@@ -20,7 +20,7 @@ from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, 
 from minimemo.memo.shelf import notes, remember, remembered, remove
 from minimemo.memo.store import StoreIndex
 from minimemo.runtime import LanguageModel, OpenEmbedder
-from minimemo.search.index import VectorIndex
+from minimemo.search.vectors import VectorIndex
 from tests.conftest import TinyModels
 from tests.tiny import write_embedder, write_model
 
