@@ -23,8 +23,9 @@ from minimemo.ask.question import Question as Asked
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memory.tiers import DEFAULT
-from minimemo.search.index import Retriever, VectorIndex
-from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
+from minimemo.search.retriever import Retriever
+from minimemo.search.vectors import VectorIndex
+from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.document import Document, read_document
 
 MODES = ("closed", "gold", "rag", "gold_clue", "memory", "memorag", "gist")
@@ -130,7 +131,7 @@ class Runner:
         if self._retriever is None:
             text, embedder = self._document.text, self.embedder.embedder
             size = min(DEFAULT_SIZE, embedder.passage_room)
-            chunks = split(text, embedder.offsets(text), size=size, overlap=DEFAULT_OVERLAP)
+            chunks = split(text, embedder.offsets(text), size=size)
             vectors = passage_vectors(embedder, [chunk.text for chunk in chunks])
             self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
         engine, tokenizer = self.model.engine, self.model.tokenizer

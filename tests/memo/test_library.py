@@ -18,7 +18,7 @@ from minimemo.files import store_file
 from minimemo.memo.library import StoreIndex, notes, remember, remembered, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.runtime import LanguageModel, OpenEmbedder
-from minimemo.search.index import VectorIndex
+from minimemo.search.vectors import VectorIndex
 from tests.conftest import TinyModels
 from tests.memories import whole_memory
 from tests.tiny import write_embedder, write_model
