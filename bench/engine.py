@@ -43,7 +43,7 @@ from minimemo.errors import InputError, MinimemoError
 from minimemo.hub.catalog import resolve
 from minimemo.kernels import native
 from minimemo.models.decoder import DecoderWeights, Row
-from minimemo.models.linear import Linear
+from minimemo.models.layers import Linear
 from minimemo.models.weights import preferred_dtype
 from minimemo.runtime import KV_DTYPES, RunOptions, load_model
 

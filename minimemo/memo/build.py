@@ -177,7 +177,7 @@ def _known(target: Path) -> Manifest | None:
 
 
 def _products(model: LanguageModel) -> torch.dtype:
-    from minimemo.models.linear import product_dtype
+    from minimemo.models.layers import product_dtype
 
     return product_dtype(model.engine.decoder.weights.layers[0].gate_up)
 

@@ -23,7 +23,7 @@ from minimemo.memory.view import MemoryView, Part
 from minimemo.memory.writer import MemoryWriter
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, Projection
+from minimemo.models.layers import Linear, Projection
 from minimemo.models.rope import RopeTable
 from tests.kv import blocks_of
 from tests.memories import load_whole
@@ -145,7 +145,7 @@ def test_chosen_blocks_at_other_positions(tmp_path: Path) -> None:
     with store(tmp_path / "memory.bin", codec, blocks) as reader:
         decoded = DecodedBlocks([StoredBlocks(reader, codec)])
         load(decoded, MemoryView((Part(0, 3, 0, 132), Part(0, 1, 56, 256))), rope, cache, events.append)
-    cos, sin = rope.cos_sin(0, torch.arange(5, 337))
+    cos, sin = rope.tables(torch.arange(5, 337))[rope.kind[0]]
     expected = apply_rope(torch.cat((blocks[3].keys, blocks[1].keys[:, :, 56:]), dim=2), cos, sin)
     assert cache.length == 5 + 132 + 200
     assert torch.equal(cache.keys[:, :, 5:337], expected)
