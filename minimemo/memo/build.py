@@ -28,7 +28,7 @@ from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.profile import Profile, load_profile, profile_of
 from minimemo.memory.size import fit, over
 from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile, recipe_of
-from minimemo.models.linear import product_dtype
+from minimemo.models.layers import product_dtype
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 from minimemo.text.chunks import DEFAULT_SIZE

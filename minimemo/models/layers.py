@@ -1,5 +1,5 @@
-"""Matrices as the decoder uses them: dense on any device, packed codes with native products on a CPU, quantized ones
-with Triton's on a GPU.
+"""What a decoder is made of: matrices, dense on any device, packed codes with native products on a CPU, quantized ones
+with Triton's on a GPU; and the weights of its layers.
 
 A packed matrix is read as it is by products of few rows, where memory traffic decides. Many rows, where arithmetic
 decides, are rounded to 8-bit integers and multiplied with it, or it is widened into a scratch buffer that all layers
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from minimemo.kernels import QuantizedMatrix, quantized_linear
 from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
+from minimemo.kernels.shortlist import Shortlist
 
 FEW_ROWS = 16  # rows up to which the packed product is quicker than widening the matrix and multiplying
 
 
 class Projection(Protocol):
-    """x (N, in) -> (N, out). shape: (out, in)."""
+    """A matrix of shape (out, in): x (N, in) -> (N, out)."""
 
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -34,12 +35,12 @@ class Projection(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows `ids` (N,) of the matrix, (N, in): an embedding."""
+        """Reads the rows `ids` (N,) of the matrix, (N, in): an embedding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """weight (out, in), bias (out,) or None, of the inputs' dtype."""
+    """A dense matrix: weight (out, in), bias (out,) or None, of the inputs' dtype."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -78,7 +79,7 @@ class Scratch:
         return self._buffer.dtype
 
     def take(self, rows: int, columns: int) -> Tensor:
-        """(rows, columns), overwritten by the next call."""
+        """Lends (rows, columns), overwritten by the next call."""
         if self._buffer.numel() < rows * columns:
             self._buffer = self._buffer.new_empty(rows * columns)
         return self._buffer[: rows * columns].view(rows, columns)
@@ -139,16 +140,43 @@ class QuantizedLinear:
         biases = [None] * len(self.parts)
         if self.bias is not None:
             biases = list(self.bias.split([part.shape[0] for part in self.parts]))
-        found = [quantized_linear(x, part, bias) for part, bias in zip(self.parts, biases, strict=True)]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        products = [quantized_linear(x, part, bias) for part, bias in zip(self.parts, biases, strict=True)]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
     def rows(self, ids: Tensor) -> Tensor:
         (matrix,) = self.parts
         return matrix.rows(ids).widened(torch.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """The weights of one layer, fused where one input feeds several products."""
+
+    attention_norm: Tensor  # (C,)
+    qkv: Projection  # ((H + 2G) D, C)
+    out: Projection  # (C, H D)
+    mlp_norm: Tensor  # (C,)
+    gate_up: Projection  # (2I, C)
+    down: Projection  # (C, I)
+    q_norm: Tensor | None = None  # (D,)
+    k_norm: Tensor | None = None  # (D,)
+    post_attention_norm: Tensor | None = None  # (C,), Gemma
+    post_mlp_norm: Tensor | None = None  # (C,), Gemma
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights of a decoder."""
+
+    embedding: Projection  # (V, C)
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor  # (C,)
+    head: Projection  # (V, C); the embedding itself when tied
+    shortlist: Shortlist | None = None  # of the head
+
+
 def product_dtype(matrix: Projection) -> torch.dtype:
-    """In which many rows are multiplied with it."""
+    """The number type in which many rows are multiplied with a matrix."""
     if isinstance(matrix, Linear):
         return matrix.weight.dtype
     if isinstance(matrix, PackedLinear):

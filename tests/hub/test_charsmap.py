@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import Precompiled
 
-from minimemo.models.charsmap import build_charsmap
+from minimemo.hub.charsmap import build_charsmap
 
 CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from minimemo.kernels.native_attention import too_wide
 from minimemo.kernels.native_stack import Stack, StackLayer
 from minimemo.models.config import ModelConfig
-from minimemo.models.linear import FEW_ROWS, PackedLinear
-
-if TYPE_CHECKING:
-    from minimemo.models.decoder import DecoderWeights
+from minimemo.models.layers import FEW_ROWS, DecoderWeights, PackedLinear
 
 
 def most_tokens(weights: DecoderWeights) -> int:
-    """Up to how many tokens of a pass the native call serves: few, where many are to be multiplied by torch."""
+    """Says up to how many tokens of a pass the native call serves: few, where many are to be multiplied by torch."""
     matrices = (layer.gate_up for layer in weights.layers)
     widened = any(isinstance(matrix, PackedLinear) and matrix.scratch is not None for matrix in matrices)
     return FEW_ROWS if widened else sys.maxsize
 
 
 def native_stack(config: ModelConfig, weights: DecoderWeights, rotations: Sequence[int]) -> Stack | None:
-    """rotations: which kind of rotation each layer has. None where a layer has dense matrices, or wider heads than the
-    call takes."""
+    """Builds the native call. rotations: which kind of rotation each layer has. None where a layer has dense matrices,
+    or wider heads than the call takes."""
     if too_wide(config.num_heads // config.num_kv_heads, config.head_dim):
         return None
     layers = []
