@@ -156,8 +156,8 @@ class Encoder:
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
-from minimemo.models.config import read_json
-from minimemo.threads import check_fork
+        check_fork()
+        config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
         path = folder / "model.safetensors"
         if not path.is_file():
             raise ModelError(f"{path}: no such file; save the model's weights as one safetensors file")
