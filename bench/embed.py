@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ def side_by_side(name: str, passages: Sequence[str], threads: int = 2, rounds: i
 
     torch.set_num_threads(threads)
     folder = find(name)[1]
-    ours = Embedder.load(folder, query_prompt="", passage_prompt="")
+    ours = Embedder.load(folder)
+    ours.settings = replace(ours.settings, query_prompt="", passage_prompt="")
     theirs = SentenceTransformer(str(folder), device="cpu")
     ways: dict[str, Callable[[list[str]], np.ndarray]] = {
         "minimemo": ours.embed_passages,

@@ -17,7 +17,7 @@ from pathlib import Path
 import minimemo
 from minimemo.files import size
 from minimemo.hub.catalog import defaults, pulled
-from minimemo.memo.inventory import disk_bytes
+from minimemo.memo.library import disk_bytes
 from minimemo.runtime import locate_model
 
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss

@@ -27,8 +27,9 @@ from minimemo.errors import MinimemoError
 from minimemo.runtime import open_embedder
 from minimemo.search.embedder import Embedder
 from minimemo.search.fusion import NEIGHBOURS, fuse_expanded
-from minimemo.search.index import Retriever, VectorIndex
 from minimemo.search.lexical import LexicalIndex
+from minimemo.search.retriever import Retriever
+from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, Chunk, split
 
 SETS = "xquad_en,xquad_zh,cmrc,drcd,contracts,loogle,qmsum,vcsum"

@@ -138,6 +138,24 @@ def put(source: Path, target: Path) -> None:
     _sync_folder(target.absolute().parent)
 
 
+def exchange(one: Path, two: Path) -> bool:
+    """Lets two folders of one file system change places in one step: neither name is ever without a folder.
+
+    False where that cannot be done: only Linux has renameat2(2), and not all of its file systems.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it, musl does not
+    here, both_ways = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename is None or rename(here, os.fsencode(one), here, os.fsencode(two), both_ways):
+        return False
+    _sync_folder(one.absolute().parent)
+    _sync_folder(two.absolute().parent)
+    return True
+
+
 def _sync(path: Path) -> None:
     """A file, or a folder with all that is in it."""
     if path.is_dir():

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.models.config import read_json
+from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
 # Settings that would change the arithmetic; only the values named here are implemented, anything else is refused.
@@ -155,6 +156,7 @@ class Encoder:
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
+        check_fork()
         config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
         path = folder / "model.safetensors"
         if not path.is_file():

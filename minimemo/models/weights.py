@@ -34,6 +34,7 @@ from minimemo.models.layers import (
     QuantizedLinear,
     Scratch,
 )
+from minimemo.threads import check_fork
 
 _LARGE_VOCABULARY = 1 << 15
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
@@ -125,6 +126,7 @@ class TensorFiles:
 
 def load_decoder(
     directory: Path,
+    config: ModelConfig | None = None,
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -133,13 +135,15 @@ def load_decoder(
 ) -> Decoder:
     """Loads a decoder from a Hugging Face directory, or one converted from GGUF. Raises ModelError.
 
+    config: the directory's, where it has been read already.
     dtype: number type of large products and dense weights, and on a device other than the CPU of everything else too;
     on a CPU what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of
     the largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest.
     packed: keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU
     (there with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
-    config = ModelConfig.from_directory(directory)
+    check_fork()
+    config = config or ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
         packed = native.unavailable() is None if device == "cpu" else has_triton()
