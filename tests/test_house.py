@@ -62,6 +62,7 @@ def test_asking_touches_no_tensors() -> None:
 @pytest.mark.parametrize("code", ["import minimemo", "from minimemo.cli.arguments import parser; parser()"])
 def test_start_is_light(code: str) -> None:
     """No torch, numpy or faiss before the arguments are parsed."""
-    probe = f"import sys; {code}; print([m for m in ('torch', 'numpy', 'faiss', 'tokenizers') if m in sys.modules])"
+    heavy = ("torch", "numpy", "faiss", "tokenizers", "huggingface_hub", "gguf")
+    probe = f"import sys; {code}; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert result.stdout.strip() == "[]"
