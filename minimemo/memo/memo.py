@@ -17,12 +17,12 @@ from minimemo.ask import (
     Clue,
     Found,
     Language,
-    LocalGenerator,
     Mode,
     Piece,
     Prompts,
     Session,
     TextGenerator,
+    Writer,
     checked_question,
 )  # fmt: skip
 from minimemo.ask.endpoint import Endpoint, EndpointGenerator, is_address
@@ -286,7 +286,7 @@ def _open_memory(memos: Sequence[Memo]) -> StoredMemory:
 def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:
     """What writes answers beside the memory's own model; None leaves that to the model itself."""
     if (second := runtime.second_decoder()) is not None:
-        return LocalGenerator(second.engine, second.tokenizer)
+        return Writer(second.engine, second.tokenizer)
     if isinstance(runtime.generator, Endpoint):
         return EndpointGenerator(runtime.generator, lambda text: len(model.tokenizer.encode(text)))
     return cast(TextGenerator | None, runtime.generator)

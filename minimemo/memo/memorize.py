@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from minimemo.ask import DEFAULTS
+from minimemo.ask.question import memory_room
 from minimemo.engine.engine import Engine, PrefilledChunk
 from minimemo.engine.reading import Reading, Window
 from minimemo.errors import InputError, ModelError
@@ -47,7 +47,7 @@ def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
         raise ModelError(f"a context of {max_context} tokens is too short to read with; use a model of 2,048 or more")
     if window is not None and not _LEAST <= window <= most:
         raise InputError(f"window {window}: choose {_LEAST} to {most} tokens for this model")
-    whole = min(max(0, max_context - DEFAULTS.memory_room()), WHOLE, window or WHOLE)
+    whole = min(max(0, max_context - memory_room()), WHOLE, window or WHOLE)
     return {"whole": whole, "window": window or min(WINDOW, most), "step": STEP, "first": FIRST}
 
 
