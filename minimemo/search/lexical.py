@@ -37,9 +37,6 @@ class LexicalIndex:
             for term, found in postings.items()
         }
 
-    def __len__(self) -> int:
-        return self._rows
-
     def __contains__(self, term: str) -> bool:
         return term in self._postings
 
@@ -72,4 +69,5 @@ class LexicalIndex:
     ) -> npt.NDArray[np.float32]:
         """What a term that `holders` passages hold adds to passages that say it so often and are so long."""
         rarity = np.float32(math.log1p((self._rows - holders + 0.5) / (holders + 0.5)))
-        return rarity * np.float32(K1 + 1) * counts / (counts + np.float32(K1) * (np.float32(1 - B) + B * lengths))
+        scale = counts + np.float32(K1) * (np.float32(1 - B) + B * lengths)
+        return np.asarray(rarity * np.float32(K1 + 1) * counts / scale, np.float32)
