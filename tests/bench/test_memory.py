@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -301,6 +302,7 @@ def test_the_whole_command(
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))  # without the profile that other tests find
     monkeypatch.setattr(command, "CALIBRATION_TOKENS", 200)
     monkeypatch.setattr(command, "ROUNDS", 1)
+    monkeypatch.setattr(command, "Workbench", partial(Workbench, max_tokens=3))
     assert _main(tiny_models, data, "--tokens", str(TOKENS + 120)) == 0
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
