@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +16,10 @@ from typing import Any, cast
 import minimemo
 from bench.questions import Question
 from bench.vectors import passage_vectors
-from minimemo.ask import DEFAULTS, PROMPTS, Clue, Session, detect_language
+from minimemo.ask import PROMPTS, Clue, Session, Writer, detect_language
 from minimemo.ask.answer import Mode
 from minimemo.ask.clues import CAPS, ClueKind, parse_draft, parse_lines
-from minimemo.ask.run import Run
-from minimemo.ask.writer import LocalGenerator
+from minimemo.ask.question import Question as Asked
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memory.tiers import DEFAULT
@@ -31,7 +30,7 @@ from minimemo.text.document import Document, read_document
 
 MODES = ("closed", "gold", "rag", "gold_clue", "memory", "memorag", "gist")
 _NO_MEMORY = ("closed", "gold", "rag", "gold_clue")
-_LOOP = ("loop", "retrieval")  # the rooms whose code decides an answer, beside models and memory
+_LOOP = ("ask", "search")  # the rooms whose code decides an answer, beside models and memory
 
 
 class Oracle(Session):
@@ -39,12 +38,13 @@ class Oracle(Session):
 
     clues: tuple[Clue, ...] = ()
 
-    def _run(self, question: str, mode: Mode, max_tokens: int) -> Run:
+    def _question(self, text: str, mode: Mode, max_tokens: int) -> Asked:
         """Never of the whole document, for which a memory would be walked through that is not there."""
-        run = super()._run(question, mode, max_tokens)
-        return replace(run, form="paragraph") if run.form == "whole" else run
+        question = super()._question(text, mode, max_tokens)
+        question.kind = "paragraph" if question.kind == "whole" else question.kind
+        return question
 
-    def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
+    def _clues(self, question: Asked, kinds: Sequence[ClueKind]) -> tuple[tuple[Clue, ...], str]:
         return self.clues, ""
 
 
@@ -53,7 +53,7 @@ class Runner:
 
     Modes are the product's, with its own settings, and two oracles: `gold`, the evidence itself as the passages, which
     is what the model could reach at best; `gold_clue`, memorag with the right answer as what the memory recalls. An
-    answer is kept under everything that decides it: document, models, memory, settings, prompts, and the code of loop
+    answer is kept under everything that decides it: document, models, memory, prompts, and the code of loop
     and retrieval, comments aside. `fresh`: ask again all the same.
     """
 
@@ -87,7 +87,7 @@ class Runner:
             made_of.append(question.answers[0])
         elif mode not in _NO_MEMORY:
             made_of.append(json.dumps(asdict(self._with_memory().manifest.recipe), sort_keys=True))
-        made_of += [mode, question.text, max_tokens, DEFAULTS, [asdict(p) for p in PROMPTS.values()]]
+        made_of += [mode, question.text, max_tokens, [asdict(p) for p in PROMPTS.values()]]
         key = hashlib.sha256(repr([*made_of, loop_version()]).encode()).hexdigest()[:32]
         note = self._answers / f"{key}.json"
         if note.exists() and not self.fresh:
@@ -144,7 +144,7 @@ class Runner:
             documents=[self._document.name],
             language=detect_language(self._document.text),
             # as if it were another model, to which memory gives clues alone
-            generator=LocalGenerator(engine, tokenizer) if oracle else None,
+            generator=Writer(engine, tokenizer) if oracle else None,
         )
         session.clues = _perfect(question) if oracle else ()
         return session

@@ -172,12 +172,12 @@ def _child_build(args: argparse.Namespace) -> dict[str, Any]:
     from minimemo.memo import manifest as names
     from minimemo.memory import codec, int4
     from minimemo.memory import transform as klt
-    from minimemo.memory.resumable import ResumableWriter
+    from minimemo.memory.writer import MemoryWriter
 
     began, stages = time.perf_counter(), Stages()
-    for kind in (codec.ExactCodec, int4.Int4Codec, klt.KltCodec):
+    for kind in (codec.ExactCodec, int4.Int4Codec, klt.TransformCodec):
         kind.encode = stages.timed(kind.encode)  # type: ignore[method-assign]
-    ResumableWriter.add = stages.timed(ResumableWriter.add)  # type: ignore[method-assign]
+    MemoryWriter.add = stages.timed(MemoryWriter.add)  # type: ignore[method-assign]
     memo = minimemo.build(
         args.doc, args.memo, model=args.model, embedder=args.embedder, memory=args.memory, window=args.window,
         on_event=stages,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimemo.ask import Language, LocalGenerator, Prompts, Settings, TextGenerator
+from minimemo.ask import Language, Prompts, TextGenerator, Writer
 from minimemo.ask.endpoint import Endpoint, EndpointGenerator, is_address
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
@@ -120,7 +120,7 @@ def locate_model(name: str | Path | None = None, on_event: Listener = silent) ->
     A catalogue model that is missing is pulled, a GGUF file is converted once. Raises InputError, ModelError or
     FetchError.
     """
-    from minimemo.hub.converted import as_directory
+    from minimemo.hub.folder import as_directory
 
     source, found = find(str(name or defaults()[0]), on_event)
     directory = as_directory(found, on_event)
@@ -169,13 +169,12 @@ def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -
 
 @dataclass(slots=True)
 class Runtime:
-    """model, embedder: names, loaded ones, or None for those that the first memo names. prompts and settings are the
-    loop's. generator: what writes answers, an endpoint or its address, or another model; None: the memory's own."""
+    """model, embedder: names, loaded ones, or None for those that the first memo names. prompts: of each
+    language. generator: what writes answers, an endpoint or its address, or another model; None: the memory's own."""
 
     model: LanguageModel | str | Path | None
     embedder: OpenEmbedder | str | Path | None
     prompts: Mapping[Language, Prompts]
-    settings: Settings
     options: RunOptions
     on_event: Listener
     generator: Endpoint | LanguageModel | str | Path | None = None
@@ -211,7 +210,7 @@ class Runtime:
             located = locate_model(self.generator, self.on_event)
             same = located.fingerprint == own.located.fingerprint
             self.generator = own if same else load_model(located, self.options, self.on_event)
-        return LocalGenerator(self.generator.engine, self.generator.tokenizer)
+        return Writer(self.generator.engine, self.generator.tokenizer)
 
 
 def _check(memo: Path, what: str, built_with: ModelInfo, source: str, fingerprint: str) -> None:

@@ -40,7 +40,7 @@ def pull(arguments: argparse.Namespace) -> None:
         with progress(arguments.quiet) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
-                from minimemo.hub.converted import as_directory
+                from minimemo.hub.folder import as_directory
 
                 path = as_directory(path, on_event)
         print(f"{name}: {path}")

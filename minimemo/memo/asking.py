@@ -13,7 +13,7 @@ from minimemo.runtime import Runtime
 
 if TYPE_CHECKING:
     from minimemo.memo.memo import Memo
-    from minimemo.memory.stored import StoredMemory
+    from minimemo.memory.load import StoredMemory
     from minimemo.search.retriever import Retriever
 
 
@@ -74,7 +74,6 @@ class Asking(ABC):
                 documents=self.names(),
                 language=cast(Language, self.memos[0].manifest.document.language),
                 prompts=self.runtime.prompts,
-                settings=self.runtime.settings,
                 generator=self.runtime.generator_for(model),
                 on_event=self.runtime.on_event,
             )
@@ -107,9 +106,9 @@ class Asking(ABC):
 
 def _open_memory(memos: Sequence[Memo], runtime: Runtime) -> StoredMemory:
     """Apart from what is asked: a collection that its own session held would keep its caches after it is gone."""
-    from minimemo.memory.stored import StoredMemory
+    from minimemo.memory.load import StoredMemory
 
-    return StoredMemory([memo.stored_blocks() for memo in memos], memos[0].model().engine, runtime.on_event)
+    return StoredMemory([memo.memory_file() for memo in memos], memos[0].model().engine, runtime.on_event)
 
 
 class Collection(Asking):

@@ -72,7 +72,7 @@ def build(
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill the same
     call goes on from there.
     """
-    from minimemo.memory.registry import make_codec
+    from minimemo.memory.tiers import make_codec
 
     if memory is not None and budget is not None:
         raise InputError("memory and budget: give one of them; a budget chooses how small the memory gets")

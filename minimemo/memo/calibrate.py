@@ -193,11 +193,11 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
     import torch
 
     from minimemo.memory.profile import joint
-    from minimemo.memory.rate import step_for
+    from minimemo.memory.size import step_for
 
     found = torch.empty(x.shape)
     for half, layers in zip(halves, cut, strict=True):
-        step = step_for([half], _BITS * len(half.mean))
+        step = step_for(half, _BITS * len(half.mean))
         scale = half.weight.repeat_interleave(len(half.mean) // len(half.weight))
         basis = half.basis.float()
         components = ((joint(x[layers.start : layers.stop]) - half.mean) * scale) @ basis.T

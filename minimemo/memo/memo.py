@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimemo.ask import DEFAULTS, PROMPTS, Language, Prompts, Settings
+from minimemo.ask import PROMPTS, Language, Prompts
 from minimemo.ask.endpoint import Endpoint
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
@@ -19,7 +19,6 @@ from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOp
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
-    from minimemo.memory.load import StoredBlocks
     from minimemo.memory.reader import MemoryReader
     from minimemo.search.embedder import Embedder
     from minimemo.search.vectors import VectorIndex
@@ -40,12 +39,11 @@ class Memo(Asking):
         model: LanguageModel | str | Path | None = None,
         embedder: OpenEmbedder | str | Path | None = None,
         prompts: Mapping[Language, Prompts] = PROMPTS,
-        settings: Settings = DEFAULTS,
         options: RunOptions = DEFAULT_OPTIONS,
         on_event: Listener = silent,
         generator: Endpoint | LanguageModel | str | Path | None = None,
     ) -> None:
-        super().__init__(Runtime(model, embedder, prompts, settings, options, on_event, generator))
+        super().__init__(Runtime(model, embedder, prompts, options, on_event, generator))
         self.folder = folder
         self.manifest = manifest
 
@@ -109,11 +107,9 @@ class Memo(Asking):
                 raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {names.AGAIN}")
         return reader
 
-    def stored_blocks(self) -> StoredBlocks:
-        """memory.bin with its codec."""
-        from minimemo.memory.load import StoredBlocks
-
-        return StoredBlocks(self.reader(), self._codec())
+    def memory_file(self) -> tuple[MemoryReader, Codec]:
+        """memory.bin, opened, and its codec."""
+        return self.reader(), self._codec()
 
     def _codec(self) -> Codec:
         """What memory.bin is read with. Raises MemoError when the profile that it needs is missing or damaged."""
@@ -200,7 +196,6 @@ def open_memo(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
-    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
     generator: Endpoint | LanguageModel | str | Path | None = None,
@@ -211,7 +206,7 @@ def open_memo(
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
-    return Memo.of(Path(folder), Runtime(model, embedder, prompts, settings, options, on_event, generator))
+    return Memo.of(Path(folder), Runtime(model, embedder, prompts, options, on_event, generator))
 
 
 def open_memos(
@@ -220,7 +215,6 @@ def open_memos(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
-    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
     generator: Endpoint | LanguageModel | str | Path | None = None,
@@ -233,7 +227,7 @@ def open_memos(
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
     if not paths:
         raise InputError("no memo to ask: name one; make one: minimemo build DOCUMENT")
-    runtime = Runtime(model, embedder, prompts, settings, options, on_event, generator)
+    runtime = Runtime(model, embedder, prompts, options, on_event, generator)
     memos = [Memo.of(path, runtime) for path in paths]
     first = memos[0]
     if len(memos) == 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from minimemo.ask import DEFAULTS
+from minimemo.ask.question import memory_room
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener
 from minimemo.files import size
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from minimemo.engine.reading import Reading, Window
     from minimemo.memory.codec import Codec, KVLayout
     from minimemo.memory.reader import MemoryReader
-    from minimemo.memory.resumable import ResumableWriter
     from minimemo.memory.tail import ExactTail
+    from minimemo.memory.writer import MemoryWriter
 
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
@@ -49,7 +49,7 @@ def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
         raise ModelError(f"a context of {max_context} tokens is too short to read with; use a model of 2,048 or more")
     if window is not None and not _LEAST <= window <= most:
         raise InputError(f"window {window}: choose {_LEAST} to {most} tokens for this model")
-    whole = min(max(0, max_context - DEFAULTS.memory_room()), WHOLE, window or WHOLE)
+    whole = min(max(0, max_context - memory_room()), WHOLE, window or WHOLE)
     return {"whole": whole, "window": window or min(WINDOW, most), "step": STEP, "first": FIRST}
 
 
@@ -89,7 +89,7 @@ def write_memory(
 
     from minimemo.engine.reading import Reading
     from minimemo.memo.quality import QualityCard
-    from minimemo.memory.resumable import ResumableWriter
+    from minimemo.memory.writer import MemoryWriter
 
     path = scratch / MEMO / names.MEMORY
     sequence = np.concatenate((np.array(opening, np.int32), ids))
@@ -109,7 +109,7 @@ def write_memory(
             card.measure_again(reading)
         return card.judged
     with (
-        ResumableWriter(path, header, level=codec.level) as writer,
+        MemoryWriter(path, header, level=codec.level) as writer,
         _tail(scratch, reading, recipe, codec.layout) as tail,
     ):
         if old is not None and not writer.hashes:
@@ -139,7 +139,7 @@ def write_memory(
 class _Pace:
     """Says of a long document, once its first tokens are read, how long it will take and how large its memory gets."""
 
-    def __init__(self, position: int, tokens: int, writer: ResumableWriter, on_event: Listener) -> None:
+    def __init__(self, position: int, tokens: int, writer: MemoryWriter, on_event: Listener) -> None:
         self._first, self._tokens = position, tokens
         self._writer, self._on_event = writer, on_event
         self._begin = perf_counter()
@@ -169,7 +169,7 @@ def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> 
     return ExactTail(scratch / TAIL, layout, pinned=-(-window.sinks // BLOCK_TOKENS), ring=ring)
 
 
-def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, recipe: Recipe) -> int:
+def _take(old: MemoryReader, writer: MemoryWriter, sequence: np.ndarray, recipe: Recipe) -> int:
     """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way; their
     number.
 
@@ -185,7 +185,7 @@ def _take(old: MemoryReader, writer: ResumableWriter, sequence: np.ndarray, reci
     return same
 
 
-def _go_on(reading: Reading, writer: ResumableWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
+def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
     """Restores the reading to the last place that writer and tail agree on, cuts the rest off; hashes up to there."""
     known = writer.hashes
     hashes = chain(sequence, len(known))

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from minimemo.ask import (
-    DEFAULTS,
     PROMPTS,
     Answer,
     Found,
@@ -24,7 +23,6 @@ from minimemo.ask import (
     Mode,
     Piece,
     Prompts,
-    Settings,
     checked_question,
 )
 from minimemo.ask.endpoint import Endpoint
@@ -204,11 +202,10 @@ def open_store(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
-    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
     picked: int = PICKED,
     generator: Endpoint | LanguageModel | str | Path | None = None,
 ) -> Store:
     """The store of these models (None: the defaults); the other arguments are those of `open_memo`."""
-    return Store(Runtime(model, embedder, prompts, settings, options, on_event, generator), picked)
+    return Store(Runtime(model, embedder, prompts, options, on_event, generator), picked)

@@ -77,8 +77,7 @@ class _Part:
         self.basis.inverse(symbols, self.step, self.half.mean * self.scale(), inverse, out.flatten(0, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class KltCodec:
+class TransformCodec:
     """`profile` in `make_codec`'s parameters is the hash of a Profile; key_step, value_step: in its weighted units.
 
     Error bound: in the basis, each coded component is off by at most half a step (unless beyond 32,767 steps), plus,
@@ -92,45 +91,41 @@ class KltCodec:
     keys and for values; all those of the tail in one, each after its length (u32).
     """
 
-    layout: KVLayout
-    profile: Profile
-    key_step: float
-    value_step: float
-    sinks: int
-    _parts: tuple[tuple[_Part, _Part], ...]  # keys and values of each group of layers
-    _fine: tuple[tuple[_Part, _Part], ...]  # the same for the tail
-
     name = "klt"
     lossless = False
     level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
 
-    @classmethod
-    def make(
-        cls, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
-    ) -> KltCodec:
+    def __init__(
+        self, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
+    ) -> None:
+        """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
-        if any(x.kv.shape[:3] + x.kv.shape[4:] != (2, *layout.shape(0)[:2], layout.head_dim) for x in profile.openings):
-            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
         width = layout.num_kv_heads * layout.head_dim
-        for half in (*profile.keys, *profile.values):
-            if profile.layers != layout.num_layers or len(half.mean) != len(half.weight) * width:
-                raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
+        if (
+            profile.layers != layout.num_layers
+            or any(len(half.mean) != len(half.weight) * width for half in (*profile.keys, *profile.values))
+            or any(x.kv.shape != (2, *layout.shape(len(x.ids))) for x in profile.openings)
+        ):
+            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
         if [len(half.weight) for half in profile.keys] != [len(half.weight) for half in profile.values]:
             raise MemoError(f"codec: profile {profile.hash} groups the layers of keys and of values in different ways")
-        parts, fine = (
-            tuple(
+        self.layout = layout
+        self.profile = profile
+        self.steps = float(key_step), float(value_step)
+        self.sinks = sinks
+        self._parts, self._fine = (
+            [
                 (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))
                 for key, value in zip(profile.keys, profile.values, strict=True)
-            )
+            ]
             for finer in (1, FINER)
-        )
-        return cls(layout, profile, float(key_step), float(value_step), sinks, parts, fine)
+        )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
-        steps = {"key_step": self.key_step, "value_step": self.value_step}
+        steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
         return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:

@@ -1,4 +1,4 @@
-"""Texts -> unit vectors, with the pooling, prompts and length that the model's own files ask for.
+"""An encoder turns texts into unit vectors, with the pooling, prompts and length that the model's files ask for.
 
 Reads the sentence-transformers layout: config.json, model.safetensors, tokenizer.json, modules.json, the pooling
 module's config.json, and, where present, sentence_bert_config.json and config_sentence_transformers.json.
@@ -24,6 +24,7 @@ from minimemo.models.encoder_config import read_json
 from minimemo.models.fingerprint import fingerprint
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
+from minimemo.threads import check_fork
 
 BATCH_TOKENS = 2048  # of passages that are embedded at once, padding counted
 REMEMBERED = 64  # queries: one question searches for the view of its memory, for passages and for sentences
@@ -141,6 +142,7 @@ class Embedder:
 
     def _embed(self, prompt: str, texts: Sequence[str], on_event: Listener) -> npt.NDArray[np.float32]:
         """Unit vectors (n, dim) of texts behind a prompt, cut so that they fit the model with their special tokens."""
+        check_fork()
         out = np.empty((len(texts), self.dim), np.float32)
         rows: list[list[int]] = []
         for encoding in self._encode([prompt + text for text in texts]):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from minimemo.engine.engine import Engine
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event
-from minimemo.hub.converted import as_directory
+from minimemo.hub.folder import as_directory
 from minimemo.kernels import native
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import minimemo
-from minimemo.ask import Settings
+from minimemo.ask import memory
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
@@ -62,16 +62,16 @@ def test_passages_name_the_document_that_they_are_from(
 
 
 def test_a_view_holds_both_memories_behind_one_opening(
-    desk: Path, model: LanguageModel, embedder: OpenEmbedder
+    desk: Path, model: LanguageModel, embedder: OpenEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [desk / "red.memo", desk / "blue.memo"]
-    settings = Settings(answer_view_tokens=4096)
-    both = minimemo.open_memos(paths, model=model, embedder=embedder, settings=settings)
+    monkeypatch.setattr(memory, "ANSWER_VIEW_TOKENS", 4096)
+    both = minimemo.open_memos(paths, model=model, embedder=embedder)
     before = model.engine.prefilled
     answer = both.ask("What did red user 3 say?", "memory", max_tokens=4)
     assert model.engine.prefilled - before == answer.prefilled_tokens < 300  # nothing of the documents
     one, two = (minimemo.open(path).inspect()["memory"] for path in paths)
-    cache = both.session()._recollection._memory._cache
+    cache = both.session()._memory._cache
     assert cache is not None and cache.length == one["tokens"] + two["tokens"] - two["opening_tokens"]
 
 

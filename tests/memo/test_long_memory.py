@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 import minimemo
-from minimemo.ask import Settings
 from minimemo.memory.view import Span, blocks_of
 from minimemo.runtime import OpenEmbedder
+from tests.ask.fakes import set_limits
 from tests.conftest import TinyModels
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(60))
 CONTEXT = 1500
-SETTINGS = Settings(clue_tokens=16, summary_tokens=16, part_tokens=4, walk_tokens=8, question_tokens=64, view_hits=1)
+LIMITS = {
+    "CLUE_TOKENS": 16,
+    "SUMMARY_TOKENS": 16,
+    "PART_TOKENS": 4,
+    "WALK_TOKENS": 8,
+    "QUESTION_TOKENS": 64,
+    "VIEW_HITS": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +33,13 @@ def built(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def memo(built: Path, tiny_models: TinyModels) -> minimemo.Memo:
+def memo(built: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> minimemo.Memo:
     """The model's context is cut after it was loaded: its fingerprint is that of the model that built the memo."""
+    set_limits(monkeypatch, **LIMITS)
     model = minimemo.load_model(tiny_models.decoder)
     model.engine.decoder.config = replace(model.engine.config, max_context=CONTEXT)
     embedder: OpenEmbedder = minimemo.open_embedder(tiny_models.embedder)
-    return minimemo.open(built, model=model, embedder=embedder, settings=SETTINGS)
+    return minimemo.open(built, model=model, embedder=embedder)
 
 
 @pytest.mark.parametrize("mode", ["memorag", "memory", "gist"])
@@ -42,7 +50,7 @@ def test_every_mode_answers(mode: str, memo: minimemo.Memo) -> None:
     answer = memo.ask("What did user number 33 say of room 231?", mode, max_tokens=8)  # type: ignore[arg-type]
     assert answer.prompt_tokens > 0
     assert engine.prefilled - before == answer.prefilled_tokens < CONTEXT * (3 if mode == "gist" else 1)
-    cache = memo.session()._recollection._memory._cache
+    cache = memo.session()._memory._cache
     assert cache is not None and 500 < cache.length <= cache.capacity <= CONTEXT
 
 
@@ -53,7 +61,7 @@ def test_a_summary(memo: minimemo.Memo) -> None:
 def test_a_warm_question_decodes_nothing(memo: minimemo.Memo) -> None:
     question = "What did user number 33 say of room 231?"
     first = memo.ask(question, "memory", max_tokens=4)
-    stored = memo.session()._recollection._views._memory()
+    stored = memo.session()._memory._open()
     decoded = stored.decoded  # type: ignore[attr-defined]
     assert 0 < decoded < stored.extents[0].blocks
     again = memo.ask(question, "memory", max_tokens=4)
@@ -70,7 +78,7 @@ def test_the_view_holds_the_passage_that_the_question_finds(memo: minimemo.Memo)
     (passage,) = memo.ask(question, "rag", max_tokens=4).passages[:1]
     chunk = next(chunk for chunk in memo.chunks() if chunk.start == passage.start)
     memo.ask(question, "memory", max_tokens=4)
-    view = memo.session()._recollection._memory._view
+    view = memo.session()._memory._view
     extents = memo.memory().extents
     assert view is not None
     held = {(part.memory, part.block) for part in view.parts}
