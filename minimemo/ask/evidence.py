@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from minimemo.text.chunks import Hit
+    from minimemo.search.retriever import Hit
 
 LABEL = "[{number}] "  # Passages are numbered so in a prompt.
 SEPARATOR = "\n\n"

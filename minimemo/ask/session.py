@@ -29,7 +29,7 @@ from minimemo.text.scripts import Language, detect_language
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.search.index import Retriever
+    from minimemo.search.retriever import Retriever
 
 Steps: TypeAlias = Generator[Found | Piece, None, Answer]
 
