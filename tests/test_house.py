@@ -21,8 +21,8 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 2200, "cli": 680, "engine": 580, "errors": 40, "events": 40, "files": 200,
-    "hub": 1800, "kernels": 4140, "memo": 2080, "memory": 2240, "models": 2000, "runtime": 240, "search": 600,
+    "__init__": 100, "__main__": 40, "ask": 2200, "cli": 680, "engine": 580, "errors": 40, "events": 40, "files": 240,
+    "hub": 1840, "kernels": 4140, "memo": 2080, "memory": 2240, "models": 2000, "runtime": 240, "search": 600,
     "text": 480, "threads": 40,
 }  # fmt: skip
 ENTRIES = 16  # at the top of minimemo/, kernels and __main__ among them, __init__ not
