@@ -19,8 +19,8 @@ from tokenizers import Encoding, Tokenizer
 
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.models.config import read_json
 from minimemo.models.encoder import Encoder
-from minimemo.models.encoder_config import read_json
 from minimemo.models.fingerprint import fingerprint
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
