@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .hugepages import Arena
 
-_ABI = 11
+_ABI = 12
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
@@ -255,7 +255,6 @@ class _Library(ctypes.CDLL):
             "attention_variant": (c_char_p, [c_int]),
             "attention": (c_int, [c_int, pointer, integer, c_int]),
             "pack_kv": (c_int, [pointer, pointer, c_int, integer, c_int, c_int]),
-            "unpack_kv": (None, [pointer, c_int, c_int, pointer, pointer, c_int]),
             "rms_norm": (None, [c_int, pointer, pointer, c_float, integer, integer, pointer]),
             "stack": (c_int, [c_int, c_int, pointer, pointer]),
             "inverts": (c_int, [c_int]),

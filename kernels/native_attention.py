@@ -222,18 +222,6 @@ def pack_kv_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor, *, 
         raise ValueError(f"{'k' if wrong == 1 else 'v'}: numbers that are not finite or too large for float16")
 
 
-def unpack_kv(packed: PackedKV, *, threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """Keys and values (G, T, D) float32, the same bits as `reference.unpack_kv`."""
-    heads, _, dim = packed.key_scale.shape
-    if not 1 <= dim <= _MAX_DIM:
-        raise ValueError(f"packed: head dim {dim}, at most {_MAX_DIM}")
-    source = packed_struct(packed, heads, dim)
-    keys, values = torch.empty(2, heads, source.tokens, dim)
-    threads = threads or torch.get_num_threads()
-    _library().minimemo_unpack_kv(ctypes.byref(source), heads, dim, keys.data_ptr(), values.data_ptr(), threads)
-    return keys, values
-
-
 def packed_struct(packed: PackedKV, kv_heads: int, dim: int) -> _Segment:
     """What native code is given for packed keys and values, whose tensors are the caller's to hold. Raises ValueError,
     naming the part, for what does not fit."""

@@ -149,9 +149,9 @@ def test_only_greedy_decoding_asks_for_it(tmp_path: Path, monkeypatch: pytest.Mo
         asked.clear()
         list(engine.generate(memory, [4], max_tokens=3, sampling=sampling))
         assert asked == ["last", expected, expected]
-        asked.clear()
-        engine.generate_batch(memory, [[8, 9], [10]], max_tokens=3, sampling=sampling)
-        assert asked == ["last", expected, expected]
+    asked.clear()
+    engine.generate_batch(memory, [[8, 9], [10]], max_tokens=3)
+    assert asked == ["last", "likeliest", "likeliest"]
 
 
 def test_the_decoder_uses_it(tmp_path: Path) -> None:

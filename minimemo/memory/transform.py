@@ -77,8 +77,7 @@ class _Part:
         self.basis.inverse(symbols, self.step, self.half.mean * self.scale(), inverse, out.flatten(0, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class KltCodec:
+class TransformCodec:
     """`profile` in `make_codec`'s parameters is the hash of a Profile; key_step, value_step: in its weighted units.
 
     Error bound: in the basis, each coded component is off by at most half a step (unless beyond 32,767 steps), plus,
@@ -88,49 +87,45 @@ class KltCodec:
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
-    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `packing` for
-    keys and for values; all those of the tail in one, each after its length (u32).
+    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
+    for keys and for values; all those of the tail in one, each after its length (u32).
     """
-
-    layout: KVLayout
-    profile: Profile
-    key_step: float
-    value_step: float
-    sinks: int
-    _parts: tuple[tuple[_Part, _Part], ...]  # keys and values of each group of layers
-    _fine: tuple[tuple[_Part, _Part], ...]  # the same for the tail
 
     name = "klt"
     lossless = False
     level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
 
-    @classmethod
-    def make(
-        cls, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
-    ) -> KltCodec:
+    def __init__(
+        self, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
+    ) -> None:
+        """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
-        if any(x.kv.shape[:3] + x.kv.shape[4:] != (2, *layout.shape(0)[:2], layout.head_dim) for x in profile.openings):
-            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
         width = layout.num_kv_heads * layout.head_dim
-        for half in (*profile.keys, *profile.values):
-            if profile.layers != layout.num_layers or len(half.mean) != len(half.weight) * width:
-                raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
+        if (
+            profile.layers != layout.num_layers
+            or any(len(half.mean) != len(half.weight) * width for half in (*profile.keys, *profile.values))
+            or any(x.kv.shape != (2, *layout.shape(len(x.ids))) for x in profile.openings)
+        ):
+            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
         if [len(half.weight) for half in profile.keys] != [len(half.weight) for half in profile.values]:
             raise MemoError(f"codec: profile {profile.hash} groups the layers of keys and of values in different ways")
-        parts, fine = (
-            tuple(
+        self.layout = layout
+        self.profile = profile
+        self.steps = float(key_step), float(value_step)
+        self.sinks = sinks
+        self._parts, self._fine = (
+            [
                 (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))
                 for key, value in zip(profile.keys, profile.values, strict=True)
-            )
+            ]
             for finer in (1, FINER)
-        )
-        return cls(layout, profile, float(key_step), float(value_step), sinks, parts, fine)
+        )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
-        steps = {"key_step": self.key_step, "value_step": self.value_step}
+        steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
         return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
@@ -140,20 +135,17 @@ class KltCodec:
         kept = len(self.profile.openings[opening - 1].ids) if opening else exact.shape[3]
         fine = max(0, min(TAIL - following, block.tokens - kept))
         last = block.tokens - fine
-        middle = [x[:, :, kept:last] for x in (keys, values)]
-        tail = self._encode(self._fine, [x[:, :, last:] for x in (keys, values)]) if fine else ()
-        return (
-            bytes([opening, fine]) if opening or fine else b"",
-            *byte_planes(exact),
-            *self._encode(self._parts, middle),
-            b"".join(_LENGTH.pack(len(stream)) + stream for stream in tail),
-        )
+        head = bytes([opening, fine]) if opening or fine else b""
+        middle = self._encode(self._parts, keys[:, :, kept:last], values[:, :, kept:last])
+        tail = self._encode(self._fine, keys[:, :, last:], values[:, :, last:]) if fine else ()
+        joined = b"".join(_LENGTH.pack(len(stream)) + stream for stream in tail)
+        return head, *byte_planes(exact), *middle, joined
 
-    def _encode(self, groups: Sequence[tuple[_Part, _Part]], kinds: Sequence[Tensor]) -> Iterator[bytes]:
-        """kinds: keys and values (L, G, n, D)."""
-        for layers, parts in self._by_layers(groups):
-            for part, x in zip(parts, kinds, strict=True):
-                yield from part.encode(joint(x[layers]))
+    def _encode(self, groups: Sequence[tuple[_Part, _Part]], keys: Tensor, values: Tensor) -> Iterator[bytes]:
+        """Yields the streams of keys and values (L, G, n, D), group by group."""
+        for layers, (key, value) in self._by_layers(groups):
+            yield from key.encode(joint(keys[layers]))
+            yield from value.encode(joint(values[layers]))
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0

@@ -7,7 +7,6 @@ A file's type is told by its content, its ending comes second. Further readers r
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -33,7 +32,7 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
     for reader in entry_points(group="minimemo.readers"):
         if (read := reader.load()(content, shown)) is not None:
             text, places, notes = read
-            return _document(text, name, places, notes, reader.name)
+            return _document(text, name, places, notes)
     if kind == "pdf":
         from minimemo.readers.pdf import read_pdf
 
@@ -67,7 +66,7 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
             from minimemo.readers.plain import read_subtitles
 
             text, places = read_subtitles(text)
-    return _document(text, name, places, notes, kind)
+    return _document(text, name, places, notes)
 
 
 _REFUSED = {
@@ -77,7 +76,7 @@ _REFUSED = {
 }
 
 
-def _document(text: str, name: str, places: list[Place], notes: list[str], kind: str) -> Document:
+def _document(text: str, name: str, places: list[Place], notes: list[str]) -> Document:
     """places behind each other that say the same, or begin at one character, become one."""
     merged: list[Place] = []
     for place in sorted(places, key=lambda place: place.start):
@@ -85,7 +84,7 @@ def _document(text: str, name: str, places: list[Place], notes: list[str], kind:
             merged[-1] = place
         elif not merged or replace(merged[-1], start=place.start) != place:
             merged.append(place)
-    return replace(Document.of(text, name), places=tuple(merged), notes=tuple(notes), kind=kind)
+    return replace(Document.of(text, name), places=tuple(merged), notes=tuple(notes))
 
 
 def _kind(content: bytes, ending: str) -> str:

@@ -26,6 +26,7 @@ class Text:
         self._parts: list[str] = []
         self._length = 0
         self._break = ""  # what stands before the next text: a line break, a blank line
+        self._space = False  # whether white space ended what was added last
         self._heading = heading
         self._levels: list[tuple[int, str]] = []
 
@@ -42,9 +43,9 @@ class Text:
         """Adds text of the current block; white space around it is folded into one space."""
         words = " ".join(text.split())
         if not words:
-            self._space = bool(text) or getattr(self, "_space", False)
+            self._space = bool(text) or self._space
             return
-        spaced = (text[:1].isspace() or getattr(self, "_space", False)) and not self._break and bool(self._parts)
+        spaced = (text[:1].isspace() or self._space) and not self._break and bool(self._parts)
         self.verbatim(" " * spaced + words)
         self._space = text[-1:].isspace()
 
@@ -54,10 +55,9 @@ class Text:
         self._length += len(self._break) + len(text)
         self._break, self._space = "", False
 
-    def begin(self, **place: Any) -> None:
-        """A place that begins with the next text."""
-        start = self._length + (len(self._break) or (2 if self._parts else 0)) if self._parts else 0
-        self.places.append(Place(start, **place))
+    def begin(self, heading: tuple[str, ...] = (), time: str = "") -> None:
+        """A place that begins with the next text: after the break before it."""
+        self.places.append(Place(self._length + len(self._break), heading=heading, time=time))
 
     def heading(self, level: int, title: str) -> None:
         """A heading: what follows stands below it and below those of a higher level."""
@@ -127,13 +127,8 @@ def _walk(root: Any, text: Text) -> None:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """A table row by row, its cells between bars. A row of numbers says what its columns are: `Name: 12 | Age: 7`."""
-    header: list[str] = []
+    """A table row by row, its cells between bars."""
     for row in table.css("tr"):
         cells = [" ".join(cell.text(separator=" ").split()) for cell in row.iter() if cell.tag in ("td", "th")]
-        if not any(cells):
-            continue
-        heads = all(cell.tag == "th" for cell in row.iter())
-        if heads and not header:
-            header = cells
-        yield " | ".join(cells)
+        if any(cells):
+            yield " | ".join(cells)

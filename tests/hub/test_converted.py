@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from minimemo.engine.engine import Engine
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event
-from minimemo.hub.converted import as_directory
+from minimemo.hub.folder import as_directory
 from minimemo.kernels import native
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
@@ -165,7 +165,7 @@ def test_what_a_killed_conversion_left_is_swept_and_a_full_disk_is_one_line(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched, pytest.raises(ModelError, match=r"cannot be written .*No space.* make room"):
-        patched.setattr("safetensors.numpy.save_file", full)
+        patched.setattr("minimemo.hub.gguf.save_file", full)
         as_directory(path)
     assert not left.exists() and others.exists() and not done.exists()
     others.rmdir()

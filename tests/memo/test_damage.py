@@ -17,7 +17,7 @@ from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.profile import Opening, Profile, Statistics, joint, save_profile
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.transform import KltCodec
+from minimemo.memory.transform import TransformCodec
 from minimemo.memory.writer import MemoryWriter
 from tests.kv import blocks_of
 
@@ -46,7 +46,7 @@ def codec_of(name: str, profile: Profile) -> Codec:
         return ExactCodec(LAYOUT)
     if name == "int4":
         return Int4Codec(LAYOUT)
-    return KltCodec.make(LAYOUT, profile, *((2.0, 3.0) if "coarse" in name else (0.1, 0.1)))
+    return TransformCodec(LAYOUT, profile, *((2.0, 3.0) if "coarse" in name else (0.1, 0.1)))
 
 
 def write(path: Path, codec: Codec, blocks: list[KVBlock] = BLOCKS) -> bytes:

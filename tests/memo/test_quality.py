@@ -53,8 +53,8 @@ def test_the_figures_are_those_of_a_plain_computation(
 ) -> None:
     """Prefill, code, decode, compare: by hand, with the log-probabilities in float64."""
     memo = build(LONG, tmp_path / "a.memo", model, embedder, memory)
-    stored, engine = memo.stored_blocks(), model.engine
-    ids = stored.reader.all_ids().tolist()
+    (reader, codec), engine = memo.memory_file(), model.engine
+    ids = reader.all_ids().tolist()
     assert [(judged.end, judged.tokens) for judged in memo.manifest.quality] == [(1024, 64), (4096, 64)]
     (first, second), logits = memo.manifest.quality, []
     exact = engine.new_cache(1200)
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_a_plain_computation(
         assert piece
     coded = engine.new_cache(1200)
     for index in range(4):
-        keys, values = stored.codec.decode(stored.reader.payload(index), 256)
+        keys, values = codec.decode(reader.payload(index), 256)
         coded.append(engine.decoder.rope.rotate(keys, 256 * index), values)
     for cache in (exact, coded):
         logits.append(engine.logits(cache, ids[1024:1088]).double().log_softmax(-1))
@@ -73,7 +73,7 @@ def test_the_figures_are_those_of_a_plain_computation(
         assert (first.kl, first.top1, second.kl, second.top1) == (0, 1, 0, 1)
     else:
         assert first.kl > 0 and second.kl > 0
-    stored.reader.close()
+    reader.close()
 
 
 def test_coarser_is_farther(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:

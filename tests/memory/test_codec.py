@@ -14,7 +14,7 @@ from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import FIRST_PREVIOUS, KVBlock, block_hash, token_array
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.int4 import Int4Codec
-from minimemo.memory.registry import make_codec
+from minimemo.memory.tiers import make_codec
 from tests.kv import blocks_of, real_looking
 
 # layers, kv heads, tokens, head dim: partial groups of tokens and channels, odd counts, blocks no longer than the sinks

@@ -18,10 +18,9 @@ from minimemo.kernels import native
 from minimemo.memo.manifest import checksum
 from minimemo.memory import symbols as packing
 from minimemo.memory.codec import Codec
-from minimemo.memory.load import StoredBlocks
 from minimemo.memory.profile import load_profile
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.registry import make_codec
+from minimemo.memory.tiers import make_codec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # (layer, token) -> key and value. Tokens 0 and 2: sinks or the opening; 196 to 259: the finer end; 256 begins a block.
@@ -83,7 +82,7 @@ def test_a_memory_of_every_codec(name: str, expected: list[list[float]], within:
         reader.verify()
         assert (codec.name, len(reader), reader.tokens) == (name, 2, 260)
         assert reader.all_ids().tolist() == [(7919 * t) % 150_000 for t in range(260)]
-        assert StoredBlocks(reader, codec).extent.opening == 3
+        assert reader.extent.opening == 3
         assert codec.params() == reader.header["params"]
     for found, wanted in zip(numbers(GOLDEN / f"{name}.bin"), expected, strict=True):
         assert found == pytest.approx(wanted, abs=within)
@@ -112,9 +111,9 @@ def test_a_memo_of_earlier_times(missing: tuple[str, ...], tmp_path: Path) -> No
     memo.verify()
     told = memo.inspect()
     assert (told["memory"]["tokens"], told["memory"]["opening_tokens"], told["quality"]) == (155, 100, None)
-    (chunk,) = memo.checked_chunks()
+    (chunk,) = memo.chunks()
     assert chunk.text == "The lamp was lit on 9 October.\n\nThe keeper said: be brief. 你好。"
-    stored = memo.stored_blocks()
-    keys, _ = stored.codec.decode(stored.reader.payload(0), 155)
-    stored.reader.close()
+    reader, codec = memo.memory_file()
+    keys, _ = codec.decode(reader.payload(0), 155)
+    reader.close()
     assert keys[1, 1, 120, :4].tolist() == pytest.approx([-4.50390625, -0.5869140625, 3.94091796875, 0.24072265625])

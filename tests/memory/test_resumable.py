@@ -12,7 +12,6 @@ from minimemo.memory.blocks import KVBlock, chain
 from minimemo.memory.codec import KVLayout
 from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.resumable import ResumableWriter
 from minimemo.memory.tail import ExactTail
 from minimemo.memory.writer import MemoryWriter
 from tests.kv import blocks_of
@@ -28,7 +27,7 @@ def _add(writer: MemoryWriter, blocks: list[KVBlock]) -> None:
 
 
 def _left(path: Path, blocks: int) -> None:
-    with pytest.raises(ZeroDivisionError), ResumableWriter(path, HEADER) as writer:
+    with pytest.raises(ZeroDivisionError), MemoryWriter(path, HEADER) as writer:
         _add(writer, BLOCKS[:blocks])
         raise ZeroDivisionError
 
@@ -45,7 +44,7 @@ def test_going_on_gives_the_same_bytes(tmp_path: Path, expected: bytes, blocks: 
     """After any number of blocks, and once more after those; a last, partial one is not taken up."""
     _left(tmp_path / "memory", blocks)
     assert sorted(p.name for p in tmp_path.glob("memory*")) == ["memory.journal", "memory.part"]
-    with ResumableWriter(tmp_path / "memory", HEADER) as writer:
+    with MemoryWriter(tmp_path / "memory", HEADER) as writer:
         assert writer.hashes == [block.hash for block in BLOCKS[: min(blocks, 5)]]
         writer.cut(blocks // 2)
         _add(writer, BLOCKS[blocks // 2 :])
@@ -62,7 +61,7 @@ def test_any_damage_only_costs_blocks(tmp_path: Path, expected: bytes, name: str
         for damaged in (bytes(flipped), whole[name][:at]):
             for other, content in whole.items():
                 (tmp_path / other).write_bytes(damaged if other == name else content)
-            with ResumableWriter(tmp_path / "memory", HEADER) as writer:
+            with MemoryWriter(tmp_path / "memory", HEADER) as writer:
                 known = writer.hashes
                 assert known == [block.hash for block in BLOCKS[: len(known)]]
                 _add(writer, BLOCKS[len(known) :])
@@ -71,7 +70,7 @@ def test_any_damage_only_costs_blocks(tmp_path: Path, expected: bytes, name: str
 
 def test_another_header_begins_anew(tmp_path: Path) -> None:
     _left(tmp_path / "memory", 3)
-    with ResumableWriter(tmp_path / "memory", {"x": 2}) as writer:
+    with MemoryWriter(tmp_path / "memory", {"x": 2}) as writer:
         assert writer.hashes == []
         _add(writer, BLOCKS)
     with MemoryReader(tmp_path / "memory") as reader:
@@ -80,7 +79,7 @@ def test_another_header_begins_anew(tmp_path: Path) -> None:
 
 
 def test_blocks_of_another_memory(tmp_path: Path, expected: bytes) -> None:
-    with MemoryReader(tmp_path / "whole") as reader, ResumableWriter(tmp_path / "memory", HEADER) as writer:
+    with MemoryReader(tmp_path / "whole") as reader, MemoryWriter(tmp_path / "memory", HEADER) as writer:
         writer.take(reader, 4)
         with pytest.raises(ValueError, match="only an empty memory"):
             writer.take(reader, 1)
@@ -92,7 +91,7 @@ def test_blocks_of_another_memory(tmp_path: Path, expected: bytes) -> None:
     with (
         pytest.raises(MemoError, match="damaged"),
         MemoryReader(tmp_path / "whole") as reader,
-        ResumableWriter(tmp_path / "again", HEADER) as writer,
+        MemoryWriter(tmp_path / "again", HEADER) as writer,
     ):
         writer.take(reader, 4)
 

@@ -15,7 +15,7 @@ from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.files import parse_size, size
 from minimemo.memo.calibrate import calibrate
-from minimemo.memory.tiers import MEASURED, expected_divergence, expected_quality
+from minimemo.memory.size import MEASURED, expected_divergence, expected_quality
 from minimemo.runtime import LanguageModel, OpenEmbedder, load_model, open_embedder
 from tests.conftest import TinyModels
 
@@ -107,7 +107,7 @@ def test_once_built_it_is_there(
 
     first = build("60kB")
     assert "read" in first
-    monkeypatch.setattr("minimemo.text.pieces.encode_in_pieces", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("minimemo.memo.passages.encode_in_pieces", lambda *_: pytest.fail("counted again"))
     assert build("60kB") == ["already built"]
     monkeypatch.undo()
     assert "read" in build("50kB")
@@ -149,8 +149,8 @@ def test_a_killed_build_goes_on(model: LanguageModel, embedder: OpenEmbedder, tm
 def test_a_document_that_takes_more_than_expected_says_so(
     model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minimemo.memory.rate.ABOVE_ENTROPY", 0.5)
-    monkeypatch.setattr("minimemo.memory.rate.OVERHEAD", 0.5)
+    monkeypatch.setattr("minimemo.memory.size.ABOVE_ENTROPY", 0.5)
+    monkeypatch.setattr("minimemo.memory.size.OVERHEAD", 0.5)
     events: list[Event] = []
     document = minimemo.Document.of(TEXT, "doc")
     minimemo.build(document, tmp_path / "a.memo", model=model, embedder=embedder, budget="50kB", on_event=events.append)

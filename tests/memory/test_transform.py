@@ -23,9 +23,9 @@ from minimemo.memory.profile import (
     profile_of,
     save_profile,
 )
-from minimemo.memory.rate import OVERHEAD, bytes_per_token
-from minimemo.memory.registry import make_codec
-from minimemo.memory.transform import KltCodec
+from minimemo.memory.size import OVERHEAD, bytes_per_token
+from minimemo.memory.tiers import make_codec
+from minimemo.memory.transform import TransformCodec
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=8, dtype="float32")
 RANK = 6
@@ -64,8 +64,8 @@ def profile(folder: Path) -> Profile:
     return save_profile("f" * 64, halves[0], halves[1], folder)
 
 
-def _codec(profile: Profile, step: float = 0.1) -> KltCodec:
-    return KltCodec.make(LAYOUT, profile, step, step)
+def _codec(profile: Profile, step: float = 0.1) -> TransformCodec:
+    return TransformCodec(LAYOUT, profile, step, step)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 100, 256])

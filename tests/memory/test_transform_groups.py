@@ -17,7 +17,7 @@ from minimemo.memory.blocks import BlockAssembler, KVBlock
 from minimemo.memory.codec import KVLayout
 from minimemo.memory.format import MAX_FRAMES
 from minimemo.memory.profile import MAX_JOINT, Profile, Statistics, groups, joint, save_profile
-from minimemo.memory.transform import TAIL, KltCodec
+from minimemo.memory.transform import TAIL, TransformCodec
 from minimemo.models.config import ModelConfig, RopeConfig
 
 LAYOUT = KVLayout(num_layers=6, num_kv_heads=2, head_dim=16, dtype="float32")
@@ -96,7 +96,7 @@ def stream(blocks: int, rest: int = 0) -> Iterator[KVBlock]:
 def test_every_group_keeps_its_bound(profile: Profile, step: float) -> None:
     """Half a step in every coded component of every group; a known share of the token's size more where products of
     8 bits are used."""
-    codec = KltCodec.make(LAYOUT, profile, step, step)
+    codec = TransformCodec(LAYOUT, profile, step, step)
     for block in stream(1, 100):
         following = 100 if block.start == 0 else 0
         found = codec.decode(codec.encode(block, following), block.tokens)
@@ -112,7 +112,7 @@ def test_every_group_keeps_its_bound(profile: Profile, step: float) -> None:
 
 
 def test_groups_code_what_they_share_in_few_bytes(profile: Profile) -> None:
-    codec = KltCodec.make(LAYOUT, profile, 0.3, 0.3)
+    codec = TransformCodec(LAYOUT, profile, 0.3, 0.3)
     assert all(len(part.basis.rows) == RANK for parts in codec._parts for part in parts)  # noise lies below the step
     (block,) = islice(stream(2), 1, 2)
     assert sum(map(len, codec.encode(block))) < 256 * 2 * 6 * WIDTH * 2 / 16
@@ -121,7 +121,7 @@ def test_groups_code_what_they_share_in_few_bytes(profile: Profile) -> None:
 _PROGRAM = """\
 import resource, sys
 from pathlib import Path
-from minimemo.memory.transform import KltCodec
+from minimemo.memory.transform import TransformCodec
 from minimemo.memory.profile import groups
 from minimemo.memory import profile
 from minimemo.memory.reader import MemoryReader
@@ -129,7 +129,7 @@ from minimemo.memory.writer import MemoryWriter
 from tests.memory.test_transform_groups import LAYOUT, WIDTH, made, stream
 profile.MAX_JOINT = 64
 folder = Path(sys.argv[1])
-codec = KltCodec.make(LAYOUT, made(groups(6, WIDTH), folder), 0.3, 0.3)
+codec = TransformCodec(LAYOUT, made(groups(6, WIDTH), folder), 0.3, 0.3)
 for blocks in (12, 120):
     with MemoryWriter(folder / "memory.bin", {}, level=3) as writer:
         for block in stream(blocks):

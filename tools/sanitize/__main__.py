@@ -78,7 +78,7 @@ def compile_library(folder: Path, sanitizer: str) -> None:
         return to
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sorted((ROOT / "kernels" / "native").glob("*.cpp"))))
+        objects = list(pool.map(compiled, sorted((ROOT / "kernels" / "native" / "src").glob("*.cpp"))))
     library = folder / "minimemo" / "kernels" / "_native.abi3.so"
     subprocess.run(["g++", *flags, "-shared", *objects, "-o", str(library)], check=True)
 
