@@ -105,6 +105,7 @@ def _kind(content: bytes, ending: str) -> str:
         return "html"
     if ending in (".html", ".htm", ".xhtml") and b"<" in start:
         return "html"
-    if ending in (".eml", ".mbox") or (_MAIL.match(content[:65536]) and re.search(rb"(?mi)^(?:from|subject):", content[:8192])):
+    has_sender = re.search(rb"(?mi)^(?:from|subject):", content[:8192])
+    if ending in (".eml", ".mbox") or (has_sender and _MAIL.match(content[:65536])):
         return "mail"
     return "markdown" if ending in (".md", ".markdown") else "text"

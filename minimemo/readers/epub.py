@@ -18,11 +18,15 @@ _NAMES = {"c": "urn:oasis:names:tc:opendocument:xmlns:container", "o": "http://w
 
 
 def read_epub(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
-    """The text of a book, its places (headings) and notes. Raises InputError for what is damaged, too large, or locked."""
+    """The text of a book, its places (headings) and notes.
+
+    Raises InputError for what is damaged, too large, or locked.
+    """
     try:
         book = zipfile.ZipFile(io.BytesIO(content))
         names = set(book.namelist())
-        if "META-INF/encryption.xml" in names and b"idpf.org/2008/embedding" not in book.read("META-INF/encryption.xml"):
+        locked = book.read("META-INF/encryption.xml") if "META-INF/encryption.xml" in names else b""
+        if locked and b"idpf.org/2008/embedding" not in locked:  # which locks fonts only
             raise InputError(f"{name}: its text is encrypted (DRM); only the shop's reader opens it")
         if sum(book.getinfo(inner).file_size for inner in names if inner.endswith(("html", "htm", "xml"))) > LARGEST:
             raise InputError(f"{name}: unpacks to more than {LARGEST >> 20} MB of text; split it")

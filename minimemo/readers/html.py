@@ -8,13 +8,17 @@ from typing import Any
 from minimemo.text.document import Place
 
 # Elements that show nothing, or that stand around the text of a page rather than in it.
-_HIDDEN = {"script", "style", "noscript", "template", "svg", "head", "nav", "aside", "iframe", "object", "form", "button"}
+_HIDDEN = {
+    "script", "style", "noscript", "template", "svg", "head", "nav", "aside", "iframe", "object", "form", "button",
+}  # fmt: skip
 _BLOCKS = {
     "address", "article", "blockquote", "body", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption", "figure",
     "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main", "ol", "p", "pre", "section",
     "table", "tbody", "tfoot", "thead", "tr", "ul", "caption",
 }  # fmt: skip
-_PARAGRAPHS = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "table", "ul", "ol", "dl", "figure", "section"}
+_PARAGRAPHS = {
+    "p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "table", "ul", "ol", "dl", "figure", "section",
+}  # fmt: skip
 _DEPTH = 400  # elements within each other that are followed; what lies deeper is taken as it comes
 
 

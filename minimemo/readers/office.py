@@ -26,7 +26,8 @@ def read_docx(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
             for part in package.infolist():
                 if part.filename.endswith(".xml") and b"<!ENTITY" in package.read(part):
                     raise InputError(f"{name}: a damaged document (it defines XML entities); save it again")
-        page = mammoth.convert_to_html(io.BytesIO(content), convert_image=mammoth.images.img_element(lambda _: {})).value
+        no_pictures = mammoth.images.img_element(lambda _: {})
+        page = mammoth.convert_to_html(io.BytesIO(content), convert_image=no_pictures).value
     except InputError:
         raise
     except Exception as error:  # mammoth lets every fault of a file through as it comes

@@ -1,12 +1,13 @@
 """PDF -> prose with page numbers. PDFium runs in a child process with limits, since its fonts may come from strangers.
 
-The child gives, for every page, its printed label, its size and its lines in the order of the file, each with the box of
-its first and last character. What makes prose of them stands in `prose`, which needs no PDFium.
+The child gives, for every page, its printed label, its size and its lines in the order of the file, each with the box
+of its first and last character. What makes prose of them stands in `prose`, which needs no PDFium.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import unicodedata
@@ -22,7 +23,7 @@ from minimemo.text.scripts import is_cjk
 SECONDS, MEMORY, PAGES = 600, 4 << 30, 20_000  # of the child; a 3,000-page PDF takes about 10 s
 _CUT = "\ufffe\u0002\u00ad"  # how PDFium and typesetters mark a word cut at a line's end
 _LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
-_ENDS = tuple(".!?:;。！？：；…\"”’»）)")
+_ENDS = tuple('.!?:;。！？：；…"”’»）)')
 _BULLETS = tuple("•◦▪●○■□‣·–—*-")
 
 
@@ -81,7 +82,9 @@ def prose(pages: Sequence[Page]) -> tuple[str, list[Place]]:
             text = _plain(line.text)
             if not text:
                 continue
-            glue = "" if last is None else _glue(parts[-1], last, line, text, pitch, block_left, words, turned=not begun)
+            glue = ""
+            if last is not None:
+                glue = _glue(parts[-1], last, line, text, pitch, block_left, words, turned=not begun)
             if last is not None and glue.startswith("\n"):
                 block_left = None
             if glue == "-":  # a word cut at the line's end
@@ -146,15 +149,16 @@ def _pitch(lines: Iterable[Line]) -> float:
     steps: Counter[float] = Counter()
     last = None
     for line in lines:
-        if last is not None and line.left < last.right and last.left < line.right and 4 < last.bottom - line.bottom < 40:
-            steps[round(last.bottom - line.bottom)] += 1
+        if last is not None and line.left < last.right and last.left < line.right:
+            if 4 < last.bottom - line.bottom < 40:
+                steps[round(last.bottom - line.bottom)] += 1
         last = line
     return max(8.0, steps.most_common(1)[0][0] + 2.0) if steps else 14.0
 
 
 def _shape(text: str) -> str:
     """A line with its numbers made equal, so that "page 3" and "page 4" are one."""
-    return "".join("#" if char.isdigit() else char for char in " ".join(text.split())).replace("##", "#").replace("##", "#")
+    return re.sub(r"\d+", "#", " ".join(text.split()))
 
 
 def _repeated(pages: Sequence[Page]) -> set[tuple[str, int, int]]:
@@ -185,7 +189,7 @@ def _plain(text: str) -> str:
         code = ord(char)
         if char in _LIGATURES:
             char = _LIGATURES[char]
-        elif 0xFF10 <= code <= 0xFF5A and char.isalnum() or 0x2E80 <= code <= 0x2FDF:  # full-width letters; radicals
+        elif (0xFF10 <= code <= 0xFF5A and char.isalnum()) or 0x2E80 <= code <= 0x2FDF:  # full-width letters; radicals
             char = unicodedata.normalize("NFKC", char)
         elif char in "\ufffe\u0002" or char.isprintable() or char.isspace() or unicodedata.category(char) == "Cf":
             pass
@@ -225,7 +229,7 @@ def _pages(content: bytes, name: str, password: str | None) -> list[Page]:
         raise InputError(f"{name}: a damaged PDF; open it in a viewer and save it again") from None
     if "error" in told:
         raise InputError(f"{name}: {told['error']}")
-    return [Page(label, w, h, pictures, tuple(Line(*line) for line in lines)) for label, w, h, pictures, lines in told["pages"]]
+    return [Page(*page, tuple(Line(*line) for line in lines)) for *page, lines in told["pages"]]
 
 
 def child() -> None:
@@ -242,7 +246,8 @@ def child() -> None:
         document = pdfium.PdfDocument(content, password=sys.argv[1] or None)
     except pdfium.PdfiumError as error:
         locked = "password" in str(error).lower()
-        mend = "encrypted; give its password with --password" if locked else "a damaged PDF; save it again from a viewer"
+        damaged = "a damaged PDF; save it again from a viewer"
+        mend = "encrypted; give its password with --password" if locked else damaged
         print(json.dumps({"error": mend}))
         return
     if len(document) > PAGES:
