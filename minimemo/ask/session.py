@@ -24,6 +24,7 @@ from minimemo.ask.turns import Turns
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.errors import InputError
 from minimemo.events import Listener, silent
+from minimemo.text.document import Place
 from minimemo.text.scripts import Language, detect_language
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Session:
 
     `open_memory` is called at the first question that needs the memory. It holds, for each document,
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
-    the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
+    the retriever's; `place_of` tells the place of a character of one.
+    `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
     questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
     `generator` writes what is not written over the memory: answers from passages, summaries, and those of mode
     `closed`. None: the memory's own model.
@@ -70,6 +72,7 @@ class Session:
         open_memory: Callable[[], Memory],
         *,
         documents: Sequence[str] = ("",),
+        place_of: Callable[[str, int], Place | None] = lambda _document, _start: None,
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         generator: TextGenerator | None = None,
@@ -78,6 +81,7 @@ class Session:
         self.language = language
         self._retriever = retriever
         self._documents = documents
+        self._place_of = place_of
         self._prompts = prompts
         self._on_event = on_event
         self._writer = Writer(engine, tokenizer)
@@ -284,7 +288,7 @@ class Session:
         while passages and (left := question.left(prompt(passages))) < 0:
             budget += left  # joined texts may take a token more than their parts
             passages = fit_passages(ranked, budget, question.generator.count)
-        return passages
+        return tuple(passage.placed(self._place_of) for passage in passages)
 
     def _write(self, question: Question, found: Found, prompt: str, agreed: bool = False) -> Steps:
         """Answers a prompt that stands alone; agreed: the memory is asked too, see `DocumentMemory.agreed`."""

@@ -85,8 +85,8 @@ def _titles(
                 titles.setdefault(target, " ".join(link.text().split()))
         elif spine is not None and item.get("id") == spine.get("toc"):
             for point in _xml(book, path).iterfind(".//n:navPoint", _NAMES):
-                label, link = point.find("n:navLabel/n:text", _NAMES), point.find("n:content", _NAMES)
-                if label is not None and link is not None and label.text:
-                    target = _join(posixpath.dirname(path), link.get("src", ""))
+                label, file = point.find("n:navLabel/n:text", _NAMES), point.find("n:content", _NAMES)
+                if label is not None and file is not None and label.text:
+                    target = _join(posixpath.dirname(path), file.get("src", ""))
                     titles.setdefault(target, " ".join(label.text.split()))
     return titles

@@ -54,8 +54,9 @@ def read_pdf(content: bytes, name: str, password: str | None = None) -> tuple[st
     Raises InputError for what is damaged, encrypted, too large, or nothing but pictures of text.
     """
     pages = _pages(content, name, password)
-    scans = [number for number, page in enumerate(pages, 1) if page.pictures and not any(page.lines)]
     text, places = prose(pages)
+    read = {place.page for place in places}  # not those with nothing but a running head around a picture
+    scans = [number for number, page in enumerate(pages, 1) if page.pictures and number not in read]
     if not any(char.isalnum() for char in text):
         what = "its pages are pictures of text" if scans else "it holds no text"
         raise InputError(f"{name}: {what}; read them first, for example with: ocrmypdf {name} read.pdf")
@@ -149,9 +150,9 @@ def _pitch(lines: Iterable[Line]) -> float:
     steps: Counter[float] = Counter()
     last = None
     for line in lines:
-        if last is not None and line.left < last.right and last.left < line.right:
-            if 4 < last.bottom - line.bottom < 40:
-                steps[round(last.bottom - line.bottom)] += 1
+        drop = last.bottom - line.bottom if last and line.left < last.right and last.left < line.right else 0.0
+        if 4 < drop < 40:
+            steps[round(drop)] += 1
         last = line
     return max(8.0, steps.most_common(1)[0][0] + 2.0) if steps else 14.0
 
@@ -229,7 +230,10 @@ def _pages(content: bytes, name: str, password: str | None) -> list[Page]:
         raise InputError(f"{name}: a damaged PDF; open it in a viewer and save it again") from None
     if "error" in told:
         raise InputError(f"{name}: {told['error']}")
-    return [Page(*page, tuple(Line(*line) for line in lines)) for *page, lines in told["pages"]]
+    return [
+        Page(label, width, height, pictures, tuple(Line(*line) for line in lines))
+        for label, width, height, pictures, lines in told["pages"]
+    ]
 
 
 def child() -> None:
@@ -253,7 +257,7 @@ def child() -> None:
     if len(document) > PAGES:
         print(json.dumps({"error": f"{len(document):,} pages, {PAGES:,} are read at most; split the PDF"}))
         return
-    pages = []
+    pages: list[Any] = []
     for number in range(len(document)):
         try:
             page = document[number]
