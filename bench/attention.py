@@ -15,13 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minimemo.kernels import native, native_attention, reference, torch_ops
+from minimemo.kernels import PackedSource, Source, native, reference, torch_ops
+from minimemo.kernels.native.attention import attention, attention_variants
 
 from .kernels import _bandwidth, _last_level_cache, _least, _processor
 
@@ -46,7 +48,7 @@ def main() -> None:
     if reason := native.unavailable():
         raise SystemExit(f"bench: no native kernels: {reason}")
     depths, rows = ([int(n) for n in text.split(",")] for text in (args.depths, args.rows))
-    variant = native_attention.attention_variants()[-1]
+    variant = attention_variants()[-1]
     print(f"load {os.getloadavg()[0]:.1f}, variant {variant}, {HEADS} heads over {KV_HEADS} of {DIM}")
     found: list[dict[str, Any]] = []
     ceilings = {}
@@ -71,47 +73,40 @@ def _prefill(dtype: str, depth: int, chunk: int, threads: int, seconds: float, p
     tokens = depth + chunk
     k, v = _keys(tokens, dtype)
     q = torch.randn(HEADS, chunk, DIM, generator=torch.Generator().manual_seed(1)).to(k.dtype)
-    where, wide = torch.arange(depth, tokens), q.float()
+    wide, source = q.float(), Source(k, v, 0, chunk, depth)
     times = _least(
-        [
-            lambda i: native_attention.attention(wide, k, v, scale=SCALE, query_positions=where, threads=threads),
-            lambda i: torch_ops.attention(q, k, v, scale=SCALE, query_positions=where),
-        ],
+        [lambda i: attention(wide, [source], SCALE), lambda i: torch_ops.attention(q, [source], SCALE)],
         seconds,
         wall=threads > 1,
     )
     last = slice(chunk - 16, chunk)
-    expected = reference.attention(
-        wide[:, last].double(), k.double(), v.double(), scale=SCALE, query_positions=where[last]
-    )
-    found = native_attention.attention(wide, k, v, scale=SCALE, query_positions=where)[0][:, last]
+    expected = reference.attention(wide[:, last].double(), [Source(k, v, 0, 16, tokens - 16)], SCALE)[0]
+    found = attention(wide, [source], SCALE)[0][:, last]
     flops = 4e-9 * HEADS * DIM * sum(range(depth + 1, tokens + 1))
-    return _line("prefill", dtype, depth, chunk, threads, times, flops, peak, _error(found, expected[0]))
+    return _line("prefill", dtype, depth, chunk, threads, times, flops, peak, _error(found, expected))
 
 
 def _decode(
     store: str, depth: int, counts: Sequence[int], threads: int, seconds: float, memory: float
 ) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
-    first, size = _segment(store, depth)
-    segments = [first, *(_segment(store, depth)[0] for _ in range(5 * _last_level_cache() // size))]
+    sources = [_source(store, depth)]
+    size = sum(tensor.nbytes for tensor in _tensors(sources[0]))
+    sources += [_source(store, depth) for _ in range(5 * _last_level_cache() // size)]
     lines = []
     for count in counts:
         q = torch.randn(HEADS, count, DIM, generator=torch.Generator().manual_seed(count))
-        candidates = [
-            lambda i, q=q: native_attention.segment_attention(
-                q, [segments[i % len(segments)]], scale=SCALE, threads=threads
-            )
+        turns = [replace(source, count=count) for source in sources]
+        candidates: list[Callable[[int], object]] = [
+            lambda i, q=q, turns=turns: attention(q, [turns[i % len(turns)]], SCALE)  # type: ignore[misc]
         ]
-        k, v = _held(first)
-        expected = reference.attention(q.double(), k.double(), v.double(), scale=SCALE)[0]
-        error = _error(native_attention.segment_attention(q, [first], scale=SCALE)[0], expected)
-        if isinstance(first, native_attention.DenseSegment):
-            own = q.to(first.keys.dtype)
+        expected = reference.attention(q.double(), turns[:1], SCALE)[0]
+        error = _error(attention(q, turns[:1], SCALE)[0], expected)
+        if isinstance(turns[0], Source):
+            narrow = q.to(turns[0].keys.dtype)
 
-            def on_torch(i: int, own: Tensor = own) -> object:
-                segment = segments[(i + len(segments) // 2) % len(segments)]
-                return torch_ops.attention(own, segment.keys, segment.values, scale=SCALE)
+            def on_torch(i: int, q: Tensor = narrow, turns: list[Any] = turns) -> object:
+                return torch_ops.attention(q, [turns[(i + len(turns) // 2) % len(turns)]], SCALE)
 
             candidates.append(on_torch)
         times = _least(candidates, seconds, wall=threads > 1)
@@ -149,21 +144,16 @@ def _keys(tokens: int, dtype: str) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def _segment(store: str, tokens: int) -> tuple[Any, int]:
-    """A segment and its bytes."""
+def _source(store: str, tokens: int) -> Source | PackedSource:
     if not store.startswith("packed"):
-        k, v = _keys(tokens, store)
-        return native_attention.DenseSegment(k, v), k.nbytes + v.nbytes
-    packed = reference.pack_kv(*_keys(tokens, "float32"), int(store[-1]))
-    tensors = (packed.key_codes, packed.key_scale, packed.key_low)
-    tensors += (packed.value_codes, packed.value_scale, packed.value_low)
-    return native_attention.PackedSegment(packed), sum(tensor.nbytes for tensor in tensors)
+        return Source(*_keys(tokens, store), 0, 1)
+    return PackedSource(reference.pack_kv(*_keys(tokens, "float32"), int(store[-1])), 0, 1)
 
 
-def _held(segment: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(segment, native_attention.DenseSegment):
-        return segment.keys, segment.values
-    return reference.unpack_kv(segment.packed)
+def _tensors(source: Source | PackedSource) -> list[Tensor]:
+    parts = source if isinstance(source, Source) else source.packed
+    values = (getattr(parts, field.name) for field in fields(parts))
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
 from minimemo.kernels import PACK_GROUP, attend
-from minimemo.kernels.shortlist import largest_linear
+from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row, _sources
 

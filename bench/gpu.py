@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minimemo.kernels import PackedKV, PackedSource, Source, empty_packed, pack_into
+from minimemo.kernels.formats import quantized_matrix
+
 HEADS, KV_HEADS, DIM = 32, 8, 128
 Work = Callable[[int], object]  # runs on the copy with this number
 
@@ -89,7 +92,7 @@ def _copies(cache: int, nbytes: int) -> int:
 
 
 def _prefill_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_attention, triton_pack, triton_packed
+    from minimemo.kernels.triton.attention import attention
 
     rows = 512
     q = _random(HEADS, rows, DIM)
@@ -101,7 +104,7 @@ def _prefill_cases(cache: int) -> Iterator[Case]:
         nbytes = 4 * KV_HEADS * tokens * DIM + 4 * q.numel()
 
         def dense(i: int, k: Tensor = k, v: Tensor = v, past: int = past) -> object:
-            return triton_attention.prefill_attention(q, k[i], v[i], scale=DIM**-0.5, query_positions=past)
+            return attention(q, [Source(k[i], v[i], 0, rows, past)], DIM**-0.5)
 
         def peer(i: int, k: Tensor = k, v: Tensor = v, past: int = past) -> object:
             mask = None
@@ -113,17 +116,17 @@ def _prefill_cases(cache: int) -> Iterator[Case]:
 
         yield Case(f"prefill {rows} rows over {past}", _over(dense, count), nbytes, flops, _over(peer, count))
         for bits in (8, 4):
-            packed = [triton_pack.pack_kv(k[i], v[i], bits) for i in range(count)]
+            packed = [_packed(k[i], v[i], bits) for i in range(count)]
 
             def narrow(i: int, packed: list = packed, past: int = past) -> object:
-                return triton_packed.packed_attention(q, packed[i], scale=DIM**-0.5, query_positions=past, shares=1)
+                return attention(q, [PackedSource(packed[i], 0, rows, past)], DIM**-0.5)
 
             size = nbytes - 4 * KV_HEADS * tokens * DIM * (16 - bits) // 16
             yield Case(f"prefill {rows} rows over {past}, {bits} bits", _over(narrow, count), size, flops)
 
 
 def _decode_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_attention, triton_pack, triton_packed
+    from minimemo.kernels.triton.attention import attention
 
     for tokens in (4096, 16384, 65536):
         size = 4 * KV_HEADS * tokens * DIM
@@ -134,56 +137,54 @@ def _decode_cases(cache: int) -> Iterator[Case]:
             flops = 4 * HEADS * DIM * rows * tokens
 
             def dense(i: int, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> object:
-                return triton_attention.decode_attention(q, k[i], v[i], scale=DIM**-0.5)
+                return attention(q, [Source(k[i], v[i], 0, q.shape[1])], DIM**-0.5)
 
             def peer(i: int, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> object:
                 return F.scaled_dot_product_attention(q[None], k[None, i], v[None, i], enable_gqa=True)
 
             yield Case(f"decode {rows} rows over {tokens}", _over(dense, count), size, flops, _over(peer, count))
             for bits in (8, 4):
-                packed = [triton_pack.pack_kv(k[i], v[i], bits) for i in range(count)]
+                packed = [_packed(k[i], v[i], bits) for i in range(count)]
 
                 def narrow(i: int, q: Tensor = q, packed: list = packed) -> object:
-                    return triton_packed.packed_attention(q, packed[i], scale=DIM**-0.5)
+                    return attention(q, [PackedSource(packed[i], 0, q.shape[1])], DIM**-0.5)
 
                 name = f"decode {rows} rows over {tokens}, {bits} bits"
                 yield Case(name, _over(narrow, count), size * bits // 16, flops)
 
 
 def _store_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_pack, triton_rope
+    from minimemo.kernels.triton import pack as kernels
+    from minimemo.kernels.triton import rope
 
     tokens = 8192
     k, v = _random(KV_HEADS, tokens, DIM), _random(KV_HEADS, tokens, DIM)
     for bits in (8, 4):
+        packed = empty_packed(KV_HEADS, tokens, DIM, bits, "cuda")
 
-        def pack(i: int, bits: int = bits) -> object:
-            return triton_pack.pack_kv(k, v, bits)
+        def pack(i: int, packed: PackedKV = packed) -> object:
+            return kernels.pack_into(packed, 0, k, v)
 
         yield Case(f"pack {tokens} tokens, {bits} bits", pack, 4 * k.numel() + k.numel() * bits // 4)
     table = torch.randn(tokens, DIM, device="cuda")
     to_k, to_v = torch.empty_like(k), torch.empty_like(v)
-    store = lambda i: triton_rope.rope_store(k, v, table, table, to_k, to_v, 0)  # noqa: E731
+    store = lambda i: rope.rope_store(k, v, table, table, to_k, to_v, 0)  # noqa: E731
     yield Case(f"rope store {tokens} tokens", store, 8 * k.numel())
-    layers, kept, block = 24, 1024, 256
-    width = layers * KV_HEADS * DIM
-    codes = torch.randint(-20, 20, (block, kept), device="cuda", dtype=torch.int8)
-    basis, mean = torch.randn(kept, width, device="cuda").half(), torch.randn(width, device="cuda")
-    hot, scales = _random(layers, KV_HEADS, block, DIM), torch.ones(layers, device="cuda")
-    tables = table[None, :block].contiguous()
-    turn = triton_rope.Rotations(tables, tables, torch.zeros(layers, dtype=torch.int32, device="cuda"))
-    inverse = lambda i: triton_rope.inverse_transform(codes, 0.1, basis, mean, scales, hot, 0, turn)  # noqa: E731
-    nbytes, flops = codes.numel() + 2 * basis.numel() + 2 * hot.numel(), 2 * block * kept * width
-    yield Case(f"inverse transform of {block} tokens", inverse, nbytes, flops)
+
+
+def _packed(k: Tensor, v: Tensor, bits: int) -> PackedKV:
+    packed = empty_packed(*k.shape, bits, "cuda")
+    pack_into(packed, 0, k, v)
+    return packed
 
 
 def _row_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_matmul, triton_norm
+    from minimemo.kernels.triton import elementwise, linear
 
     x, weight = _random(512, 4096), _random(4096)
     yield Case(
         "rms norm 512 x 4096",
-        lambda i: triton_norm.rms_norm(x, weight, 1e-6), 4 * x.numel(), 0,
+        lambda i: elementwise.rms_norm(x, weight, 1e-6), 4 * x.numel(), 0,
         lambda i: F.rms_norm(x, (4096,), weight, 1e-6),
     )  # fmt: skip
     for outputs, columns in ((9728, 896), (896, 4864), (151936, 896)):
@@ -193,12 +194,12 @@ def _row_cases(cache: int) -> Iterator[Case]:
         for bits in (8, 4):
             codes = torch.randint(-8, 8, (outputs, columns), device="cuda", dtype=torch.int8)
             codes = codes if bits == 8 else codes + 8
-            packed = [triton_matmul.quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
+            packed = [quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
             for rows in (1, 3):
                 y = _random(rows, columns)
 
                 def run(i: int, y: Tensor = y, packed: list = packed) -> object:
-                    return triton_matmul.quantized_matmul(y, packed[i])
+                    return linear.quantized_linear(y, packed[i])
 
                 def peer(i: int, y: Tensor = y, dense: list = dense) -> object:
                     return F.linear(y, dense[i])

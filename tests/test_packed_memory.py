@@ -21,9 +21,9 @@ from minimemo.models.weights import load_decoder
 
 from .conftest import TinyModels
 from .helpers import assert_close
+from .kernels.native.test_stack import _pack
 from .memories import whole_memory
 from .test_decoder import FAMILIES, _reference
-from .test_native_stack import _pack
 from .tiny import tiny_config, tiny_decoder
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(14))

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minimemo.kernels.native_attention import too_wide
-from minimemo.kernels.native_stack import Stack, StackLayer
+from minimemo.kernels.native.attention import too_wide
+from minimemo.kernels.native.stack import Stack, StackLayer
 from minimemo.models.config import ModelConfig
 from minimemo.models.linear import FEW_ROWS, PackedLinear
 
