@@ -16,17 +16,17 @@ from typing import Any, cast
 import minimemo
 from bench.questions import Question
 from bench.vectors import passage_vectors
-from minimemo.document import Document, read_document
-from minimemo.loop import DEFAULTS, PROMPTS, Clue, Session, detect_language
-from minimemo.loop.answer import Mode
-from minimemo.loop.clues import CAPS, ClueKind, parse_draft, parse_lines
-from minimemo.loop.run import Run
-from minimemo.loop.writer import LocalGenerator
-from minimemo.memo import Memo
+from minimemo.ask import DEFAULTS, PROMPTS, Clue, Session, detect_language
+from minimemo.ask.answer import Mode
+from minimemo.ask.clues import CAPS, ClueKind, parse_draft, parse_lines
+from minimemo.ask.run import Run
+from minimemo.ask.writer import LocalGenerator
+from minimemo.files import cache_dir
+from minimemo.memo.memo import Memo
 from minimemo.memory.tiers import DEFAULT
-from minimemo.models.cachedir import home
-from minimemo.retrieval.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
-from minimemo.retrieval.index import Retriever, VectorIndex
+from minimemo.search.index import Retriever, VectorIndex
+from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
+from minimemo.text.document import Document, read_document
 
 MODES = ("closed", "gold", "rag", "gold_clue", "memory", "memorag", "gist")
 _NO_MEMORY = ("closed", "gold", "rag", "gold_clue")
@@ -73,7 +73,7 @@ class Runner:
         self._document: Document | None = None
         self._retriever: Retriever | None = None
         self._memo: Memo | None = None
-        self._answers = home() / "bench" / "answers"
+        self._answers = cache_dir() / "bench" / "answers"
         self._answers.mkdir(parents=True, exist_ok=True)
 
     def answer(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Runner:
         """The document's memo. A build that was killed goes on where it was."""
         if self._memo is None:
             assert self._document is not None
-            folder = home() / "bench" / f"{self._doc_id}-{self.model.located.fingerprint[:8]}-{self.memory}.memo"
+            folder = cache_dir() / "bench" / f"{self._doc_id}-{self.model.located.fingerprint[:8]}-{self.memory}.memo"
             begin = time.perf_counter()
             self._memo = minimemo.build(
                 self._document, folder, model=self.model, embedder=self.embedder, memory=self.memory

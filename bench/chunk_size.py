@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minimemo.retrieval.chunks import split
-from minimemo.retrieval.embedder import Embedder
+from minimemo.search.embedder import Embedder
+from minimemo.text.chunks import split
 
 SETS = {"xquad_en": "xquad_en", "xquad_zh": "xquad_zh", "cmrc_60k": "cmrc"}  # document -> question file
 BUDGETS = (500, 1000, 1500)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from minimemo.language_model import find
-from minimemo.retrieval.embedder import Embedder
+from minimemo.runtime import find
+from minimemo.search.embedder import Embedder
 
 ROUNDS = 3
 

@@ -40,13 +40,12 @@ from bench.peer import PeerSpeeds, find_llama_bench, run_llama_bench
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
 from minimemo.errors import InputError, MinimemoError
+from minimemo.hub.catalog import resolve
 from minimemo.kernels import native
-from minimemo.language_model import load_model
-from minimemo.models.catalog import resolve
 from minimemo.models.decoder import DecoderWeights, Row
 from minimemo.models.linear import Linear
 from minimemo.models.weights import preferred_dtype
-from minimemo.options import KV_DTYPES, RunOptions
+from minimemo.runtime import KV_DTYPES, RunOptions, load_model
 
 CHUNK = 512  # tokens of a prefill
 STEPS = 32  # of a decode

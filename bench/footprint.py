@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 import minimemo
-from minimemo.inventory import disk_bytes
-from minimemo.language_model import locate_model
-from minimemo.models.catalog import defaults, pulled
-from minimemo.sizes import size
+from minimemo.files import size
+from minimemo.hub.catalog import defaults, pulled
+from minimemo.memo.inventory import disk_bytes
+from minimemo.runtime import locate_model
 
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
 

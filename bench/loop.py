@@ -31,7 +31,7 @@ from minimemo.events import Event
 from minimemo.memory.tiers import DEFAULT, TIERS
 
 if TYPE_CHECKING:
-    from minimemo.loop import Session
+    from minimemo.ask import Session
 
 ASKED = {"en": "Who is named first in this document?", "zh": "最先出现的人物叫什么名字？"}
 
@@ -169,14 +169,15 @@ class Stages:
 
 def _child_build(args: argparse.Namespace) -> dict[str, Any]:
     import minimemo
-    from minimemo import manifest as names
-    from minimemo.memory import codec, int4, klt
-    from minimemo.memory.resumable import ResumableWriter
+    from minimemo.memo import manifest as names
+    from minimemo.memory import codec, int4
+    from minimemo.memory import transform as klt
+    from minimemo.memory.writer import MemoryWriter
 
     began, stages = time.perf_counter(), Stages()
-    for kind in (codec.ExactCodec, int4.Int4Codec, klt.KltCodec):
+    for kind in (codec.ExactCodec, int4.Int4Codec, klt.TransformCodec):
         kind.encode = stages.timed(kind.encode)  # type: ignore[method-assign]
-    ResumableWriter.add = stages.timed(ResumableWriter.add)  # type: ignore[method-assign]
+    MemoryWriter.add = stages.timed(MemoryWriter.add)  # type: ignore[method-assign]
     memo = minimemo.build(
         args.doc, args.memo, model=args.model, embedder=args.embedder, memory=args.memory, window=args.window,
         on_event=stages,
@@ -233,7 +234,7 @@ def _child_ask(args: argparse.Namespace) -> dict[str, Any]:
 
 def _ask(memo: Any, question: str) -> tuple[float, float, float]:
     """When the clues were there, the first piece of the answer, and its end."""
-    from minimemo.loop import Found, Piece
+    from minimemo.ask import Found, Piece
 
     clue = token = None
     for step in memo.stream(question):

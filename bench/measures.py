@@ -10,8 +10,8 @@ from typing import Any
 from bench.bootstrap import interval
 from bench.questions import Question
 from bench.scores import MAIN, scores, units
-from minimemo.loop import PROMPTS
-from minimemo.loop.answer import is_refusal
+from minimemo.ask import PROMPTS
+from minimemo.ask.answer import is_refusal
 
 _SHOWN = ("rag", "gold_clue", "memorag", "gist")  # modes whose passages were searched for
 

@@ -31,13 +31,12 @@ from bench.memory_rivals import RIVALS
 from bench.memory_run import Store, Tier, Workbench
 from bench.memory_samples import FOLLOW, Library, Sample, document_sample, haystack_samples
 from bench.memory_stats import Outcome, row
+from minimemo.ask import memory_opening
 from minimemo.errors import InputError, MinimemoError
-from minimemo.language_model import load_model
-from minimemo.loop import memory_opening
+from minimemo.files import home, profiles_dir
 from minimemo.memory.profile import load_profile, profile_of
 from minimemo.memory.tiers import TIERS, codec_of, needs_profile, recipe_of
-from minimemo.models.cachedir import home, profiles_dir
-from minimemo.options import DTYPES, RunOptions
+from minimemo.runtime import DTYPES, RunOptions, load_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PCA = {"pca": (0.4, 1.0), "pca+": (0.6, 1.5)}  # steps of keys and values, see LayerPca

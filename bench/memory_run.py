@@ -25,16 +25,16 @@ from torch import Tensor
 
 from bench.memory_samples import FOLLOW, Sample
 from bench.memory_stats import Cost, Divergence, Outcome, divergence
+from minimemo.ask import PROMPTS
+from minimemo.ask.writer import Writer
 from minimemo.engine.cache import KVCache
-from minimemo.language_model import LanguageModel
-from minimemo.loop import PROMPTS
-from minimemo.loop.writer import Writer
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
-from minimemo.memory.loading import DecodedBlocks, StoredBlocks, load
+from minimemo.memory.load import StoredMemory
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import whole
 from minimemo.memory.writer import MemoryWriter
+from minimemo.runtime import LanguageModel
 
 VERSION = 1  # of what is kept
 BATCH = 16  # questions over one memory at a time
@@ -168,11 +168,9 @@ class Workbench:
                     following = len(known.ids) - block.start - block.tokens
                     writer.add(block.hash, block.ids, tier.codec.encode(block, following))
             encoded = time.perf_counter()
-            cache = self.engine.new_cache(len(known.ids) + ROOM)
             ready = time.perf_counter()
             with MemoryReader(path) as reader:
-                stored = StoredBlocks(reader, tier.codec)
-                load(DecodedBlocks([stored], kept_bytes=0), whole([stored.extent]), self.engine.decoder.rope, cache)
+                cache = StoredMemory([(reader, tier.codec)], self.engine).load(whole([reader.extent]), ROOM)
                 loaded = time.perf_counter()
                 sizes = reader.sizes()
         elements = known.keys.numel() + known.values.numel()

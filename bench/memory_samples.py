@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from minimemo.ask import Language, memory_opening
 from minimemo.errors import InputError
-from minimemo.loop import Language, memory_opening
 from minimemo.models.tokenizer import Tokenizer
 
 FOLLOW = 256  # tokens after the memory whose distributions are compared

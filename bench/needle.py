@@ -22,14 +22,13 @@ import minimemo
 from bench.memory_samples import HAY_SHARE, Library, hide
 from bench.memory_stats import holds
 from bench.questions import DATA
-from minimemo.document import read_document
+from minimemo.ask import Mode, detect_language
 from minimemo.errors import InputError, MinimemoError
-from minimemo.language_model import LanguageModel
-from minimemo.loop import Mode, detect_language
+from minimemo.files import cache_dir
 from minimemo.memory.tiers import DEFAULT, TIERS
-from minimemo.models.cachedir import home
 from minimemo.models.tokenizer import Tokenizer
-from minimemo.runtime import OpenEmbedder
+from minimemo.runtime import LanguageModel, OpenEmbedder
+from minimemo.text.document import read_document
 
 MODES: tuple[Mode, ...] = ("memory", "rag", "memorag")
 _CHARS = 12  # characters read for a token asked for
@@ -120,7 +119,7 @@ def _measure(
     """mode -> {found: share, by_depth: 0 or 1 each, evidence: share whose passages hold an answer, seconds: median}."""
     name = f"{args.haystack.stem}-{length}-{len(needles)}"
     document = minimemo.Document.of(haystack(hay, length, needles, model.tokenizer, args.haystack.name), f"{name}.txt")
-    folder = home() / "bench" / "needle" / f"{name}-{model.located.fingerprint[:8]}-{args.memory}.memo"
+    folder = cache_dir() / "bench" / "needle" / f"{name}-{model.located.fingerprint[:8]}-{args.memory}.memo"
     folder.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     memo = minimemo.build(document, folder, model=model, embedder=embedder, memory=args.memory)

@@ -24,12 +24,12 @@ from bench.measures import covered
 from bench.questions import DATA, Question, questions, read_document
 from bench.vectors import passage_vectors, query_vectors
 from minimemo.errors import MinimemoError
-from minimemo.retrieval.chunks import DEFAULT_SIZE, Chunk, split
-from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import NEIGHBOURS, fuse_expanded
-from minimemo.retrieval.index import Retriever, VectorIndex
-from minimemo.retrieval.lexical import LexicalIndex
 from minimemo.runtime import open_embedder
+from minimemo.search.embedder import Embedder
+from minimemo.search.fusion import NEIGHBOURS, fuse_expanded
+from minimemo.search.index import Retriever, VectorIndex
+from minimemo.search.lexical import LexicalIndex
+from minimemo.text.chunks import DEFAULT_SIZE, Chunk, split
 
 SETS = "xquad_en,xquad_zh,cmrc,drcd,contracts,loogle,qmsum,vcsum"
 FIRST = (1, 2, 3, 5)

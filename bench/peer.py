@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minimemo.errors import InputError
-from minimemo.openmp import SPINS
+from minimemo.threads import SPINS
 
 VARIABLE = "LLAMA_BENCH"
 

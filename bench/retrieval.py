@@ -24,12 +24,12 @@ from bench.questions import DATA
 from bench.ranking import Collection, measured, read_collection
 from bench.vectors import passage_vectors, query_vectors
 from minimemo.errors import MinimemoError
-from minimemo.models.catalog import CATALOG
-from minimemo.retrieval.chunks import DEFAULT_SIZE, split
-from minimemo.retrieval.embedder import Embedder
-from minimemo.retrieval.fusion import NEIGHBOURS, WEIGHT, fuse_expanded
-from minimemo.retrieval.lexical import LexicalIndex
+from minimemo.hub.catalog import CATALOG
 from minimemo.runtime import open_embedder
+from minimemo.search.embedder import Embedder
+from minimemo.search.fusion import NEIGHBOURS, WEIGHT, fuse_expanded
+from minimemo.search.lexical import LexicalIndex
+from minimemo.text.chunks import DEFAULT_SIZE, split
 
 SETS = "cranfield,medquad,vcsum_headline,cmrc,xquad_en,xquad_zh"
 

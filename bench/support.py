@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from bench.questions import DATA, Question, questions
-from minimemo.loop.answer import Passage, is_supported
+from minimemo.ask.answer import Passage, is_supported
 
 
 def shares(data: Path, name: str) -> tuple[float, int, float, int]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from minimemo.build_passages import GROUP
-from minimemo.models.cachedir import home
-from minimemo.retrieval.embedder import Embedder
+from minimemo.files import cache_dir
+from minimemo.memo.passages import GROUP
+from minimemo.search.embedder import Embedder
 
 
 def passage_vectors(embedder: Embedder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -27,7 +27,7 @@ def query_vectors(embedder: Embedder, texts: Sequence[str]) -> npt.NDArray[np.fl
 
 def _vectors(embedder: Embedder, texts: Sequence[str], kind: str) -> npt.NDArray[np.float32]:
     key = json.dumps([embedder.fingerprint(), str(embedder.encoder.dtype), kind, list(texts)])
-    folder = home() / "bench" / "vectors"
+    folder = cache_dir() / "bench" / "vectors"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if path.exists():
         kept: npt.NDArray[np.float32] = np.load(path)

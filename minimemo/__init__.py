@@ -9,36 +9,34 @@ Names are loaded when first used: importing the package costs nothing. It sets G
 
 from __future__ import annotations
 
-from minimemo.openmp import spin_briefly
+from minimemo.threads import spin_briefly
 
 TYPE_CHECKING = False  # typing's own takes 5 ms
 if TYPE_CHECKING:
     from typing import Any
 
-    from minimemo.builder import build
-    from minimemo.calibration import calibrate
-    from minimemo.document import Document
-    from minimemo.endpoint import Endpoint
+    from minimemo.ask import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
+    from minimemo.ask.endpoint import Endpoint
     from minimemo.errors import FetchError, GeneratorError, InputError, MemoError, MinimemoError, ModelError
     from minimemo.events import Event
-    from minimemo.language_model import LanguageModel, load_model
-    from minimemo.loop import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
-    from minimemo.memo import Memo, open_memos
-    from minimemo.memo import open_memo as open
-    from minimemo.models.catalog import pull
-    from minimemo.options import RunOptions
-    from minimemo.runtime import open_embedder
-    from minimemo.store import Store, open_store
+    from minimemo.hub.catalog import pull
+    from minimemo.memo.build import build
+    from minimemo.memo.calibrate import calibrate
+    from minimemo.memo.memo import Memo, open_memos
+    from minimemo.memo.memo import open_memo as open
+    from minimemo.memo.store import Store, open_store
+    from minimemo.runtime import LanguageModel, RunOptions, load_model, open_embedder
+    from minimemo.text.document import Document
 
 __version__ = "0.1.0"
 
 spin_briefly()
 
 _HOMES = {
-    "build": "builder",
-    "calibrate": "calibration",
-    "Document": "document",
-    "Endpoint": "endpoint",
+    "build": "memo.build",
+    "calibrate": "memo.calibrate",
+    "Document": "text.document",
+    "Endpoint": "ask.endpoint",
     "FetchError": "errors",
     "GeneratorError": "errors",
     "InputError": "errors",
@@ -46,23 +44,23 @@ _HOMES = {
     "MinimemoError": "errors",
     "ModelError": "errors",
     "Event": "events",
-    "LanguageModel": "language_model",
-    "load_model": "language_model",
-    "Answer": "loop",
-    "Clue": "loop",
-    "Found": "loop",
-    "Passage": "loop",
-    "Piece": "loop",
-    "Prompts": "loop",
-    "load_prompts": "loop",
-    "Memo": "memo",
-    "open": "memo",
+    "LanguageModel": "runtime",
+    "load_model": "runtime",
+    "Answer": "ask",
+    "Clue": "ask",
+    "Found": "ask",
+    "Passage": "ask",
+    "Piece": "ask",
+    "Prompts": "ask",
+    "load_prompts": "ask",
+    "Memo": "memo.memo",
+    "open": "memo.memo",
     "open_embedder": "runtime",
-    "open_memos": "memo",
-    "open_store": "store",
-    "Store": "store",
-    "pull": "models.catalog",
-    "RunOptions": "options",
+    "open_memos": "memo.memo",
+    "open_store": "memo.store",
+    "Store": "memo.store",
+    "pull": "hub.catalog",
+    "RunOptions": "runtime",
 }
 _NAMES = {"open": "open_memo"}
 

@@ -9,8 +9,8 @@ try:
     import io
     import sys
 
-    from minimemo import cli
-    from minimemo.interrupt import Interrupt
+    from minimemo.cli import arguments as cli
+    from minimemo.cli.interrupt import Interrupt
 except KeyboardInterrupt:
     os._exit(130)
 

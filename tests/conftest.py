@@ -51,9 +51,9 @@ class TinyModels:
 @pytest.fixture(scope="session")
 def tiny_profiles(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny decoder's profile, measured on little text: the default memory needs one."""
-    from minimemo.calibration import calibrate
-    from minimemo.calibration_text import shipped_texts
-    from minimemo.language_model import load_model
+    from minimemo.memo.calibrate import calibrate
+    from minimemo.memo.calibration_text import shipped_texts
+    from minimemo.runtime import load_model
 
     home = tmp_path_factory.mktemp("calibrated")
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def tiny_profiles(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    from .tiny import write_embedder, write_model
+    from tests.tiny import write_embedder, write_model
 
     folder = tmp_path_factory.mktemp("models")
     return TinyModels(write_model(folder / "decoder"), write_embedder(folder / "embedder"))

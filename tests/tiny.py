@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from minimemo.engine.engine import Engine
+from minimemo.hub.gguf_tokenizer import from_gguf
 from minimemo.models.config import ModelConfig, RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.gguf_tokenizer import from_gguf
 from minimemo.models.linear import Linear, Projection
-
-from . import tiny_tokenizers
+from tests import tiny_tokenizers
 
 
 def tiny_config(vocab_size: int = 64, num_layers: int = 2, max_context: int = 4096) -> ModelConfig:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from minimemo.hub.gguf_tokenizer import from_gguf
 from minimemo.models.detokenizer import _byte_alphabet
-from minimemo.models.gguf_tokenizer import from_gguf
 from minimemo.models.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

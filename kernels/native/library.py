@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_ABI = 11
+_ABI = 12
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
     "abi": (c_int, []),

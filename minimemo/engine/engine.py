@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from threading import RLock
 
 import torch
 from torch import Tensor
 
 from minimemo.engine.cache import KVCache
-from minimemo.engine.sampling import Sampler, Sampling
+from minimemo.engine.sampling import Sampler, Sampling, likeliest
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
+from minimemo.threads import check_fork
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
 
@@ -31,7 +34,10 @@ class PrefilledChunk:
 
 
 class Engine:
-    """Runs one decoder; serves any number of caches, one call at a time.
+    """Runs one decoder for any number of caches. Threads may share it: one pass, or step of a generation, at a time.
+
+    A pass holds the engine's lock; a cache belongs to one thread of work between its passes as well. In a process that
+    was forked from one that had used an engine every pass raises MinimemoError.
 
     kv_dtype: of the caches it makes; None: the decoder's own. memory_bits: 8 or 4 bits a number of memories, which are
     packed and only read; None: they are dense as well. prefilled, decoded: running counts of tokens put through the
@@ -54,10 +60,18 @@ class Engine:
         self.memory_bits = memory_bits
         self.prefilled = 0
         self.decoded = 0
+        self._lock = RLock()
 
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other threads out of the engine; the same thread may enter again. Raises MinimemoError after a fork."""
+        check_fork()
+        with self._lock:
+            yield
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for `capacity` tokens on the decoder's device."""
@@ -78,16 +92,16 @@ class Engine:
         if not ids:
             raise ValueError("engine: nothing to prefill")
         last = (len(ids) - 1) // self.chunk * self.chunk
-        self.extend(cache, ids[:last])
-        self.prefilled += len(ids) - last
-        return self._forward(ids[last:], [Row(cache, len(ids) - last)])
+        with self.alone():
+            self.extend(cache, ids[:last])
+            return self._forward(ids[last:], [Row(cache, len(ids) - last)])
 
     def extend(self, cache: KVCache, ids: Sequence[int]) -> None:
         """Appends ids, if any, to the cache, chunk by chunk. No logits are computed."""
-        for at in range(0, len(ids), self.chunk):
-            piece = ids[at : at + self.chunk]
-            self.prefilled += len(piece)
-            self._forward(piece, [Row(cache, len(piece))], logits="none")
+        with self.alone():
+            for at in range(0, len(ids), self.chunk):
+                piece = ids[at : at + self.chunk]
+                self._forward(piece, [Row(cache, len(piece))], logits="none")
 
     def read(self, cache: KVCache, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Appends ids to the cache and hands over what a memory is made of, chunk by chunk. No logits are computed."""
@@ -95,14 +109,12 @@ class Engine:
         for at in range(0, len(ids), self.chunk):
             piece, start = ids[at : at + self.chunk], cache.length
             keys = cache.keys.new_empty((c.num_layers, c.num_kv_heads, len(piece), c.head_dim))
-            self.prefilled += len(piece)
             self._forward(piece, [Row(cache, len(piece))], raw_keys=keys, logits="none")
             values = cache.values[:, :, start - cache.start : cache.length - cache.start]
             yield PrefilledChunk(start, piece, keys, values)
 
     def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache; logits (n, V) float32 after each of them."""
-        self.prefilled += len(ids)
         return self._forward(ids, [Row(cache, len(ids))], logits="all")
 
     def generate(
@@ -122,74 +134,61 @@ class Engine:
         The cache stays extended by the prompt and all yielded tokens, but for the last one at max_tokens; the caller
         truncates it.
         """
-        sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
+        sampling = sampling or Sampling()
+        choose, needed = Sampler(sampling), "likeliest" if sampling.greedy else "last"
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
             if count <= min_tokens:
                 ended = int(logits[0].argmax()) in stop
                 barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
                 logits = logits.index_fill(-1, barred, float("-inf"))
-            token = sampler(logits)[0]
+            token = choose(logits)[0]
             if token in stop:
                 return
             yield token
             if count < max_tokens:
-                self.decoded += 1
-                logits = self._forward([token], [Row(cache, 1)], logits="last" if count < min_tokens else wanted)
+                kind = "last" if count < min_tokens else needed
+                logits = self._forward([token], [Row(cache, 1)], logits=kind, step=True)
 
     def generate_batch(
-        self,
-        memory: KVCache,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        stop: Collection[int] = (),
-        sampling: Sampling | None = None,
+        self, memory: KVCache, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Collection[int] = ()
     ) -> list[list[int]]:
-        """Continues one shared memory with several prompts at once. Returns the generated tokens of each.
+        """Continues one shared memory with several prompts at once, each by its likeliest tokens, which are returned.
 
         What the prompts begin with in common is computed once, behind the memory, which has its length back afterwards
         and needs room for it; so is attention over both.
         """
         if not prompts or not all(prompts):
             raise ValueError("engine: a batch needs at least one prompt and a token in each")
-        length, shared = memory.length, _shared(prompts)
-        try:
-            self.extend(memory, prompts[0][:shared])
-            return self._continue(memory, [prompt[shared:] for prompt in prompts], max_tokens, stop, sampling)
-        finally:
-            memory.truncate(length)
+        shared = _shared(prompts)
+        with self.alone():
+            length = memory.length
+            try:
+                self.extend(memory, prompts[0][:shared])
+                return self._continue(memory, [prompt[shared:] for prompt in prompts], max_tokens, stop)
+            finally:
+                memory.truncate(length)
 
     def _continue(
-        self,
-        memory: KVCache,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        stop: Collection[int],
-        sampling: Sampling | None,
+        self, memory: KVCache, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Collection[int]
     ) -> list[list[int]]:
         """`generate_batch` without a common beginning; `memory` is only read."""
-        sampler, wanted = Sampler(sampling or Sampling()), _wanted(sampling)
         tails = [self.new_cache(len(prompt) + max_tokens) for prompt in prompts]
-        counts = [len(prompt) for prompt in prompts]
-        joined = [token for prompt in prompts for token in prompt]
-        rows = [Row(tail, count) for tail, count in zip(tails, counts, strict=True)]
-        self.prefilled += len(joined)
-        logits = self._forward(joined, rows, prefix=memory)
-        found: list[list[int]] = [[] for _ in prompts]
+        replies: list[list[int]] = [[] for _ in prompts]
+        rows = [Row(tail, len(prompt)) for tail, prompt in zip(tails, prompts, strict=True)]
+        logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
         alive = list(range(len(prompts)))
         for count in range(1, max_tokens + 1):
-            tokens = sampler(logits)
-            kept = [(row, token) for row, token in zip(alive, tokens, strict=True) if token not in stop]
+            chosen = zip(alive, likeliest(logits), strict=True)
+            kept = [(row, token) for row, token in chosen if token not in stop]
             for row, token in kept:
-                found[row].append(token)
+                replies[row].append(token)
             alive = [row for row, _ in kept]
             if not alive or count == max_tokens:
                 break
-            self.decoded += len(alive)
             rows = [Row(tails[row], 1) for row in alive]
-            logits = self._forward([token for _, token in kept], rows, prefix=memory, logits=wanted)
-        return found
+            logits = self._forward([token for _, token in kept], rows, prefix=memory, logits="likeliest", step=True)
+        return replies
 
     def likelihoods(
         self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]], stop: Collection[int]
@@ -198,16 +197,18 @@ class Engine:
 
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
-        length, ends = cache.length, list(stop)
-        self.extend(cache, ids[:-1])
-        begin, found = cache.length, []
-        for reply in replies:
-            logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
-            said = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
-            found.append(float(said + logs[-1, ends].logsumexp(0)))
-            cache.truncate(begin)
-        cache.truncate(length)
-        return found
+        ends, likely = list(stop), []
+        with self.alone():
+            length = cache.length
+            self.extend(cache, ids[:-1])
+            begin = cache.length
+            for reply in replies:
+                logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
+                told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
+                likely.append(float(told + logs[-1, ends].logsumexp(0)))
+                cache.truncate(begin)
+            cache.truncate(length)
+        return likely
 
     def _forward(
         self,
@@ -217,9 +218,16 @@ class Engine:
         prefix: KVCache | None = None,
         raw_keys: Tensor | None = None,
         logits: str = "last",
+        step: bool = False,
     ) -> Tensor:
-        tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
-        return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
+        """One pass of the decoder, counted as prefilled tokens, or as decoded ones where it is a `step`."""
+        with self.alone():
+            if step:
+                self.decoded += len(ids)
+            else:
+                self.prefilled += len(ids)
+            tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
+            return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
@@ -228,8 +236,3 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
         return 0
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-def _wanted(sampling: Sampling | None) -> str:
-    """The logits that a choice needs: a greedy one looks at the largest alone."""
-    return "likeliest" if sampling is None or sampling.greedy else "last"

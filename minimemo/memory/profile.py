@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minimemo.durable import put
 from minimemo.errors import InputError, MemoError, ModelError
+from minimemo.files import put
 from minimemo.models.fingerprint import content_hash
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes

@@ -1,4 +1,4 @@
-"""memory.bin (format: container.py) -> blocks, each checked when it is read."""
+"""memory.bin (layout: format.py) -> blocks, each checked when it is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crc32c import crc32c
 from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
-from minimemo.memory.container import (
+from minimemo.memory.format import (
     CRC,
     END,
     END_MAGIC,
@@ -31,6 +31,7 @@ from minimemo.memory.container import (
     index_entry,
     unshuffled,
 )  # fmt: skip
+from minimemo.memory.view import Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,17 @@ class MemoryReader:
         start = index * BLOCK_TOKENS
         return BlockInfo(index, start, int(entry["tokens"]), entry["hash"].tobytes(), int(entry["offset"]), length)
 
+    @property
+    def extent(self) -> Extent:
+        """Raises MemoError when the header does not say where the document begins."""
+        opening, tokens = self.header.get("opening_tokens", 0), self.tokens
+        if type(opening) is not int or not 0 <= opening <= tokens:
+            raise self._damaged(f"{opening!r} of {tokens} tokens before the document")
+        return Extent(tokens, opening, BLOCK_TOKENS)
+
     def ids(self, index: int) -> np.ndarray:
         """(n,) int32 token ids of a block."""
-        return unshuffled(self._frame(index, 0))
+        return unshuffled(self._inflated(index, 0))
 
     def all_ids(self) -> np.ndarray:
         """(tokens,) int32."""
@@ -105,19 +114,12 @@ class MemoryReader:
 
     def payload(self, index: int) -> tuple[bytes, ...]:
         """The codec's streams of a block."""
-        return tuple(self._frame(index, number) for number in range(1, self._index["frames"].shape[1]))
+        return tuple(self._inflated(index, number) for number in range(1, self._index["frames"].shape[1]))
 
     def stored(self, index: int) -> tuple[bytes, np.void]:
-        """A block's frames as they lie in the file, checked, and its index entry (container.py)."""
+        """A block's frames as they lie in the file, checked, and its index entry (format.py)."""
         entry = self._entry(index)
-        at = int(entry["offset"])
-        frames = []
-        for number, frame in enumerate(entry["frames"]):
-            frames.append(self._map[at : at + int(frame["length"])])
-            at += int(frame["length"])
-            if frame["length"] and crc32c(frames[number]) != frame["crc"]:
-                raise self._damaged(f"checksum of block {index}")
-        return b"".join(frames), entry
+        return b"".join(self._frame(index, number) for number in range(len(entry["frames"]))), entry
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each part; they add up to the file's size."""
@@ -203,18 +205,22 @@ class MemoryReader:
         return self._index[index]
 
     def _frame(self, index: int, number: int) -> bytes:
+        """A frame as it lies in the file."""
         entry = self._entry(index)
-        frames = entry["frames"]
-        start = int(entry["offset"]) + int(frames["length"][:number].sum())
-        length, raw, checksum = (int(x) for x in frames[number])
-        if length == 0:
-            return b""
-        frame = self._map[start : start + length]
-        if crc32c(frame) != checksum:
+        lengths = entry["frames"]["length"]
+        start = int(entry["offset"]) + int(lengths[:number].sum())
+        frame = self._map[start : start + int(lengths[number])]
+        if frame and crc32c(frame) != entry["frames"][number]["crc"]:
             raise self._damaged(f"checksum of block {index}")
+        return frame
+
+    def _inflated(self, index: int, number: int) -> bytes:
+        frame = self._frame(index, number)
+        if not frame:
+            return b""
         try:
             # the frame's own claim is what the library allocates, so it has to be the checked one
-            if zstandard.frame_content_size(frame) != raw:
+            if zstandard.frame_content_size(frame) != self._index[index]["frames"][number]["raw"]:
                 raise self._damaged(f"size of block {index}")
             return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:

@@ -1,17 +1,17 @@
-"""Tiers: what a user asks of a memory, in one word -> a codec with its parameters.
+"""Tiers and codecs by name: what a user asks of a memory, in one word -> a codec with its parameters -> the codec.
 
 Rule of this file: nothing heavy is imported with it, the command line lists the tiers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimemo.models.cachedir import profiles_dir
+from minimemo.errors import MemoError
+from minimemo.files import profiles_dir
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec, KVLayout
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
 # profile was made from; others come within a fifth.
 RATIOS: Mapping[str, float] = {"high": 16.5, "balanced": 27, "small": 48, "tiny": 107}
-FINEST, COARSEST = 8.0, 100.0  # ratios between which the transform codec is worth its name
-# KL divergence (nats, next tokens) at a ratio: bench.memory, qwen2.5-coder-0.5b, means of ten documents. Other models
-# and documents come within a factor of two.
-MEASURED = ((15.25, 0.0083), (25.33, 0.0168), (45.43, 0.0418), (100.1, 0.129))
 TIERS = ("exact", "int4", *RATIOS)
 DEFAULT = "balanced"
+# Parameters of each codec, as files name them, besides those of the layout.
+_LAYOUT = ("num_layers", "num_kv_heads", "head_dim", "dtype")
+_OPTIONS: Mapping[str, set[str]] = {
+    "exact": set(),
+    "int4": {"sinks", "key_group", "value_group"},
+    "klt": {"profile", "key_step", "value_step", "sinks"},
+}
 
 
 def needs_profile(tier: str) -> bool:
@@ -35,8 +38,7 @@ def needs_profile(tier: str) -> bool:
 
 def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
-    from minimemo.memory.rate import steps_for
-    from minimemo.memory.registry import make_codec
+    from minimemo.memory.size import steps_for
 
     if tier not in RATIOS:
         return tier, make_codec(tier, asdict(layout)).params()
@@ -47,31 +49,44 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
 
 def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of the transform codec with these steps of keys and values."""
-    from minimemo.memory.klt import SINKS, KltCodec
+    from minimemo.memory.transform import SINKS
 
     named = {"key_step": steps[0], "value_step": steps[1]}
-    return KltCodec.name, {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
-
-
-def expected_quality(ratio: float) -> str:
-    """What to expect of the transform codec at a ratio to fp16, in words and as a divergence."""
-    nearest = min(RATIOS, key=lambda tier: abs(log(RATIOS[tier] / ratio)))
-    off = ratio / RATIOS[nearest]
-    words = f"about {nearest}" if 0.8 <= off <= 1.25 else f"{'coarser' if off > 1 else 'finer'} than {nearest}"
-    return f"{words} (KL about {expected_divergence(ratio):.2g})"
-
-
-def expected_divergence(ratio: float) -> float:
-    """Between what was measured, a straight line of logarithms; beyond it, the nearest one goes on."""
-    upper = next((at for at, (known, _) in enumerate(MEASURED[1:-1], 1) if ratio <= known), len(MEASURED) - 1)
-    (low, low_kl), (high, high_kl) = MEASURED[upper - 1 : upper + 1]
-    slope = log(high_kl / low_kl) / log(high / low)
-    return float(low_kl * (ratio / low) ** slope)
+    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
 
 
 def codec_of(name: str, params: Mapping[str, Any], *folders: Path) -> Codec:
     """The codec that a memo names; profiles are looked up in minimemo's folder, then in `folders`. Raises MemoError."""
     from minimemo.memory.profile import load_profile
-    from minimemo.memory.registry import make_codec
 
     return make_codec(name, params, lambda hash_: load_profile(hash_, profiles_dir(), *folders))
+
+
+def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str], Profile] | None = None) -> Codec:
+    """The codec called `name`. Raises MemoError for unknown names and parameters: both may come from a file.
+
+    find_profile: gives the Profile of a hash; the transform codec cannot be made without.
+    """
+    from minimemo.memory.codec import ExactCodec, KVLayout
+    from minimemo.memory.int4 import Int4Codec
+    from minimemo.memory.transform import TransformCodec
+
+    if not isinstance(name, str) or name not in _OPTIONS:
+        raise MemoError(f"codec {name!r} is unknown; known: {', '.join(_OPTIONS)}")
+    if not isinstance(params, Mapping):
+        raise MemoError(f"codec {name!r}: parameters must be an object, got {params!r}")
+    options = {key: value for key, value in params.items() if key not in _LAYOUT}
+    needed = {*_LAYOUT, *(_OPTIONS[name] if name == "klt" else ())}
+    if missing := needed - params.keys():
+        raise MemoError(f"codec {name!r}: parameter {', '.join(sorted(map(repr, missing)))} is missing")
+    if unknown := options.keys() - _OPTIONS[name]:
+        raise MemoError(f"codec {name!r}: unknown parameter {', '.join(sorted(map(repr, unknown)))}")
+    layout = KVLayout(**{key: params[key] for key in _LAYOUT})
+    if name == "exact":
+        return ExactCodec(layout)
+    if name == "int4":
+        return Int4Codec(layout, **options)
+    hash_ = options.pop("profile")
+    if not isinstance(hash_, str) or find_profile is None:
+        raise MemoError(f"codec 'klt': profile {hash_!r} cannot be looked up")
+    return TransformCodec(layout, find_profile(hash_), **options)

@@ -1,9 +1,13 @@
-"""Blocks -> memory.bin (format: container.py), under a temporary name until it is whole."""
+"""Blocks -> memory.bin (layout: format.py), in as many lives of the process as it takes.
+
+The growing file is PATH.part. Beside it lies a journal: u32 frames a block, then the index entry of every block and its
+CRC-32C, written after the block's frames. What both agree on after a kill, by checksum, is whole; the rest is cut off.
+Blocks may also come from another memory.bin, frame by frame as they lie there.
+"""
 
 from __future__ import annotations
 
-import os
-import secrets
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +18,9 @@ import numpy as np
 import zstandard
 from crc32c import crc32c
 
+from minimemo.files import put
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, token_array
-from minimemo.memory.container import (
+from minimemo.memory.format import (
     CRC,
     END_MAGIC,
     FOOTER,
@@ -29,15 +34,20 @@ from minimemo.memory.container import (
     index_entry,
     shuffled,
 )  # fmt: skip
+from minimemo.memory.reader import MemoryReader
 
 LEVEL = 3  # zstd; on int4 streams level 1 is 0.3 % larger, level 19 1 % smaller and 80 times slower
+_FRAMES = struct.Struct("<I")
 
 
 class MemoryWriter:
     """Writes a memory.bin: `with MemoryWriter(path, header) as writer: writer.add(...)`.
 
-    The file appears under its name, whole and on disk, when the `with` ends well, and not at all otherwise. header:
-    JSON-able; level: of zstd. Raises OSError when the disk is full or the path cannot be written: the caller
+    The file appears under its name, whole and on disk, when the `with` ends well, and nothing else is left then. An
+    error or a kill leaves PATH.part and PATH.journal, and the next writer of the same path and header goes on from the
+    whole blocks of those. After a crash of the system the checksums decide what is whole.
+
+    header: JSON-able; level: of zstd. Raises OSError when the disk is full or the path cannot be written: the caller
     knows by which name the user knows the file.
     """
 
@@ -45,30 +55,64 @@ class MemoryWriter:
         encoded = canonical(header)
         if len(encoded) > MAX_HEADER:
             raise ValueError(f"memory writer: a header of {len(encoded)} bytes exceeds {MAX_HEADER}")
-        self.path = Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
-        self._prologue = PROLOGUE.pack(MAGIC, VERSION, 0, len(encoded)) + encoded
+        prologue = PROLOGUE.pack(MAGIC, VERSION, 0, len(encoded)) + encoded
+        self._head = prologue + CRC.pack(crc32c(prologue))
+        self._path = Path(path)
+        self._part, self._journal = (self._path.with_name(f"{self._path.name}.{end}") for end in ("part", "journal"))
         self._compressor = zstandard.ZstdCompressor(level=level)
-        self._index: list[bytes] = []
-        self._frames = 1
+        self._entries: list[bytes] = []  # of the index
+        self._frames = 1  # of every block
         self._tokens = 0
         self._offset = 0
         self._previous = FIRST_PREVIOUS
-        self._file: BinaryIO | None = None
+        self._open: tuple[BinaryIO, BinaryIO] | None = None  # the file and its journal
 
     def __enter__(self) -> MemoryWriter:
-        self._file = open(self._temporary, "xb")
+        file = _opened(self._part, buffering=-1)
         try:
-            self._write(self._prologue + CRC.pack(crc32c(self._prologue)))
+            journal = _opened(self._journal, buffering=0)
+        except OSError:
+            file.close()
+            raise
+        self._open = file, journal
+        try:
+            if file.read(len(self._head)) == self._head:
+                self._offset = len(self._head)
+                self._recover(file, journal.read())
+                self.cut(len(self._entries))
+            else:
+                file.seek(0)
+                file.truncate()
+                journal.truncate(0)
+                self._write(self._head)
         except BaseException:
-            self._discard(self._file)
+            self._close()
             raise
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                index = b"".join(self._entries)
+                footer = FOOTER.pack(self._offset, self._tokens, len(self._entries), self._frames, crc32c(index))
+                self._write(index + footer + CRC.pack(crc32c(footer)) + END_MAGIC)
+                self._files()[0].close()
+                put(self._part, self._path)
+                self._journal.unlink()
+        finally:
+            self._close()
 
     @property
     def written(self) -> int:
         """Bytes so far."""
         return self._offset
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """Chained hashes of the blocks that the file holds."""
+        return [entry["hash"].tobytes() for entry in self._index()]
 
     def add(self, hash_: bytes, ids: Sequence[int] | np.ndarray, streams: Sequence[bytes]) -> None:
         """Appends a block; blocks come in order, each with equally many streams, only the last one partial.
@@ -79,8 +123,8 @@ class MemoryWriter:
         if self._tokens % BLOCK_TOKENS or not 1 <= len(tokens) <= BLOCK_TOKENS:
             raise ValueError(f"memory writer: {len(tokens)} tokens cannot follow {self._tokens}")
         if hash_ != block_hash(self._previous, tokens):
-            raise ValueError(f"memory writer: block {len(self._index)} does not chain to the one before")
-        if (self._index and len(streams) + 1 != self._frames) or len(streams) >= MAX_FRAMES:
+            raise ValueError(f"memory writer: block {len(self._entries)} does not chain to the one before")
+        if (self._entries and len(streams) + 1 != self._frames) or len(streams) >= MAX_FRAMES:
             raise ValueError(f"memory writer: {len(streams)} streams after blocks of {self._frames - 1}")
         if sum(map(len, streams)) > MAX_RAW_BLOCK:
             raise ValueError(f"memory writer: a block of {sum(map(len, streams))} bytes exceeds {MAX_RAW_BLOCK}")
@@ -92,42 +136,86 @@ class MemoryWriter:
             frame = self._compressor.compress(raw) if raw else b""
             entry["frames"][number] = len(frame), len(raw), crc32c(frame)
             self._write(frame)
-        self._wrote(entry)
+        self._enter(entry)
 
-    def _wrote(self, entry: np.ndarray) -> None:
-        """The frames of a block are written; this is its index entry."""
-        self._index.append(entry.tobytes())
+    def take(self, reader: MemoryReader, blocks: int) -> None:
+        """Copies the first `blocks` blocks, all full, of another memory; this one must be empty.
+
+        Raises MemoError where they are damaged.
+        """
+        if self._entries:
+            raise ValueError("memory writer: only an empty memory can take blocks of another")
+        for index in range(blocks):
+            frames, stored = reader.stored(index)
+            entry = stored.copy()
+            self._frames = len(entry["frames"])
+            entry["offset"] = self._offset
+            self._write(frames)
+            self._enter(entry)
+
+    def cut(self, blocks: int) -> None:
+        """Forgets all blocks but the first ones."""
+        file, journal = self._files()
+        if blocks < len(self._entries):
+            self._offset = int(self._index()[blocks]["offset"])
+            del self._entries[blocks:]
+        self._tokens = len(self._entries) * BLOCK_TOKENS
+        self._previous = self.hashes[-1] if self._entries else FIRST_PREVIOUS
+        file.seek(self._offset)
+        file.truncate()
+        record = index_entry(self._frames).itemsize + CRC.size
+        journal.seek(_FRAMES.size + len(self._entries) * record if self._entries else 0)
+        journal.truncate()
+
+    def _recover(self, file: BinaryIO, journal: bytes) -> None:
+        """Takes up the blocks whose index entry and frames are whole."""
+        frames = _FRAMES.unpack_from(journal)[0] if len(journal) >= _FRAMES.size else 0
+        if not 1 <= frames <= MAX_FRAMES:
+            return
+        dtype = index_entry(frames)
+        for at in range(_FRAMES.size, len(journal) - dtype.itemsize - CRC.size + 1, dtype.itemsize + CRC.size):
+            record = journal[at : at + dtype.itemsize]
+            entry = np.frombuffer(record, dtype)[0]
+            if CRC.pack(crc32c(record)) != journal[at + dtype.itemsize :][: CRC.size]:
+                return
+            if entry["tokens"] != BLOCK_TOKENS or entry["offset"] != self._offset:
+                return
+            for length, checksum in zip(*(entry["frames"][part].tolist() for part in ("length", "crc")), strict=True):
+                frame = file.read(length)
+                if len(frame) != length or crc32c(frame) != checksum:
+                    return
+            self._frames = frames
+            self._entries.append(record)
+            self._offset += int(entry["frames"]["length"].sum())
+
+    def _enter(self, entry: np.ndarray) -> None:
+        """Enters a block whose frames are written into index and journal."""
+        file, journal = self._files()
+        file.flush()
+        record = entry.tobytes()
+        journal.write((b"" if self._entries else _FRAMES.pack(self._frames)) + record + CRC.pack(crc32c(record)))
+        self._entries.append(record)
         self._tokens += int(entry["tokens"])
         self._previous = entry["hash"].tobytes()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        try:
-            if kind is None:
-                self._finish(self._file)
-        finally:
-            self._discard(self._file)
-
-    def _finish(self, file: BinaryIO) -> None:
-        index_offset, index = self._offset, b"".join(self._index)
-        footer = FOOTER.pack(index_offset, self._tokens, len(self._index), self._frames, crc32c(index))
-        self._write(index + footer + CRC.pack(crc32c(footer)) + END_MAGIC)
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(self._temporary, self.path)
-
-    def _discard(self, file: BinaryIO) -> None:
-        """Leaves nothing under the temporary name; when all went well, nothing is."""
-        with suppress(OSError):  # a full disk fails here once more, after having been reported
-            file.close()
-        self._temporary.unlink(missing_ok=True)
+    def _index(self) -> np.ndarray:
+        return np.frombuffer(b"".join(self._entries), index_entry(self._frames))
 
     def _write(self, data: bytes) -> None:
-        if self._file is None:
-            raise ValueError("memory writer: use it in a `with` statement")
-        self._file.write(data)
+        self._files()[0].write(data)
         self._offset += len(data)
+
+    def _files(self) -> tuple[BinaryIO, BinaryIO]:
+        if self._open is None:
+            raise ValueError("memory writer: use it in a `with` statement")
+        return self._open
+
+    def _close(self) -> None:
+        for file in self._open or ():
+            with suppress(OSError):  # a full disk fails here once more, after having been reported
+                file.close()
+
+
+def _opened(path: Path, buffering: int) -> BinaryIO:
+    """The file as it is, or a new one, to read and write."""
+    return open(path, "r+b" if path.exists() else "x+b", buffering=buffering)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.models.encoder_config import EncoderConfig
+from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
 
@@ -82,6 +83,7 @@ class Encoder:
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
+        check_fork()
         config = EncoderConfig.load(folder / "config.json")
         path = folder / "model.safetensors"
         if not path.is_file():

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from minimemo.models.cachedir import home
+from minimemo.files import cache_dir, content_hash
 
 _DECODER_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 
@@ -32,19 +32,10 @@ def fingerprint(files: Sequence[Path], settings: str = "") -> str:
     return digest.hexdigest()
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
-
-
 def _file_hash(path: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    note = home() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
+    note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
         if known["identity"] == identity and len(known["sha256"]) == 64:

@@ -24,6 +24,7 @@ from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.linear import Linear, PackedLinear, Projection, QuantizedLinear, Scratch
+from minimemo.threads import check_fork
 
 _LARGE_VOCABULARY = 1 << 15
 _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "language_model.")
@@ -34,7 +35,9 @@ def dense_dtype(device: str = "cpu") -> torch.dtype:
     on an AVX2 machine without AVX-512 BF16 measured 6x slower than float32; float16 on a CPU is slower still)."""
     if device != "cpu":
         return torch.bfloat16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    # A torch built without oneDNN (macOS) has no such operator.
+    quick = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if quick else torch.float32
 
 
 def preferred_dtype(device: str = "cpu") -> torch.dtype:
@@ -131,6 +134,7 @@ def load_decoder(
     keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU (there
     with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
+    check_fork()
     config = ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:

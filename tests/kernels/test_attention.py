@@ -11,8 +11,7 @@ from torch import Tensor
 from minimemo import kernels
 from minimemo.kernels import PackedSource, Source, native, reference, torch_ops, triton
 from minimemo.kernels.attention import CANDIDATES
-
-from ..helpers import assert_close
+from tests.helpers import assert_close
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Keys and values are taken as rounded. Half precision rounds queries and weights too; torch alone serves float16.

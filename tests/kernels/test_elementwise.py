@@ -8,8 +8,7 @@ from torch import Tensor
 
 from minimemo import kernels
 from minimemo.kernels import elementwise, native, reference
-
-from ..helpers import assert_close
+from tests.helpers import assert_close
 
 DTYPES = [torch.float32, torch.bfloat16]
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("kernels/native", "kernels/test_transform.py", "test_packed_memory.py", "test_packing.py")
+TESTS = ("kernels/native", "kernels/test_transform.py", "memory/test_packed_memory.py", "memory/test_symbols.py")
 # They start processes that have limits of memory or compile, which says nothing about kernels.
 LEFT_OUT = "not wheel and not a_memo_is_asked and not exact_memory and not command_line"
 FLAGS = (
@@ -70,7 +70,7 @@ def compile_library(folder: Path, sanitizer: str) -> None:
         return to
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sorted((ROOT / "kernels" / "native").glob("*.cpp"))))
+        objects = list(pool.map(compiled, sorted((ROOT / "kernels" / "native" / "src").glob("*.cpp"))))
     library = folder / "minimemo" / "kernels" / "_native.abi3.so"
     subprocess.run(["g++", *flags, "-shared", *objects, "-o", str(library)], check=True)
 
@@ -84,9 +84,7 @@ def runtime(name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sanitize", description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=tuple(SANITIZERS), help="one of them")
-    parser.add_argument(
-        "tests", nargs="*", default=TESTS, help="of tests/; options of pytest after --"
-    )
+    parser.add_argument("tests", nargs="*", default=TESTS, help="of tests/; options of pytest after --")
     options = parser.parse_args()
     if sys.platform != "linux" or shutil.which("g++") is None:
         print("sanitize: needs Linux and GCC")

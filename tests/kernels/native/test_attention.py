@@ -15,8 +15,7 @@ from torch import Tensor
 from minimemo.kernels import PackedSource, Source, native, reference
 from minimemo.kernels.native.attention import attention, attention_variants
 from minimemo.kernels.native.library import library
-
-from ...helpers import assert_close
+from tests.helpers import assert_close
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 VARIANTS = attention_variants() if native.unavailable() is None else ()

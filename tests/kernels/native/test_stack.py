@@ -16,8 +16,7 @@ from minimemo.models.decoder import Decoder, Row
 from minimemo.models.linear import FEW_ROWS, Linear, PackedLinear, Scratch
 from minimemo.models.stack import native_stack
 from minimemo.models.weights import load_decoder
-
-from ...test_decoder import FAMILIES, _reference
+from tests.models.test_decoder import FAMILIES, _reference
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 # Products round activations to 14 bits of their block of 32, which a logit of these small random models shows as 1e-4.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ...helpers import assert_close
+from tests.helpers import assert_close
 
 DEVICE = os.environ.get("MINIMEMO_TEST_DEVICE", "cpu")
 # On a GPU float16 and bfloat16 are what matters; the interpreter rounds bfloat16 results towards zero and is slow.

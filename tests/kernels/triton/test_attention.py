@@ -13,8 +13,7 @@ from minimemo.kernels import PackedSource, Source, empty_packed, reference
 from minimemo.kernels.triton import tiles
 from minimemo.kernels.triton.attention import attention, attention_launches
 from minimemo.kernels.triton.pack import pack_into
-
-from .device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 # heads, kv heads, queries, keys, head dim: groups of 1, 2, 4, 7, 8; no keys, one, one past a block.
 SHAPES = [

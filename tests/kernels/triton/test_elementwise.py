@@ -12,9 +12,8 @@ from torch import Tensor
 from minimemo.kernels import reference
 from minimemo.kernels.triton import elementwise as kernels
 from minimemo.kernels.triton import rope
-
-from ...helpers import assert_close
-from .device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
+from tests.helpers import assert_close
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 
 def _check_norms(x: Tensor, residual: Tensor, weight: Tensor) -> None:

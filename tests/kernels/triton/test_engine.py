@@ -24,10 +24,9 @@ from minimemo.models import weights
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.linear import Linear, QuantizedLinear
-
-from ...helpers import assert_close
-from ...tiny import tiny_config, tiny_decoder
-from .device import DEVICE, random
+from tests.helpers import assert_close
+from tests.kernels.triton.device import DEVICE, random
+from tests.tiny import tiny_config, tiny_decoder
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9, 50, 28, 8]
 STEPS = 16 if DEVICE == "cuda" else 3

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from minimemo.kernels.formats import QuantizedMatrix, quantized_matrix
 from minimemo.kernels.triton.linear import quantized_linear
-
-from .device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 
 def _matrix(outputs: int, columns: int, group: int, bits: int, offsets: bool) -> tuple[QuantizedMatrix, Tensor]:

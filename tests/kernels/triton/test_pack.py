@@ -10,8 +10,7 @@ from torch import Tensor
 
 from minimemo.kernels import PackedKV, empty_packed, reference
 from minimemo.kernels.triton.pack import pack_into
-
-from .device import DEVICE, DTYPES, Draw, fuzz, random
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, fuzz, random
 
 
 def _keys_values(heads: int, tokens: int, dim: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

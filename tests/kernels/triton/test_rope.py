@@ -8,9 +8,8 @@ from torch import Tensor
 
 from minimemo.kernels import reference, torch_ops
 from minimemo.kernels.triton import rope as kernels
-
-from ...helpers import assert_close
-from .device import DEVICE, DTYPES, Draw, fuzz, random, tables
+from tests.helpers import assert_close
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, fuzz, random, tables
 
 
 def _check(keys: Tensor, values: Tensor, into: torch.dtype, start: int, rest: int) -> None:

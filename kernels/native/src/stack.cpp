@@ -1,0 +1,247 @@
+// See stack.h. Phases that are worth two threads are cut by for_each; what lies between runs on the caller's.
+#include "stack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "product.h"
+
+namespace minimemo {
+namespace {
+
+// Dimension i pairs with i + dim / 2 (arXiv 2104.09864).
+void rotate(float* x, const float* cosines, const float* sines, int dim) {
+  const int half = dim / 2;
+  for (int i = 0; i < half; i++) {
+    const float first = x[i], second = x[i + half];
+    x[i] = first * cosines[i] - second * sines[i];
+    x[i + half] = second * cosines[i + half] + first * sines[i + half];
+  }
+}
+
+struct Step {
+  const Kernels& kernels;
+  const AttentionKernels& attention;
+  const StackModel& m;
+  const StackCall& c;
+  const Work work;
+  const int64_t pass;  // rows of one product
+  std::vector<float> normed, qkv, mixed, added, gate_up, gated;
+  std::vector<int64_t> positions;
+  std::vector<Segment> segments;
+  int64_t shared = 0;  // tokens of the prefix
+  Memory memory;
+  Workspace workspace;
+
+  Step(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call)
+      : kernels(kernels),
+        attention(attention),
+        m(model),
+        c(call),
+        work(work_of(call.tokens)),
+        pass(std::min<int64_t>(call.tokens, kMaxRows)) {
+    const size_t n = size_t(c.tokens);
+    normed.resize(n * m.hidden);
+    qkv.resize(n * (m.heads + 2 * m.kv_heads) * m.dim);
+    mixed.resize(n * m.heads * m.dim);
+    added.resize(n * m.hidden);
+    gate_up.resize(size_t(pass) * 2 * m.intermediate);
+    gated.resize(size_t(pass) * m.intermediate);
+    size_t most = 0;
+    for (int i = 0; i < m.count; i++)
+      for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
+        most = std::max(most, product(*matrix).bytes(pass));
+    memory = allocate(most);
+    if (c.prefix) shared = packed_tokens(*c.prefix) + c.prefix->length;
+    for (int64_t r = 0; r < c.row_count; r++)
+      for (int64_t i = 0; i < c.rows[r].count; i++)
+        positions.push_back(shared + packed_tokens(c.rows[r]) + c.rows[r].length + i);
+  }
+
+  static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
+
+  Product product(const StackMatrix& matrix) const {
+    return Product(kernels, matrix.parts, int(matrix.count), c.fine != 0, c.threads);
+  }
+
+  // body(first, last) over all tokens, some at a time where there are many.
+  template <typename Body>
+  void tokens(Body body) const {
+    constexpr int64_t kTokens = 16;
+    for_each(work, c.threads, (c.tokens + kTokens - 1) / kTokens, [&](int64_t piece) {
+      body(piece * kTokens, std::min((piece + 1) * kTokens, c.tokens));
+    });
+  }
+
+  void multiply(const StackMatrix& matrix, const float* x, float* out, int64_t rows) {
+    product(matrix).run(memory.get(), work, x, rows, matrix.bias, out);
+  }
+
+  void norm(const float* x, const float* weight, float* out) const {
+    tokens([&](int64_t first, int64_t last) {
+      for (int64_t at = first * m.hidden; at < last * m.hidden; at += m.hidden)
+        kernels.rms_norm(x + at, weight, m.norm_eps, m.hidden, out + at);
+    });
+  }
+
+  // x += part, which is normalized first where the model does so.
+  void add(float* part, const float* weight) const {
+    if (weight) norm(part, weight, part);
+    tokens([&](int64_t first, int64_t last) {
+      for (int64_t i = first * m.hidden; i < last * m.hidden; i++) c.x[i] += part[i];
+    });
+  }
+
+  void write(void* to, bool bfloat16, int64_t at, const float* from) const {
+    if (bfloat16)
+      for (int d = 0; d < m.dim; d++) static_cast<uint16_t*>(to)[at + d] = to_bfloat16(from[d]);
+    else
+      std::memcpy(static_cast<float*>(to) + at, from, size_t(m.dim) * 4);
+  }
+
+  // Queries and keys of one token normalized and rotated, its keys and values written into its cache. Keys
+  // that a memory is to hold are rounded to the cache's type before they are rotated too, as it will give them back;
+  // others only after it: rounding twice costs identical text (LOG.md).
+  void store(const StackLayer& layer, int index, const StackCache& cache, int64_t slot, int64_t token) {
+    const float* cosines = c.cosines[layer.rotation] + token * m.dim;
+    const float* sines = c.sines[layer.rotation] + token * m.dim;
+    float* q = qkv.data() + token * (m.heads + 2 * m.kv_heads) * m.dim;
+    float* k = q + m.heads * m.dim;
+    const float* v = k + m.kv_heads * m.dim;
+    for (int h = 0; h < m.heads + m.kv_heads; h++) {
+      float* head = q + h * m.dim;
+      const float* weight = h < m.heads ? layer.q_norm : layer.k_norm;
+      if (weight) kernels.rms_norm(head, weight, m.norm_eps, m.dim, head);
+      if (h >= m.heads) {
+        if (c.raw_keys) {
+          write(c.raw_keys, cache.bfloat16, ((int64_t(index) * m.kv_heads + h - m.heads) * c.tokens + token) * m.dim, head);
+          for (int d = 0; cache.bfloat16 && d < m.dim; d++) head[d] = from_bfloat16(to_bfloat16(head[d]));
+        }
+      }
+      rotate(head, cosines, sines, m.dim);
+    }
+    for (int g = 0; g < m.kv_heads; g++) {
+      const int64_t at = index * cache.layer_stride + g * cache.head_stride + slot * m.dim;
+      write(cache.keys, cache.bfloat16, at, k + g * m.dim);
+      write(cache.values, cache.bfloat16, at, v + g * m.dim);
+    }
+  }
+
+  void store(const StackLayer& layer, int index) {
+    tokens([&](int64_t first, int64_t last) {
+      int64_t begin = 0;
+      for (int64_t r = 0; r < c.row_count; begin += c.rows[r++].count) {
+        const StackCache& cache = c.rows[r];
+        for (int64_t t = std::max(first, begin); t < std::min(last, begin + cache.count); t++)
+          store(layer, index, cache, cache.length + t - begin, t);
+      }
+    });
+  }
+
+  // Adds what tokens first .. last - 1 see of a cache: its packed tokens, from position `start` on, then `keys` dense ones.
+  void see(const StackCache& cache, int index, int64_t keys, int64_t start, int64_t first, int64_t last) {
+    const auto add = [&](Segment s) {
+      s.start = start, s.first_row = first, s.last_row = last;
+      segments.push_back(s);
+      start += s.tokens;
+    };
+    if (cache.packed) {
+      Segment s = *cache.packed;
+      const int64_t head = int64_t(index) * m.kv_heads;
+      s.keys = static_cast<const uint8_t*>(s.keys) + head * s.key_stride;
+      s.values = static_cast<const uint8_t*>(s.values) + head * s.value_stride;
+      s.key_scale += head * s.key_param_stride;
+      s.key_low += head * s.key_param_stride;
+      s.value_scale += head * s.value_param_stride;
+      s.value_low += head * s.value_param_stride;
+      add(s);
+    }
+    if (keys) {
+      Segment s{};
+      const int64_t at = index * cache.layer_stride * (cache.bfloat16 ? 2 : 4);
+      s.store = cache.bfloat16 ? kStoreBfloat16 : kStoreFloat;
+      s.keys = static_cast<const uint8_t*>(cache.keys) + at;
+      s.values = static_cast<const uint8_t*>(cache.values) + at;
+      s.key_stride = s.value_stride = cache.head_stride;
+      s.tokens = keys;
+      add(s);
+    }
+  }
+
+  // False without memory for partial results.
+  bool attend(const StackLayer& layer, int index) {
+    segments.clear();
+    if (c.prefix) see(*c.prefix, index, c.prefix->length, 0, 0, c.tokens);
+    int64_t first = 0;
+    for (int64_t r = 0; r < c.row_count; r++) {
+      const StackCache& row = c.rows[r];
+      see(row, index, row.length + row.count, shared, first, first + row.count);
+      first += row.count;
+    }
+    Attention job{};
+    job.q = qkv.data();
+    job.q_row = int64_t(m.heads + 2 * m.kv_heads) * m.dim;
+    job.out = mixed.data();
+    job.out_row = int64_t(m.heads) * m.dim;
+    job.q_head = job.out_head = m.dim;
+    job.kv_heads = m.kv_heads;
+    job.group = m.heads / m.kv_heads;
+    job.dim = m.dim;
+    job.rows = c.tokens;
+    job.scale = m.scale;
+    job.positions = positions.data();
+    job.window = layer.window ? layer.window : kNoWindow;
+    job.segments = segments.data();
+    job.count = int32_t(segments.size());
+    return minimemo::attend(attention, job, work, c.threads, workspace);
+  }
+
+  // The gated activations are computed and rounded to integers by all threads, some columns each.
+  void feed_forward(const StackLayer& layer) {
+    for (int64_t row = 0; row < c.tokens; row += pass) {
+      const int64_t rows = std::min(c.tokens - row, pass);
+      multiply(layer.gate_up, normed.data() + row * m.hidden, gate_up.data(), rows);
+      Product down = product(layer.down);
+      down.bind(memory.get(), rows);
+      constexpr int64_t kColumns = 16 * kBlock;
+      for_each(work, c.threads, (m.intermediate + kColumns - 1) / kColumns, [&](int64_t piece) {
+        const int64_t first = piece * kColumns, last = std::min<int64_t>(first + kColumns, m.intermediate);
+        for (int64_t t = 0; t < rows; t++) {
+          const float* gate = gate_up.data() + t * 2 * m.intermediate + first;
+          kernels.gate(gate, gate + m.intermediate, m.gate, last - first, gated.data() + t * m.intermediate + first);
+        }
+        down.quantize_columns(gated.data(), first, last);
+      });
+      down.sum();
+      down.multiply(work, layer.down.bias, added.data() + row * m.hidden);
+    }
+  }
+
+  bool run() {
+    for (int index = 0; index < m.count; index++) {
+      const StackLayer& layer = m.layers[index];
+      norm(c.x, layer.attention_norm, normed.data());
+      multiply(layer.qkv, normed.data(), qkv.data(), c.tokens);
+      store(layer, index);
+      if (!attend(layer, index)) return false;
+      multiply(layer.out, mixed.data(), added.data(), c.tokens);
+      add(added.data(), layer.post_attention_norm);
+      norm(c.x, layer.mlp_norm, normed.data());
+      feed_forward(layer);
+      add(added.data(), layer.post_mlp_norm);
+    }
+    return true;
+  }
+};
+
+}  // namespace
+}  // namespace minimemo
+
+using namespace minimemo;
+
+// Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
+EXPORT int minimemo_stack(int variant, int attention_variant, const StackModel* model, const StackCall* call) {
+  Step step(*runnable(variant), *attention_kernels(attention_variant), *model, *call);
+  return step.memory && step.run() ? 0 : 1;
+}

@@ -1,0 +1,105 @@
+// Symbols laid out for the inverse transform, and its call from Python.
+#include "transform.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "format.h"
+#include "memory.h"
+#include "threads.h"
+
+namespace minimemo {
+namespace {
+
+inline int8_t byte_of(int16_t symbol) { return int8_t(symbol > 127 ? 127 : symbol < -127 ? -127 : symbol); }
+
+// Four components of all tokens at a time.
+void lay_quad(const InverseTransform& job, const Spread& spread, int64_t row) {
+  const int64_t group = row / kComponents;
+  int8_t* to = spread.bytes + group * job.tokens * kComponents + row % kComponents;
+  int32_t* sums = spread.sums + group * job.tokens;
+  static const int16_t none[kMaxTokens] = {};
+  const int16_t* from[4];
+  for (int i = 0; i < 4; i++) from[i] = row + i < job.dense ? job.symbols + (row + i) * job.tokens : none;
+  for (int64_t t = 0; t < job.tokens; t++, to += kComponents) {
+    int sum = 0;
+    int8_t four[4];
+    for (int i = 0; i < 4; i++) sum += four[i] = byte_of(from[i][t]);
+    std::memcpy(to, four, 4);
+    sums[t] += 128 * sum;
+  }
+}
+
+// What bytes do not hold of row `row`, four symbols at a time, since most are zero.
+template <typename Function>
+inline void beyond_bytes(const InverseTransform& job, int64_t row, Function found) {
+  const int16_t* from = job.symbols + row * job.tokens;
+  const bool dense = row < job.dense;
+  for (int64_t t = 0; t < job.tokens; t += 4) {
+    int16_t four[4] = {};
+    std::memcpy(four, from + t, size_t(std::min<int64_t>(4, job.tokens - t)) * sizeof(int16_t));
+    if (dense)
+      for (int16_t& symbol : four) symbol = int16_t(symbol - byte_of(symbol));
+    uint64_t any;
+    std::memcpy(&any, four, sizeof any);
+    if (any == 0) continue;
+    for (int i = 0; i < 4; i++)
+      if (four[i]) found(t + i, four[i]);
+  }
+}
+
+int64_t count_entries(const InverseTransform& job) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < job.rows; row++) beyond_bytes(job, row, [&](int64_t, int16_t) { count++; });
+  return count;
+}
+
+void list_entries(const InverseTransform& job, Spread& spread) {
+  int64_t count = 0;
+  spread.actives = 0;
+  for (int64_t row = 0; row < job.rows; row++) {
+    const int64_t first = count;
+    beyond_bytes(job, row, [&](int64_t t, int16_t symbol) { spread.entries[count++] = {uint32_t(t), float(symbol)}; });
+    if (count > first) spread.active[spread.actives++] = {row, first, count};
+  }
+}
+
+InversePiece piece_of(int variant) {
+#if defined(__x86_64__)
+  if (variant == 2 && runnable(2)) return avx512_inverse();
+#endif
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace minimemo
+
+using namespace minimemo;
+
+// Whether minimemo_inverse_transform runs in this variant.
+EXPORT int minimemo_inverts(int variant) { return piece_of(variant) != nullptr; }
+
+// Returns 0, or 1 without memory. Every pointer and shape is the caller's word, but for the size of the struct.
+EXPORT int minimemo_inverse_transform(int variant, const InverseTransform* job, int64_t bytes, int threads) {
+  if (bytes != int64_t(sizeof *job)) return 1;
+  Spread spread;
+  spread.groups = (job->dense + kComponents - 1) / kComponents;
+  const int64_t cells = spread.groups * job->tokens, entries = count_entries(*job);
+  const auto cut = [&](uint8_t* memory) {
+    Cutter cutter{memory};
+    spread.bytes = cutter.take<int8_t>(cells * kComponents);
+    spread.sums = cutter.take<int32_t>(cells);
+    spread.active = cutter.take<Active>(job->rows);
+    spread.entries = cutter.take<Entry>(entries);
+    return cutter.used;
+  };
+  const Memory memory = allocate(cut(nullptr));
+  if (!memory) return 1;
+  cut(memory.get());
+  std::memset(spread.sums, 0, size_t(cells) * sizeof(int32_t));
+  for (int64_t row = 0; row < job->dense; row += 4) lay_quad(*job, spread, row);
+  list_entries(*job, spread);
+  const InversePiece piece = piece_of(variant);
+  for_each(Work::kLong, threads, job->columns / kColumns, [&](int64_t tile) { piece(*job, spread, tile); });
+  return 0;
+}

@@ -1,0 +1,132 @@
+"""Hits of many queries -> the passages of one prompt: ranked, within a token budget, in document order, none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minimemo.ask.answer import Passage
+
+if TYPE_CHECKING:
+    from minimemo.search.index import Hit
+
+LABEL = "[{number}] "  # how passages are numbered in a prompt
+SEPARATOR = "\n\n"
+_Place = tuple[int, int, int]  # document, first character, end
+_VOTERS = 3  # clues share one vote; with fewer than this many, each has no more than one of three
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text to search with and what it is: "question" or a clue's kind."""
+
+    kind: str
+    text: str
+
+
+def rank_passages(
+    queries: Sequence[Query],
+    hits: Sequence[Sequence[Hit]],
+    lead: int = 1,
+    stand_out: float = 0.0,
+    documents: Sequence[str] = ("",),
+) -> tuple[Passage, ...]:
+    """The union of all hits (one list a query, best first), best passage first.
+
+    A passage weighs the mean of what the `lead` first queries score it and the mean of what the others do: what one
+    clue alone finds weighs little, what all find as much as what the question finds. Left out are passages below
+    `stand_out` (0 to 1) times the best weight, but for those that stand out among a leading query's own hits, and a
+    leading query's first hit comes before all others: no clue can push them out. A passage keeps its best score and
+    the kinds that found it. documents: the names of those that hits count through.
+    """
+    found: dict[_Place, list[tuple[Hit, str]]] = {}
+    weights: dict[_Place, float] = {}
+    first: set[_Place] = set()
+    kept: set[_Place] = set()
+    for number, (query, query_hits) in enumerate(zip(queries, hits, strict=True)):
+        share = 1 / lead if number < lead else 1 / max(_VOTERS, len(queries) - lead)
+        for hit in query_hits:
+            span = _place(hit)
+            found.setdefault(span, []).append((hit, query.kind))
+            weights[span] = weights.get(span, 0.0) + share * hit.score
+            if number < lead and hit.score >= stand_out * query_hits[0].score:
+                kept.add(span)
+        if number < lead:
+            first.update(_place(hit) for hit in query_hits[:1])
+    floor = stand_out * max(weights.values(), default=0.0)
+    shown = [span for span in found if span in kept or weights[span] >= floor]
+    shown.sort(key=lambda place: (place not in first, -weights[place], place))
+    return tuple(_passage(found[place], documents[place[0]]) for place in shown)
+
+
+def _place(hit: Hit) -> _Place:
+    return hit.document, hit.chunk.start, hit.chunk.end
+
+
+def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:
+    best = max((hit for hit, _ in entries), key=lambda hit: hit.score)
+    chunk = best.chunk
+    sources = dict.fromkeys(source for hit, _ in entries for source in hit.sources)
+    kinds = dict.fromkeys(kind for _, kind in entries)
+    return Passage(
+        chunk.start, chunk.end, chunk.text, float(best.score), tuple(sources), tuple(kinds), document=document
+    )
+
+
+def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[[str], int]) -> tuple[Passage, ...]:
+    """The best passages whose labelled texts take at most `budget` tokens, by document's name and in its order.
+
+    Text that a better passage already shows is cut off; a passage that does not fit is passed over for smaller ones,
+    but the best one is cut rather than dropped: its longest fitting beginning stays.
+    """
+    chosen: list[Passage] = []
+    left = budget
+    for passage in ranked:
+        trimmed = _without(passage, chosen)
+        if trimmed is None:
+            continue
+        cost = _cost(trimmed.text, count_tokens)
+        if cost > left and not chosen:
+            trimmed = _longest_fitting(trimmed, left, count_tokens)
+            cost = _cost(trimmed.text, count_tokens)
+        if trimmed.text.strip() and cost <= left:
+            chosen.append(trimmed)
+            left -= cost
+    return tuple(sorted(chosen, key=lambda passage: (passage.document, passage.start)))
+
+
+def render_passages(passages: Sequence[Passage]) -> str:
+    """Numbered from 1, a blank line between: "[1] first passage"."""
+    return SEPARATOR.join(LABEL.format(number=n) + p.text.strip() for n, p in enumerate(passages, 1))
+
+
+def _cost(text: str, count_tokens: Callable[[str], int]) -> int:
+    return count_tokens(LABEL.format(number=10) + text.strip() + SEPARATOR)
+
+
+def _without(passage: Passage, chosen: Sequence[Passage]) -> Passage | None:
+    """The passage less what the chosen ones cover; None when nothing is left, or only pieces on both sides."""
+    start, end = passage.start, passage.end
+    for other in chosen:
+        if other.document != passage.document:
+            continue
+        if other.start <= start < other.end:
+            start = min(other.end, end)
+        elif other.start < end <= other.end:
+            end = other.start
+        elif start < other.start and other.end < end:
+            return None
+    return passage.cut(start, end) if start < end else None
+
+
+def _longest_fitting(passage: Passage, budget: int, count_tokens: Callable[[str], int]) -> Passage:
+    """The longest beginning that fits, by bisection over characters."""
+    low, high = 0, len(passage.text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _cost(passage.text[:middle], count_tokens) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return passage.cut(passage.start, passage.start + low)

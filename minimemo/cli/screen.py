@@ -1,0 +1,160 @@
+"""What the command line shows: answers on stdout as they come, clues and progress on stderr, tables for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from minimemo.files import size
+
+if TYPE_CHECKING:
+    from minimemo.ask import Answer, Found, Piece
+
+
+def print_answer(
+    steps: Iterator[Found | Piece | Answer], bar: Bar, *, as_json: bool, clues: bool, named: bool = False
+) -> None:
+    """Streams an answer: clues when wanted, the text as it comes, then the sources, `named`: by their documents."""
+    from minimemo.ask import Answer, Found, Piece
+
+    begun = False
+    try:
+        for step in steps:
+            bar.clear()
+            if isinstance(step, Answer):
+                answer = step
+            elif as_json:
+                continue
+            elif isinstance(step, Piece):
+                print(step.text, end="", flush=True)
+                begun = True
+            elif isinstance(step, Found) and clues:
+                for clue in step.clues:
+                    print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
+    finally:
+        if begun:
+            print(flush=True)  # an error is told on a line of its own
+    if as_json:
+        print(told_json(answer.to_dict()), flush=True)
+        return
+    if answer.passages and not answer.supported:
+        print("(the passages do not clearly hold this answer)")
+    for passage in answer.passages:
+        start = " ".join(passage.text.split())
+        place = f"{passage.document} " * named + f"{passage.start}-{passage.end}"
+        print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
+    sys.stdout.flush()
+
+
+def told_json(value: object) -> str:
+    """On one line, in ASCII where stdout is of an encoding that lacks some characters."""
+    whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not whole)
+
+
+def shell_word(path: str) -> str:
+    """A path to be pasted into a command."""
+    if os.name == "nt":
+        return f'"{path}"' if " " in path else path
+    return shlex.quote(path)
+
+
+def print_memo(told: Mapping[str, Any]) -> None:
+    """What `Memo.inspect` tells, as a table."""
+    document, memory, chunks = told["document"], told["memory"], told["chunks"]
+    settings = " ".join(f"{key} {value}" for key, value in memory["params"].items())
+    rows = [
+        ("document", f"{document['name']}, {document['characters']:,} characters, language {document['language']}"),
+        ("model", f"{told['model']['source']} ({told['model']['fingerprint'][:12]})"),
+        ("embedder", f"{told['embedder']['source']} ({told['embedder']['fingerprint'][:12]})"),
+        ("memory", f"{memory['tokens']:,} tokens in {memory['blocks']} blocks, {size(memory['bytes'])}"),
+        ("", f"{memory['bytes_per_token']:.0f} bytes a token, {memory['ratio_to_fp16']:.2f}x smaller than fp16 KV "
+             f"({memory['fp16_bytes_per_token']} bytes a token)"),
+        ("", f"codec {memory['codec']}: {settings}"),
+        ("", "parts: " + ", ".join(f"{name} {size(count)}" for name, count in memory["parts"].items())),
+        ("quality", quality(told["quality"])),
+        ("index", size(told["index"]["bytes"])),
+        ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
+        ("in all", size(told["bytes"])),
+    ]  # fmt: skip
+    for name, text in rows:
+        print(f"{name:<10}{text}")
+
+
+def quality(told: Mapping[str, Any] | None) -> str:
+    """What was measured of a memory, in a line."""
+    if told is None:
+        return "not measured: a memo of earlier times"
+    places = len(told["places"])
+    return (
+        f"{told['top1']:.1%} of next tokens as from the exact cache, KL {told['kl']:.2g} "
+        f"({told['tokens']} tokens at {places} place{'s' * (places > 1)})"
+    )
+
+
+def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[str, Any]]) -> None:
+    """One line each."""
+    for model in models:
+        state = "pulled" if model["pulled"] else "-"
+        print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{size(model['bytes']):>9}  {model['about']}")
+    for memo in memos:
+        print(f"{memo['path']}  {size(memo['bytes'])}")
+
+
+def print_usage(usage: Mapping[str, int]) -> None:
+    """One line each, largest first, and all together."""
+    for name, count in sorted(usage.items(), key=lambda pair: -pair[1]):
+        print(f"{size(count):>9}  {name}")
+    print(f"{size(sum(usage.values())):>9}  in all")
+
+
+class Bar:
+    """Events as one progress bar on stderr, the stage's name before it. Off when stderr is no terminal or with -q."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, event: Any) -> None:
+        if event.unit == "note":
+            self.clear()
+            print(event.stage, file=sys.stderr)
+            return
+        if not self._shown or event.stage == "answer":
+            return
+        if event.stage != self._stage:
+            self.clear()
+            from tqdm import tqdm
+
+            self._stage = event.stage
+            whole = event.unit == "B"
+            self._bar = tqdm(
+                total=event.total or None, desc=event.stage, unit=event.unit, unit_scale=whole, leave=False,
+                file=sys.stderr, dynamic_ncols=True, smoothing=0.1, delay=0.2,
+            )  # fmt: skip
+        self._bar.total = event.total or None
+        self._bar.update(event.done - self._bar.n)
+        if event.total and event.done >= event.total:
+            self.clear()
+
+    def clear(self) -> None:
+        """Takes the bar away, so that something can be printed."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Bar]:
+    """A bar for the length of a `with`; taken away whatever happens."""
+    bar = Bar(not quiet and sys.stderr.isatty())
+    try:
+        yield bar
+    finally:
+        bar.clear()

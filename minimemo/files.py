@@ -1,0 +1,187 @@
+"""minimemo's folders, writes that are whole or absent, hashes, numbers of bytes in words. Nothing happens at import."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from minimemo.errors import InputError
+
+_UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMmGg]?)[Bb]?", re.ASCII)
+
+
+def cache_dir() -> Path:
+    """minimemo's folder for what can be had again: models, converted weights, hashes, exact ends of memories.
+
+    `$MINIMEMO_HOME`, or `minimemo` in the user's cache folder as the platform names it. Linux and other Unixes follow
+    the XDG base directory rule: a relative `$XDG_CACHE_HOME` does not count.
+    Raises InputError when the user has no home folder and `$MINIMEMO_HOME` is not set.
+    """
+    return _minimemo_folder("XDG_CACHE_HOME", ".cache", "Library/Caches")
+
+
+def data_dir() -> Path:
+    """minimemo's folder for what only work makes again: profiles of models, the list of memos, the store's index.
+
+    `$MINIMEMO_HOME`, or `minimemo` in the user's data folder as the platform names it. Raises InputError like
+    `cache_dir`.
+    """
+    return _minimemo_folder("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+
+
+def _minimemo_folder(xdg: str, unix: str, mac: str) -> Path:
+    try:
+        if chosen := os.environ.get("MINIMEMO_HOME"):
+            return Path(chosen).expanduser().absolute()
+        if sys.platform == "darwin":
+            return Path.home() / mac / "minimemo"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minimemo"
+        named = os.environ.get(xdg, "")
+        return (Path(named) if os.path.isabs(named) else Path.home() / unix) / "minimemo"
+    except RuntimeError as error:  # pathlib knows no home folder
+        raise InputError("MINIMEMO_HOME: no home folder is known; set it to a folder for the models") from error
+
+
+def models_dir() -> Path:
+    """The folder that holds one folder for each pulled model."""
+    return cache_dir() / "models"
+
+
+def model_dir(name: str) -> Path:
+    """The folder of one model: a catalogue name, or a hub's `owner/name` (one flat level: `owner--name`)."""
+    return models_dir() / name.replace("/", "--")
+
+
+def profiles_dir() -> Path:
+    """The folder of the transform codec's profiles."""
+    return _data("profiles")
+
+
+def memos_dir() -> Path:
+    """The folder of the list of memos: a small file for each."""
+    return _data("memos")
+
+
+def store_file() -> Path:
+    """The index over the passages of all memos."""
+    return _data("store.bin")
+
+
+def _data(name: str) -> Path:
+    """A place in the data folder. What an earlier version put under this name into the cache folder is moved there, and
+    used where it is if it cannot be moved."""
+    new, old = data_dir() / name, cache_dir() / name
+    if new == old or not old.exists():
+        return new
+    try:
+        new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for source in list(old.iterdir()) if old.is_dir() else [old]:
+            target = new / source.name if old.is_dir() else new
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                part = target.with_name(f".{target.name}.{os.getpid()}.part")
+                shutil.copyfile(source, part)  # perhaps to another file system
+                os.replace(part, target)
+            source.unlink()
+        if old.is_dir():
+            old.rmdir()
+    except FileNotFoundError:  # another process moved it just now
+        return new
+    except OSError:
+        return new if new.exists() and not old.exists() else old
+    return new
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is whole or absent, readers never see a part of it; makes its folder. Raises OSError.
+
+    What a killed process left of the same file is removed. After a power cut an earlier content may be back: see `put`.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _runs(stale.name.rsplit(".", 2)[1].split("-")[0]):
+            stale.unlink(missing_ok=True)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process of that number runs; True where the system cannot be asked."""
+    try:
+        if os.name == "posix":
+            os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def put(source: Path, target: Path) -> None:
+    """Gives a file or a folder the name `target`, which no folder has yet. Raises OSError."""
+    _sync(source)
+    os.replace(source, target)
+    _sync_folder(target.absolute().parent)
+
+
+def _sync(path: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _sync(inner)
+        _sync_folder(path)
+    else:
+        _sync_file(path)
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # Windows opens no folders, some network file systems sync none
+        _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
+
+
+def size(count: float) -> str:
+    """For people: 20.4 MB."""
+    for unit, scale in _UNITS.items():
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}B"
+    return f"{count:.0f} B"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of 20MB, 500kB, 1.5GB or a plain number. Raises InputError for anything else, and for less than a byte."""
+    written = _WRITTEN.fullmatch(text.strip())
+    scales = {"": 1.0, **{unit.lower(): scale for unit, scale in _UNITS.items()}}
+    count = round(float(written[1]) * scales[written[2].lower()]) if written else 0
+    if count < 1:
+        raise InputError(f"size {text!r}: write it like 20MB, 500kB, 1.5GB or 300000")
+    return count

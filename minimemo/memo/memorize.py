@@ -1,0 +1,211 @@
+"""Token ids -> memory.bin: read in fixed memory, coded block by block, resumed after a kill from the last whole block.
+
+A build that goes on gives the bytes of one that was never interrupted: it goes on where a chunk of the reading ends,
+with the exact keys and values that the reading looks at there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from minimemo.ask import DEFAULTS
+from minimemo.errors import InputError, ModelError
+from minimemo.events import Event, Listener
+from minimemo.files import size
+from minimemo.memo import manifest as names
+from minimemo.memo.folder import MEMO, QUALITY, TAIL
+from minimemo.memo.manifest import Judged, Recipe
+from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from minimemo.engine.engine import Engine
+    from minimemo.engine.reading import Reading, Window
+    from minimemo.memory.codec import Codec, KVLayout
+    from minimemo.memory.reader import MemoryReader
+    from minimemo.memory.tail import ExactTail
+    from minimemo.memory.writer import MemoryWriter
+
+WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
+WINDOW, STEP, FIRST = 2048, 512, 16
+_LEAST = 256  # tokens of a window
+_OPENING_ROOM = 64  # tokens of the text before the document; about 30
+LONG, SAMPLE = 300_000, 8192  # tokens of which a build says how long it will take, and after how many
+
+
+def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
+    """How documents are read by a model of this context (Recipe.reading); window: as the user wants it.
+
+    Raises InputError for a window that does not fit the context, ModelError for a context that is too short for any.
+    """
+    most = max_context - STEP - FIRST - _OPENING_ROOM
+    if most < _LEAST:
+        raise ModelError(f"a context of {max_context} tokens is too short to read with; use a model of 2,048 or more")
+    if window is not None and not _LEAST <= window <= most:
+        raise InputError(f"window {window}: choose {_LEAST} to {most} tokens for this model")
+    whole = min(max(0, max_context - DEFAULTS.memory_room()), WHOLE, window or WHOLE)
+    return {"whole": whole, "window": window or min(WINDOW, most), "step": STEP, "first": FIRST}
+
+
+def window_of(rule: Mapping[str, int], opening: int, tokens: int, max_context: int) -> Window | None:
+    """The window through which `tokens` are read, `opening` of which stand before the document; None: all is seen."""
+    from minimemo.engine.reading import Window
+
+    if tokens <= rule["whole"]:
+        return None
+    window = Window(opening + rule["first"], rule["window"], rule["step"])
+    if window.capacity > max_context:
+        raise InputError(
+            f"prompts: {opening} tokens before the document leave no room in a context of {max_context}; "
+            "shorten memory_intro or choose a smaller window"
+        )
+    return window
+
+
+def write_memory(
+    ids: np.ndarray,
+    opening: Sequence[int],
+    engine: Engine,
+    recipe: Recipe,
+    codec: Codec,
+    scratch: Path,
+    on_event: Listener,
+    old: MemoryReader | None = None,
+    old_quality: Sequence[Judged] = (),
+) -> tuple[Judged, ...]:
+    """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
+
+    codec: the one that the recipe names.
+    old: the memory of an earlier state of the document, by the same recipe, whose exact end lies in `scratch`;
+    old_quality: what was measured of it. Returns what was measured of this one.
+    """
+    import numpy as np
+
+    from minimemo.engine.reading import Reading
+    from minimemo.memo.quality import QualityCard
+    from minimemo.memory.writer import MemoryWriter
+
+    path = scratch / MEMO / names.MEMORY
+    sequence = np.concatenate((np.array(opening, np.int32), ids))
+    header = {
+        "model": recipe.model,
+        "document": recipe.document_sha256,
+        "opening": recipe.opening,
+        "opening_tokens": len(opening),
+        "codec": recipe.codec,
+        "params": recipe.params,
+    }
+    window = window_of(recipe.reading, len(opening), len(sequence), engine.config.max_context)
+    reading = Reading(engine, len(sequence), window)
+    card = QualityCard(scratch / QUALITY, sequence, len(opening), codec, engine)
+    if path.exists():  # it appears when it is whole
+        if not card.judged:
+            card.measure_again(reading)
+        return card.judged
+    with (
+        MemoryWriter(path, header, level=codec.level) as writer,
+        _tail(scratch, reading, recipe, codec.layout) as tail,
+    ):
+        if old is not None and not writer.hashes:
+            card.adopt(old_quality, _take(old, writer, sequence, recipe))
+        hashes = _go_on(reading, writer, tail, sequence)
+        pace = _Pace(reading.position, len(sequence), writer, on_event)
+        assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
+        if reading.position:
+            on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
+        on_event(Event("read", reading.position, len(sequence), "tok"))
+        for piece in reading.read(sequence[reading.position :].tolist()):
+            on_event(Event("read", reading.position, len(sequence), "tok"))
+            for block in assembler.push(piece.ids, piece.keys, piece.values):
+                tail.put(block)  # first: what the memory holds can be gone on from
+                card.look(block, tail)
+                following = len(sequence) - block.start - block.tokens
+                writer.add(block.hash, block.ids, codec.encode(block, following))
+            pace.tell(reading.position)
+        if (rest := assembler.finish()) is not None:
+            card.look(rest, tail)
+            writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
+    if not card.judged:
+        card.measure_again(Reading(engine, len(sequence), window))
+    return card.judged
+
+
+class _Pace:
+    """Says of a long document, once its first tokens are read, how long it will take and how large its memory gets."""
+
+    def __init__(self, position: int, tokens: int, writer: MemoryWriter, on_event: Listener) -> None:
+        self._first, self._tokens = position, tokens
+        self._writer, self._on_event = writer, on_event
+        self._begin = perf_counter()
+        self._told = tokens < LONG
+
+    def tell(self, position: int) -> None:
+        if self._told or position < self._first + SAMPLE:
+            return
+        self._told = True
+        left = (perf_counter() - self._begin) / (position - self._first) * (self._tokens - position)
+        whole = self._writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * self._tokens
+        note = (
+            f"{self._tokens:,} tokens: about {max(1, round(left / 60))} minutes to read, memory.bin about {size(whole)}"
+        )
+        self._on_event(Event(note, 1, 1, "note"))
+
+
+def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> ExactTail:
+    """With room for what is seen at the end of a chunk, and for the blocks of two chunks more: a kill may come between
+    a block and the end of its chunk, and a document may grow from a little before its end."""
+    from minimemo.memory.tail import ExactTail
+
+    window = reading.window
+    if window is None:
+        return ExactTail(scratch / TAIL, layout, pinned=0, ring=recipe.reading["whole"] // BLOCK_TOKENS + 1)
+    ring = (window.tokens + window.step + 2 * reading.chunk) // BLOCK_TOKENS + 2
+    return ExactTail(scratch / TAIL, layout, pinned=-(-window.sinks // BLOCK_TOKENS), ring=ring)
+
+
+def _take(old: MemoryReader, writer: MemoryWriter, sequence: np.ndarray, recipe: Recipe) -> int:
+    """Takes over the blocks with which another memory begins like `sequence`, if both are read in the same way; their
+    number.
+
+    Without the last full block of either: a codec may treat the end of a document in a way of its own.
+    """
+    if (old.tokens <= recipe.reading["whole"]) != (len(sequence) <= recipe.reading["whole"]):
+        return 0
+    hashes = chain(sequence, min(old.tokens, len(sequence)) // BLOCK_TOKENS - 1)
+    same = 0
+    while same < len(hashes) and old.block(same).hash == hashes[same]:
+        same += 1
+    writer.take(old, same)
+    return same
+
+
+def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
+    """Restores the reading to the last place that writer and tail agree on, cuts the rest off; hashes up to there."""
+    known = writer.hashes
+    hashes = chain(sequence, len(known))
+    same = next((i for i, hash_ in enumerate(hashes) if hash_ != known[i]), len(hashes))
+    unit = math.lcm(reading.chunk, BLOCK_TOKENS)
+    for position in range(same * BLOCK_TOKENS // unit * unit, 0, -unit):
+        blocks = sorted({at // BLOCK_TOKENS for span in reading.kept(position) for at in span})
+        if all(tail.has(index, hashes[index]) for index in blocks) and all(
+            tail.get(index, hashes[index]) for index in blocks
+        ):
+            reading.restore(position, _parts(tail, blocks, hashes))
+            del hashes[position // BLOCK_TOKENS :]
+            break
+    else:
+        hashes = []
+    writer.cut(len(hashes))
+    return hashes
+
+
+def _parts(tail: ExactTail, blocks: Sequence[int], hashes: Sequence[bytes]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    for index in blocks:
+        if (found := tail.get(index, hashes[index])) is not None:
+            yield index * BLOCK_TOKENS, *found

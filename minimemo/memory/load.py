@@ -1,0 +1,124 @@
+"""A view's blocks from their files into a cache: decoded, kept for the next question, rotated to their new positions.
+
+Letters: L layers, G kv heads, n tokens of a block, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minimemo.engine.cache import KVCache
+from minimemo.engine.engine import Engine
+from minimemo.errors import MemoError
+from minimemo.events import Event, Listener, silent
+from minimemo.memory.codec import Codec
+from minimemo.memory.reader import MemoryReader
+from minimemo.memory.view import MemoryView, Part, whole
+
+KEPT_BYTES = 256 << 20  # of decoded blocks: 40 blocks of the 0.5B model, 10,000 tokens
+_AGAIN = "build it again: minimemo build DOCUMENT"
+
+
+class StoredMemory:
+    """Open memory.bin files of one model, each with its codec, and views of them in caches.
+
+    The blocks decoded last are kept for later views, up to KEPT_BYTES. decoded: running count of decoded blocks, for
+    anyone who wants to know what a call cost. extents: of the files, in order.
+    """
+
+    def __init__(
+        self, files: Sequence[tuple[MemoryReader, Codec]], engine: Engine, on_event: Listener = silent
+    ) -> None:
+        """Raises MemoError for a header that does not say where its document begins."""
+        self.extents = tuple(reader.extent for reader, _ in files)
+        self.decoded = 0
+        self._files = tuple(files)
+        self._engine = engine
+        self._on_event = on_event
+        self._kept: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
+
+    @torch.inference_mode()
+    def load(self, view: MemoryView, room: int) -> KVCache:
+        """A new cache of the view's tokens, with room for `room` tokens more, or what the model's context leaves.
+
+        One block is decoded at a time. A damaged block whose ids are whole is computed again, seeing what the view has
+        before it, and a note says so (not where the cache packs). Raises MemoError for other damage, for a view beyond
+        the model's context, and for a memory of another model or dtype.
+        """
+        engine = self._engine
+        capacity = min(view.tokens + room, engine.config.max_context)
+        if view.tokens > capacity:
+            raise MemoError(
+                f"the memory's {view.tokens} tokens exceed the cache of {capacity} by {view.tokens - capacity}: "
+                "choose fewer blocks or a larger cache"
+            )
+        with engine.alone():
+            cache = engine.new_memory(view.tokens, capacity)
+            for memory in sorted({part.memory for part in view.parts}):
+                _check_model(self._files[memory][1], cache)
+            for done, part in enumerate(view.parts, 1):
+                self._append(part, cache)
+                self._on_event(Event("load memory", done, len(view.parts), "blocks"))
+        if view == whole(self.extents):
+            self._kept.clear()  # all of them are in the cache
+        return cache
+
+    def block(self, memory: int, index: int) -> tuple[Tensor, Tensor]:
+        """Keys (before RoPE) and values, each (L, G, n, D), not to be written to. Raises MemoError for damaged ones."""
+        if (memory, index) in self._kept:
+            self._kept.move_to_end((memory, index))
+            return self._kept[memory, index]
+        reader, codec = self._files[memory]
+        streams = reader.payload(index)
+        try:
+            kv = codec.decode(streams, reader.block(index).tokens)
+        except MemoError as error:
+            raise MemoError(f"{reader.path}: block {index}: {error}; {_AGAIN}") from None
+        self.decoded += 1
+        self._kept[memory, index] = kv
+        while sum(x.nbytes for pair in self._kept.values() for x in pair) > KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return kv
+
+    def _append(self, part: Part, cache: KVCache) -> None:
+        """Appends the tokens of one part, at the positions after the cache's end."""
+        try:
+            keys, values = self.block(part.memory, part.block)
+        except MemoError as error:
+            if cache.bits:
+                raise
+            self._compute(part, cache)
+            self._on_event(Event(f"{error}; computed from its text for now", 1, 1, "note"))
+            return
+        keys, values = (x[:, :, part.first : part.end].to(cache.keys.device) for x in (keys, values))
+        try:
+            cache.append(self._engine.decoder.rope.rotate(keys, cache.length), values)
+        except ValueError as error:
+            path = self._files[part.memory][0].path
+            raise MemoError(f"{path}: block {part.block}: {error}; open it with kv-dtype bfloat16") from None
+
+    def _compute(self, part: Part, cache: KVCache) -> None:
+        """Reads the part's ids into the cache, as the model does."""
+        ids = self._files[part.memory][0].ids(part.block)[part.first : part.end].tolist()
+        if any(not 0 <= token < self._engine.config.vocab_size for token in ids):
+            raise MemoError(f"memory.bin: damaged (tokens that the model does not have); {_AGAIN}")
+        self._engine.extend(cache, ids)
+
+
+def _check_model(codec: Codec, cache: KVCache) -> None:
+    layers, heads, _, dim = cache.keys.shape
+    if codec.layout.shape(0) != (layers, heads, 0, dim):
+        raise MemoError(
+            f"the memory holds {codec.layout}, the model runs {layers} layers of {heads} x {dim}: "
+            "open it with the model that it was built with"
+        )
+    runs_in = f"int{cache.bits}" if cache.bits else str(cache.dtype).removeprefix("torch.")
+    if codec.lossless and codec.layout.dtype != runs_in:
+        raise MemoError(
+            f"the memory is exact in {codec.layout.dtype}, the model runs with keys and values in {runs_in}: "
+            f"open it with kv-dtype {codec.layout.dtype}"
+        )

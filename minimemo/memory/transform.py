@@ -1,0 +1,222 @@
+"""The transform codec: all layers of a token as one vector, in a basis calibrated for the model, rounded with one step.
+
+Rounding every component with the same step and coding it by entropy is reverse water-filling: components quieter than
+the step vanish by themselves, no bit allocation is needed. The step is the quality. Sinks stay exact.
+
+Letters: L layers, G kv heads, n tokens, D head dim, S sinks; a group of layers has C = layers * G * D numbers a token.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minimemo.errors import MemoError
+from minimemo.kernels import Basis
+from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
+from minimemo.memory.codec import (
+    KVLayout,
+    Streams,
+    byte_planes,
+    checked_kv,
+    sinks_from,
+    sinks_of,
+    whole_number,
+)
+from minimemo.memory.profile import Profile, Transform, joint
+from minimemo.memory.symbols import LARGEST, Band, bands, pack, unpack
+
+SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
+TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
+QUIET = 0.08  # steps: of a Laplacian component this quiet, 1 symbol in 7,000 is not zero; it is left out
+FINE = 8  # steps: the root mean square of numbers from which on products of 8 bits would add 6 % to the squared error
+LOUD = 0.3  # steps: 1 symbol in 11 is not zero; whole vectors are quicker from here on (1,000 rows: 4.2 ms either way)
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One Transform at one step: what is coded of a group's keys or values."""
+
+    half: Transform
+    step: float
+    plan: tuple[Band, ...]
+    basis: Basis  # (r, C), only components that are coded
+
+    @classmethod
+    def of(cls, half: Transform, step: float) -> _Part:
+        steps = half.deviation.numpy() / step
+        kept, loud = (int((steps >= least).sum()) for least in (QUIET, LOUD))
+        fine = bool((steps**2).sum() > FINE**2 * half.mean.numel())
+        return cls(half, step, bands(steps[:kept]), Basis(half.basis[:kept], loud, exact=fine))
+
+    @property
+    def streams(self) -> int:
+        return len(self.plan) + 2
+
+    def scale(self) -> Tensor:
+        """(C,)"""
+        return self.half.weight.repeat_interleave(self.half.mean.numel() // self.half.weight.numel())
+
+    def encode(self, x: Tensor) -> Streams:
+        """x (n, C) float32."""
+        components = self.basis.components((x - self.half.mean) * self.scale())
+        symbols = (components / self.step).round_().clamp_(-LARGEST, LARGEST).to(torch.int32)
+        return pack(symbols.T.contiguous().numpy(), self.plan)
+
+    def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
+        """Into out (layers, G, n, D) float32, a part of a larger one."""
+        symbols = torch.from_numpy(unpack(streams, self.plan, out.shape[2]))
+        inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
+        self.basis.inverse(symbols, self.step, self.half.mean * self.scale(), inverse, out.flatten(0, 1))
+
+
+class TransformCodec:
+    """`profile` in `make_codec`'s parameters is the hash of a Profile; key_step, value_step: in its weighted units.
+
+    Error bound: in the basis, each coded component is off by at most half a step (unless beyond 32,767 steps), plus,
+    where the step is not `FINE`, what products of 8 bits add: 0.05 of the token's weighted distance from the mean at
+    worst, in practice a few thousandths, spread over all components. What lies outside the coded components is lost.
+    The first tokens of the sequence are exact: an opening that the profile knows (as the profile has it), else the
+    first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
+
+    Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
+    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `packing` for
+    keys and for values; all those of the tail in one, each after its length (u32).
+    """
+
+    name = "klt"
+    lossless = False
+    level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
+
+    def __init__(
+        self, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
+    ) -> None:
+        """Raises MemoError for steps out of range and a profile of a model of another shape."""
+        whole_number("sinks", sinks, 0, BLOCK_TOKENS)
+        for name, step in (("key_step", key_step), ("value_step", value_step)):
+            if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
+                raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
+        width = layout.num_kv_heads * layout.head_dim
+        if (
+            profile.layers != layout.num_layers
+            or any(len(half.mean) != len(half.weight) * width for half in (*profile.keys, *profile.values))
+            or any(x.kv.shape != (2, *layout.shape(len(x.ids))) for x in profile.openings)
+        ):
+            raise MemoError(f"codec: profile {profile.hash} is of a model of another shape than {layout}")
+        if [len(half.weight) for half in profile.keys] != [len(half.weight) for half in profile.values]:
+            raise MemoError(f"codec: profile {profile.hash} groups the layers of keys and of values in different ways")
+        self.layout = layout
+        self.profile = profile
+        self.steps = float(key_step), float(value_step)
+        self.sinks = sinks
+        self._parts, self._fine = (
+            [
+                (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))
+                for key, value in zip(profile.keys, profile.values, strict=True)
+            ]
+            for finer in (1, FINER)
+        )  # keys and values of each group of layers; the same for the tail
+
+    def params(self) -> dict[str, Any]:
+        steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
+        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks}
+
+    def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
+        keys, values = checked_kv(block, self.layout)
+        opening = self._opening(block)
+        exact = sinks_of(block, keys, values, 0 if opening else self.sinks)
+        kept = len(self.profile.openings[opening - 1].ids) if opening else exact.shape[3]
+        fine = max(0, min(TAIL - following, block.tokens - kept))
+        last = block.tokens - fine
+        middle = [x[:, :, kept:last] for x in (keys, values)]
+        tail = self._encode(self._fine, [x[:, :, last:] for x in (keys, values)]) if fine else ()
+        return (
+            bytes([opening, fine]) if opening or fine else b"",
+            *byte_planes(exact),
+            *self._encode(self._parts, middle),
+            b"".join(_LENGTH.pack(len(stream)) + stream for stream in tail),
+        )
+
+    def _encode(self, groups: Sequence[tuple[_Part, _Part]], kinds: Sequence[Tensor]) -> Iterator[bytes]:
+        """kinds: keys and values (L, G, n, D)."""
+        for layers, parts in self._by_layers(groups):
+            for part, x in zip(parts, kinds, strict=True):
+                yield from part.encode(joint(x[layers]))
+
+    def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
+        layer = 0
+        for parts in groups:
+            end = layer + len(parts[0].half.weight)
+            yield slice(layer, end), parts
+            layer = end
+
+    def _opening(self, block: KVBlock) -> int:
+        """The number of the opening with which a block begins, from 1; 0 when it begins with none."""
+        if block.start == 0:
+            for number, opening in enumerate(self.profile.openings, 1):
+                if np.array_equal(opening.ids.numpy(), block.ids[: len(opening.ids)]):
+                    return number
+        return 0
+
+    def _exact(self, opening: int, planes: Streams, tokens: int) -> Tensor:
+        """(2, L, G, S, D) float32: the first tokens of a block of `tokens`."""
+        if not opening:
+            return sinks_from(planes, self.layout, tokens)
+        if opening > len(self.profile.openings) or any(planes):
+            raise MemoError("a block begins with an opening that its profile does not know")
+        found = self.profile.openings[opening - 1].kv
+        if found.shape[3] > tokens:
+            raise MemoError(f"an opening of {found.shape[3]} tokens in a block of {tokens}")
+        return found.to(self.layout.torch_dtype).float()
+
+    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+        """As the protocol says, in float32."""
+        layers, heads, _, dim = self.layout.shape(tokens)
+        width = 1 + self.layout.torch_dtype.itemsize
+        expected = width + _count(self._parts) + 1
+        if len(streams) != expected or len(streams[0]) not in (0, 2):
+            raise MemoError(f"{len(streams)} streams where {expected} belong, or a head of {len(streams[0])} bytes")
+        opening, fine = streams[0] or (0, 0)
+        exact = self._exact(opening, streams[1:width], tokens)
+        kept, last = exact.shape[3], tokens - fine
+        if kept > last:
+            raise MemoError(f"{kept} exact tokens and a tail of {fine} in a block of {tokens}")
+        found = torch.empty(2, layers, heads, tokens, dim)
+        found[:, :, :, :kept] = exact
+        self._decode(self._parts, streams[width:-1], found[:, :, :, kept:last])
+        if fine or streams[-1]:
+            self._decode(self._fine, _split(streams[-1], _count(self._fine)), found[:, :, :, last:])
+        return found[0], found[1]
+
+    def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
+        """Into out (2, L, G, n, D)."""
+        left = iter(streams)
+        for layers, parts in self._by_layers(groups):
+            for part, x in zip(parts, out, strict=True):
+                part.decode([next(left) for _ in range(part.streams)], x[layers])
+
+
+def _count(groups: Sequence[tuple[_Part, _Part]]) -> int:
+    return sum(part.streams for parts in groups for part in parts)
+
+
+def _split(joined: bytes, count: int) -> Streams:
+    """Undoes the joining of the tail's streams. Raises MemoError unless it is exactly `count` of them."""
+    found, at = [], 0
+    for _ in range(count):
+        if len(joined) - at < _LENGTH.size:
+            raise MemoError("a block's tail is cut off")
+        (length,) = _LENGTH.unpack_from(joined, at)
+        at += _LENGTH.size
+        found.append(joined[at : at + length])
+        at += length
+    if at != len(joined):
+        raise MemoError("a block's tail is of another length than its streams")
+    return tuple(found)

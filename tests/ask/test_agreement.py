@@ -1,0 +1,47 @@
+"""Of two short answers, from passages and from memory, the one that both find likelier."""
+
+from __future__ import annotations
+
+import pytest
+
+from minimemo.ask import Piece, Settings
+from minimemo.ask.writer import LocalGenerator
+from tests.ask.test_session import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House
+
+MEMORY = "phrase or explanation asked for"  # of the prompt for an answer from memory
+QUEEN, KING = "the queen of Spain", "the king of France"
+SCRIPT = {MEMORY: QUEEN, **EN_SCRIPT}
+
+
+@pytest.mark.parametrize(("likely", "text"), [([QUEEN], QUEEN), ([KING], KING), ([], KING)])
+def test_the_likelier_answer_is_given(likely: list[str], text: str) -> None:
+    house = House(engine=FakeEngine(SCRIPT, likely=likely))
+    *steps, answer = house.session.stream(QUESTION)
+    assert answer.text == text and answer.passages
+    assert "".join(step.text for step in steps if isinstance(step, Piece)) == text
+    assert house.untouched() and answer.timings["weigh"] >= 0
+
+
+@pytest.mark.parametrize("recalled", [KING, "", "King of France.", "France"])
+def test_one_answer_needs_no_weighing(recalled: str) -> None:
+    """Nor does the memory's where it is a part of the other: the shorter of two is likelier whatever is right."""
+    house = House(script={MEMORY: recalled, **EN_SCRIPT})
+    house.engine.likelihoods = None
+    assert house.session.ask(QUESTION).text == KING
+
+
+def test_a_long_answer_streams_and_stands() -> None:
+    house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]), settings=Settings(agreed_tokens=5))
+    answer = house.session.ask(QUESTION)
+    assert answer.text == KING
+    assert not any(MEMORY in prompt for prompt in house.engine.prompts), "the memory is not asked"
+    off = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]), settings=Settings(agreed_tokens=0))
+    assert off.session.ask(QUESTION).text == KING
+
+
+def test_only_memorag_with_the_models_own_answers() -> None:
+    house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]))
+    assert house.session.ask(QUESTION, "rag").text == KING
+    assert house.session.answer(QUESTION, ["It was for the king of France."]).text == KING
+    foreign = House(engine=house.engine, generator=LocalGenerator(FakeEngine(SCRIPT), FakeTokenizer()))
+    assert foreign.session.ask(QUESTION).text == KING

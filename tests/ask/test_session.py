@@ -1,0 +1,654 @@
+"""The loop, with a scripted engine: what is asked of memory, what is searched, what is shown, what comes back.
+
+Several tests hold a defect of the system that the loop follows: each says which.
+"""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from minimemo.ask import Answer, Found, Piece, Session, Settings, memory_opening
+from minimemo.ask.writer import LocalGenerator
+from minimemo.errors import InputError
+from minimemo.events import Event
+from minimemo.memory.view import Extent
+from minimemo.text.scripts import shingles
+
+ENGLISH = (
+    "The plague came to Paris in 1348. ",
+    "A report was written by the doctors for the king of France. ",
+    "It blamed the heavens, where three planets had met. ",
+    "Later the fleas of black rats were found guilty. ",
+    "Nothing else of note was built in that year. ",
+)
+CHINESE = (
+    "一三四八年，黑死病传到了巴黎。",
+    "医生们为法国国王写了一份医疗报告。",
+    "报告把瘟疫归咎于天上三颗行星的会合。",
+    "后来人们发现，黑鼠身上的跳蚤才是元凶。",
+    "那一年没有别的值得一提的建筑。",
+)
+
+
+class FakeTokenizer:
+    """One token a character; control tokens are negative and cannot come from text."""
+
+    stop_ids = frozenset({-9})
+    break_ids = frozenset[int]()
+
+    def __init__(self, has_chat_template=True):
+        self.has_chat_template = has_chat_template
+
+    def encode(self, text):
+        return [ord(char) for char in text]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i >= 0)
+
+    def turn(self, system):
+        if not self.has_chat_template:
+            return [-1], []
+        return [-1, *self.encode(system or ""), -2], [-3]
+
+    def stream(self):
+        return SimpleNamespace(push=lambda token: self.decode([token]), flush=lambda: "")
+
+
+class FakeCache:
+    def __init__(self, capacity, ids=()):
+        self.capacity = capacity
+        self.ids = list(ids)
+
+    @property
+    def length(self):
+        return len(self.ids)
+
+    def truncate(self, n):
+        assert 0 <= n <= self.length
+        del self.ids[n:]
+
+    def extend(self, ids):
+        assert self.length + len(ids) <= self.capacity
+        self.ids.extend(ids)
+
+    def __copy__(self):
+        raise AssertionError("the memory was copied")
+
+    __deepcopy__ = __copy__
+
+
+class FakeMemory:
+    """Blocks of one token. Views are made of the ids themselves, so a test sees what a prompt stands behind."""
+
+    def __init__(self, documents, openings):
+        self.ids = documents
+        self.extents = [Extent(len(ids), opening, 1) for ids, opening in zip(documents, openings, strict=True)]
+        self.views = []
+        self.cache = None
+
+    def load(self, view, room):
+        self.views.append(view)
+        ids = [self.ids[part.memory][part.block] for part in view.parts]
+        self.loaded = ids
+        self.cache = FakeCache(len(ids) + room, ids)
+        return self.cache
+
+
+class FakeEngine:
+    """Replies with the first script whose key stands in the prompt (after the document, when there is one)."""
+
+    def __init__(self, script, max_context=6000, likely=()):
+        self.script = script
+        self.likely = likely  # replies that it finds likelier than others
+        self.more = ""  # what it says when it is held to go on
+        self.config = SimpleNamespace(max_context=max_context)
+        self.prefilled = self.decoded = 0
+        self.prompts, self.batches = [], []
+
+    def new_cache(self, capacity):
+        return FakeCache(capacity)
+
+    def reply_to(self, ids):
+        prompt = FakeTokenizer().decode(ids)
+        reply = next((reply for key, reply in self.script.items() if key in prompt), "nothing scripted")
+        if isinstance(reply, BaseException):
+            raise reply
+        return FakeTokenizer().encode(reply)
+
+    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None):
+        assert cache.length + len(ids) + max_tokens <= self.config.max_context
+        if not min_tokens:
+            self.prompts.append(FakeTokenizer().decode(ids))
+        cache.extend(ids)
+        self.prefilled += len(ids)
+        for token in (FakeTokenizer().encode(self.more) if min_tokens else self.reply_to(ids))[:max_tokens]:
+            yield token
+            cache.extend([token])
+            self.decoded += 1
+
+    def generate_batch(self, memory, prompts, *, max_tokens, stop, sampling=None):
+        assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
+        self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
+        self.prefilled += sum(map(len, prompts))
+        return [self.reply_to(ids)[:max_tokens] for ids in prompts]
+
+    def likelihoods(self, cache, ids, replies, stop):
+        assert cache.length + len(ids) + max(map(len, replies)) <= cache.capacity
+        return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
+
+
+class FakeRetriever:
+    """Scores the sentences of a document by shared character n-grams."""
+
+    def __init__(self, sentences):
+        self.queries = []
+        self.regions = []
+        self.chunks = []
+        for text in sentences:
+            start = self.chunks[-1].end if self.chunks else 0
+            end = start + len(text)
+            self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
+
+    sources = ("embedding", "lexical")
+
+    def holds(self, word):
+        return any(word.casefold() in chunk.text.casefold() for chunk in self.chunks)
+
+    def retrieve(self, queries, k, *, regions=False):
+        self.queries.append(list(queries))
+        self.regions.append(regions)
+        return [self._one(query, k) for query in queries]
+
+    def quote(self, query, hits, k=3):
+        return hits[:1]
+
+    def _one(self, query, k):
+        grams = shingles(query)
+        scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
+        scored.sort(key=lambda pair: -pair[0])
+        return [
+            SimpleNamespace(chunk=c, score=score, sources=self.sources, document=0)
+            for score, c in scored[:k]
+            if score > 0
+        ]
+
+
+EN_SCRIPT = {
+    "Sentences of the document": "1. A report was written by the doctors for the king of France.\n2. A report was",
+    "Three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
+    "Short answer:": "The king who ruled France from Paris.",
+    "What happens, or is discussed": "The plague came to Paris in 1348. The fleas of black rats were found guilty. And",
+    "summary of the whole document": "The plague came to Paris; fleas were guilty.",
+    "Answer the question from the passages": "the king of France",
+    "Answer the question from the document above, in": "the king of France",
+    "Question:": "a king",
+}
+ZH_SCRIPT = {
+    "有助于回答的原句": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
+    "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
+    "简短的答案": "腓力六世陛下",
+    "文档里说了什么": "黑死病传到了巴黎。\n跳蚤是元凶。然后",
+    "摘要": "黑死病传到巴黎，跳蚤是元凶。",
+    "根据段落回答": "法国国王",
+    "根据上面的文档回答": "法国国王",
+    "问题": "国王",
+}
+
+
+class House:
+    """A session with everything in it at hand."""
+
+    def __init__(
+        self, sentences=ENGLISH, script=EN_SCRIPT, language="en", *, context=6000, chat=True, engine=None, **options
+    ):
+        self.document = "".join(sentences)
+        self.engine = engine or FakeEngine(script, context)
+        self.tokenizer = FakeTokenizer(chat)
+        self.retriever = FakeRetriever(sentences)
+        opening = memory_opening(language).ids(self.tokenizer)
+        self.ids = opening + self.tokenizer.encode(self.document)
+        self.memory = FakeMemory([self.ids], [len(opening)])
+        self.events: list[Event] = []
+        self.session = Session(
+            self.engine,
+            self.tokenizer,
+            self.retriever,
+            lambda: self.memory,
+            language=language,
+            on_event=self.events.append,
+            **options,
+        )
+
+    @property
+    def loads(self):
+        return len(self.memory.views)
+
+    def untouched(self):
+        return self.memory.cache.ids == self.memory.loaded
+
+
+def chinese_house(**options):
+    return House(CHINESE, ZH_SCRIPT, "zh", **options)
+
+
+QUESTION = "Who was the report written for?"
+ZH_QUESTION = "医疗报告是为谁写的？"
+
+
+def test_a_draft_searches_and_is_not_shown():
+    """Small models copy one that they are shown: in Chinese it cost the 0.5B model 13.7 points of F1."""
+    house = House(script={**EN_SCRIPT, "Short answer:": "It was for the Emperor of Brazil."})
+    answer = house.session.ask(QUESTION)
+    assert answer.draft == "It was for the Emperor of Brazil." and answer.text == "the king of France"
+    assert house.retriever.queries[0][-1] == f"{QUESTION} {answer.draft}"
+    assert "Brazil" not in house.engine.prompts[-1]
+
+
+def test_memorag_walks_from_clues_to_an_answer_with_sources():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    assert answer.text == "the king of France"
+    assert (answer.mode, answer.language, answer.question) == ("memorag", "en", QUESTION)
+    assert [clue.kind for clue in answer.clues] == ["recall", "rewrite", "rewrite", "draft"]
+    assert answer.draft == "The king who ruled France from Paris."
+    assert answer.supported
+    assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
+    assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]]
+    assert len(house.engine.batches) == 1 and len(house.engine.batches[0]) == 3  # recall, rewrite, draft together
+
+
+def test_the_question_is_always_searched_and_searched_first():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    (queries,) = house.retriever.queries
+    assert queries[0] == QUESTION
+    assert queries[1 : 1 + 3] == [clue.text for clue in answer.clues[:3]]
+    assert queries[4] == f"{QUESTION} {answer.draft}"
+    silent = House(
+        script={
+            "Passages:": "the king of France",
+            "document above": "",
+            "Three short questions": "",
+            "Short answer:": "",
+        }
+    )
+    assert silent.session.ask(QUESTION).clues == ()
+    assert silent.retriever.queries == [[QUESTION]]
+
+
+@pytest.mark.parametrize(
+    ("question", "regions"),
+    [(QUESTION, False), ("Describe the report of the doctors.", True), ("Summarize the document.", False)],
+)
+@pytest.mark.parametrize("mode", ["memorag", "rag"])
+def test_a_paragraph_searches_for_regions_a_phrase_and_the_points_of_a_summary_for_places(question, regions, mode):
+    house = House()
+    house.session.ask(question, mode)
+    regions = regions or (mode == "rag" and "Summarize" in question)  # there it is a question as any other
+    assert regions in house.retriever.regions and len(set(house.retriever.regions)) == 1
+
+
+def test_a_paragraph_is_told_by_memory_in_english_and_by_the_passages_of_the_question_in_chinese():
+    house = chinese_house()
+    memorag, rag = (house.session.ask("关于“医生的报告”，讨论了哪些内容？", mode) for mode in ("memorag", "rag"))
+    asked = house.engine.prompts
+    assert len(asked) == 2 and asked[0] == asked[1] and "段落：" in asked[0]
+    assert memorag.clues == () and memorag.passages == rag.passages and memorag.text == rag.text
+    house = House()
+    told = house.session.ask("Describe the report of the doctors.")
+    assert told.passages and told.clues == () and "Passages:" not in house.engine.prompts[-1]
+
+
+def test_chinese_clues_reach_the_search():
+    """Defect: clues were kept when they had more than three words between spaces, so no Chinese one ever was."""
+    house = chinese_house()
+    answer = house.session.ask(ZH_QUESTION)
+    assert [clue.kind for clue in answer.clues] == ["recall", "recall", "rewrite", "rewrite", "draft"]
+    assert house.retriever.queries[0][1] == "医生们为法国国王写了一份医疗报告。"
+    assert answer.text == "法国国王" and answer.language == "zh" and answer.supported
+    assert [p.text for p in answer.passages if p.cited] == [CHINESE[1]]
+
+
+def test_passages_come_once_in_document_order_with_their_scores():
+    """Defects: duplicates were shown twice, scores thrown away."""
+    answer = House(settings=Settings(stand_out=0)).session.ask(QUESTION)
+    starts = [p.start for p in answer.passages]
+    assert starts == sorted(set(starts)) and len(starts) >= 3
+    assert all(p.score > 0 and p.sources == ("embedding", "lexical") for p in answer.passages)
+    assert "question" in answer.passages[starts.index(len(ENGLISH[0]))].found_by
+
+
+@pytest.mark.parametrize("budget", [30, 90, 200, 1500])
+def test_evidence_stays_within_its_budget(budget):
+    """Defect: evidence could pass 30,000 tokens unchecked."""
+    house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
+    answer = house.session.ask(QUESTION)
+    shown = house.engine.prompts[0].split("Passages:\n\n")[1].split("\n\nAnswer the question")[0]
+    assert 0 < len(shown) <= budget
+    assert 1 <= len(answer.passages) <= len(ENGLISH)
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag"])
+def test_the_prompt_and_the_answer_fit_the_context(mode):
+    """The fake engine refuses a prompt past the context; a long evidence budget must not lead there."""
+    sentences = tuple(f"Report {n} on the king was written by doctor number {n}. " * 3 for n in range(20))
+    house = House(sentences, context=4700, settings=Settings(evidence_tokens=100_000, question_hits=20))
+    answer = house.session.ask(QUESTION, mode, max_tokens=1000)
+    assert answer.prompt_tokens + 1000 <= 4700
+    assert answer.passages
+
+
+def test_the_memory_is_never_copied_nor_changed():
+    """Defect: every question deep-copied the whole cache. Here the same cache serves all, and keeps its length."""
+    house = House()
+    for mode in ("memorag", "memory", "memorag"):
+        house.session.ask(QUESTION, mode)
+        assert house.untouched()
+    house.session.summarize()
+    assert house.untouched()
+    assert house.loads == 1
+
+
+def test_modes_without_memory_do_not_load_it():
+    house = House()
+    rag = house.session.ask(QUESTION, "rag")
+    closed = house.session.ask(QUESTION, "closed")
+    assert house.loads == 0 and house.engine.batches == []
+    assert rag.clues == () and rag.draft == "" and rag.passages and rag.supported
+    assert closed.passages == () and not closed.supported
+    assert closed.text == "a king"
+    assert house.retriever.queries == [[QUESTION]]
+
+
+def test_memory_mode_asks_the_memory_alone():
+    house = House()
+    answer = house.session.ask(QUESTION, "memory")
+    assert answer.text == "the king of France"
+    assert house.retriever.queries == [] and answer.passages == () and not answer.supported
+    assert house.engine.prompts[-1].startswith("\n\n---\nAnswer the question from the document above")
+
+
+def test_no_ask_prefills_the_document():
+    """A memory that is restored and then computed again would be no memory."""
+    house = House()
+    answer = house.session.ask(QUESTION)
+    rows = sum(len(house.tokenizer.encode(row)) + 1 for row in house.engine.batches[0])
+    weighed = len(house.engine.prompts[1]) + 1  # the memory is asked for its own short answer
+    assert answer.prefilled_tokens == rows + answer.prompt_tokens + weighed
+    answer = house.session.ask(QUESTION, "memory")
+    assert answer.prefilled_tokens == answer.prompt_tokens
+    assert answer.generated_tokens == len("the king of France")
+
+
+def test_one_engine_serves_many_documents():
+    """Defect: memorizing a second document wiped the first."""
+    engine = FakeEngine({**EN_SCRIPT, **ZH_SCRIPT})
+    house, other = House(engine=engine), chinese_house(engine=engine)
+    for _ in range(2):
+        assert house.session.ask(QUESTION, "memory").text == "the king of France"
+        assert other.session.ask(ZH_QUESTION, "memory").text == "法国国王"
+    assert house.untouched() and other.untouched()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")])
+@pytest.mark.parametrize("mode", ["memory", "memorag"])
+def test_an_interrupted_question_leaves_the_memory_whole(error, mode):
+    house = House()
+    house.engine.script = {"document above": error}
+    with pytest.raises(type(error)):
+        house.session.ask(QUESTION, mode)
+    assert house.untouched()
+    house.engine.script = EN_SCRIPT
+    assert house.session.ask(QUESTION, mode).text == "the king of France"
+
+
+def test_an_interrupt_between_two_tokens_leaves_the_memory_whole():
+    house = House()
+    stream = house.session.stream(QUESTION, "memory")
+    assert next(stream) == Found()
+    next(stream), next(stream)
+    assert not house.untouched()
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt())
+    assert house.untouched()
+
+
+def test_a_closed_or_forgotten_stream_gives_the_memory_back():
+    house = House()
+    stream = house.session.stream(QUESTION, "memory")
+    next(stream), next(stream)
+    stream.close()
+    assert house.untouched()
+    stream = house.session.stream(QUESTION, "memory")
+    next(stream), next(stream)
+    del stream
+    assert house.untouched()
+
+
+def test_a_half_read_stream_cannot_write_under_the_next_question():
+    """Two streams over one cache would mix their tokens: the second takes it, the first says so when it goes on."""
+    house = House()
+    first = house.session.stream(QUESTION, "memory")
+    next(first), next(first)
+    second = house.session.stream(QUESTION, "memory")
+    next(second), next(second)
+    during = list(house.memory.cache.ids)
+    with pytest.raises(InputError, match="another question"):
+        next(first)
+    assert house.memory.cache.ids == during
+    *_, last = second
+    assert isinstance(last, Answer) and last.text == "the king of France"
+    assert house.untouched()
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory", "closed"])
+def test_stream_gives_what_ask_gives(mode):
+    found, *pieces, answer = House().session.stream(QUESTION, mode)
+    assert isinstance(found, Found) and isinstance(answer, Answer)
+    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == answer.text
+    assert found.clues == answer.clues and found.draft == answer.draft
+    assert [p.start for p in found.passages] == [p.start for p in answer.passages]
+    again = House().session.ask(QUESTION, mode)
+    assert {**again.to_dict(), "timings": 0} == {**answer.to_dict(), "timings": 0}
+    json.dumps(answer.to_dict())
+
+
+def test_white_space_around_an_answer_is_dropped_and_kept_inside():
+    house = House(script={"Question:": " \n\n The king,\n\nof France.\n\n  "})
+    *pieces, answer = house.session.stream(QUESTION, "closed")
+    assert answer.text == "The king,\n\nof France."
+    assert "".join(piece.text for piece in pieces[1:]) == answer.text
+
+
+@pytest.mark.parametrize("question", ["", " \n\t", "?!", "。？", "\u200b"])
+@pytest.mark.parametrize("mode", ["memorag", "closed"])
+def test_an_empty_question_is_refused_before_anything_runs(question, mode):
+    house = House()
+    for ask in (house.session.ask, house.session.stream):
+        with pytest.raises(InputError, match="question is empty"):
+            ask(question, mode)
+    assert house.loads == 0 and house.events == []
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory", "closed"])
+def test_a_question_of_100000_characters_is_refused_with_both_numbers(mode):
+    house = House()
+    with pytest.raises(InputError, match=r"question is 100000 tokens long, and at most 1024 fit"):
+        house.session.ask("w" * 100_000, mode)
+    assert house.loads == 0
+    with pytest.raises(InputError, match="100000 tokens"):
+        house.session.recall("为" * 100_000)
+
+
+def test_a_small_context_lowers_the_limit():
+    house = House(context=1500)
+    with pytest.raises(InputError, match=r"question is 1000 tokens long, and at most \d{3} fit"):
+        house.session.ask("w" * 1000, "rag")
+
+
+def test_a_question_that_does_not_fit_behind_the_document_is_refused():
+    house = House(context=500, settings=Settings(clue_tokens=300))
+    with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
+        house.session.recall(QUESTION)
+    assert house.loads == 0
+
+
+def test_other_arguments_are_checked():
+    session = House().session
+    with pytest.raises(InputError, match="unknown mode 'graph': use memorag, rag, memory, closed"):
+        session.ask(QUESTION, "graph")
+    for tokens in (0, -1):
+        with pytest.raises(InputError, match="at least 1"):
+            session.ask(QUESTION, max_tokens=tokens)
+        with pytest.raises(InputError, match="at least 1"):
+            session.summarize(max_tokens=tokens)
+    with pytest.raises(InputError, match=r"max_tokens is 6000, too many .* context of 6000"):
+        session.ask(QUESTION, max_tokens=6000)
+    with pytest.raises(InputError, match="too many"):
+        session.summarize(max_tokens=6000)
+    with pytest.raises(InputError, match=r"not valid Unicode text \(character 3\)"):
+        session.ask("Who\udc80?")
+
+
+def test_a_question_in_another_language_than_the_document():
+    """Clues are asked for in the language they are to be found in, the answer in the language of the question."""
+    house = chinese_house(engine=FakeEngine({**ZH_SCRIPT, **EN_SCRIPT}))
+    answer = house.session.ask(QUESTION)
+    recall, rewrite, draft = house.engine.batches[0]
+    assert "的原句" in recall and "小问题" in rewrite and "Short answer:" in draft
+    assert "Answer the question from the passages" in house.engine.prompts[0]
+    assert answer.language == "en" and answer.clues
+
+
+def test_single_verbs():
+    session = House().session
+    assert [clue.text for clue in session.recall(QUESTION)] == [
+        "A report was written by the doctors for the king of France."
+    ]
+    assert [clue.kind for clue in session.rewrite(QUESTION)] == ["rewrite", "rewrite"]
+    assert session.draft(QUESTION) == "The king who ruled France from Paris."
+
+
+def test_a_draft_that_says_nothing_is_no_draft():
+    house = House(script={**EN_SCRIPT, "Short answer:": "Not found."})
+    answer = house.session.ask(QUESTION)
+    assert answer.draft == ""
+    assert house.session.draft(QUESTION) == ""
+
+
+def test_answer_from_given_evidence():
+    house = House()
+    evidence = ["It rained.", "The report was for the king of France."]
+    answer = house.session.answer(QUESTION, evidence)
+    assert answer.text == "the king of France" and answer.supported
+    assert ["".join(evidence)[p.start : p.end] for p in answer.passages] == evidence
+    assert [p.cited for p in answer.passages] == [False, True]
+    assert house.loads == 0 and house.retriever.queries == []
+    assert not house.session.answer(QUESTION, []).supported
+
+
+def test_evidence_that_does_not_hold_the_answer_is_said():
+    refusing = House(script={**EN_SCRIPT, "Answer the question from the passages": "Not found."})
+    assert not refusing.session.ask(QUESTION).supported
+    inventing = House(script={**EN_SCRIPT, "Answer the question from the passages": "Napoleon Bonaparte"})
+    assert not inventing.session.ask(QUESTION).supported
+
+
+def test_a_question_without_any_hit_is_still_asked():
+    house = House(sentences=("xyzzy",), script={"Passages:": "Not found."})
+    answer = house.session.ask("qqq jjj?", "rag")
+    assert answer.passages == () and answer.text == "Not found." and not answer.supported
+
+
+def test_a_short_memory_is_told_as_it_stands_up_to_its_last_full_sentence():
+    house = House()
+    answer = house.session.summarize()
+    assert answer.mode == "summarize" and answer.question == ""
+    assert answer.text == "The plague came to Paris in 1348. The fleas of black rats were found guilty."
+    assert [clue.kind for clue in answer.clues] == ["point"] and len(house.engine.prompts) == 1
+    assert ENGLISH[0] in [p.text for p in answer.passages] and ENGLISH[3] in [p.text for p in answer.passages]
+    assert answer.supported and answer.generated_tokens == len(answer.text)
+    found, *pieces, last = House().session.stream_summary()
+    assert isinstance(found, Found) and isinstance(last, Answer) and last.text == answer.text
+    assert "".join(piece.text for piece in pieces) == answer.text
+
+
+def test_chinese_summary():
+    """Defect: with every Chinese clue dropped, Chinese summaries crashed."""
+    house = chinese_house()
+    answer = house.session.summarize()
+    assert answer.text == "黑死病传到了巴黎。\n跳蚤是元凶。" and answer.language == "zh"
+    assert [clue.text for clue in answer.clues] == ["黑死病传到了巴黎。", "跳蚤是元凶。"]
+    assert answer.passages
+
+
+def test_another_generator_composes_a_summary_of_what_memory_tells():
+    other = FakeEngine({"summary of the whole document": "Fleas."})
+    house = House(generator=LocalGenerator(other, FakeTokenizer()))
+    answer = house.session.summarize()
+    assert answer.text == "Fleas." and answer.clues and answer.passages
+    assert "- The plague came to Paris in 1348. The fleas" in other.prompts[-1]
+
+
+@pytest.mark.parametrize("make", [House, chinese_house])
+def test_a_summary_of_what_memory_does_not_tell_is_composed_of_passages(make):
+    house = make()
+    house.engine.script = {"What happens": "", "说了什么": "未提及", "summary": "A plague.", "摘要": "一场瘟疫。"}
+    answer = house.session.summarize()
+    assert answer.clues == () and answer.text in ("A plague.", "一场瘟疫。")
+    assert len(house.retriever.queries[0]) == 1
+    assert all(p.text.strip() in house.engine.prompts[-1] for p in answer.passages)
+
+
+def test_a_base_model_ends_with_its_first_line():
+    """It knows no end of turn and goes on with a next question of its own."""
+    house = House(chat=False, script={"Passages:": "\nthe king of France\nQuestion: What next?", **EN_SCRIPT})
+    answer = house.session.ask(QUESTION, "rag")
+    assert house.engine.prompts[-1].endswith("\nAnswer:")
+    assert answer.text == "the king of France"
+    chat = House(script=house.engine.script).session.ask(QUESTION, "rag")
+    assert chat.text == "the king of France\nQuestion: What next?"
+
+
+def test_a_looping_answer_is_stopped():
+    house = House(script={"Question:": "The king. " + "And then he went home again, " * 100})
+    answer = house.session.ask(QUESTION, "closed", max_tokens=2000)
+    assert answer.generated_tokens < 200
+    assert answer.text.startswith("The king. And then he went home again,")
+
+
+def test_events_and_timings():
+    house = House()
+    answer = house.session.ask(QUESTION)
+    stages = dict.fromkeys(event.stage for event in house.events)
+    assert list(stages) == ["choose", "memory", "recall", "retrieve", "weigh", "answer"]
+    for stage in stages:
+        last = [event for event in house.events if event.stage == stage][-1]
+        assert last.done == last.total > 0
+    assert set(answer.timings) == {*stages, "total"}
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+    assert answer.timings["total"] >= answer.timings["answer"]
+    assert list(house.session.ask(QUESTION, "closed").timings) == ["answer", "total"]
+
+
+def test_settings_room_covers_the_longest_prompts():
+    """What a memo leaves free after its document must hold any question that is let through, in any mode."""
+    settings = Settings(question_tokens=300)
+    for house, letter in ((House(settings=settings), "w"), (chinese_house(settings=settings), "为")):
+        free = settings.memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
+        house.engine.config.max_context = len(house.ids) + free
+        assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
+
+
+def test_the_loop_imports_nothing_heavy():
+    code = "import minimemo.ask, sys; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_room_behind_a_memory_stays_what_it_is():
+    """A recipe holds what it leaves of the context: with another figure every memo would be built again."""
+    assert Settings().memory_room() == 1728

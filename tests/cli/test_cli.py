@@ -1,0 +1,233 @@
+"""The command line as its users meet it: in a process of its own, on tiny models. Bad input is one line and exit 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minimemo.cli.arguments import main, parser
+from tests.conftest import TinyModels
+
+TEXT = "\n\n".join(f"The user number {i} said Hello world, be brief. 你好{i}。" for i in range(12))
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with doc.txt and doc.memo."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "doc.txt").write_text(TEXT, encoding="utf-8")
+    _run(folder, tiny_models, "build", "doc.txt")
+    return folder
+
+
+def _environment(models: TinyModels) -> dict[str, str]:
+    return {
+        **os.environ, "MINIMEMO_MODEL": str(models.decoder), "MINIMEMO_EMBEDDER": str(models.embedder),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+def _run(folder: Path, models: TinyModels, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "minimemo", *arguments],
+        cwd=folder, env=_environment(models), input=stdin, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
+    return done
+
+
+def test_build_ask_inspect_verify_list(desk: Path, tiny_models: TinyModels) -> None:
+    told = json.loads(_run(desk, tiny_models, "inspect", "doc.memo", "--json").stdout)
+    assert told["document"]["name"] == "doc.txt" and told["memory"]["ratio_to_fp16"] > 2
+    size = (desk / "doc.memo/memory.bin").stat().st_size
+    assert sum(told["memory"]["parts"].values()) == told["memory"]["bytes"] == size
+    assert "codec klt" in _run(desk, tiny_models, "inspect", "doc.memo").stdout
+    assert "every checksum is right" in _run(desk, tiny_models, "verify", "doc.memo").stdout
+    listed = json.loads(_run(desk, tiny_models, "list", "--json").stdout)
+    assert [Path(m["path"]).name for m in listed["memos"]] == ["doc.memo"]
+    assert {m["name"] for m in listed["models"]} >= {"qwen2.5-coder-0.5b", "multilingual-e5-small"}
+
+    asked = _run(desk, tiny_models, "ask", "doc.memo", "What did user 3 say?", "--json", "--max-tokens", "4")
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    assert answer["mode"] == "memorag" and answer["passages"] and asked.stderr == ""
+    for passage in answer["passages"]:
+        assert TEXT[passage["start"] : passage["end"]] == passage["text"]
+    asked = _run(desk, tiny_models, "ask", "doc.memo", "-", "--mode", "rag", "--max-tokens", "4", stdin="What?\n")
+    shown = asked.stdout
+    assert re.search(r"^  [ *] \[\d+-\d+\] The user number", shown, re.MULTILINE)
+
+
+def test_a_prompt_asks_question_after_question(desk: Path, tiny_models: TinyModels) -> None:
+    """A bad question in between is one line and the next one is still answered."""
+    done = _run(
+        desk, tiny_models, "ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3",
+        stdin="What did user 3 say?\n\n???\nWhat did user 4 say?\n",
+    )  # fmt: skip
+    questions = [json.loads(line)["question"] for line in done.stdout.splitlines()]
+    assert questions == ["What did user 3 say?", "What did user 4 say?"]
+    assert done.stderr.count("question is empty") == 1
+
+
+def test_bytes_and_characters_that_an_encoding_does_not_know(desk: Path, tiny_models: TinyModels) -> None:
+    """A terminal that cannot show a character, a question that is no UTF-8: marked, no reason to stop."""
+    done = subprocess.run(
+        [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--mode", "rag", "--max-tokens", "3"],
+        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii"}, input=b"\xff who?\nWho?\n",
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\\u4f60\\u597d") > 1
+    ask = ["ask", "doc.memo", "caf\u00e9?", "--mode", "rag", "--max-tokens", "3", "--json"]
+    told = subprocess.run(
+        [sys.executable, "-m", "minimemo", *ask],
+        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert json.loads(told.stdout)["question"] == "caf\u00e9?"
+
+
+def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> None:
+    _run(desk, tiny_models, "build", "-", "-o", "piped.memo", stdin=TEXT)
+    done = _run(desk, tiny_models, "summarize", "piped.memo", "--json", "--max-tokens", "4")
+    assert json.loads(done.stdout)["mode"] == "summarize"
+    shutil.rmtree(desk / "piped.memo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "missing.txt"], "missing.txt: no such file"),
+        (["build", "."], "is a directory"),
+        (["build", "empty.txt"], "the document is empty"),
+        (["build", "binary.txt"], "a binary file"),
+        (["build", "doc.txt", "--model", "no-such-model"], "no such model"),
+        (["build", "doc.txt", "--embedder", "no-such-model"], "no such model"),
+        (["build", "doc.txt", "-o", "doc.txt"], "exists and is no memo"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt"], "name its encoding, for example --encoding gb18030"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt", "--encoding", "gb18030"], "no such model"),
+        (["ask", "missing.memo", "Who?"], "no such memo"),
+        (["ask", "doc.txt", "Who?"], "is a file, not a memo"),
+        (["ask", ".", "Who?"], "has no manifest.json"),
+        (["ask", "doc.memo", ""], "question is empty"),
+        (["ask", "doc.memo", "why " * 25000], "tokens long, and at most"),
+        (["ask", "doc.memo", "Who?", "--prompts", "missing.json"], "missing.json"),
+        (["verify", "damaged.memo"], "damaged"),
+        (["inspect", "damaged.memo"], "damaged"),
+    ],
+)
+def test_mistakes_are_one_line(
+    desk: Path, tiny_models: TinyModels, arguments: list[str], message: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (desk / "empty.txt").write_text("")
+    (desk / "binary.txt").write_bytes(bytes(range(256)) * 4)
+    (desk / "gbk.txt").write_bytes("你好，世界。".encode("gb18030"))
+    if not (desk / "damaged.memo").exists():
+        shutil.copytree(desk / "doc.memo", desk / "damaged.memo")
+        memory = bytearray((desk / "damaged.memo/memory.bin").read_bytes())
+        memory[30] ^= 1
+        (desk / "damaged.memo/memory.bin").write_bytes(memory)
+    monkeypatch.chdir(desk)
+    for name, value in _environment(tiny_models).items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.startswith("minimemo: ") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["rm"], "memo"),
+        (["build", "doc.txt", "--memory", "int3"], "choose from"),
+        (["ask", "m", "q", "--max-tokens", "0"], "a whole number from 1 on, not '0'"),
+        (["ask", "m", "q", "--threads", "two"], "a whole number from 1 on, not 'two'"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_commands_that_parse() -> None:
+    examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
+    assert len(examples) == 7
+    for example in examples:
+        parser().parse_args(shlex.split(example)[1:])
+
+
+@pytest.mark.parametrize("stage", ["starting", "reading"])
+def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path: Path, stage: str) -> None:
+    """Interrupted at the start (imports) and in the middle: exit 130, one line, no memo, no scratch folder."""
+    from tests.tiny import write_model
+
+    slow = write_model(tmp_path / "slow", max_context=600_000)
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    (folder / "doc.txt").write_text(TEXT * 200, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimemo", "build", "doc.txt", "--model", str(slow)],
+        cwd=folder, env=_environment(tiny_models), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while stage == "reading" and not list(folder.glob(".doc.memo.building/memo/memory.bin.part")):
+        assert process.poll() is None and time.monotonic() < deadline, "never came to the memory"
+        time.sleep(0.01)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while stage == "starting" and maps.exists() and "libtorch" not in maps.read_text():  # heavy imports have begun
+        assert process.poll() is None and time.monotonic() < deadline, "never came to the imports"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().endswith("nothing half-written is left") and "Traceback" not in errors
+    assert [p.name for p in folder.iterdir()] == ["doc.txt"]
+
+
+def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:
+    """In the middle of a session of questions: exit 130, no traceback, the memo untouched."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--max-tokens", "4000", "--mode", "rag"],
+        cwd=desk, env=_environment(tiny_models), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    process.stdin.write("What did user 3 say?\n")
+    process.stdin.flush()
+    assert process.stdout.read(1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    _run(desk, tiny_models, "verify", "doc.memo")
+
+
+@pytest.mark.parametrize("room", [100, 1500, 20000])  # index.bin, chunks.json, memory.bin
+def test_a_full_disk_is_one_line(tiny_models: TinyModels, desk: Path, room: int) -> None:
+    """RLIMIT_FSIZE stands for a full disk: writes fail with an OSError in one file after the other.
+
+    The message names what the user named, not the hidden folder that the memo grows in.
+    """
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
+        "from minimemo.cli.arguments import main; sys.exit(main(['build', 'doc.txt', '-o', 'full.memo']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=desk, env=_environment(tiny_models),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert re.match(r"minimemo: full\.memo: cannot be written \(.+\); free some space", done.stderr), done.stderr
+    assert not list(desk.glob("*full*")) and not list(desk.glob(".*full*"))

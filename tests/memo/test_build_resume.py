@@ -1,0 +1,287 @@
+"""Builds that were killed and documents that grew: the same bytes as in one go, with less to read."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import minimemo
+from minimemo.errors import InputError
+from minimemo.events import Event, Listener, silent
+from minimemo.memo import memorize as build_memory
+from minimemo.memo import passages as build_passages
+from minimemo.memo import tails
+from minimemo.memo.calibrate import calibrate
+from minimemo.memo.folder import scratch
+from minimemo.memo.memo import Memo
+from minimemo.runtime import LanguageModel, OpenEmbedder, open_embedder
+from minimemo.text.pieces import encode_in_pieces
+from tests.conftest import TinyModels
+from tests.search.test_embedder import tiny_embedder
+
+SHORT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(50))
+LONG = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(150))
+FILES = ["chunks.json", "index.bin", "manifest.json", "memory.bin"]
+Build = Callable[..., Memo]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: TinyModels) -> LanguageModel:
+    """Context 6,144: SHORT's 2,000 tokens are read whole, LONG's 6,000 through a window of 2,048."""
+    return minimemo.load_model(tiny_models.decoder)
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_models: TinyModels) -> OpenEmbedder:
+    return open_embedder(tiny_models.embedder)
+
+
+@pytest.fixture
+def build(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    monkeypatch.setattr(build_passages, "GROUP", 8)
+
+    def run(text: str, name: str = "a.memo", memory: str = "int4", on_event: Listener = silent) -> Memo:
+        document = minimemo.Document.of(text, "doc")
+        return minimemo.build(
+            document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
+        )
+
+    return run
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(build: Build, folder: Path, stop: int, *arguments: str, stage: str = "") -> bool:
+    """A build that ends at event number `stop` (of a stage), with what a kill leaves; False: it came to its end."""
+    seen = 0
+
+    def listen(event: Event) -> None:
+        nonlocal seen
+        seen += stage in event.stage
+        if seen == stop:
+            shutil.copytree(folder / ".a.memo.building", folder / "left")
+            raise Killed
+
+    try:
+        build(*arguments, on_event=listen)
+    except Killed:
+        (folder / "left").rename(folder / ".a.memo.building")
+        return True
+    return False
+
+
+def same(one: Path, two: Path) -> bool:
+    return all((one / name).read_bytes() == (two / name).read_bytes() for name in FILES)
+
+
+@pytest.mark.parametrize("memory", ["int4", "exact"])
+@pytest.mark.parametrize("text", [SHORT, LONG], ids=["whole", "window"])
+def test_a_killed_build_goes_on(build: Build, model: LanguageModel, tmp_path: Path, text: str, memory: str) -> None:
+    """Killed again and again, some events later each time: every life adds to what the one before left."""
+    fresh = build(text, "fresh.memo", memory)
+    lives, read = 0, model.engine.prefilled
+    while killed(build, tmp_path, 3 * lives + 3, text, "a.memo", memory):
+        lives += 1
+    assert lives >= 5
+    assert same(tmp_path / "a.memo", fresh.folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+    tokens = fresh.inspect()["memory"]["tokens"]
+    assert model.engine.prefilled - read <= tokens + 1024 * lives
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_crash_damaged_is_read_again(build: Build, tmp_path: Path, seed: int) -> None:
+    """Any byte of what is left flipped, or any end cut off: the same memo, or better no memo than a wrong one."""
+    chance = random.Random(seed)
+    fresh = build(LONG, "fresh.memo")
+    assert killed(build, tmp_path, 5 + seed, LONG, stage="read")
+    left = tmp_path / ".a.memo.building"
+    assert {"tail", "vectors", "stamp.json"} <= {p.name for p in left.iterdir()}
+    for path in [p for p in left.rglob("*") if p.is_file() and p.stat().st_size]:
+        content = bytearray(path.read_bytes())
+        if chance.random() < 0.5:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        elif chance.random() < 0.5:
+            del content[chance.randrange(len(content)) :]
+        path.write_bytes(content)
+    again = build(LONG)
+    assert again.manifest.quality  # some of it, where the figures were damaged
+    replace(again.manifest, quality=fresh.manifest.quality).save(again.folder)
+    assert same(again.folder, fresh.folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+
+
+def test_a_long_document_says_how_long_it_takes(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    build(LONG, on_event=events.append)
+    assert not [event for event in events if event.unit == "note"]
+    monkeypatch.setattr(build_memory, "LONG", 7000)
+    monkeypatch.setattr(build_memory, "SAMPLE", 1024)
+    memo = build(LONG, "b.memo", on_event=events.append)
+    told = memo.inspect()["memory"]
+    (note,) = [event.stage for event in events if event.unit == "note"]
+    found = re.fullmatch(r"([\d,]+) tokens: about (\d+) minutes to read, memory\.bin about ([\d.]+) kB", note)
+    assert found and int(found[1].replace(",", "")) == told["tokens"]
+    assert float(found[3]) * 1000 == pytest.approx(told["bytes"], rel=0.1)
+
+
+def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path: Path) -> None:
+    """A vocabulary without the document's language is said, since vectors find nothing there."""
+    english = open_embedder(tiny_embedder(tmp_path / "embedder"))
+    unread = ["search goes by words alone"]
+    for text, told in (("the cat ran . the dogs ran far", []), ("灯塔很高，船长老了。" * 9, unread)):
+        events: list[Event] = []
+        document = minimemo.Document.of(text, "doc")
+        minimemo.build(
+            document, tmp_path / "a.memo", model=model, embedder=english, memory="int4", on_event=events.append
+        )
+        notes = [event.stage for event in events if event.unit == "note"]
+        assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
+
+
+def test_kill_9_five_times(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """The signal itself, while embedding, reading, coding and at the very end."""
+    document = tmp_path / "doc.txt"
+    document.write_text(LONG, encoding="utf-8")
+    program = f"""
+import os, signal, sys, minimemo
+from minimemo.memo import build as builder
+from minimemo.memo import memorize as build_memory
+stage, number, models = sys.argv[1], int(sys.argv[2]), {(str(tiny_models.decoder), str(tiny_models.embedder))!r}
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def listen(event):
+    global number
+    number -= event.stage == stage
+    number or kill()
+if stage == "manifest":
+    minimemo.memo.manifest.Manifest.save = lambda *_: kill()
+if stage == "keep":
+    builder.tails.keep = lambda *_, **__: kill()
+minimemo.build({str(document)!r}, model=models[0], embedder=models[1], on_event=listen)
+"""
+    moments = [("embed", 2), ("read", 3), ("read", 5), ("manifest", -1), ("keep", -1), ("none", -1)]
+    for stage, number in moments:
+        done = subprocess.run([sys.executable, "-c", program, stage, str(number)], capture_output=True, check=False)
+        assert done.returncode == (0 if stage == "none" else -signal.SIGKILL), done.stderr.decode()
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            ".doc.memo.building" if stage != "none" else "doc.memo",
+            "doc.txt",
+        ]
+    fresh = minimemo.build(document, tmp_path / "f.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    assert same(tmp_path / "doc.memo", fresh.folder)
+
+
+def test_what_another_build_left_is_not_used(build: Build, tmp_path: Path) -> None:
+    fresh = build(LONG, "fresh.memo")
+    assert killed(build, tmp_path, 8, LONG, "a.memo", "exact", stage="read")
+    assert same(build(LONG).folder, fresh.folder)
+    assert killed(build, tmp_path, 3, SHORT, stage="read")
+    again = build(LONG)  # already there: what is left is swept
+    assert same(again.folder, fresh.folder) and not list(tmp_path.glob(".*"))
+
+
+def test_two_builds_of_one_memo_at_once(build: Build, tmp_path: Path) -> None:
+    with scratch(tmp_path / "a.memo", {}) as folder:
+        with pytest.raises(InputError, match=r"a\.memo: is being built by another process; wait for it"):
+            build(SHORT)
+        (folder / "memo" / "manifest.json").write_text("{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.memo"]
+
+
+@pytest.mark.parametrize("memory", ["int4", "exact"])
+@pytest.mark.parametrize(
+    ("before", "text", "reused"),
+    [
+        (SHORT[:3000], SHORT, True),
+        (SHORT[:-1], SHORT, True),
+        (LONG[:9000], LONG, True),
+        (LONG[:-2], LONG + "Hello. " * 30, True),
+        (LONG, LONG[:-40], True),  # the end taken off
+        ("Hello. " + SHORT, SHORT, False),
+        (SHORT, LONG, False),  # read whole before, through a window now
+    ],
+    ids=["grown", "by one character", "grown, window", "a little, window", "shortened", "another", "past the context"],
+)
+def test_a_document_that_grew(
+    build: Build, model: LanguageModel, tmp_path: Path, before: str, text: str, reused: bool, memory: str
+) -> None:
+    fresh = build(text, "fresh.memo", memory)
+    tokens = fresh.inspect()["memory"]["tokens"]
+    earlier = build(before, "a.memo", memory).inspect()["memory"]["tokens"]
+    read = model.engine.prefilled
+    assert same(build(text, "a.memo", memory).folder, fresh.folder)
+    read = model.engine.prefilled - read
+    if reused:
+        assert read <= tokens - earlier + 1600
+    else:
+        assert read == tokens + 2 * sum(judged.tokens for judged in fresh.manifest.quality)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+
+
+def test_the_transform_codec_too(build: Build, model: LanguageModel, tmp_path: Path) -> None:
+    """It codes the end of a document with more care, which blocks taken over must not have got or lack."""
+    calibrate(model, [SHORT, SHORT[::-1]])
+    fresh = build(LONG, "fresh.memo", "balanced")
+    assert killed(build, tmp_path, 8, LONG, "a.memo", "balanced", stage="read")
+    assert same(build(LONG, "a.memo", "balanced").folder, fresh.folder)
+    for before in (LONG[:9000], LONG + "Hello. " * 30):
+        build(before, "b.memo", "balanced")
+        assert same(build(LONG, "b.memo", "balanced").folder, fresh.folder)
+
+
+def test_a_grown_document_without_its_exact_end(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "BUDGET", 1000)
+    fresh = build(LONG, "fresh.memo")
+    build(LONG[:9000])
+    assert not list((tails.home() / "tails").iterdir())
+    assert same(build(LONG).folder, fresh.folder)
+
+
+def test_a_damaged_memo_is_built_again(build: Build, tmp_path: Path) -> None:
+    """By the very build that its message asks for, of the same document or of one that has grown since."""
+    fresh = build(SHORT, "fresh.memo")
+    grown = build(SHORT + "More.", "grown.memo")
+    memo = build(SHORT)
+    for name in FILES:
+        path = memo.folder / name
+        content = path.read_bytes()
+        flipped = (
+            content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+        )
+        for damaged in (content[:-7], flipped):
+            path.write_bytes(damaged)
+            assert same(build(SHORT).folder, fresh.folder)
+        path.write_bytes(flipped)
+        assert same(build(SHORT + "More.").folder, grown.folder)
+        if name != "manifest.json":  # without it there is no memo, only files that nobody may overwrite
+            path.unlink()
+        assert same(build(SHORT).folder, fresh.folder)
+
+
+def test_the_oldest_ends_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "BUDGET", 250)
+    for number in range(4):
+        (tmp_path / "end").write_bytes(bytes([number]) * 100)
+        tails.keep(tmp_path / "end", {"number": number})
+    assert [tails.borrow({"number": n}, tmp_path / f"got{n}") for n in range(4)] == [False, False, True, True]
+    assert (tmp_path / "got3").read_bytes() == bytes([3]) * 100
+
+
+@pytest.mark.parametrize("piece", [1, 50, 1000, 100_000])
+def test_tokens_in_pieces(model: LanguageModel, piece: int) -> None:
+    tokenizer = model.tokenizer
+    for text in (SHORT, "", "no line end " * 300, "\n\n  \n a\n\n\nb \n" * 40, LONG.replace("\n", "\r\n")):
+        ids, spans = tokenizer.encode_with_offsets(text)
+        found, where = encode_in_pieces(text, tokenizer.encode_with_offsets, piece=piece)
+        assert found.tolist() == ids.tolist() and where.tolist() == spans.tolist()

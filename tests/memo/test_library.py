@@ -1,0 +1,237 @@
+"""Several memos in one question, and the store that picks them: tiny models, synthetic vectors where there are many."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minimemo
+from minimemo.ask import Settings
+from minimemo.cli.arguments import main
+from minimemo.errors import InputError, MemoError
+from minimemo.events import Event
+from minimemo.files import store_file
+from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
+from minimemo.memo.shelf import notes, remember, remembered, remove
+from minimemo.memo.store import StoreIndex
+from minimemo.runtime import LanguageModel, OpenEmbedder
+from minimemo.search.index import VectorIndex
+from tests.conftest import TinyModels
+from tests.tiny import write_embedder, write_model
+
+TEXTS = {
+    "red.txt": "".join(f"The red user number {i} said Hello world in room {i * 7}.\n\n" for i in range(20)),
+    "blue.txt": "".join(f"A blue wall, meter {i}, is painted over the tower {i * 5}.\n\n" for i in range(20)),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: TinyModels) -> LanguageModel:
+    return minimemo.load_model(tiny_models.decoder)
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_models: TinyModels) -> OpenEmbedder:
+    return minimemo.open_embedder(tiny_models.embedder)
+
+
+@pytest.fixture(scope="module")
+def desk(model: LanguageModel, embedder: OpenEmbedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    for name, text in TEXTS.items():
+        document = minimemo.Document.of(text, name)
+        minimemo.build(document, folder / f"{name[:-4]}.memo", model=model, embedder=embedder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["memorag", "rag", "memory"])
+def test_passages_name_the_document_that_they_are_from(
+    mode: str, desk: Path, model: LanguageModel, embedder: OpenEmbedder
+) -> None:
+    both = minimemo.open_memos([desk / "red.memo", desk / "blue.memo"], model=model, embedder=embedder)
+    answer = both.ask("What did red user 3 say of the blue tower 45?", mode, max_tokens=4)  # type: ignore[arg-type]
+    assert bool(answer.passages) == (mode != "memory")
+    for passage in answer.passages:
+        assert TEXTS[passage.document][passage.start : passage.end] == passage.text
+    assert [p["document"] for p in answer.to_dict()["passages"]] == [p.document for p in answer.passages]
+
+
+def test_a_view_holds_both_memories_behind_one_opening(
+    desk: Path, model: LanguageModel, embedder: OpenEmbedder
+) -> None:
+    paths = [desk / "red.memo", desk / "blue.memo"]
+    settings = Settings(answer_view_tokens=4096)
+    both = minimemo.open_memos(paths, model=model, embedder=embedder, settings=settings)
+    before = model.engine.prefilled
+    answer = both.ask("What did red user 3 say?", "memory", max_tokens=4)
+    assert model.engine.prefilled - before == answer.prefilled_tokens < 300  # nothing of the documents
+    one, two = (minimemo.open(path).inspect()["memory"] for path in paths)
+    cache = both.session()._recollection._memory._cache
+    assert cache is not None and cache.length == one["tokens"] + two["tokens"] - two["opening_tokens"]
+
+
+def test_documents_of_one_name_are_told_apart_by_their_folders(
+    desk: Path, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path
+) -> None:
+    document = minimemo.Document.of("Another text of that name.", "red.txt")
+    other = minimemo.build(document, tmp_path / "other.memo", model=model, embedder=embedder)
+    both = minimemo.open_memos([desk / "red.memo", other.folder], model=model, embedder=embedder)
+    assert both.names() == [str(desk / "red.memo"), str(other.folder)]
+
+
+def test_the_same_memo_twice_is_one(desk: Path) -> None:
+    assert len(minimemo.open_memos([desk / "red.memo"] * 2).memos) == 1
+    with pytest.raises(InputError, match="no memo to ask"):
+        minimemo.open_memos([])
+
+
+@pytest.mark.parametrize("what", ["model", "embedder"])
+def test_memos_of_different_models_cannot_be_asked_together(
+    what: str, desk: Path, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    models[what] = {"model": write_model, "embedder": write_embedder}[what](tmp_path / "other", seed=9)
+    memo = minimemo.build(minimemo.Document.of("Hello world. " * 9, "x"), tmp_path / "x.memo", **models)
+    with pytest.raises(MemoError, match=rf"x.memo: built with another {what} .* only memos of the same models"):
+        minimemo.open_memos([desk / "red.memo", memo.folder])
+
+
+def test_the_store_asks_what_was_built(
+    desk: Path, model: LanguageModel, embedder: OpenEmbedder, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    other = write_model(tmp_path / "other", seed=5)
+    minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), tmp_path / "x.memo", model=other, embedder=embedder)
+    store = minimemo.open_store(model=model, embedder=embedder, on_event=events.append, picked=1)
+    (picked,) = store.pick("The red user number 3 said Hello world in room 21.")
+    assert picked.folder == desk / "red.memo"
+    answer = store.ask("A blue wall, meter 3, is painted over the tower 15.", "rag", max_tokens=4)
+    assert {p.document for p in answer.passages} == {"blue.txt"}
+    first = store._asked
+    store.ask("A blue wall, meter 5, is painted over the tower 15.", "rag", max_tokens=2)
+    assert store._asked is first, "the same documents are opened once"
+    store.ask("The red user number 3 said Hello world in room 21.", "rag", max_tokens=2)
+    assert store._asked is not first
+    assert "memos of other models are not asked" in next(e.stage for e in events if e.unit == "note")
+    nobody = minimemo.open_store(model=write_model(tmp_path / "new", seed=6), embedder=embedder)
+    with pytest.raises(InputError, match=r"no memo of .*new and .* to ask, but \d of others"):
+        nobody.pick("Who?")
+
+
+def test_commands(
+    desk: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    models = ("--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder))
+    ask = ("ask", "--mode", "rag", "--max-tokens", "3", *models)
+    assert main([*ask, "red.memo", "blue.memo", "What did red user 3 say of the blue tower 45?", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {p["document"] for p in told["passages"]} <= set(TEXTS)
+    assert main([*ask, "--all", "A blue wall, meter 3, is painted over the tower 15."]) == 0
+    assert "blue.txt " in capsys.readouterr().out
+    assert main([*ask, "--all", "red.memo", "Who?"]) == 2 and "quote the question" in capsys.readouterr().err
+    assert main(["ask"]) == 2 and "name a memo, or --all" in capsys.readouterr().err
+    assert main([*ask, "red.memo", "missing.memo", "Who?"]) == 2
+    assert "missing.memo: no such memo" in capsys.readouterr().err
+    assert main(["list", "--du"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("in all") and sum(line.endswith(".memo  0 B") for line in lines) == 0
+    assert main(["list", "--du", "--json"]) == 0
+    usage = json.loads(capsys.readouterr().out)["usage"]
+    assert usage["memos"] == sum(f.stat().st_size for path in remembered() for f in path.iterdir())
+
+
+def test_rm_deletes_memos_and_nothing_else(
+    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memo = minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), tmp_path / "x.memo", model=model, embedder=embedder)
+    size = sum(f.stat().st_size for f in memo.folder.iterdir())
+    (memo.folder / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"holds thesis.txt, which no memo has"):
+        remove(memo.folder)
+    (memo.folder / "thesis.txt").rename(tmp_path / "thesis.txt")
+    (tmp_path / "link.memo").symlink_to(memo.folder)
+    with pytest.raises(InputError, match="is a link"):
+        remove(tmp_path / "link.memo")
+    with pytest.raises(MemoError, match="is a file, not a memo"):
+        remove(tmp_path / "thesis.txt")
+    with pytest.raises(MemoError, match="has no manifest"):
+        remove(tmp_path)
+    memo.verify()
+    assert memo.folder in remembered()
+    (tmp_path / ".x.memo.building").mkdir()  # of a build that was killed
+    moved = memo.folder.rename(tmp_path / "y.memo")
+    assert moved not in remembered()
+    minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), moved, model=model, embedder=embedder)
+    assert moved in remembered(), "building what is there notes where it is"
+    moved.rename(memo.folder)
+    assert main(["rm", str(memo.folder)]) == 0
+    assert f"deleted, {size / 1e3:.1f} kB free" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.memo", "thesis.txt"]
+    assert memo.folder not in remembered()
+    assert main(["rm", str(memo.folder)]) == 2
+
+
+def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> np.ndarray:
+    """Folders with a manifest and an index of random unit vectors, on the shelf; gives the vectors (count, n, dim)."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(count, passages, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    for number, own in enumerate(vectors):
+        memo = folder / f"{number}.memo"
+        memo.mkdir()
+        info = FileInfo(0, "")
+        Manifest(
+            DocumentInfo(f"{number}.txt", "", 1, 1, "en"), ModelInfo("m", "model"), ModelInfo("e", "embedder"),
+            Recipe("", "model", "embedder", "int4", {}, "", 192, 0),
+            {"memory.bin": info, "index.bin": info, "chunks.json": info},
+        ).save(memo)  # fmt: skip
+        VectorIndex.build(own).save(memo / "index.bin")
+        remember(memo)
+    return vectors
+
+
+def test_picking_from_1000_memos_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 100 ms of processor time from the file on, though every memo is looked at for changes."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    vectors = many_memos(tmp_path, 1000)
+    path = store_file()
+    StoreIndex(path)
+    seconds = []
+    for _ in range(3):
+        begin = time.process_time()
+        found = StoreIndex(path).pick(vectors[700, 3], "model", "embedder", 4)
+        seconds.append(time.process_time() - begin)
+    assert found[0] == tmp_path / "700.memo" and len(set(found)) == 4
+    best = (vectors @ vectors[700, 3]).max(1).argsort()[::-1][:4]
+    assert found == [tmp_path / f"{number}.memo" for number in best]
+    assert min(seconds) < 0.1
+    assert StoreIndex(path).pick(vectors[700, 3], "model", "other", 4) == []
+
+
+def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = many_memos(tmp_path, 5, passages=3, dim=8)
+    path = store_file()
+    assert len(StoreIndex(path).entries) == 5
+
+    remove(tmp_path / "1.memo")  # gone
+    (tmp_path / "2.memo" / "index.bin").write_bytes(b"damaged")
+    os.utime(tmp_path / "2.memo" / "manifest.json", ns=(1, 1))
+    VectorIndex.build(vectors[4][:1]).save(tmp_path / "3.memo" / "index.bin")
+    os.utime(tmp_path / "3.memo" / "manifest.json", ns=(2, 2))
+    index = StoreIndex(path)
+    assert {Path(e.path).name: e.rows for e in index.entries} == {"0.memo": 3, "3.memo": 1, "4.memo": 3}
+    assert index.pick(vectors[4, 0], "model", "embedder", 2) == [tmp_path / "3.memo", tmp_path / "4.memo"]
+
+    content = path.read_bytes()
+    for damaged in (b"", content[:7], content[:-4], content[9:], bytes(len(content))):
+        path.write_bytes(damaged)
+        assert len(StoreIndex(path).entries) == 3
+    assert len(notes()) == 4
