@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -185,6 +186,22 @@ def content_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             content.update(block)
     return content.hexdigest()
+
+
+def remembered_hash(path: Path) -> str:
+    """SHA-256 (hex) of a large file, hashed once: a note in the cache folder, by path, size and time of change, says it
+    from then on, where that folder can be written."""
+    stat = path.stat()
+    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not hashed yet
+        fields = json.loads(note.read_text(encoding="utf-8"))
+        if fields["identity"] == identity and len(fields["sha256"]) == 64:
+            return str(fields["sha256"])
+    content = content_hash(path)
+    with suppress(OSError):  # a folder that cannot be written costs a second a run, no more
+        write_whole(note, json.dumps({"identity": identity, "sha256": content}).encode())
+    return content
 
 
 def size(count: float) -> str:

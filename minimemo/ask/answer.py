@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from minimemo.ask.clues import Clue
 from minimemo.ask.evidence import Passage
-from minimemo.text.scripts import Language, content_units, normalize
+from minimemo.text.scripts import Language
+from minimemo.text.words import content_units, normalize
 
 Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]

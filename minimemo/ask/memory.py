@@ -32,11 +32,12 @@ from minimemo.ask.writer import Piece, Writer, Written, pieces
 from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, walk, whole
-from minimemo.text.scripts import WORDS_A_TOKEN, Language, normalize
+from minimemo.text.scripts import WORDS_A_TOKEN, Language
+from minimemo.text.words import normalize
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
-    from minimemo.search.index import Retriever
+    from minimemo.search.retriever import Retriever
 
 # Tokens of memory that stand before a question. 16,711 tokens of xquad_en, 0.5B: answers from memory alone have F1
 # 0.195 with the whole before them, 0.211 with 4,096 tokens, 0.299 with 1,024 (40 questions); answers with clues 0.515

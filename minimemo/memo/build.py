@@ -28,10 +28,10 @@ from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.profile import Profile, load_profile, profile_of
 from minimemo.memory.size import fit, over
 from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile, recipe_of
-from minimemo.models.linear import product_dtype
+from minimemo.models.layers import product_dtype
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
-from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
+from minimemo.text.chunks import DEFAULT_SIZE
 from minimemo.text.document import Document, read_document
 from minimemo.text.pieces import Encoded
 
@@ -149,7 +149,7 @@ def _plan(
         params=params,
         opening=opening.version,
         chunk_size=min(DEFAULT_SIZE, embedding.embedder.passage_room),
-        chunk_overlap=DEFAULT_OVERLAP,
+        chunk_overlap=0,
         reading=reading,
     )
     coder = make_codec(codec, params, None if profile is None else lambda _: profile)

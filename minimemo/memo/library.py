@@ -209,7 +209,7 @@ def _load(path: Path) -> dict[str, tuple[Entry, Vectors]]:
 
 
 def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
-    from minimemo.search.index import VectorIndex
+    from minimemo.search.vectors import VectorIndex
 
     manifest = Manifest.load(path)
     vectors = VectorIndex.open(path / INDEX).vectors()

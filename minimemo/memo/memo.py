@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from minimemo.memory.load import StoredMemory
     from minimemo.memory.reader import MemoryReader
     from minimemo.search.embedder import Embedder
-    from minimemo.search.index import Retriever, VectorIndex
+    from minimemo.search.retriever import Retriever
+    from minimemo.search.vectors import VectorIndex
     from minimemo.text.chunks import Chunk
 
 # What writes answers: an endpoint or its address, a decoder or its name, or anything that writes as those do.
@@ -157,7 +158,8 @@ class Memo:
             )
 
     def _retriever(self) -> Retriever:
-        from minimemo.search.index import Retriever, VectorIndex
+        from minimemo.search.retriever import Retriever
+        from minimemo.search.vectors import VectorIndex
 
         passages = [memo._once_more(memo._passages) for memo in self.memos]
         embedders = [memo.embedder() for memo in self.memos]
@@ -178,7 +180,7 @@ class Memo:
 
     def _passages(self) -> tuple[list[Chunk], VectorIndex]:
         """The passages with their vectors; MemoError unless all that asking needs is as it was written."""
-        from minimemo.search.index import VectorIndex
+        from minimemo.search.vectors import VectorIndex
 
         self._check_file(MEMORY)
         self._check_file(INDEX, whole=True)

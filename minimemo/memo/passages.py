@@ -19,7 +19,7 @@ from minimemo.memo.manifest import CHUNKS, INDEX, Recipe
 from minimemo.memo.memo import Memo
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.search.embedder import Embedder
-from minimemo.search.index import VectorIndex
+from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import split, with_token_spans
 from minimemo.text.document import Document
 from minimemo.text.pieces import Encoded, encode_in_pieces
@@ -48,7 +48,7 @@ def write_passages(
 ) -> np.ndarray:
     """Writes chunks.json and index.bin into the memo in `scratch`; gives the document's token ids, (n,) int32."""
     text, (ids, offsets) = document.text, tokens()
-    chunks = split(text, embedder.offsets(text), size=recipe.chunk_size, overlap=recipe.chunk_overlap)
+    chunks = split(text, embedder.offsets(text), size=recipe.chunk_size)
     chunks = with_token_spans(chunks, offsets)
     texts = [chunk.text for chunk in chunks]
     if texts and embedder.reads(texts[:GROUP]).mean() <= 0.5:
@@ -64,7 +64,7 @@ def write_passages(
 def reuse_passages(old: Memo, scratch: Path) -> None:
     """Lays ready what another memo of the same embedder holds; what the document does not begin with is not used."""
     texts = [chunk.text for chunk in old.chunks()]
-    vectors = VectorIndex.open(old.folder / INDEX, count=len(texts)).vectors(len(texts))
+    vectors = VectorIndex.open(old.folder / INDEX, count=len(texts)).vectors()
     with (scratch / VECTORS).open("wb") as file:
         for at in range(0, len(texts) - GROUP + 1, GROUP):
             file.write(_record(texts[at : at + GROUP], vectors[at : at + GROUP]))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from minimemo.ask import Session, memory, memory_opening, question, session
 from minimemo.events import Event
 from minimemo.memory.view import Extent
-from minimemo.text.scripts import shingles
+from minimemo.text.words import shingles
 
 ENGLISH = (
     "The plague came to Paris in 1348. ",

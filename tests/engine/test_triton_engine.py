@@ -23,7 +23,7 @@ from minimemo.kernels.triton_matmul import quantized_matrix
 from minimemo.models import weights
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import Linear, QuantizedLinear
+from minimemo.models.layers import Linear, QuantizedLinear
 from tests.helpers import assert_close
 from tests.tiny import tiny_config, tiny_decoder
 from tests.triton_device import DEVICE, random

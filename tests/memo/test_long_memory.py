@@ -10,19 +10,10 @@ import pytest
 import minimemo
 from minimemo.memory.view import Span, blocks_of
 from minimemo.runtime import OpenEmbedder
-from tests.ask.fakes import set_limits
 from tests.conftest import TinyModels
 
-TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(60))
-CONTEXT = 1500
-LIMITS = {
-    "CLUE_TOKENS": 16,
-    "SUMMARY_TOKENS": 16,
-    "PART_TOKENS": 4,
-    "WALK_TOKENS": 8,
-    "QUESTION_TOKENS": 64,
-    "VIEW_HITS": 1,
-}
+TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(120))
+CONTEXT = 3000
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +24,8 @@ def built(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def memo(built: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> minimemo.Memo:
+def memo(built: Path, tiny_models: TinyModels) -> minimemo.Memo:
     """The model's context is cut after it was loaded: its fingerprint is that of the model that built the memo."""
-    set_limits(monkeypatch, **LIMITS)
     model = minimemo.load_model(tiny_models.decoder)
     model.engine.decoder.config = replace(model.engine.config, max_context=CONTEXT)
     embedder: OpenEmbedder = minimemo.open_embedder(tiny_models.embedder)

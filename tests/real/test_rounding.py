@@ -20,7 +20,7 @@ from minimemo import RunOptions
 from minimemo.engine.engine import Engine
 from minimemo.kernels import attention, native
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import Linear, PackedLinear, Projection
+from minimemo.models.layers import Linear, PackedLinear, Projection
 from minimemo.models.weights import load_decoder
 from minimemo.runtime import LanguageModel
 from tests.real.test_real import DATA, PROMPTS
@@ -105,7 +105,7 @@ def test_greedy_text_is_that_of_float32(
 ) -> None:
     """128 tokens of 8 of ten prompts, five in Chinese, from packed weights: default options (a bfloat16 cache where the
     hardware multiplies it), a float32 cache, and prompts put through float32 products too. What differs are choices
-    between two tokens whose logits lie within a few hundredths of each other (LOG.md has the counts).
+    between two tokens whose logits lie within a few hundredths of each other.
     """
     engine, tokenizer, same = minimemo.load_model(model.located, options).engine, model.tokenizer, []
     opening, closing = tokenizer.turn(None)
