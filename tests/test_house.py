@@ -21,15 +21,15 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 2200, "cli": 680, "engine": 580, "errors": 40, "events": 40, "files": 200,
+    "__init__": 100, "__main__": 40, "ask": 2060, "cli": 680, "engine": 580, "errors": 40, "events": 60, "files": 200,
     "hub": 1800, "kernels": 4140, "memo": 2080, "memory": 2240, "models": 2000, "runtime": 240, "search": 600,
-    "text": 480, "threads": 40,
+    "text": 480, "threads": 90,
 }  # fmt: skip
 ENTRIES = 16  # at the top of minimemo/, kernels and __main__ among them, __init__ not
 FLOORS = 10  # the longest chain of imports through the rooms
 INNER_FLOORS = 6  # the same through the files of one room
 # Rooms with more floors, and circles, that are still to go.
-DEEPER = {"ask": 7, "kernels": 7, "memory": 8}
+DEEPER = {"kernels": 7, "memory": 8}
 CIRCLES = [
     ["minimemo.kernels.quantized", "minimemo.kernels.triton_matmul"],
     ["minimemo.memo.asking", "minimemo.memo.memo"],

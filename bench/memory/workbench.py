@@ -147,7 +147,7 @@ class Workbench:
         for at in range(0, len(sample.asked), BATCH):
             batch = sample.asked[at : at + BATCH]
             texts = [prompts.memory_answer.format(question=asked.text) for asked in batch]
-            rows = [self._writer.end_of_turn(prompts.system, text) for text in texts]
+            rows = [self._writer.turn(prompts.system, text, begun=True) for text in texts]
             for asked, reply in zip(batch, self._writer.reply_batch(cache, rows, self.max_tokens), strict=True):
                 said = reply.strip()
                 # a base model does not know how to stop
