@@ -1,30 +1,39 @@
-"""How quick are the products of few rows with packed matrices, against torch's float32 and the memory itself?
+"""How quick are the native kernels, against torch's and against the processor and the memory themselves?
 
-    python -m bench.kernels [--json] [--matrices qkv,down_q4_k] [--rows 1,3,8,16] [--threads 1,2] [--seconds 1]
+    python -m bench.kernels
+    python -m bench.kernels --only linear --matrices qkv,down_q4_k --rows 1,3 --threads 1
+    python -m bench.kernels --only decode --depths 4096 --seconds 2
 
-Matrices of Qwen2.5-Coder-0.5B with random contents, in the forms of its q4_k_m file. Candidates take turns, on
-copies that together exceed five times the last-level cache; the least time counts (of the thread for one thread, on the
-wall for more, where a busy machine shows). Columns: GB/s of packed bytes and its share of what a sum over float32
-reads in the same run (1.0: the memory is the limit); rounds to 14 bits (exact) and to 8 (coarse); GFLOP/s; the largest
-error relative to the largest output, against float64.
+linear: products of few rows with Qwen2.5-Coder-0.5B's packed matrices (random contents, in the forms of its q4_k_m
+file), activations rounded to 14 bits (exact) or 8 (coarse); torch multiplies in float32. prefill: a causal chunk of 512
+tokens after each depth, decode: single queries over each store; 14 heads over 2 kv heads of 64 (Qwen2.5-0.5B); torch
+runs `torch_ops.attention` in the keys' dtype, and has nothing for packed ones.
+
+Candidates take turns on copies that together exceed five times the last-level cache; the least time counts (of the
+thread for one thread, on the wall for more, where a busy machine shows). Rate: GB/s of what is read, GFLOP/s of a
+prefill, and its share of what reading a large buffer, or a large product in the same dtype, reaches in the same run.
+Error: the largest relative to the largest output, against float64.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimemo.kernels import native
+from bench.common.machine import clock, last_level_cache, least, memory_gb_s, products_gflop_s
+from bench.common.report import command, heading, line, numbers, parser
+from minimemo.errors import InputError
+from minimemo.kernels import PackedSource, Source, native, reference, torch_ops
+from minimemo.kernels.native.attention import attention
+from minimemo.models.weights import dense_dtype
 
 
 class Shape(NamedTuple):
@@ -42,84 +51,92 @@ MATRICES = {
 }
 FORMATS = {"q4_k": (4, 0, 32), "q5_0": (5, 16, 32), "q6_k": (6, 32, 16), "q8_0": (8, 128, 32)}  # bits, zero, group
 CHECKED_ROWS = 4096  # of large matrices, against float64
+HEADS, KV_HEADS, DIM, CHUNK = 14, 2, 64, 512  # tokens of a prefill
+SCALE = DIM**-0.5
+COLUMNS = (
+    ("kernel", "<8"), ("of", "<10"), ("depth", "6"), ("rows", "4"), ("ms", "9.3f"), ("rate", "7.1f"), ("share", "6.2f"),
+    ("error", "8.1e"), ("torch_ms", "9.3f"), ("gain", "6.1f"),
+)  # fmt: skip
+Work = Callable[[int], Any]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="products of few rows with packed matrices")
-    parser.add_argument("--matrices", default=",".join(MATRICES))
-    parser.add_argument("--rows", default="1,3,8,16")
-    parser.add_argument("--threads", default=f"1,{os.cpu_count()}")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each line of the table")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = parser(__doc__, "bench.kernels")
+    made.add_argument("--only", choices=("linear", "prefill", "decode"))
+    made.add_argument("--matrices", default=",".join(MATRICES))
+    made.add_argument("--rows", type=numbers, default=[1, 3, 8, 16], help="of a product; up to 3 of them of a decode")
+    made.add_argument("--depths", type=numbers, default=[0, 4096, 16384], help="tokens that attention looks back on")
+    made.add_argument("--seconds", type=float, default=1.0, help="for each line of the table")
+    return command(made.parse_args(arguments), "bench.kernels", _run)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     if reason := native.unavailable():
-        raise SystemExit(f"bench: no native kernels: {reason}")
-    threads = sorted({int(count) for count in args.threads.split(",")})
-    cache = 5 * _last_level_cache()
-    print(f"load {os.getloadavg()[0]:.1f}, variant {native.variants()[-1]}, rotating past {cache >> 20} MiB")
-    ceiling = {count: _bandwidth(count, args.seconds) for count in threads}
-    print("memory, GB/s: " + ", ".join(f"{value:.1f} with {count} threads" for count, value in ceiling.items()))
-    print(
-        f"{'matrix':10} {'rows':>4} {'thr':>3} | {'exact ms':>9} {'GB/s':>6} {'share':>6} {'GFLOP/s':>8} {'error':>8}",
-        end="",
-    )
-    print(f" | {'coarse ms':>9} {'share':>6} {'error':>8} | {'float32 ms':>10} {'gain':>6}")
+        raise InputError(f"no native kernels: {reason}")
+    memory = memory_gb_s(max(args.seconds, 1.0))
+    dtypes = sorted(
+        {"float32", str(dense_dtype()).removeprefix("torch.")}
+    )  # a processor without bfloat16 is slow in it
+    peaks = {name: products_gflop_s(getattr(torch, name), args.seconds) for name in dtypes}
+    products = ", ".join(f"{peak:.0f} in {name}" for name, peak in peaks.items())
+    print(f"memory {memory:.1f} GB/s; GFLOP/s of products: {products}; {torch.get_num_threads()} threads")
+    print(heading(COLUMNS))
+    few = [count for count in args.rows if count <= 3]
+    made: dict[str, Iterator[dict[str, Any]]] = {
+        "linear": (row for name in args.matrices.split(",") for row in _linear(name, args.rows, memory, args.seconds)),
+        "prefill": (_prefill(name, depth, peak, args.seconds) for name, peak in peaks.items() for depth in args.depths),
+        "decode": (
+            row
+            for at in args.depths
+            if at
+            for store in (*dtypes, "packed8", "packed4")
+            for row in _decode(store, at, few, memory, args.seconds)
+        ),
+    }
     rows = []
-    for name in args.matrices.split(","):
-        rows += _measure(name, [int(n) for n in args.rows.split(",")], threads, args.seconds, cache, ceiling)
-    if args.json:
-        found = {"cpu": _processor(), "torch": torch.__version__, "variant": native.variants()[-1]}
-        print(json.dumps(found | {"load": os.getloadavg()[0], "memory_gb_s": ceiling, "packed_linear": rows}))
+    for kernel in [args.only] if args.only else made:
+        for row in made[kernel]:
+            print(line(COLUMNS, row), flush=True)
+            rows.append(row)
+    return {"memory_gb_s": memory, "products_gflop_s": peaks, "kernels": rows}
 
 
-def _measure(
-    name: str, counts: Sequence[int], threads: Sequence[int], seconds: float, cache: int, ceiling: dict[int, float]
-) -> list[dict[str, Any]]:
-    shape = MATRICES[name]
-    first = native.concatenate([_random(rows, shape.columns, form) for rows, form in shape.parts])
-    packed = [first, *(_copy(first) for _ in range(2 * cache // first.nbytes))]  # two candidates read them
+def _row(work: float, ceiling: float, seconds: float, torch_seconds: float | None = None, **of: Any) -> dict[str, Any]:
+    """work: GB or GFLOP."""
+    found = {**of, "ms": seconds * 1e3, "rate": work / seconds, "share": work / seconds / ceiling}
+    return (
+        found if torch_seconds is None else found | {"torch_ms": torch_seconds * 1e3, "gain": torch_seconds / seconds}
+    )
+
+
+def _least(candidates: Sequence[Work], seconds: float) -> list[float]:
+    return least(candidates, seconds, clock(torch.get_num_threads()))
+
+
+def _linear(name: str, counts: Sequence[int], memory: float, seconds: float) -> Iterator[dict[str, Any]]:
+    if name not in MATRICES:
+        raise InputError(f"--matrices {name}: choose from {','.join(MATRICES)}")
+    cache = 5 * last_level_cache()
+    first = native.concatenate([_random(rows, MATRICES[name].columns, form) for rows, form in MATRICES[name].parts])
+    copy = native.PackedMatrix.from_buffers
+    packed = [first, *(copy([b.clone() for b in first.buffers]) for _ in range(2 * cache // first.nbytes))]  # for two
     dense = [_dense(first)]
     dense += [dense[0].clone() for _ in range(cache // dense[0].nbytes)]
-    found = []
     for count in counts:
-        x = torch.randn(count, shape.columns, generator=torch.Generator().manual_seed(count))
-        errors = {exact: _error(x, first, dense[0], exact) for exact in (True, False)}
-        for used in threads:
-            torch.set_num_threads(used)
-            exact, coarse, float32 = _least(
-                [
-                    lambda i, x=x: native.packed_linear(x, packed[i % len(packed)]),
-                    lambda i, x=x: native.packed_linear(x, packed[(i + len(packed) // 2) % len(packed)], exact=False),
-                    lambda i, x=x: F.linear(x, dense[i % len(dense)]),
-                ],
-                seconds,
-                wall=used > 1,
-            )
-            speed, flops = first.nbytes / 1e9, 2e-9 * count * first.out_features * first.in_features
-            share = speed / ceiling[used]
-            print(
-                f"{name:10} {count:4} {used:3} | {exact * 1e3:9.3f} {speed / exact:6.1f} {share / exact:6.2f}"
-                f" {flops / exact:8.0f} {errors[True]:8.1e} | {coarse * 1e3:9.3f} {share / coarse:6.2f}"
-                f" {errors[False]:8.1e} | {float32 * 1e3:10.3f} {float32 / exact:6.1f}",
-                flush=True,
-            )
-            found.append(
-                {
-                    "matrix": name,
-                    "bytes": first.nbytes,
-                    "rows": count,
-                    "threads": used,
-                    "exact_ms": exact * 1e3,
-                    "coarse_ms": coarse * 1e3,
-                    "float32_ms": float32 * 1e3,
-                    "exact_gb_s": speed / exact,
-                    "exact_share": share / exact,
-                    "exact_gflop_s": flops / exact,
-                    "exact_error": errors[True],
-                    "coarse_error": errors[False],
-                }
-            )
-    return found
+        x = torch.randn(count, first.in_features, generator=torch.Generator().manual_seed(count))
+
+        def product(i: int, x: Tensor = x, exact: bool = True) -> Tensor:
+            return native.packed_linear(x, packed[(i + (0 if exact else len(packed) // 2)) % len(packed)], exact=exact)
+
+        def peer(i: int, x: Tensor = x) -> Tensor:
+            return F.linear(x, dense[i % len(dense)])
+
+        *ours, theirs = _least([product, partial(product, exact=False), peer], seconds)
+        expected = x.double() @ dense[0][:CHECKED_ROWS].double().T
+        for exact, spent in zip((True, False), ours, strict=True):
+            error = _error(native.packed_linear(x, first, exact=exact)[:, :CHECKED_ROWS], expected)
+            of = {"kernel": "linear" if exact else "coarse", "of": name, "rows": count, "error": error}
+            yield _row(first.nbytes / 1e9, memory, spent, theirs, **of)
 
 
 def _random(rows: int, columns: int, form: str) -> native.PackedMatrix:
@@ -137,10 +154,6 @@ def _random(rows: int, columns: int, form: str) -> native.PackedMatrix:
     return native.pack_weights(codes, parameters(), parameters() if form == "q4_k" else None)
 
 
-def _copy(matrix: native.PackedMatrix) -> native.PackedMatrix:
-    return native.PackedMatrix.from_buffers([buffer.clone() for buffer in matrix.buffers])
-
-
 def _dense(matrix: native.PackedMatrix) -> Tensor:
     out, first = torch.empty(matrix.shape), 0
     for buffer in matrix.buffers:
@@ -150,48 +163,60 @@ def _dense(matrix: native.PackedMatrix) -> Tensor:
     return out
 
 
-def _error(x: Tensor, matrix: native.PackedMatrix, dense: Tensor, exact: bool) -> float:
-    expected = x.double() @ dense[:CHECKED_ROWS].double().T
-    found = native.packed_linear(x, matrix, exact=exact)[:, :CHECKED_ROWS]
+def _prefill(dtype: str, depth: int, peak: float, seconds: float) -> dict[str, Any]:
+    tokens = depth + CHUNK
+    k, v = _keys(tokens, dtype)
+    q = torch.randn(HEADS, CHUNK, DIM, generator=torch.Generator().manual_seed(1)).to(k.dtype)
+    wide, sources = q.float(), [Source(k, v, 0, CHUNK, depth)]
+    ours = lambda i: attention(wide, sources, SCALE)[0]  # noqa: E731
+    times = _least([ours, lambda i: torch_ops.attention(q, sources, SCALE)], seconds)
+    last = slice(CHUNK - 16, CHUNK)
+    expected = reference.attention(wide[:, last].double(), [Source(k, v, 0, 16, tokens - 16)], SCALE)[0]
+    flops = 4e-9 * HEADS * DIM * sum(range(depth + 1, tokens + 1))
+    of = {"kernel": "prefill", "of": dtype, "depth": depth, "rows": CHUNK, "error": _error(ours(0)[:, last], expected)}
+    return _row(flops, peak, *times, **of)
+
+
+def _decode(store: str, depth: int, counts: Sequence[int], memory: float, seconds: float) -> Iterator[dict[str, Any]]:
+    first, size = _source(store, depth)
+    copies = [first, *(_source(store, depth)[0] for _ in range(5 * last_level_cache() // size))]
+    for count in counts:
+        q = torch.randn(HEADS, count, DIM, generator=torch.Generator().manual_seed(count))
+        sources = [replace(source, count=count) for source in copies]
+
+        def ours(i: int, q: Tensor = q, sources: list[Any] = sources) -> Tensor:
+            return attention(q, [sources[i % len(sources)]], SCALE)[0]
+
+        def peer(i: int, q: Tensor = q, sources: list[Any] = sources) -> object:
+            source = sources[(i + len(sources) // 2) % len(sources)]
+            return torch_ops.attention(q.to(source.keys.dtype), [source], SCALE)
+
+        times = _least([ours, peer] if isinstance(first, Source) else [ours], seconds)
+        error = _error(ours(0), reference.attention(q.double(), sources[:1], SCALE)[0])
+        of = {"kernel": "decode", "of": store, "depth": depth, "rows": count, "error": error}
+        yield _row(size / 1e9, memory, *times, **of)
+
+
+def _keys(tokens: int, dtype: str) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(tokens)
+    k, v = (torch.randn(KV_HEADS, tokens, DIM, generator=random).to(getattr(torch, dtype)) for _ in range(2))
+    return k, v
+
+
+def _source(store: str, tokens: int) -> tuple[Source | PackedSource, int]:
+    """A source and its bytes."""
+    if not store.startswith("packed"):
+        k, v = _keys(tokens, store)
+        return Source(k, v, 0, 1), k.nbytes + v.nbytes
+    packed = reference.pack_kv(*_keys(tokens, "float32"), int(store[-1]))
+    tensors = (packed.key_codes, packed.key_scale, packed.key_low)
+    tensors += (packed.value_codes, packed.value_scale, packed.value_low)
+    return PackedSource(packed, 0, 1), sum(tensor.nbytes for tensor in tensors)
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def _least(candidates: Sequence[Callable[[int], Any]], seconds: float, *, wall: bool) -> list[float]:
-    """Least seconds of each candidate, over runs of five calls in turn: the call after another's runs slower."""
-    clock = time.perf_counter if wall else time.thread_time
-    least, turn, end = [float("inf")] * len(candidates), 0, time.perf_counter() + seconds
-    while turn < 5 or time.perf_counter() < end:
-        for which, candidate in enumerate(candidates):
-            for call in range(5):
-                start = clock()
-                candidate(turn + call)
-                least[which] = min(least[which], clock() - start)
-        turn += 5
-    return least
-
-
-def _bandwidth(threads: int, seconds: float) -> float:
-    """GB/s that a sum over float32 reads."""
-    torch.set_num_threads(threads)
-    blocks = [torch.ones(32 << 20) for _ in range(4)]
-    return blocks[0].nbytes / 1e9 / _least([lambda i: blocks[i % 4].sum()], max(seconds, 1.0), wall=threads > 1)[0]
-
-
-def _last_level_cache() -> int:
-    """Bytes, as Linux tells them, else 32 MiB."""
-    try:
-        return int(Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip().removesuffix("K")) << 10
-    except (OSError, ValueError):
-        return 32 << 20
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,7 @@
     memo = minimemo.build("book.txt")            # or minimemo.open("book.memo")
     print(memo.ask("Who is Mr. Knightley?").text)
 
-Names are loaded when first used: importing the package costs nothing. It sets GOMP_SPINCOUNT (minimemo/openmp.py).
+Names are loaded when first used: importing the package costs nothing. It sets GOMP_SPINCOUNT (minimemo/threads.py).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from minimemo.hub.catalog import pull
     from minimemo.memo.build import build
     from minimemo.memo.calibrate import calibrate
+    from minimemo.memo.library import Store, open_store
     from minimemo.memo.memo import Memo, open_memos
     from minimemo.memo.memo import open_memo as open
-    from minimemo.memo.store import Store, open_store
     from minimemo.runtime import LanguageModel, RunOptions, load_model, open_embedder
     from minimemo.text.document import Document
 
@@ -57,8 +57,8 @@ _HOMES = {
     "open": "memo.memo",
     "open_embedder": "runtime",
     "open_memos": "memo.memo",
-    "open_store": "memo.store",
-    "Store": "memo.store",
+    "open_store": "memo.library",
+    "Store": "memo.library",
     "pull": "hub.catalog",
     "RunOptions": "runtime",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,24 @@ def put(source: Path, target: Path) -> None:
     _sync_folder(target.absolute().parent)
 
 
+def exchange(one: Path, two: Path) -> bool:
+    """Lets two folders of one file system change places in one step: neither name is ever without a folder.
+
+    False where that cannot be done: only Linux has renameat2(2), and not all of its file systems.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it, musl does not
+    here, both_ways = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename is None or rename(here, os.fsencode(one), here, os.fsencode(two), both_ways):
+        return False
+    _sync_folder(one.absolute().parent)
+    _sync_folder(two.absolute().parent)
+    return True
+
+
 def _sync(path: Path) -> None:
     """A file, or a folder with all that is in it."""
     if path.is_dir():
@@ -167,6 +186,22 @@ def content_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             content.update(block)
     return content.hexdigest()
+
+
+def remembered_hash(path: Path) -> str:
+    """SHA-256 (hex) of a large file, hashed once: a note in the cache folder, by path, size and time of change, says it
+    from then on, where that folder can be written."""
+    stat = path.stat()
+    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not hashed yet
+        fields = json.loads(note.read_text(encoding="utf-8"))
+        if fields["identity"] == identity and len(fields["sha256"]) == 64:
+            return str(fields["sha256"])
+    content = content_hash(path)
+    with suppress(OSError):  # a folder that cannot be written costs a second a run, no more
+        write_whole(note, json.dumps({"identity": identity, "sha256": content}).encode())
+    return content
 
 
 def size(count: float) -> str:

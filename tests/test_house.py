@@ -16,7 +16,7 @@ ORDER = (
     "threads", "events", "errors",
 )  # fmt: skip
 # Imports against the order that are still to go.
-LEFT = {("runtime", "ask"), ("runtime", "memo")}
+LEFT: set[tuple[str, str]] = set()
 
 
 def room_of(path: Path) -> str:

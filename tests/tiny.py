@@ -13,7 +13,7 @@ from minimemo.engine.engine import Engine
 from minimemo.hub.gguf_tokenizer import from_gguf
 from minimemo.models.config import ModelConfig, RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, Projection
+from minimemo.models.layers import Linear, Projection
 from tests import tiny_tokenizers
 
 

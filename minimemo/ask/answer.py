@@ -1,4 +1,4 @@
-"""What a question gives back: the text, the passages it rests on, and an honest word on whether they hold it."""
+"""What a question gives back: the text, the passages that it rests on, and an honest word on whether they hold it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from minimemo.ask.clues import Clue
-from minimemo.text.scripts import Language, content_units, normalize
+from minimemo.ask.evidence import Passage
+from minimemo.text.scripts import Language
+from minimemo.text.words import content_units, normalize
 
 Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
 
-SUPPORTED = 0.5  # share of an answer's content words that must stand in the passages
-RELATED = 0.5  # what the answer's sentence must share with the question, of what the passages' best one shares
-CITED = 0.8  # a passage is cited when it holds at least this share of what the best passage holds
+SUPPORTED = 0.5  # This share of an answer's content words must stand in the passages.
+RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
+CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
 _REFUSAL = re.compile(
     r"not (?:found|mentioned|stated|specified|provided|given|available)|no (?:relevant )?information"
@@ -24,58 +26,61 @@ _REFUSAL = re.compile(
     r"|do(?:es)? not (?:say|mention|contain|provide)"
     r"|未提[及到]|[没沒]有?(?:提[及到]|找到|说明|說明|相关|相關)|无法(?:确定|回答|找到)|無法(?:確定|回答|找到)|未找到|不清楚"
 )
-_REFUSAL_WITHIN = 160  # characters: a longer answer may say that of one point and answer the others
+_REFUSAL_WITHIN = 160  # Characters; a longer answer may say that of one point and answer the others.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of evidence: `text == [start:end]` of the document's text."""
+class Found:
+    """What an answer will be written from; streamed once, before its first piece."""
 
-    start: int  # characters of the document
-    end: int
-    text: str
-    score: float  # the best score over the queries that found it
-    sources: tuple[str, ...] = ()  # the retrieval lists it came from
-    found_by: tuple[str, ...] = ()  # "question", or the kinds of clue that found it
-    cited: bool = False  # whether the answer's words come from it (see `cite`)
-    document: str = ""  # its name
-
-    def cut(self, start: int, end: int) -> Passage:
-        """The part from character `start` to `end` of the document."""
-        text = self.text[start - self.start : end - self.start]
-        return dataclasses.replace(self, start=start, end=end, text=text)
+    clues: tuple[Clue, ...] = ()
+    draft: str = ""
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with everything that led to it. A summary has mode "summarize" and no question."""
+    """An answer with everything that led to it. A summary has mode "summarize", and no question where it was asked for
+    without one.
+
+    language: of the prompts that were used.
+    clues: texts from memory that the documents were searched with.
+    draft: a first answer from memory; "" without one.
+    passages: those given to the model, or the sources of what memory told; in the order of the documents.
+    supported: whether the passages hold the answer, judged by words (see `is_supported`); of a quotation, whether it
+        has a word of the question. False without passages.
+    prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
+    generated_tokens: of the text.
+    prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
+    timings: seconds by stage, and "total".
+    """
 
     text: str
     question: str
     mode: AnswerMode
-    language: Language  # of the prompts used
+    language: Language
     clues: tuple[Clue, ...]
-    draft: str  # a first answer from memory; "" without one
-    passages: tuple[Passage, ...]  # as given to the model, or the sources of what memory told; in document order
-    supported: bool  # see `is_supported`, or whether a quotation has a word of the question; False without passages
-    prompt_tokens: int  # of the prompt that it was written from, the memory itself not counted; 0: told in parts
-    generated_tokens: int  # of the answer
-    prefilled_tokens: int  # by all stages together: a memory that is read, not recomputed, adds nothing to it
-    timings: dict[str, float]  # seconds by stage
+    draft: str
+    passages: tuple[Passage, ...]
+    supported: bool
+    prompt_tokens: int
+    generated_tokens: int
+    prefilled_tokens: int
+    timings: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts, strings and numbers: ready for JSON."""
+        """Returns plain lists, dicts, strings and numbers, ready for JSON."""
         record = dataclasses.asdict(self)
-        record["clues"] = [dataclasses.asdict(clue) for clue in self.clues]
+        record["clues"] = list(record["clues"])
         record["passages"] = [
-            {**dataclasses.asdict(p), "sources": list(p.sources), "found_by": list(p.found_by)} for p in self.passages
+            {**p, "sources": list(p["sources"]), "found_by": list(p["found_by"])} for p in record["passages"]
         ]
         return record
 
 
 def is_refusal(text: str, not_found: str = "") -> bool:
-    """Whether an answer says that it was not found: the agreed words, or the usual ways to say so in a short text."""
+    """Tells whether an answer says that nothing answers: in the agreed words, or as usual in a short text."""
     plain = normalize(text)
     agreed = normalize(not_found)
     if not plain or (agreed and plain.startswith(agreed)):
@@ -84,13 +89,13 @@ def is_refusal(text: str, not_found: str = "") -> bool:
 
 
 def is_part(answer: str, other: str) -> bool:
-    """Whether an answer's content words are all in another one; False when it has none ("yes")."""
+    """Tells whether an answer's content words are all in another one; False when it has none ("yes")."""
     units = content_units(answer)
     return bool(units) and units <= content_units(other)
 
 
 def support(answer: str, question: str, text: str) -> float | None:
-    """Share of the answer's content words (CJK: character pairs) that stand in `text`, 0 to 1.
+    """Gives the share of the answer's content words (CJK: character pairs) that stand in `text`, 0 to 1.
 
     Words of the question are left out unless the answer has no others. None when it has no content words at all
     ("yes"), so that nothing can be looked up.
@@ -101,8 +106,8 @@ def support(answer: str, question: str, text: str) -> float | None:
 
 
 def is_supported(answer: str, question: str, passages: Sequence[Passage], not_found: str = "") -> bool:
-    """Whether the passages hold the answer, judged by words only: True when they hold at least half of its content
-    words, and a sentence that holds them has to do with the question (`is_related`).
+    """Judges by words alone whether the passages hold the answer: at least half of its content words, in a sentence
+    that has to do with the question (`is_related`).
 
     False for a refusal and without passages. It cannot see a wrong relation between right words of one sentence,
     calls an answer in other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
@@ -114,7 +119,7 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
-    """Whether a sentence that best holds the answer has to do with the question: with the sentence before it, it
+    """Tells whether a sentence that best holds the answer has to do with the question: with the sentence before it, it
     shares at least half as many content words with the question as any two such sentences do.
 
     Small models copy a phrase from beside what was asked for. True when nothing can be told: no sentence holds half
@@ -137,7 +142,7 @@ def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
 
 
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """The passages, `cited` set on those that hold (nearly) as many of the answer's words as the best one does."""
+    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does."""
     shares = [support(answer, question, p.text) or 0.0 for p in passages]
     best = max(shares, default=0.0)
     return tuple(

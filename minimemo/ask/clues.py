@@ -14,7 +14,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from minimemo.text.scripts import content_units, information, normalize, shingles
+from minimemo.text.scripts import information
+from minimemo.text.words import content_units, normalize, shingles
 
 ClueKind: TypeAlias = Literal["recall", "rewrite", "draft", "point"]
 

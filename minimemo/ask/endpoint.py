@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from minimemo.ask import GrowingText, Piece, Written
-from minimemo.ask.clues import is_looping
-from minimemo.ask.writer import LOOP_CHECK
+from minimemo.ask.writer import Piece, Written, pieces
 from minimemo.errors import GeneratorError, InputError
-from minimemo.events import Event, Listener
+from minimemo.events import Listener
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
@@ -218,25 +216,22 @@ class EndpointGenerator:
         """`min_tokens` is not asked for: the protocol has no such limit."""
         said = [("system", system)] * bool(system) + [("user", text)]
         messages = [{"role": role, "content": content} for role, content in said]
-        reply = GrowingText()
-        asked = written = None
-        parts = 0
-        with closing(self._endpoint.stream(messages, max_tokens)) as deltas:  # type: ignore[type-var]
+        prompt_tokens = tokens = None
+
+        def texts(deltas: Iterator[Delta]) -> Iterator[tuple[str, int]]:
+            nonlocal prompt_tokens, tokens
             for delta in deltas:
-                parts += 1
-                on_event(Event("answer", parts, max_tokens, "tok"))
-                asked, written = delta.prompt_tokens or asked, delta.tokens or written
-                if body := reply.push(delta.text):
-                    yield Piece(body)
-                if parts % LOOP_CHECK == 0 and is_looping(reply.text):
-                    break
-        on_event(Event("answer", parts, parts, "tok"))
-        if not reply.text:  # a model that thinks first may spend all of them on that
+                prompt_tokens, tokens = delta.prompt_tokens or prompt_tokens, delta.tokens or tokens
+                yield delta.text, 1
+
+        with closing(self._endpoint.stream(messages, max_tokens)) as deltas:  # type: ignore[type-var]
+            reply, _ = yield from pieces(texts(deltas), max_tokens, on_event)
+        if not reply:  # a model that thinks first may spend all of them on that
             raise GeneratorError(
                 f"{self._endpoint.address}: an empty answer; a model that thinks first may need more than {max_tokens} "
                 "tokens: raise --max-tokens, or name another with --generator-model"
             )
-        return Written(reply.text, asked or self.prompt_tokens(system, text), written or self.count(reply.text))
+        return Written(reply, prompt_tokens or self.prompt_tokens(system, text), tokens or self.count(reply))
 
 
 def _delta(content: object, told: dict[str, Any]) -> Delta:

@@ -1,20 +1,44 @@
-"""Hits of many queries -> the passages of one prompt: ranked, within a token budget, in document order, none twice."""
+"""Hits of many queries become the passages of one prompt: ranked, within a token budget, in document order, none twice.
+Or sentences of them are the answer: the document's own words, in its order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from minimemo.ask.answer import Passage
-
 if TYPE_CHECKING:
-    from minimemo.search.index import Hit
+    from minimemo.search.retriever import Hit
 
-LABEL = "[{number}] "  # how passages are numbered in a prompt
+LABEL = "[{number}] "  # Passages are numbered so in a prompt.
 SEPARATOR = "\n\n"
 _Place = tuple[int, int, int]  # document, first character, end
-_VOTERS = 3  # clues share one vote; with fewer than this many, each has no more than one of three
+_VOTERS = 3  # Clues share one vote; with fewer than this many, each has no more than one of three.
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of evidence: `text == [start:end]` of the document's text, in characters.
+
+    score: the best one over the queries that retrieved it.
+    sources: the retrieval lists that it came from, "embedding" and "lexical".
+    found_by: "question", or the kinds of clue that retrieved it.
+    cited: whether the answer's words come from it (see `cite`).
+    document: its name.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float
+    sources: tuple[str, ...] = ()
+    found_by: tuple[str, ...] = ()
+    cited: bool = False
+    document: str = ""
+
+    def cut(self, start: int, end: int) -> Passage:
+        """Returns the part from character `start` to `end` of the document."""
+        return replace(self, start=start, end=end, text=self.text[start - self.start : end - self.start])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +56,7 @@ def rank_passages(
     stand_out: float = 0.0,
     documents: Sequence[str] = ("",),
 ) -> tuple[Passage, ...]:
-    """The union of all hits (one list a query, best first), best passage first.
+    """Unites all hits (one list a query, best first) into passages, best first.
 
     A passage weighs the mean of what the `lead` first queries score it and the mean of what the others do: what one
     clue alone finds weighs little, what all find as much as what the question finds. Left out are passages below
@@ -40,28 +64,24 @@ def rank_passages(
     leading query's first hit comes before all others: no clue can push them out. A passage keeps its best score and
     the kinds that found it. documents: the names of those that hits count through.
     """
-    found: dict[_Place, list[tuple[Hit, str]]] = {}
+    hits_at: dict[_Place, list[tuple[Hit, str]]] = {}
     weights: dict[_Place, float] = {}
     first: set[_Place] = set()
     kept: set[_Place] = set()
     for number, (query, query_hits) in enumerate(zip(queries, hits, strict=True)):
         share = 1 / lead if number < lead else 1 / max(_VOTERS, len(queries) - lead)
-        for hit in query_hits:
-            span = _place(hit)
-            found.setdefault(span, []).append((hit, query.kind))
-            weights[span] = weights.get(span, 0.0) + share * hit.score
+        for rank, hit in enumerate(query_hits):
+            place = hit.document, hit.chunk.start, hit.chunk.end
+            hits_at.setdefault(place, []).append((hit, query.kind))
+            weights[place] = weights.get(place, 0.0) + share * hit.score
             if number < lead and hit.score >= stand_out * query_hits[0].score:
-                kept.add(span)
-        if number < lead:
-            first.update(_place(hit) for hit in query_hits[:1])
+                kept.add(place)
+            if number < lead and rank == 0:
+                first.add(place)
     floor = stand_out * max(weights.values(), default=0.0)
-    shown = [span for span in found if span in kept or weights[span] >= floor]
+    shown = [place for place in hits_at if place in kept or weights[place] >= floor]
     shown.sort(key=lambda place: (place not in first, -weights[place], place))
-    return tuple(_passage(found[place], documents[place[0]]) for place in shown)
-
-
-def _place(hit: Hit) -> _Place:
-    return hit.document, hit.chunk.start, hit.chunk.end
+    return tuple(_passage(hits_at[place], documents[place[0]]) for place in shown)
 
 
 def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:
@@ -75,7 +95,7 @@ def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:
 
 
 def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[[str], int]) -> tuple[Passage, ...]:
-    """The best passages whose labelled texts take at most `budget` tokens, by document's name and in its order.
+    """Picks the best passages whose labelled texts take at most `budget` tokens, by document's name and in its order.
 
     Text that a better passage already shows is cut off; a passage that does not fit is passed over for smaller ones,
     but the best one is cut rather than dropped: its longest fitting beginning stays.
@@ -97,7 +117,7 @@ def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[
 
 
 def render_passages(passages: Sequence[Passage]) -> str:
-    """Numbered from 1, a blank line between: "[1] first passage"."""
+    """Writes passages into one text, numbered from 1, a blank line between: "[1] first passage"."""
     return SEPARATOR.join(LABEL.format(number=n) + p.text.strip() for n, p in enumerate(passages, 1))
 
 
@@ -106,7 +126,7 @@ def _cost(text: str, count_tokens: Callable[[str], int]) -> int:
 
 
 def _without(passage: Passage, chosen: Sequence[Passage]) -> Passage | None:
-    """The passage less what the chosen ones cover; None when nothing is left, or only pieces on both sides."""
+    """Cuts off what the chosen passages cover; None when nothing is left, or only pieces on both sides."""
     start, end = passage.start, passage.end
     for other in chosen:
         if other.document != passage.document:
@@ -121,7 +141,7 @@ def _without(passage: Passage, chosen: Sequence[Passage]) -> Passage | None:
 
 
 def _longest_fitting(passage: Passage, budget: int, count_tokens: Callable[[str], int]) -> Passage:
-    """The longest beginning that fits, by bisection over characters."""
+    """Cuts a passage to its longest beginning that fits, by bisection over characters."""
     low, high = 0, len(passage.text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -130,3 +150,21 @@ def _longest_fitting(passage: Passage, budget: int, count_tokens: Callable[[str]
         else:
             high = middle - 1
     return passage.cut(passage.start, passage.start + low)
+
+
+def quotation(sentences: Sequence[Hit], documents: Sequence[str]) -> str:
+    """Writes sentences one a line, in order; documents: the names of those that hits count through."""
+    ordered = sorted(sentences, key=lambda one: (documents[one.document], one.chunk.start))
+    return "\n".join(" ".join(one.chunk.text.split()) for one in ordered)
+
+
+def quoted_first(
+    passages: Sequence[Passage], sentences: Sequence[Hit], documents: Sequence[str]
+) -> tuple[Passage, ...]:
+    """Puts the passages that hold one of the sentences before all others, and marks them as cited."""
+    places = [(documents[one.document], one.chunk.start) for one in sentences]
+    marked = [
+        replace(p, cited=any(p.document == document and p.start <= start < p.end for document, start in places))
+        for p in passages
+    ]
+    return tuple(sorted(marked, key=lambda passage: not passage.cited))

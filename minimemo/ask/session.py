@@ -1,32 +1,43 @@
-"""A question -> an answer with its sources: clues from memory, passages by retrieval, an answer written from them.
+"""The ask walk: from a question to an answer with its sources. Clues from memory, passages by retrieval, an answer.
 
 The loop is MemoRAG's (arXiv 2409.05591): from memory, passages are recalled, the question is rewritten and an answer
-drafted; question and clues search the document; the answer is written from what they find, or taken from memory where
-both find that likelier (agreement.py). English paragraphs come from memory, and retrieval finds their sources; Chinese
-ones come from passages. The document's own words are quoted, not written. What is asked of the whole document walks
-through all of its memory, which is only read: it has its length back after every question.
+drafted; question and clues search the document; the answer is written from what they retrieve, or taken from memory
+where both find that likelier. English paragraphs come from memory, and retrieval finds their sources; Chinese ones come
+from passages. The document's own words are quoted, not written. What is asked of the whole document walks through all
+of its memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
-from minimemo.ask.agreement import Agreement
-from minimemo.ask.answer import Answer, Mode, Passage, cite, is_supported
+from minimemo.ask.answer import Answer, AnswerMode, Found, Mode, cite, is_supported
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import Query, rank_passages, render_passages
-from minimemo.ask.form import form_given
-from minimemo.ask.loan import MemoryLoan
+from minimemo.ask.evidence import (
+    Passage,
+    Query,
+    fit_passages,
+    quotation,
+    quoted_first,
+    rank_passages,
+    render_passages,
+)
+from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
-from minimemo.ask.quotation import quotation, quoted_first
-from minimemo.ask.recollection import Recollection
-from minimemo.ask.room import MIN_EVIDENCE, Room, evidence_template
-from minimemo.ask.run import DEFAULTS, Found, Meter, Run, Settings, Steps, checked_question, last, with_answer
-from minimemo.ask.views import Memory, Views
-from minimemo.ask.writer import LocalGenerator, Piece, TextGenerator, Writer
+from minimemo.ask.question import (
+    CLUE_TOKENS,
+    MIN_EVIDENCE,
+    PARAGRAPH_TOKENS,
+    Kind,
+    Question,
+    checked_question,
+    kind_given,
+)
+from minimemo.ask.turns import Turns
+from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.errors import InputError
 from minimemo.events import Listener, silent
 from minimemo.text.scripts import Language, detect_language
@@ -34,12 +45,30 @@ from minimemo.text.scripts import Language, detect_language
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.search.index import Retriever
+    from minimemo.search.retriever import Retriever
+
+Steps: TypeAlias = Generator[Found | Piece, None, Answer]
+
+EVIDENCE_TOKENS = 1500  # Passages of an answer take at most so many tokens,
+SUMMARY_EVIDENCE_TOKENS = 3000  # and those of a summary so many.
+# The question retrieves three passages for a short answer: eight instead gained F1 on literaryqa (12.6 to 24.2, 30
+# questions) and lost it on loogle (54.8 to 42.5, 14 questions).
+QUESTION_HITS = 3
+# For an English paragraph it retrieves eight, and all that fit are shown. In Chinese, eight passages make a 0.5B model
+# write a list of what they are about: ROUGE-L on vcsum 13.8, with three 17.6 (14 questions).
+PARAGRAPH_HITS = 8
+# A quotation is looked for among the sentences of eight passages: F1 on contracts 37.2, with five 35.8, three 33.0.
+QUOTATION_HITS = 8
+CLUE_HITS = 3  # Each clue retrieves so many.
+# A passage is shown beside the best one when it has this share of its score at least; 0 shows all that fit. A 0.5B
+# model takes answers from passages that do not hold them: F1 on xquad_en 0.57 from the best passage alone, 0.42 and
+# 0.40 from two and three (40 questions).
+STAND_OUT = 0.8
 
 
 class Session:
-    """Answers questions about one or several documents, not from several threads at once. Greedy: the same question
-    gets the same answer.
+    """Answers questions about one or several documents, from any number of threads, one question at a time. Greedy: the
+    same question gets the same answer.
 
     `open_memory` is called at the first question that needs the memory. It holds, for each document,
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
@@ -59,26 +88,19 @@ class Session:
         documents: Sequence[str] = ("",),
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
-        settings: Settings = DEFAULTS,
         generator: TextGenerator | None = None,
         on_event: Listener = silent,
     ) -> None:
         self.language = language
-        self.settings = settings
         self._engine = engine
         self._retriever = retriever
+        self._documents = documents
         self._prompts = prompts
         self._on_event = on_event
-        self._documents = documents
-        self._own = LocalGenerator(engine, tokenizer)
-        self._generator = generator or self._own
-        self._room = Room(self._own, self._generator, prompts)
-        memory = cache(open_memory)
-        views = Views(memory, retriever, settings, engine.config.max_context)
-        loan = MemoryLoan(memory, settings.memory_room())
-        writer = Writer(engine, tokenizer)
-        self._recollection = Recollection(writer, loan, views, language, prompts, settings)
-        self._agreement = Agreement(engine, writer, self._recollection, settings)
+        self._writer = Writer(engine, tokenizer)
+        self._generator = generator or self._writer
+        self._memory = DocumentMemory(self._writer, retriever, open_memory, language, prompts)
+        self._turns = Turns()
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -88,26 +110,29 @@ class Session:
 
         Raises InputError for an empty question, one that does not fit (saying by how much), or an unknown mode.
         """
-        return last(self._ask(self._run(question, mode, max_tokens)))
+        return _last(self.stream(question, mode, max_tokens))
 
     def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
-        """As `ask`, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here, not later.
+        """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here,
+        not later.
 
-        A stream may be left half read; going on with it after the memory was asked again is an InputError.
+        A stream may be left half read: it makes way for the next question of its thread, and after turns.LEFT seconds
+        for those of others. Going on with it after the memory was asked again is an InputError.
         """
-        return with_answer(self._ask(self._run(question, mode, max_tokens)))
+        asked = self._question(question, mode, max_tokens)
+        return self._in_turn(asked, self._answer(asked))
 
     def recall(self, question: str) -> tuple[Clue, ...]:
-        """Sentences of the document that the memory recalls for a question."""
-        return self._recollect(("recall",), self._run(question, "memory", self.settings.clue_tokens))[0]
+        """Recalls sentences of the documents for a question."""
+        return self._alone(("recall",), question)[0]
 
     def rewrite(self, question: str) -> tuple[Clue, ...]:
-        """Other questions, in the document's words, whose answers help with this one."""
-        return self._recollect(("rewrite",), self._run(question, "memory", self.settings.clue_tokens))[0]
+        """Asks other questions, in the documents' words, whose answers help with this one."""
+        return self._alone(("rewrite",), question)[0]
 
     def draft(self, question: str) -> str:
-        """A first short answer from memory; "" when it has none."""
-        return self._recollect(("draft",), self._run(question, "memory", self.settings.clue_tokens))[1]
+        """Gives a first short answer from memory; "" when it has none."""
+        return self._alone(("draft",), question)[1]
 
     def answer(self, question: str, evidence: Sequence[str], max_tokens: int = 256) -> Answer:
         """Answers from given texts, best first, as many as fit; no memory, no retrieval.
@@ -118,207 +143,250 @@ class Session:
         for text in evidence:
             start = ranked[-1].end if ranked else 0
             ranked.append(Passage(start, start + len(text), text, score=0.0))
-        return last(self._from_evidence(self._run(question, "rag", max_tokens), Found(passages=tuple(ranked))))
+        asked = self._question(question, "rag", max_tokens)
+        return _last(self._in_turn(asked, self._from_passages(asked, Found(passages=tuple(ranked)))))
 
     def summarize(self, max_tokens: int = 512) -> Answer:
-        """A summary: what memory tells of each part of the document, composed where that is long; its sources by
+        """Summarizes: what memory tells of each part of the document, composed where that is long; its sources by
         retrieval."""
-        return last(self._summary(self._summary_run(max_tokens)))
+        return _last(self.stream_summary(max_tokens))
 
     def stream_summary(self, max_tokens: int = 512) -> Iterator[Found | Piece | Answer]:
-        """As `summarize`, in steps like those of `stream`; one Piece where the parts are the summary."""
-        return with_answer(self._summary(self._summary_run(max_tokens)))
+        """Summarizes as `summarize` does, in steps like `stream`'s; one Piece where the parts are the summary."""
+        asked = self._checked("", "summarize", "whole", self.language, max_tokens)
+        return self._in_turn(asked, self._summary(asked))
 
     # -- ways to an answer -------------------------------------------------------------------------------------------
 
-    def _ask(self, run: Run) -> Steps:
-        if run.mode == "closed":
-            prompt = self._prompts[run.language].closed.format(question=run.question)
-            return (yield from self._write(run, Found(), prompt))
-        if run.form == "whole":
-            return (yield from self._summary(run))
-        if run.form == "quotation":
-            return (yield from self._quotation(run))
-        if run.mode == "gist":
-            return (yield from self._gist(run))
-        own = self._generator is self._own
-        # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them (LOG.md).
-        by_question = run.paragraph and run.language == "zh"
-        if run.mode == "memory" or (run.mode == "memorag" and run.paragraph and own and not by_question):
-            return (yield from self._from_memory(run))
+    def _answer(self, question: Question) -> Steps:
+        if question.mode == "closed":
+            return (yield from self._write(question, Found(), question.prompts.closed.format(question=question.text)))
+        if question.kind == "whole":
+            return (yield from self._summary(question))
+        if question.kind == "quotation":
+            return (yield from self._quotation(question))
+        if question.mode == "gist":
+            return (yield from self._gist(question))
+        paragraph = question.kind == "paragraph"
+        # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.
+        remembers = question.mode == "memorag" and not (paragraph and question.language == "zh")
+        if question.mode == "memory" or (remembers and paragraph and self._generator is self._writer):
+            return (yield from self._from_memory(question))
         clues: tuple[Clue, ...] = ()
         draft = ""
-        if run.mode == "memorag" and not by_question:
-            drafted = self.settings.use_draft and not run.paragraph
-            clues, draft = self._recollect(("recall", "rewrite", "draft") if drafted else ("recall", "rewrite"), run)
-        queries = [Query("question", run.question)]
+        if remembers:
+            clues, draft = self._clues(question, ("recall", "rewrite") if paragraph else ("recall", "rewrite", "draft"))
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
-        queries += [Query(c.kind, f"{run.question} {c.text}" if c.kind == "draft" else c.text) for c in clues]
-        ranked = self._search(queries, run, lead=1, stand_out=0 if run.paragraph else self.settings.stand_out)
-        return (yield from self._from_evidence(run, Found(clues, draft, ranked)))
+        queries = [Query(c.kind, f"{question.text} {c.text}" if c.kind == "draft" else c.text) for c in clues]
+        queries.insert(0, Query("question", question.text))
+        passages = self._search(question, queries, stand_out=0 if paragraph else STAND_OUT)
+        return (yield from self._from_passages(question, Found(clues, draft, passages)))
 
-    def _from_memory(self, run: Run) -> Steps:
-        """The answer from memory alone; in mode `memorag` with the passages that the question finds, as its sources.
+    def _from_memory(self, question: Question) -> Steps:
+        """Answers from memory alone; in mode `memorag` with the passages that the question retrieves, as its sources.
 
-        A view holds more than the passages that fit into a prompt, and needs no prefill (LOG.md).
+        A view holds more than the passages that fit into a prompt, and needs no prefill: a paragraph from memory is as
+        good as one from passages, in a third of the time.
         """
-        prompts = self._prompts[run.language]
-        template = prompts.memory_paragraph if run.paragraph else prompts.memory_answer
-        text = template.format(question=run.question)
+        prompts = question.prompts
+        template = prompts.memory_paragraph if question.kind == "paragraph" else prompts.memory_answer
+        prompt = template.format(question=question.text)
         passages: tuple[Passage, ...] = ()
-        if run.mode == "memorag":
-            ranked = self._search([Query("question", run.question)], run, lead=1, stand_out=0)
-            passages = self._room.fit(run, ranked, self.settings.evidence_tokens, lambda _: text)
-        found = Found(passages=passages)
-        yield found
-        size = self.settings.view_tokens if run.paragraph else self.settings.answer_view_tokens
-        written, count, prompt_tokens = yield from self._recollection.answer(run, text, size)
-        return self._answer(run, found, written, count, prompt_tokens)
+        if question.mode == "memorag":
+            ranked = self._search(question, [Query("question", question.text)])
+            passages = self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: prompt)
+        yield (found := Found(passages=passages))
+        return self._finished(question, found, (yield from self._memory.answer(question, prompt)))
 
-    def _from_evidence(self, run: Run, found: Found) -> Steps:
-        """The answer from `found.passages` (best first), as many as the budget and the context hold."""
-        prompts = self._prompts[run.language]
-        template = evidence_template(prompts, run)
+    def _from_passages(self, question: Question, found: Found) -> Steps:
+        """Answers from `found.passages` (best first), as many as the budget and the context hold."""
+        template, not_found = question.evidence_template, question.prompts.not_found
 
-        def text(passages: Sequence[Passage]) -> str:
+        def prompt(passages: Sequence[Passage]) -> str:
             evidence = render_passages(passages)
-            return template.format(passages=evidence, question=run.question, not_found=prompts.not_found)
+            return template.format(passages=evidence, question=question.text, not_found=not_found)
 
-        # A draft only searches: small models copy one that they are shown, right or wrong (LOG.md).
-        passages = self._room.fit(run, found.passages, self.settings.evidence_tokens, text)
-        short = run.mode == "memorag" and run.form == "phrase"
-        agreed = short and self._generator is self._own and self.settings.agreed_tokens > 0
-        return (yield from self._write(run, Found(found.clues, found.draft, passages), text(passages), agreed))
+        # A draft only searches. Small models copy one that they are shown, right or wrong: it cost the 0.5B 13.7 points
+        # of F1 on xquad_zh (40 questions).
+        passages = self._fit(question, found.passages, EVIDENCE_TOKENS, prompt)
+        short = question.mode == "memorag" and question.kind == "phrase"
+        agreed = short and self._generator is self._writer
+        return (yield from self._write(question, replace(found, passages=passages), prompt(passages), agreed))
 
-    def _quotation(self, run: Run) -> Steps:
-        """The sentences that the question finds, as they stand in the document; the passages that hold them are cited.
+    def _quotation(self, question: Question) -> Steps:
+        """Gives the sentences that the question retrieves, as they stand in the document; the passages that hold them
+        are cited.
 
-        What a 0.5B or 1.5B model copies when it is told to quote is mostly its own invention (LOG.md).
+        What a 0.5B or 1.5B model copies when it is told to quote is mostly its own invention: F1 on contracts 22.6 and
+        31.7, of the retrieved sentence 45 (28 and 14 questions).
         """
-        with run.meter.stage("retrieve"):
-            (hits,) = self._retriever.retrieve([run.question], self.settings.quotation_hits)
-            ranked = rank_passages([Query("question", run.question)], [hits], documents=self._documents)
-            sentences = self._retriever.quote(run.question, hits)
+        with question.stage("retrieve"):
+            (hits,) = self._retriever.retrieve([question.text], QUOTATION_HITS)
+            ranked = rank_passages([Query("question", question.text)], [hits], documents=self._documents)
+            sentences = self._retriever.quote(question.text, hits)
         ranked = quoted_first(ranked, sentences, self._documents)
-        found = Found(passages=self._room.fit(run, ranked, self.settings.evidence_tokens, lambda _: ""))
+        found = Found(passages=self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: ""))
         yield found
         yield Piece(text := quotation(sentences, self._documents))
-        said = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
-        return replace(self._answer(run, found, text, 0, 0), passages=found.passages, supported=said)
+        named = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
+        return replace(self._finished(question, found, Written(text, 0, 0)), passages=found.passages, supported=named)
 
-    def _gist(self, run: Run) -> Steps:
-        """The answer from sentences that every part of the memory recalls, and from the passages that those find."""
-        prompts = self._prompts[run.language]
-        clues = self._recollection.recalled(run)
-        queries = [Query("question", run.question), *(Query(clue.kind, clue.text) for clue in clues)]
-        # the best of each clue before the second of any, and as many as fit: breadth is wanted
-        ranked = self._search(queries, run, lead=len(queries), stand_out=0)
+    def _gist(self, question: Question) -> Steps:
+        """Answers from sentences that every part of the memory recalls, and from the passages that those retrieve."""
+        clues = self._memory.recalled(question)
+        queries = [Query("question", question.text), *(Query(clue.kind, clue.text) for clue in clues)]
+        # the best of each clue before the second of any, and as many as fit: breadth is asked for
+        ranked = self._search(question, queries, lead=len(queries))
         points = [clue.text for clue in clues]
 
-        def text(passages: Sequence[Passage]) -> str:
-            return prompts.gist.format(
-                points=_listed(points), passages=render_passages(passages), question=run.question
-            )
+        def prompt(passages: Sequence[Passage]) -> str:
+            evidence = render_passages(passages)
+            return question.prompts.gist.format(points=_listed(points), passages=evidence, question=question.text)
 
-        while points and self._room.left(run, text(())) < MIN_EVIDENCE:
+        while points and question.left(prompt(())) < MIN_EVIDENCE:
             points.pop()
-        passages = self._room.fit(run, ranked, self.settings.summary_evidence_tokens, text)
-        return (yield from self._write(run, Found(clues, "", passages), text(passages)))
+        passages = self._fit(question, ranked, SUMMARY_EVIDENCE_TOKENS, prompt)
+        return (yield from self._write(question, Found(clues, "", passages), prompt(passages)))
 
-    def _summary(self, run: Run) -> Steps:
-        """What the memory tells of each part of the document: as it stands, or composed where that is too long."""
-        prompts, budget = self._prompts[run.language], self.settings.summary_evidence_tokens
-        parts, joined = self._recollection.parts(run, joined=self._generator is self._own)
-        if run.language == self.language:  # in another one names are written in other ways
-            parts = [told for part in parts if (told := without_inventions(part, self._retriever.holds))]
+    def _summary(self, question: Question) -> Steps:
+        """Gives what memory tells of each part of the document: as it stands, or composed where that is too long."""
+        parts, joined = self._memory.parts(question, joined=self._generator is self._writer)
+        if question.language == self.language:  # in another one names are written in other ways
+            parts = list(filter(None, (without_inventions(part, self._retriever.holds) for part in parts)))
         lines = [line for part in parts for line in parse_lines(part)]
         clues = select_clues({"point": lines}, caps={"point": len(lines)})
-        queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", prompts.summary_query)]
-        ranked = self._search(queries, run, lead=len(queries), stand_out=0)
+        queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", question.prompts.summary_query)]
+        ranked = self._search(question, queries, lead=len(queries))
 
-        def text(passages: Sequence[Passage] = ()) -> str:
-            return prompts.summary.format(parts=_listed(parts or [passage.text.strip() for passage in passages]))
+        def prompt(passages: Sequence[Passage] = ()) -> str:
+            return question.prompts.summary.format(parts=_listed(parts or [p.text.strip() for p in passages]))
 
-        passages = self._room.fit(run, ranked, budget, (lambda _: "") if parts else text)
+        passages = self._fit(question, ranked, SUMMARY_EVIDENCE_TOKENS, (lambda _: "") if parts else prompt)
         found = Found(clues, "", passages)
         if parts and joined:
             yield found
-            yield Piece(told := "\n\n".join(parts))
-            return self._answer(run, found, told, self._own.count(told), 0)
-        while len(parts) > 1 and self._room.left(run, text()) < 0:
+            yield Piece(text := "\n\n".join(parts))
+            return self._finished(question, found, Written(text, 0, self._writer.count(text)))
+        while len(parts) > 1 and question.left(prompt()) < 0:
             parts = parts[::2]  # thinner, but of the whole
-        return (yield from self._write(run, found, text(passages)))
+        return (yield from self._write(question, found, prompt(passages)))
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _recollect(self, kinds: Sequence[ClueKind], run: Run) -> tuple[tuple[Clue, ...], str]:
+    def _clues(self, question: Question, kinds: Sequence[ClueKind]) -> tuple[tuple[Clue, ...], str]:
         """Clues of some kinds, and the draft when it is one of them."""
-        return self._recollection.clues(kinds, run, self.settings.clue_tokens)
+        return self._memory.clues(question, kinds)
 
-    def _search(self, queries: Sequence[Query], run: Run, lead: int, stand_out: float) -> tuple[Passage, ...]:
-        """What the queries find, best first; see `rank_passages`."""
-        settings = self.settings
-        # In Chinese, eight passages make a 0.5B model write a list of what they are about (LOG.md).
-        asked = settings.paragraph_hits if run.paragraph and run.language == "en" else settings.question_hits
-        with run.meter.stage("retrieve"):
-            texts, most = [q.text for q in queries], max(asked, settings.clue_hits)
-            hits = self._retriever.retrieve(texts, most, regions=run.paragraph)
-            limits = [asked if q.kind == "question" else settings.clue_hits for q in queries]
-            kept = [found[:k] for found, k in zip(hits, limits, strict=True)]
+    def _search(
+        self, question: Question, queries: Sequence[Query], lead: int = 1, stand_out: float = 0
+    ) -> tuple[Passage, ...]:
+        """What the queries retrieve, best first; see `rank_passages`."""
+        paragraph = question.kind == "paragraph"
+        most = PARAGRAPH_HITS if paragraph and question.language == "en" else QUESTION_HITS
+        with question.stage("retrieve"):
+            texts = [query.text for query in queries]
+            hits = self._retriever.retrieve(texts, max(most, CLUE_HITS), regions=paragraph)
+            limits = [most if query.kind == "question" else CLUE_HITS for query in queries]
+            kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
             return rank_passages(queries, kept, lead, stand_out, self._documents)
 
-    def _system(self, run: Run) -> str:
-        return self._prompts[run.language].system
+    def _fit(
+        self, question: Question, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
+    ) -> tuple[Passage, ...]:
+        """The passages within the budget and, with the prompt that they stand in, within the context."""
+        budget = min(budget, question.left(prompt(())))
+        passages = fit_passages(ranked, budget, question.generator.count)
+        while passages and (left := question.left(prompt(passages))) < 0:
+            budget += left  # joined texts may take a token more than their parts
+            passages = fit_passages(ranked, budget, question.generator.count)
+        return passages
 
-    def _write(self, run: Run, found: Found, text: str, agreed: bool = False) -> Steps:
-        """The answer to a prompt that stands alone; agreed: the memory is asked too, see `Agreement`."""
+    def _write(self, question: Question, found: Found, prompt: str, agreed: bool = False) -> Steps:
+        """Answers a prompt that stands alone; agreed: the memory is asked too, see `DocumentMemory.agreed`."""
         yield found
         if agreed:
-            written = yield from self._agreement.write(run, self._system(run), text)
+            written = yield from self._memory.agreed(question, prompt)
         else:
-            with run.meter.stage("answer", report=False):
-                written = yield from self._generator.write(
-                    self._system(run), text, run.max_tokens, self._on_event, run.min_tokens
+            with question.stage("answer", report=False):
+                written = yield from question.generator.write(
+                    question.prompts.system, prompt, question.max_tokens, question.on_event, question.min_tokens
                 )
-        if self._generator is not self._own:
-            run.meter.prefilled_elsewhere += written.prompt_tokens
-        return self._answer(run, found, written.text, written.tokens, written.prompt_tokens)
+        return self._finished(question, found, written)
 
-    def _answer(self, run: Run, found: Found, text: str, generated_tokens: int, prompt_tokens: int) -> Answer:
+    def _finished(self, question: Question, found: Found, written: Written) -> Answer:
+        elsewhere = 0 if question.generator is self._writer else written.prompt_tokens
         return Answer(
-            text=text,
-            question=run.question,
-            mode=run.mode,
-            language=run.language,
+            text=written.text,
+            question=question.text,
+            mode=question.mode,
+            language=question.language,
             clues=found.clues,
             draft=found.draft,
-            passages=cite(text, run.question, found.passages),
-            supported=is_supported(text, run.question, found.passages, self._prompts[run.language].not_found),
-            prompt_tokens=prompt_tokens,
-            generated_tokens=generated_tokens,
-            prefilled_tokens=run.meter.prefilled,
-            timings=run.meter.timings(),
+            passages=cite(written.text, question.text, found.passages),
+            supported=is_supported(written.text, question.text, found.passages, question.prompts.not_found),
+            prompt_tokens=written.prompt_tokens,
+            generated_tokens=written.tokens,
+            prefilled_tokens=question.prefilled + elsewhere,
+            timings=question.timings(),
         )
 
-    # -- limits ------------------------------------------------------------------------------------------------------
+    # -- questions in turn -------------------------------------------------------------------------------------------
 
-    def _run(self, question: str, mode: Mode, max_tokens: int) -> Run:
+    def _question(self, text: str, mode: Mode, max_tokens: int) -> Question:
         """A checked question; InputError for what cannot be asked."""
         if mode not in get_args(Mode):
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
-        question = checked_question(question)
-        language = detect_language(question, self.language)
-        form = form_given(question, mode)
-        meter = Meter(self._engine, self._on_event)
-        least = min(self.settings.paragraph_tokens, max_tokens) if form == "paragraph" else 0
-        run = Run(question, mode, language, max_tokens, meter, form, least)
-        self._room.check_question(run, self.settings.question_tokens)
-        return run
+        text = checked_question(text)
+        return self._checked(text, mode, kind_given(text, mode), detect_language(text, self.language), max_tokens)
 
-    def _summary_run(self, max_tokens: int) -> Run:
-        run = Run("", "summarize", self.language, max_tokens, Meter(self._engine, self._on_event))
-        self._room.checked(run, self._prompts[self.language].summary.format(parts=""))
-        return run
+    def _checked(self, text: str, mode: AnswerMode, kind: Kind, language: Language, max_tokens: int) -> Question:
+        question = Question(
+            text,
+            mode,
+            kind,
+            language,
+            self._prompts[language],
+            max_tokens,
+            min_tokens=min(PARAGRAPH_TOKENS, max_tokens) if kind == "paragraph" else 0,
+            generator=self._writer if mode == "memory" else self._generator,
+            engine=self._engine,
+            on_event=self._on_event,
+        )
+        question.check()
+        return question
+
+    def _alone(self, kinds: Sequence[ClueKind], text: str) -> tuple[tuple[Clue, ...], str]:
+        """The clues of some kinds alone, and the draft."""
+        turn, question = object(), self._question(text, "memory", CLUE_TOKENS)
+        with self._turns.step(turn, last=True):
+            question.begin()
+            return self._clues(question, kinds)
+
+    def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
+        """Takes the steps to an answer, and the answer as the last one, when no other question is being answered."""
+        turn, step = object(), None
+        try:
+            with closing(_with_answer(steps)) as whole:
+                while not isinstance(step, Answer):
+                    if step is not None:
+                        yield step
+                    with self._turns.step(turn):
+                        if step is None:
+                            question.begin()
+                        step = next(whole)
+        finally:
+            self._turns.end(turn)
+        yield step
+
+
+def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:
+    yield (yield from steps)
+
+
+def _last(steps: Iterator[Found | Piece | Answer]) -> Answer:
+    *_, answer = steps
+    assert isinstance(answer, Answer)
+    return answer
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Prompts to token ids, token ids back to pieces of text; and what writes an answer from a prompt that stands alone."""
+"""Prompts become token ids, and token ids pieces of text: what writes answers, over a memory or from whole prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
-LOOP_CHECK = 16  # tokens between two looks for a loop: the look costs about a millisecond
+LOOP_CHECK = 16  # A reply is looked at for a loop every so many tokens: the look costs about a millisecond.
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Piece:
 
 
 class Written(NamedTuple):
-    """A whole answer, and what it took."""
+    """A whole answer, the tokens of the prompt that it was written from, and its own."""
 
     text: str
     prompt_tokens: int
@@ -41,10 +41,10 @@ class TextGenerator(Protocol):
         """Tokens of a prompt and its answer together, at most."""
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Counts the tokens of a text."""
 
     def prompt_tokens(self, system: str, text: str) -> int:
-        """Tokens of a prompt with all that stands around it."""
+        """Counts the tokens of a prompt with all that stands around it."""
 
     def write(
         self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
@@ -53,149 +53,99 @@ class TextGenerator(Protocol):
         hold a model to `min_tokens` leaves it alone."""
 
 
-class GrowingText:
-    """A reply as it comes. `text`: what was given out of it, no white space around the whole."""
+def pieces(
+    texts: Iterable[tuple[str, int]],
+    max_tokens: int,
+    on_event: Listener = silent,
+    check: Callable[[], object] = lambda: None,
+) -> Generator[Piece, None, tuple[str, int]]:
+    """Yields a reply that comes as `texts`, each with the tokens that it took, in pieces without white space around the
+    whole; returns the text and its token count. Ends early when the reply loops.
 
-    def __init__(self) -> None:
-        self.text = ""
-        self._held = ""  # white space, given out only when more text follows
-
-    def push(self, new: str) -> str:
-        """What to give out now; "" while it is white space."""
-        new = self._held + new
-        new = new if self.text else new.lstrip()
-        body = new.rstrip()
-        self._held = new[len(body) :]
-        self.text += body
-        return body
+    check: called after every piece; it raises when the cache that the reply comes from was lent to another question.
+    """
+    reply = held = ""  # white space is held until more text follows
+    count = 0
+    for text, tokens in texts:
+        count += tokens
+        if tokens:
+            on_event(Event("answer", count, max_tokens, "tok"))
+        text = held + text if reply else text.lstrip()
+        body = text.rstrip()
+        held = text[len(body) :]
+        reply += body
+        if body:
+            yield Piece(body)
+            check()
+        if count % LOOP_CHECK == 0 and is_looping(reply):
+            break
+    on_event(Event("answer", count, count, "tok"))
+    return reply, count
 
 
 class Writer:
-    """Speaks to one model, through its chat template where it has one."""
+    """Speaks to one model that runs here, through its chat template where it has one: a TextGenerator, and what asks a
+    memory of that model."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
-
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self._tokenizer.encode(text))
-
-    def whole_turn(self, system: str, text: str) -> list[int]:
-        """Ids of a prompt that stands alone; the model's reply comes next."""
-        opening, closing = self._tokenizer.turn(system or None)
-        return [*opening, *self._tokenizer.encode(text), *closing]
-
-    def end_of_turn(self, system: str, text: str) -> list[int]:
-        """Ids that end the turn which a memory began."""
-        _, closing = self._tokenizer.turn(system or None)
-        return [*self._tokenizer.encode(text), *closing]
-
-    def reply_batch(self, memory: KVCache, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        """One reply a row, all over the same memory, see `Engine.generate_batch`."""
-        stop = self._tokenizer.stop_ids
-        replies = self._engine.generate_batch(memory, rows, max_tokens=max_tokens, stop=stop)
-        return [self._tokenizer.decode(ids) for ids in replies]
-
-    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
-        """The tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before min_tokens
-        is held to go on in its line, but for one that says that there is nothing to say."""
-        stop = self._tokenizer.stop_ids
-        told: list[int] = []
-        for token in self._engine.generate(cache, ids, max_tokens=max_tokens, stop=stop):
-            told.append(token)
-            yield token
-        missing = min(min_tokens, max_tokens) - len(told)
-        if told and missing > 0 and not is_refusal(self._tokenizer.decode(told)):
-            cache.truncate(cache.length - 1)
-            left, breaks = max_tokens - len(told), self._tokenizer.break_ids
-            yield from self._engine.generate(
-                cache, told[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=breaks
-            )
-
-    def whole_reply(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> str:
-        """The reply to `ids`, as `pieces` gives it but all at once; the cache grows with it."""
-        return "".join(piece.text for piece in self.pieces(self.tokens(cache, ids, max_tokens, min_tokens), max_tokens))
-
-    def text(self, ids: Sequence[int]) -> str:
-        """What tokens say."""
-        return self._tokenizer.decode(ids)
-
-    def likelihoods(self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]]) -> list[float]:
-        """Of each reply to `ids`, see `Engine.likelihoods`."""
-        return self._engine.likelihoods(cache, ids, replies, self._tokenizer.stop_ids)
-
-    def reply(
-        self,
-        cache: Callable[[], KVCache],
-        ids: Sequence[int],
-        max_tokens: int,
-        on_event: Listener,
-        min_tokens: int = 0,
-    ) -> Generator[Piece, None, tuple[str, int]]:
-        """Yields the reply to `ids` in pieces; returns its text and token count.
-
-        `cache` is asked again after every piece, and raises when the cache is no longer ours to write to.
-        """
-        tokens = self.tokens(cache(), ids, max_tokens, min_tokens)
-        return (yield from self.pieces(tokens, max_tokens, on_event, cache))
-
-    def pieces(
-        self,
-        tokens: Iterable[int],
-        max_tokens: int,
-        on_event: Listener = silent,
-        check: Callable[[], object] = lambda: None,
-    ) -> Generator[Piece, None, tuple[str, int]]:
-        """Yields a reply's text in pieces, no white space around the whole; returns it and its token count.
-
-        Ends early when the reply loops. A base model, which does not know how to stop, ends with its first line.
-        `check` is called after every piece.
-        """
-        stream = self._tokenizer.stream()
-        one_line = not self._tokenizer.has_chat_template
-        reply = GrowingText()
-        count = 0
-        ended = False
-        for token in tokens:
-            count += 1
-            on_event(Event("answer", count, max_tokens, "tok"))
-            new = stream.push(token)
-            if one_line and "\n" in (line := new if reply.text else new.lstrip()):
-                new, ended = line.split("\n", 1)[0], True
-            if body := reply.push(new):
-                yield Piece(body)
-                check()
-            ended = ended or (count % LOOP_CHECK == 0 and is_looping(reply.text))
-            if ended:
-                break
-        if not ended and (body := reply.push(stream.flush())):
-            yield Piece(body)
-        on_event(Event("answer", count, count, "tok"))
-        return reply.text, count
-
-
-class LocalGenerator:
-    """A model that runs here, from a fresh cache of just a prompt's size."""
-
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._engine = engine
-        self._writer = Writer(engine, tokenizer)
+        self.engine = engine
+        self.tokenizer = tokenizer
 
     @property
     def max_context(self) -> int:
-        return self._engine.config.max_context
+        return self.engine.config.max_context
 
     def count(self, text: str) -> int:
-        return self._writer.count(text)
+        return len(self.tokenizer.encode(text))
 
     def prompt_tokens(self, system: str, text: str) -> int:
-        return len(self._writer.whole_turn(system, text))
+        return len(self.whole_turn(system, text))
 
     def write(
         self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
     ) -> Generator[Piece, None, Written]:
-        ids = self._writer.whole_turn(system, text)
-        fresh = self._engine.new_cache(len(ids) + max_tokens)
-        reply, count = yield from self._writer.reply(lambda: fresh, ids, max_tokens, on_event, min_tokens)
+        """Writes from a fresh cache of just the prompt's and the answer's size."""
+        ids = self.whole_turn(system, text)
+        tokens = self.tokens(self.engine.new_cache(len(ids) + max_tokens), ids, max_tokens, min_tokens)
+        reply, count = yield from pieces(self.texts(tokens), max_tokens, on_event)
         return Written(reply, len(ids), count)
+
+    def whole_turn(self, system: str, text: str) -> list[int]:
+        """Encodes a prompt that stands alone; the model's reply comes next."""
+        opening, closing = self.tokenizer.turn(system or None)
+        return [*opening, *self.tokenizer.encode(text), *closing]
+
+    def end_of_turn(self, system: str, text: str) -> list[int]:
+        """Encodes a prompt that ends the turn which a memory began."""
+        _, closing = self.tokenizer.turn(system or None)
+        return [*self.tokenizer.encode(text), *closing]
+
+    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
+        """Yields the tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before
+        min_tokens is held to go on in its line, but for one that says that there is nothing to say."""
+        stop = self.tokenizer.stop_ids
+        reply: list[int] = []
+        for token in self.engine.generate(cache, ids, max_tokens=max_tokens, stop=stop):
+            reply.append(token)
+            yield token
+        missing = min(min_tokens, max_tokens) - len(reply)
+        if reply and missing > 0 and not is_refusal(self.tokenizer.decode(reply)):
+            cache.truncate(cache.length - 1)
+            left, breaks = max_tokens - len(reply), self.tokenizer.break_ids
+            yield from self.engine.generate(
+                cache, reply[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=breaks
+            )
+
+    def texts(self, tokens: Iterable[int]) -> Iterator[tuple[str, int]]:
+        """Yields the text of each token, and what is left of the last one, see `pieces`. A base model, which does not
+        know how to stop, ends with its first line."""
+        stream, begun = self.tokenizer.stream(), False
+        for token in tokens:
+            text = stream.push(token)
+            line = text if begun else text.lstrip()
+            if "\n" in line and not self.tokenizer.has_chat_template:
+                yield line.split("\n", 1)[0], 1
+                return
+            yield text, 1
+            begun = begun or bool(line)
+        yield stream.flush(), 0

@@ -9,7 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from minimemo import __version__
 from minimemo.cli import commands
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import parse_size
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda: False) -> int:
-    """Runs what was parsed; the exit code.
+    """Runs what was parsed; gives the exit code.
 
     `interrupted` says whether Ctrl-C was pressed: native code that calls Python may have made another error of it.
     """
@@ -48,7 +50,9 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         return 141
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or interrupted():
-            print("\nminimemo: interrupted; nothing half-written is left", file=sys.stderr)
+            building = arguments.run is commands.build
+            what = "the same command goes on from here" if building else "nothing half-written is left"
+            print(f"\nminimemo: interrupted; {what}", file=sys.stderr)
             return 130
         if not isinstance(error, MinimemoError) or os.environ.get("MINIMEMO_DEBUG"):
             raise
@@ -56,152 +60,145 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         return 2
 
 
+class _Command(argparse.ArgumentParser):
+    """A command's parser, which takes options anywhere among the other words."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="minimemo",
-        description="Ask questions of a long document on your own machine, from a compact KV memory.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=_version())
-    known = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    """Makes the parser of the whole command line; what it gives has `run`, the function of the command."""
+    raw = argparse.RawDescriptionHelpFormatter
+    description = "Ask questions of a long document on your own machine, from a compact KV memory."
+    top = argparse.ArgumentParser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"minimemo {__version__}")
+    names = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
+        run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = ""
     ) -> argparse.ArgumentParser:
-        added = known.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        name, description = name or run.__name__, f"{text[0].upper()}{text[1:]}."
+        epilog = f"example:\n  minimemo {example}"
+        added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         return added
 
-    pull = command("pull", commands.pull, "get models by name", "minimemo pull")
+    pull = command(commands.pull, "get models by name", "pull")
     pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
 
-    build = command("build", commands.build, "read a document once and leave a memo of it", "minimemo build book.txt")
+    build = command(commands.build, "read a document once and leave a memo of it", "build book.txt")
     build.add_argument("document", help="a text file; - reads standard input")
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
     small = build.add_mutually_exclusive_group()
-    small.add_argument(
-        "--memory",
-        choices=TIERS,
-        help=f"from large to small (default: {DEFAULT}); all but exact and int4 measure the model first, once",
-    )
-    small.add_argument(
-        "--budget", type=_size, metavar="SIZE", help="that memory.bin may take, such as 20MB: as good as fits into it"
-    )
-    build.add_argument(
-        "--window", type=_positive, metavar="TOKENS",
-        help="how far back each token of a long document sees (default: all while it fits the model, then 2048)",
-    )  # fmt: skip
+    tiers = f"from large to small (default: {DEFAULT}); all but exact and int4 measure the model first, once"
+    small.add_argument("--memory", choices=TIERS, help=tiers)
+    fits = "that memory.bin may take, such as 20MB: as good as fits into it"
+    small.add_argument("--budget", type=_size, metavar="SIZE", help=fits)
+    back = "how far back each token of a long document sees (default: all while it fits the model, then 2048)"
+    build.add_argument("--window", type=_positive, metavar="TOKENS", help=back)
     build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
-    build.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
+    _prompts(build)
 
-    calibrate = command(
-        "calibrate", commands.calibrate, "measure a model once, for the smaller memories; a build does it when needed",
-        "minimemo calibrate qwen2.5-coder-0.5b",
-    )  # fmt: skip
-    calibrate.add_argument("model", help="a name from `minimemo list`, a directory or a .gguf file")
-    calibrate.add_argument(
-        "--text",
-        nargs="+",
-        metavar="FILE",
-        default=[],
-        help="of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)",
-    )
+    measure = "measure a model once, for the smaller memories; a build does it when needed"
+    calibrate = command(commands.calibrate, measure, "calibrate qwen2.5-coder-0.5b")
+    calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
+    texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
+    calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
     calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
 
-    ask = command(
-        "ask", commands.ask, "answer a question from a memo", 'minimemo ask book.memo "Who is Mr. Knightley?"'
-    )
+    ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
     ask.add_argument(
-        "words",
-        nargs="*",
-        metavar="MEMO... QUESTION",
+        "words", nargs="*", metavar="MEMO... QUESTION",
         help="one memo, or several to be asked together; without a question: a prompt, question after question; "
         "- reads the question from standard input",
-    )
+    )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     _models(ask)
     ask.add_argument(
-        "--mode",
-        choices=_MODES,
-        default="memorag",
+        "--mode", choices=_MODES, default="memorag",
         help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither; "
         "gist: on the whole document, part by part",
-    )
-    _generator(ask)
-    ask.add_argument("--show-clues", action="store_true", help="also print what the memory recalled")
-    ask.add_argument("--max-tokens", type=_positive, default=256, metavar="N", help="of the answer (default: 256)")
-    _printing(ask)
+    )  # fmt: skip
+    _answering(ask, "what the memory recalled", 256)
 
-    summarize = command("summarize", commands.summarize, "summarize a memo's document", "minimemo summarize book.memo")
+    summarize = command(commands.summarize, "summarize a memo's document", "summarize book.memo")
     summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
-    _generator(summarize)
-    summarize.add_argument("--show-clues", action="store_true", help="also print what memory tells of each part")
-    summarize.add_argument("--max-tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
-    _printing(summarize)
+    _answering(summarize, "what memory tells of each part", 512)
 
-    inspect = command("inspect", commands.inspect, "show what a memo is made of", "minimemo inspect book.memo")
+    inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
-    export = command(
-        "export",
-        commands.export,
-        "a copy of a memo that opens on other machines",
-        "minimemo export book.memo away.memo",
-    )
+    away = "a copy of a memo that opens on other machines"
+    export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
     export.add_argument("out", help="the folder to make")
 
-    verify = command("verify", commands.verify, "check every byte of a memo", "minimemo verify book.memo")
+    verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")
 
-    listing = command("list", commands.listing, "list models and memos on this machine", "minimemo list")
+    listing = command(commands.listing, "list models and memos on this machine", "list", name="list")
     listing.add_argument("--du", action="store_true", help="what takes the disk: memos, models, all else of minimemo's")
     listing.add_argument("--json", action="store_true", help="as JSON")
 
-    remove = command("rm", commands.remove, "delete memos", "minimemo rm book.memo")
+    remove = command(commands.remove, "delete memos", "rm book.memo", name="rm")
     remove.add_argument("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
     return top
 
 
 def _models(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--model", default=os.environ.get("MINIMEMO_MODEL"), metavar="NAME|DIR|FILE.gguf", help="[$MINIMEMO_MODEL]"
-    )
+        "--model", default=os.environ.get("MINIMEMO_MODEL"), metavar="NAME|DIR|FILE.gguf",
+        help="the language model: a name from `minimemo list`, a directory or a .gguf file (default: the one that made "
+        "the memo; for a new memo, the one that `minimemo list` marks) [$MINIMEMO_MODEL]",
+    )  # fmt: skip
     command.add_argument(
-        "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR", help="[$MINIMEMO_EMBEDDER]"
-    )
-    command.add_argument("--dtype", choices=DTYPES, help="of large products (default: the fastest here)")
+        "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR",
+        help="the model that finds passages by meaning (default: as for --model) [$MINIMEMO_EMBEDDER]",
+    )  # fmt: skip
     command.add_argument(
-        "--kv-dtype", choices=KV_DTYPES, help="of keys and values at work (default: as dense products)"
-    )
+        "--dtype", choices=DTYPES,
+        help="number type of the model's large matrix products: int8 is fastest and rounds most, float32 rounds least "
+        "(default: the fastest here that loses nothing to speak of)",
+    )  # fmt: skip
+    command.add_argument(
+        "--kv-dtype", choices=KV_DTYPES,
+        help="number type of the memory's keys and values while they are in use: int8 and int4 take a half and a "
+        "quarter of the space and need a memo that is not exact (default: that of --dtype, if not int8)",
+    )  # fmt: skip
     command.add_argument(
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
 
 
-def _generator(command: argparse.ArgumentParser) -> None:
+def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument(
         "--generator", metavar="URL|NAME|DIR|FILE.gguf",
         help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY, else $OPENAI_API_KEY), or "
         "another model (default: the memory's own)",
     )  # fmt: skip
     command.add_argument("--generator-model", metavar="NAME", help="of an endpoint that has several")
-
-
-def _printing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
+    length = f"longest answer, in tokens of three quarters of an English word (default: {most})"
+    command.add_argument("--max-tokens", type=_positive, default=most, metavar="N", help=length)
     command.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
+    _prompts(command)
+
+
+def _prompts(command: argparse.ArgumentParser) -> None:
     command.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
 
 
@@ -216,9 +213,3 @@ def _size(text: str) -> int:
         return parse_size(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _version() -> str:
-    from minimemo import __version__
-
-    return f"minimemo {__version__}"

@@ -10,27 +10,23 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from minimemo.cli.screen import (
     Bar,
+    as_json,
     print_answer,
+    print_built,
     print_listing,
     print_memo,
     print_usage,
     progress,
-    quality,
-    shell_word,
-    told_json,
-)
+)  # fmt: skip
 from minimemo.errors import InputError, MinimemoError
+from minimemo.events import Listener
 from minimemo.files import size
 from minimemo.runtime import RunOptions
-
-if TYPE_CHECKING:
-    from minimemo.ask.endpoint import Endpoint
-    from minimemo.memo.asking import Asking
-    from minimemo.memo.store import Store
 
 
 def pull(arguments: argparse.Namespace) -> None:
@@ -47,14 +43,19 @@ def pull(arguments: argparse.Namespace) -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
+    model, texts = arguments.model, arguments.text
+    if model is None and len(texts) > 1:  # the word behind the texts
+        *texts, model = texts
+    if model is None:
+        raise InputError("calibrate: name a model; `minimemo list` shows some")
     from minimemo.memo.calibrate import calibrate
     from minimemo.runtime import load_model
     from minimemo.text.document import read_document
 
-    texts = [read_document(path, arguments.encoding).text for path in arguments.text]
+    read = [read_document(path, arguments.encoding).text for path in texts]
     with progress(arguments.quiet) as on_event:
-        profile = calibrate(load_model(arguments.model, on_event=on_event), texts, on_event=on_event)
-    print(f"{arguments.model}: profile {profile.hash}")
+        profile = calibrate(load_model(model, on_event=on_event), read, on_event=on_event)
+    print(f"{model}: profile {profile.hash}")
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -62,26 +63,10 @@ def build(arguments: argparse.Namespace) -> None:
 
     with progress(arguments.quiet) as on_event:
         memo = build(
-            arguments.document,
-            arguments.out,
-            model=arguments.model,
-            embedder=arguments.embedder,
-            memory=arguments.memory,
-            budget=arguments.budget,
-            window=arguments.window,
-            encoding=arguments.encoding,
-            prompts=_prompts(arguments),
-            options=_options(arguments),
-            on_event=on_event,
-        )
-    told = memo.inspect()
-    memory = told["memory"]
-    print(
-        f"{told['path']}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
-        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(told['bytes'])} in all\n"
-        f"quality: {quality(told['quality'])}\n"
-        f'ask it: minimemo ask {shell_word(told["path"])} "your question"'
-    )
+            arguments.document, arguments.out, memory=arguments.memory, budget=arguments.budget,
+            window=arguments.window, encoding=arguments.encoding, **_run(arguments, on_event),
+        )  # fmt: skip
+    print_built(memo.inspect())
 
 
 def ask(arguments: argparse.Namespace) -> None:
@@ -89,12 +74,12 @@ def ask(arguments: argparse.Namespace) -> None:
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
     with progress(arguments.quiet) as on_event:
-        asked = _store(arguments, on_event) if arguments.all else _open(arguments, folders, on_event)
+        asked = _open(arguments, folders, on_event)
 
         def answer(question: str) -> None:
             steps = asked.stream(question, arguments.mode, arguments.max_tokens)
             named = arguments.all or len(folders) > 1
-            print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues, named=named)
+            print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named)
 
         if question is not None:
             answer(sys.stdin.read() if question == "-" else question)
@@ -141,19 +126,18 @@ def _questions(on_event: Bar) -> Iterator[str]:
 
 def summarize(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet) as on_event:
-        asked = _open(arguments, arguments.memo, on_event)
-        steps = asked.session().stream_summary(arguments.max_tokens)
-        print_answer(steps, on_event, as_json=arguments.json, clues=arguments.show_clues)
+        steps = _open(arguments, arguments.memo, on_event).session().stream_summary(arguments.max_tokens)
+        print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
 
-    told = open_memo(arguments.memo).inspect()
+    facts = open_memo(arguments.memo).inspect()
     if arguments.json:
-        print(told_json(told))
+        print(as_json(facts))
     else:
-        print_memo(told)
+        print_memo(facts)
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -165,77 +149,75 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.export import export
+    from minimemo.memo.library import export
 
     print(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models")
 
 
 def listing(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.inventory import disk_usage, memos, models
+    from minimemo.memo.library import disk_bytes, disk_usage, remembered
 
-    known = {"models": [] if arguments.du else models(), "memos": memos()}
-    usage = disk_usage() if arguments.du else {}
+    memos = [{"path": str(path), "bytes": disk_bytes(path)} for path in remembered()]
+    shown = {"models": [] if arguments.du else _known_models(), "memos": memos}
+    usage = {"usage": disk_usage()} if arguments.du else {}
     if arguments.json:
-        print(told_json({**known, **({"usage": usage} if arguments.du else {})}))
+        print(as_json({**shown, **usage}))
         return
-    print_listing(known["models"], known["memos"])
+    print_listing(shown["models"], memos)
     if arguments.du:
-        print_usage(usage)
+        print_usage(usage["usage"])
+
+
+def _known_models() -> list[dict[str, Any]]:
+    """The models that `pull` knows by name, and whatever else was pulled; JSON-able."""
+    from minimemo.hub.catalog import CATALOG, defaults, pulled
+
+    here = {model.name: model for model in pulled()}
+    return [
+        {
+            "name": name,
+            "kind": CATALOG[name].kind if name in CATALOG else "hub",
+            "pulled": name in here,
+            "default": name in defaults(),
+            "bytes": here[name].bytes if name in here else CATALOG[name].size,
+            "about": f"{CATALOG[name].licence}; {CATALOG[name].notes}" if name in CATALOG else "",
+            "path": str(here[name].path) if name in here else None,
+        }
+        for name in [*CATALOG, *(name for name in here if name not in CATALOG)]
+    ]
 
 
 def remove(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from minimemo.memo.shelf import remove
+    from minimemo.memo.library import remove
 
     for memo in arguments.memo:
         print(f"{memo}: deleted, {size(remove(Path(memo)))} free")
 
 
-def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Bar) -> Asking:
+def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
+    """A Memo of the folders; of none, the Store."""
+    from minimemo.ask.endpoint import Endpoint, is_address
+    from minimemo.memo.library import open_store
     from minimemo.memo.memo import open_memos
 
-    return open_memos(
-        folders,
-        model=arguments.model,
-        embedder=arguments.embedder,
-        prompts=_prompts(arguments),
-        options=_options(arguments),
-        on_event=on_event,
-        generator=_generator(arguments),
-    )
-
-
-def _store(arguments: argparse.Namespace, on_event: Bar) -> Store:
-    from minimemo.memo.store import open_store
-
-    return open_store(
-        model=arguments.model,
-        embedder=arguments.embedder,
-        prompts=_prompts(arguments),
-        options=_options(arguments),
-        on_event=on_event,
-        generator=_generator(arguments),
-    )
-
-
-def _generator(arguments: argparse.Namespace) -> Endpoint | str | None:
-    from minimemo.ask.endpoint import Endpoint, is_address
-
-    if is_address(arguments.generator):
-        return Endpoint(arguments.generator, arguments.generator_model or "")
-    if arguments.generator_model:
-        mend = "begin its address with http://" if arguments.generator else "give its address with --generator"
+    generator = arguments.generator
+    if is_address(generator):
+        generator = Endpoint(generator, arguments.generator_model or "")
+    elif arguments.generator_model:
+        mend = "begin its address with http://" if generator else "give its address with --generator"
         raise InputError(f"--generator-model names a model of an endpoint: {mend}")
-    named: str | None = arguments.generator
-    return named
+    run = {**_run(arguments, on_event), "generator": generator}
+    return open_memos(folders, **run) if folders else open_store(**run)
 
 
-def _options(arguments: argparse.Namespace) -> RunOptions:
-    return RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
-
-
-def _prompts(arguments: argparse.Namespace) -> Any:
+def _run(arguments: argparse.Namespace, on_event: Listener) -> dict[str, Any]:
+    """What every command that runs models passes on."""
     from minimemo.ask import PROMPTS, load_prompts
 
-    return load_prompts(arguments.prompts) if arguments.prompts else PROMPTS
+    return {
+        "model": arguments.model,
+        "embedder": arguments.embedder,
+        "prompts": load_prompts(arguments.prompts) if arguments.prompts else PROMPTS,
+        "options": RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads),
+        "on_event": on_event,
+    }

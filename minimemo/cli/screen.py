@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from minimemo.files import size
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def print_answer(
-    steps: Iterator[Found | Piece | Answer], bar: Bar, *, as_json: bool, clues: bool, named: bool = False
+    steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
 ) -> None:
-    """Streams an answer: clues when wanted, the text as it comes, then the sources, `named`: by their documents."""
+    """Streams an answer: clues if asked for, the text as it comes, then the sources, `named` by their documents."""
     from minimemo.ask import Answer, Found, Piece
 
     begun = False
@@ -28,7 +28,7 @@ def print_answer(
             bar.clear()
             if isinstance(step, Answer):
                 answer = step
-            elif as_json:
+            elif json:
                 continue
             elif isinstance(step, Piece):
                 print(step.text, end="", flush=True)
@@ -38,9 +38,9 @@ def print_answer(
                     print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
     finally:
         if begun:
-            print(flush=True)  # an error is told on a line of its own
-    if as_json:
-        print(told_json(answer.to_dict()), flush=True)
+            print(flush=True)  # an error begins a new line
+    if json:
+        print(as_json(answer.to_dict()), flush=True)
         return
     if answer.passages and not answer.supported:
         print("(the passages do not clearly hold this answer)")
@@ -51,49 +51,53 @@ def print_answer(
     sys.stdout.flush()
 
 
-def told_json(value: object) -> str:
-    """On one line, in ASCII where stdout is of an encoding that lacks some characters."""
+def as_json(value: object) -> str:
+    """JSON on one line, in ASCII where stdout is of an encoding that lacks some characters."""
     whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(value, ensure_ascii=not whole)
+    return dumps(value, ensure_ascii=not whole)
 
 
-def shell_word(path: str) -> str:
-    """A path to be pasted into a command."""
-    if os.name == "nt":
-        return f'"{path}"' if " " in path else path
-    return shlex.quote(path)
+def print_built(facts: Mapping[str, Any]) -> None:
+    """Says what a build made (`Memo.inspect`), and what to do with it."""
+    path, memory = facts["path"], facts["memory"]
+    word = shlex.quote(path) if os.name != "nt" else f'"{path}"' if " " in path else path
+    print(
+        f"{path}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
+        f"({memory['ratio_to_fp16']:.1f}x smaller than fp16 KV), {size(facts['bytes'])} in all\n"
+        f"quality: {_quality(facts['quality'])}\n"
+        f'ask it: minimemo ask {word} "your question"'
+    )
 
 
-def print_memo(told: Mapping[str, Any]) -> None:
-    """What `Memo.inspect` tells, as a table."""
-    document, memory, chunks = told["document"], told["memory"], told["chunks"]
+def print_memo(facts: Mapping[str, Any]) -> None:
+    """Prints what `Memo.inspect` tells, as a table."""
+    document, memory, chunks = facts["document"], facts["memory"], facts["chunks"]
     settings = " ".join(f"{key} {value}" for key, value in memory["params"].items())
     rows = [
         ("document", f"{document['name']}, {document['characters']:,} characters, language {document['language']}"),
-        ("model", f"{told['model']['source']} ({told['model']['fingerprint'][:12]})"),
-        ("embedder", f"{told['embedder']['source']} ({told['embedder']['fingerprint'][:12]})"),
+        *((kind, f"{facts[kind]['source']} ({facts[kind]['fingerprint'][:12]})") for kind in ("model", "embedder")),
         ("memory", f"{memory['tokens']:,} tokens in {memory['blocks']} blocks, {size(memory['bytes'])}"),
         ("", f"{memory['bytes_per_token']:.0f} bytes a token, {memory['ratio_to_fp16']:.2f}x smaller than fp16 KV "
              f"({memory['fp16_bytes_per_token']} bytes a token)"),
         ("", f"codec {memory['codec']}: {settings}"),
         ("", "parts: " + ", ".join(f"{name} {size(count)}" for name, count in memory["parts"].items())),
-        ("quality", quality(told["quality"])),
-        ("index", size(told["index"]["bytes"])),
+        ("quality", _quality(facts["quality"])),
+        ("index", size(facts["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
-        ("in all", size(told["bytes"])),
+        ("in all", size(facts["bytes"])),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{text}")
 
 
-def quality(told: Mapping[str, Any] | None) -> str:
+def _quality(measured: Mapping[str, Any] | None) -> str:
     """What was measured of a memory, in a line."""
-    if told is None:
+    if measured is None:
         return "not measured: a memo of earlier times"
-    places = len(told["places"])
+    places = len(measured["places"])
     return (
-        f"{told['top1']:.1%} of next tokens as from the exact cache, KL {told['kl']:.2g} "
-        f"({told['tokens']} tokens at {places} place{'s' * (places > 1)})"
+        f"{measured['top1']:.1%} of next tokens as from the exact cache, KL {measured['kl']:.2g} "
+        f"({measured['tokens']} tokens at {places} place{'s' * (places > 1)})"
     )
 
 

@@ -14,17 +14,16 @@ import base64
 import json
 import shutil
 import struct
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from minimemo.errors import ModelError
-from minimemo.models.charsmap import build_charsmap
+from minimemo.hub.charsmap import build_charsmap
 
 _BLOCK = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])
 _LAYER = {  # name in the file -> name in a Hugging Face BERT
@@ -39,8 +38,7 @@ _LAYER = {  # name in the file -> name in a Hugging Face BERT
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     hidden: int
     layers: int
     heads: int
@@ -76,7 +74,7 @@ class _Reader:
 
 
 def convert(bin_path: Path, out_dir: Path) -> None:
-    """Write config.json, model.safetensors, tokenizer.json and the sentence-transformers files into `out_dir`.
+    """Writes config.json, model.safetensors, tokenizer.json and the sentence-transformers files into `out_dir`.
 
     4-bit weights become float16, the others stay float32. The same input gives the same bytes. Raises ModelError when
     the file is not of this format. A caller that wants all or nothing passes a temporary folder and renames it.
@@ -84,10 +82,10 @@ def convert(bin_path: Path, out_dir: Path) -> None:
     file = _Reader(bin_path)
     if file.bytes(4).tobytes() != b"E5S1":
         raise ModelError(f"{bin_path}: does not start with E5S1; this is not a 4-bit e5 file")
-    version, hidden, layers, heads, inner, rows, positions, types, epsilon, block = file.unpack("I7ifi")
+    version, *sizes, block = file.unpack("I7ifi")
     if (version, block) != (1, 32):
         raise ModelError(f"{bin_path}: version {version} with blocks of {block} is not known (only 1 with 32)")
-    header = _Header(hidden, layers, heads, inner, rows, positions, types, epsilon)
+    header = _Header(*sizes)
     tokenizer = _tokenizer(file)
     tensors = _tensors(file, header)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -179,17 +177,10 @@ def _tensors(file: _Reader, header: _Header) -> dict[str, npt.NDArray[Any]]:
         "emb.ln.w": ("embeddings.LayerNorm.weight", (C,)),
         "emb.ln.b": ("embeddings.LayerNorm.bias", (C,)),
     }
-    matrices: dict[str, tuple[int, ...]] = {
-        "q": (C, C),
-        "k": (C, C),
-        "v": (C, C),
-        "ao": (C, C),
-        "fi": (I, C),
-        "fo": (C, I),
-    }
+    matrices = {**dict.fromkeys(("q", "k", "v", "ao"), (C, C)), "fi": (I, C), "fo": (C, I)}
     for i in range(header.layers):
         for short, long in _LAYER.items():
-            shape = matrices.get(short, (C,))
+            shape: tuple[int, ...] = matrices.get(short, (C,))
             names[f"l{i}.{short}.w"] = (f"encoder.layer.{i}.{long}.weight", shape)
             names[f"l{i}.{short}.b"] = (f"encoder.layer.{i}.{long}.bias", shape[:1])
     tensors: dict[str, npt.NDArray[Any]] = {}

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
 from minimemo.hub.gguf_file import Tensor, read
+from minimemo.hub.gguf_tokenizer import from_gguf
 from minimemo.models.config import parse_config
 
 Bytes = NDArray[np.uint8]
@@ -49,17 +53,8 @@ class Codes(NamedTuple):
     offsets: NDArray[np.float32] | None
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Every key of a GGUF file's header. Raises ModelError when it is not a GGUF file."""
-    return read(path).metadata
-
-
 def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
     """Writes config.json, model.safetensors and the tokenizer's files into `directory`. Raises ModelError."""
-    from safetensors.numpy import save_file
-
-    from minimemo.hub.gguf_tokenizer import from_gguf
-
     on_event(Event("convert", 0, 0, "tensors"))
     metadata, tensors = read(path)
     config = _config(metadata, {tensor.name: tensor.shape for tensor in tensors}, path)
@@ -71,11 +66,8 @@ def convert(path: Path, directory: Path, on_event: Listener = silent) -> None:
             config["rope_scaling"] = {"rope_type": "factors", "factors": _dense(tensor, path).ravel().tolist()}
             continue
         name = _name(tensor.name, arch, path)
-        heads = 0
-        if arch in ("llama", "mistral"):
-            heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
-                name.split(".")[-2], 0
-            )
+        paired = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        heads = paired.get(name.split(".")[-2], 0) if arch in ("llama", "mistral") else 0
         if heads and tensor.shape[-1] % (2 * heads):
             raise ModelError(f"{path}: tensor {tensor.name} of shape {tensor.shape} does not divide into {heads} heads")
         for suffix, array in _arrays(tensor, path).items():
@@ -168,22 +160,14 @@ def _arrays(tensor: Tensor, path: Path) -> dict[str, NDArray[Any]]:
     if tensor.kind not in _UNPACK:
         return {"": _dense(tensor, path)}
     block_bytes, unpack = _UNPACK[tensor.kind]
-    rows = len(tensor.data)
-    found = unpack(tensor.data.reshape(-1, block_bytes))
-    arrays: dict[str, NDArray[Any]] = {
-        ".codes": found.codes.reshape(rows, -1),
-        ".scales": found.scales.reshape(rows, -1),
-    }
-    if found.offsets is not None:
-        arrays[".offsets"] = found.offsets.reshape(rows, -1)
-    return arrays
+    parts = unpack(tensor.data.reshape(-1, block_bytes))
+    arrays: list[tuple[str, NDArray[Any] | None]]
+    arrays = [(".codes", parts.codes), (".scales", parts.scales), (".offsets", parts.offsets)]
+    return {suffix: part.reshape(len(tensor.data), -1) for suffix, part in arrays if part is not None}
 
 
 def _dense(tensor: Tensor, path: Path) -> NDArray[np.float32]:
     """float32, in the order of shape that torch has: rows first."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
     try:
         values = dequantize(tensor.data, GGMLQuantizationType[tensor.kind])
     except NotImplementedError:

@@ -1,49 +1,39 @@
 """Document -> memo: text to passages and vectors, text to ids to KV to blocks to bytes, the manifest last.
 
-A memo is written into a hidden folder beside its place and renamed: it is whole or absent. A build that was killed, or
-whose document has grown since, goes on from what there is; the bytes are those of a build in one go.
+A memo is written into a hidden folder beside its place and renamed: it is whole or absent. A build that was killed or
+interrupted, or whose document has grown since, goes on from what there is; the bytes are those of a build in one go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minimemo.ask import PROMPTS, Language, MemoryOpening, Prompts, detect_language, memory_opening
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_size, profiles_dir
-from minimemo.memo import manifest as names
-from minimemo.memo import tails
-from minimemo.memo.folder import MEMO, TAIL, memo_files, scratch, sweep
-from minimemo.memo.manifest import DocumentInfo, Manifest, ModelInfo, Recipe, file_info
+from minimemo.memo.calibrate import calibrate
+from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, staging, sweep
+from minimemo.memo.library import remember
+from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo.memo import Memo
-from minimemo.memo.memorize import reading_rule, write_memory
-from minimemo.memo.passages import reuse_passages, write_passages
-from minimemo.memo.shelf import remember
+from minimemo.memo.memorize import Earlier, reading_rule, write_memory
+from minimemo.memo.passages import reuse_passages, tokenize, write_passages
+from minimemo.memory.codec import Codec, KVLayout
+from minimemo.memory.profile import Profile, load_profile, profile_of
 from minimemo.memory.size import fit, over
-from minimemo.memory.tiers import DEFAULT, TIERS, needs_profile, recipe_of
-from minimemo.runtime import (
-    DEFAULT_OPTIONS,
-    LanguageModel,
-    LocatedModel,
-    OpenEmbedder,
-    RunOptions,
-    load_model,
-    locate_model,
-    open_embedder,
-)
+from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile, recipe_of
+from minimemo.models.layers import product_dtype
+from minimemo.models.tokenizer import Tokenizer
+from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
+from minimemo.text.chunks import DEFAULT_SIZE
 from minimemo.text.document import Document, read_document
-
-if TYPE_CHECKING:
-    import torch
-
-    from minimemo.memory.codec import KVLayout
-    from minimemo.memory.profile import Profile
-    from minimemo.memory.reader import MemoryReader
+from minimemo.text.pieces import Encoded
 
 
 def build(
@@ -69,11 +59,9 @@ def build(
     document sees at least; None: all, while the document fits the model's context, and a window past that. A memo of
     the same document, model and settings that is already there is returned as it is.
     A loaded `model` runs as it was loaded, not as `options` say.
-    Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill the same
-    call goes on from there.
+    Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill, or a
+    KeyboardInterrupt, the same call goes on from there.
     """
-    from minimemo.memory.tiers import make_codec
-
     if memory is not None and budget is not None:
         raise InputError("memory and budget: give one of them; a budget chooses how small the memory gets")
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
@@ -82,123 +70,104 @@ def build(
     document = source if isinstance(source, Document) else read_document(source, encoding)
     target = _target(source, document, out)
     options.limit_threads()
-    located = model.located if isinstance(model, LanguageModel) else locate_model(model, on_event)
-    opened = embedder if isinstance(embedder, OpenEmbedder) else open_embedder(embedder, on_event)
-    language = detect_language(document.text)
-    opening = memory_opening(language, prompts)
-    layout = _layout(located, model.engine.kv_dtype if isinstance(model, LanguageModel) else options.cache_dtype())
-    known, profile, fitted = _known(target), None, None
-    if limit is not None or needs_profile(tier):
-        profile, model = _profile(located, model, options, on_event)
-    if limit is not None and profile is not None:
-        before, tokens = _counted(document, opening, located, model, known)
-        fitted = fit(limit, layout, profile, before, tokens)
-    codec, params = recipe_of(tier, layout, profile) if fitted is None else (fitted.codec, fitted.params)
-    recipe = _recipe(document, located, opened, codec, params, opening, window)
-    if known is not None and known.recipe == recipe:
+    models = Runtime(model, embedder, options, on_event)
+    before = _intact(target)
+    tokens = cache(lambda: tokenize(document, _tokenizer(models), on_event))
+    plan = _plan(document, models, tier, limit, window, prompts, before, tokens)
+    if before is not None and before.manifest.recipe == plan.recipe:
         sweep(target)
         remember(target)  # it may have been moved here
         on_event(Event("already built", 1, 1))
-        return Memo(target, known, model=model, embedder=opened, prompts=prompts, options=options)
-    if fitted is not None:
-        on_event(Event(fitted.note, 1, 1, "note"))
-    language_model = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
-    run = {"chunk": language_model.engine.chunk, "products": str(_products(language_model))}
-    stamp = {"recipe": asdict(recipe), "run": run}
-
-    with scratch(target, stamp) as folder, ExitStack() as stack:
-        old = None
-        if known is not None and _grew(known.recipe, recipe):
-            earlier = {"recipe": asdict(known.recipe), "run": run}
-            old = _reuse(Memo(target, known), earlier, folder, stack)
-        ids = write_passages(document, language_model.tokenizer, opened.embedder, recipe, folder, on_event)
-        before = opening.ids(language_model.tokenizer)
-        coder = make_codec(codec, params, None if profile is None else lambda _: profile)
-        judged = known.quality if known is not None else ()
-        quality = write_memory(ids, before, language_model.engine, recipe, coder, folder, on_event, old, judged)
-        info = DocumentInfo(document.name, document.sha256, len(document.text), len(ids), language)
-        files = {name: file_info(folder / MEMO / name) for name in (names.MEMORY, names.INDEX, names.CHUNKS)}
+        return Memo(target, before.manifest, Runtime(models.model, models.embedder, options), prompts)
+    if plan.note:
+        on_event(Event(plan.note, 1, 1, "note"))
+    decoder, embedding = models.decoder(), models.opened_embedder()
+    stamp, grown_from = _stamps(plan.recipe, before, decoder)
+    with staging(target, stamp) as folder, _earlier(before, grown_from, folder) as earlier:
+        ids = write_passages(document, tokens, embedding.embedder, plan.recipe, folder, on_event)
+        tokens.cache_clear()  # of each token 16 bytes that are not needed any longer
+        opening = plan.opening.ids(decoder.tokenizer)
+        quality = write_memory(ids, opening, decoder.engine, plan.recipe, plan.codec, folder, on_event, earlier)
         manifest = Manifest(
-            info,
-            ModelInfo(located.source, located.fingerprint),
-            ModelInfo(opened.source, recipe.embedder),
-            recipe,
-            files,
+            DocumentInfo(document.name, document.sha256, len(document.text), len(ids), plan.language),
+            ModelInfo(decoder.located.source, plan.recipe.model),
+            ModelInfo(embedding.source, plan.recipe.embedder),
+            plan.recipe,
+            {name: file_info(folder / MEMO / name) for name in (MEMORY, INDEX, CHUNKS)},
             quality,
         )
         manifest.save(folder / MEMO)
-        tails.keep(folder / TAIL, stamp, instead_of=earlier if old is not None else None)
-    if limit is not None and files[names.MEMORY].bytes > limit:
-        on_event(Event(over(limit, files[names.MEMORY].bytes), 1, 1, "note"))
+        keep_tail(folder / TAIL, stamp, instead_of=grown_from)
+    if limit is not None and manifest.files[MEMORY].bytes > limit:
+        on_event(Event(over(limit, manifest.files[MEMORY].bytes), 1, 1, "note"))
     remember(target)
-    return Memo(target, manifest, model=language_model, embedder=opened, prompts=prompts)
+    return Memo(target, manifest, Runtime(decoder, embedding, options), prompts)
 
 
-def _profile(
-    located: LocatedModel, model: LanguageModel | str | Path | None, options: RunOptions, on_event: Listener
-) -> tuple[Profile, LanguageModel | str | Path | None]:
-    """The model's profile, measured now where there is none; and the model, loaded if that was needed."""
-    from minimemo.memo.calibrate import calibrate
-    from minimemo.memory.profile import load_profile, profile_of
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a build is going to do. note: what a budget gives."""
 
-    if (known := profile_of(located.fingerprint, profiles_dir())) is not None:
-        return load_profile(known, profiles_dir()), model
-    on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
-    loaded = model if isinstance(model, LanguageModel) else load_model(located, options, on_event)
-    return calibrate(loaded, on_event=on_event), loaded
+    recipe: Recipe
+    codec: Codec
+    language: Language
+    opening: MemoryOpening
+    note: str = ""
 
 
-def _counted(
+def _plan(
     document: Document,
-    opening: MemoryOpening,
-    located: LocatedModel,
-    model: LanguageModel | str | Path | None,
-    known: Manifest | None,
-) -> tuple[list[int], int]:
-    """Ids of the opening, and how many tokens the document has."""
-    from minimemo.models.tokenizer import Tokenizer
-    from minimemo.text.pieces import encode_in_pieces
+    models: Runtime,
+    tier: str,
+    limit: int | None,
+    window: int | None,
+    prompts: Mapping[Language, Prompts],
+    before: Memo | None,
+    tokens: Callable[[], Encoded],
+) -> Plan:
+    """Decides all that decides the memo's bytes. The model is loaded only where it has to be measured first."""
+    located, embedding, loaded = models.located(), models.opened_embedder(), models.model
+    config, language = located.config, detect_language(document.text)
+    opening, reading = memory_opening(language, prompts), reading_rule(config.max_context, window)
+    dtype = loaded.engine.kv_dtype if isinstance(loaded, LanguageModel) else models.options.cache_dtype()
+    layout = KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, str(dtype).removeprefix("torch."))
+    profile = _profile(models) if limit is not None or needs_profile(tier) else None
+    note = ""
+    if limit is None or profile is None:
+        codec, params = recipe_of(tier, layout, profile)
+    else:
+        made_of = before and (before.manifest.document.sha256, before.manifest.model.fingerprint)
+        same = before is not None and made_of == (document.sha256, located.fingerprint)
+        count = before.manifest.document.tokens if before is not None and same else len(tokens()[0])
+        fitted = fit(limit, layout, profile, opening.ids(_tokenizer(models)), count)
+        codec, params, note = fitted.codec, fitted.params, fitted.note
+    recipe = Recipe(
+        document_sha256=document.sha256,
+        model=located.fingerprint,
+        embedder=embedding.fingerprint,
+        codec=codec,
+        params=params,
+        opening=opening.version,
+        chunk_size=min(DEFAULT_SIZE, embedding.embedder.passage_room),
+        chunk_overlap=0,
+        reading=reading,
+    )
+    coder = make_codec(codec, params, None if profile is None else lambda _: profile)
+    return Plan(recipe, coder, language, opening, note)
 
-    tokenizer = model.tokenizer if isinstance(model, LanguageModel) else Tokenizer.load(located.directory)
-    before = opening.ids(tokenizer)
-    if known is not None and (known.document.sha256, known.model.fingerprint) == (document.sha256, located.fingerprint):
-        return before, known.document.tokens
-    return before, len(encode_in_pieces(document.text, tokenizer.encode_with_offsets)[0])
+
+def _profile(models: Runtime) -> Profile:
+    """The model's profile, measured now where there is none."""
+    located = models.located()
+    if (hash_ := profile_of(located.fingerprint, profiles_dir())) is not None:
+        return load_profile(hash_, profiles_dir())
+    models.on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
+    return calibrate(models.decoder(), on_event=models.on_event)
 
 
-def _known(target: Path) -> Manifest | None:
-    """The manifest of the memo that is there already, if all of it is as it was written."""
-    try:
-        memo = Memo(target, Manifest.load(target))
-        memo.check_files()
-        return memo.manifest
-    except MemoError:
-        return None
-
-
-def _products(model: LanguageModel) -> torch.dtype:
-    from minimemo.models.linear import product_dtype
-
-    return product_dtype(model.engine.decoder.weights.layers[0].gate_up)
-
-
-def _grew(old: Recipe, new: Recipe) -> bool:
-    """Whether two recipes differ in the document alone: perhaps it grew."""
-    return replace(old, document_sha256=new.document_sha256) == new
-
-
-def _reuse(old: Memo, stamp: Mapping[str, Any], folder: Path, stack: ExitStack) -> MemoryReader | None:
-    """Lays ready in `folder` what a memo of the document's earlier state offers; its memory, open until `stack` ends.
-
-    None where its exact end is not kept, or the memo is damaged: then the document is read from its beginning.
-    """
-    try:
-        reuse_passages(old, folder)
-        if not (folder / TAIL).exists() and not tails.borrow(stamp, folder / TAIL):
-            return None
-        return stack.enter_context(old.reader())
-    except MemoError:
-        return None
+def _tokenizer(models: Runtime) -> Tokenizer:
+    loaded = models.model
+    return loaded.tokenizer if isinstance(loaded, LanguageModel) else Tokenizer.load(models.located().directory)
 
 
 def _target(source: str | Path | Document, document: Document, out: str | Path | None) -> Path:
@@ -221,48 +190,50 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
             raise InputError(f"{target}: exists and is no memo; name another place with -o") from None
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.parent}: no such folder; make it first")
-    if out is None and (there := _document_of(target)) not in (None, document.name):
-        raise InputError(f"{target}: is the memo of {there}; name another place for that of {document.name} with -o")
+    if out is None:
+        with suppress(MemoError):  # where there is no memo, or its manifest is damaged
+            there = Manifest.load(target).document.name
+            if there != document.name:
+                raise InputError(
+                    f"{target}: is the memo of {there}; name another place for that of {document.name} with -o"
+                )
     return target
 
 
-def _document_of(memo: Path) -> str | None:
-    """The name of the document that a memo is of; None where there is no memo that can be read."""
+def _intact(target: Path) -> Memo | None:
+    """The memo that is there already, if all of it is as it was written."""
     try:
-        return Manifest.load(memo).document.name
+        memo = Memo(target, Manifest.load(target))
+        memo.check_files()
+        return memo
     except MemoError:
         return None
 
 
-def _layout(located: LocatedModel, dtype: torch.dtype) -> KVLayout:
-    from minimemo.memory.codec import KVLayout
-    from minimemo.models.config import ModelConfig
+def _stamps(
+    recipe: Recipe, before: Memo | None, decoder: LanguageModel
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """What is built, for those who go on with it, and what it is to grow from: a memo whose recipe differs in the
+    document alone."""
+    products = product_dtype(decoder.engine.decoder.weights.layers[0].gate_up)
+    run = {"chunk": decoder.engine.chunk, "products": str(products)}
+    stamp = {"recipe": asdict(recipe), "run": run}
+    if before is None or replace(before.manifest.recipe, document_sha256=recipe.document_sha256) != recipe:
+        return stamp, None
+    return stamp, {"recipe": asdict(before.manifest.recipe), "run": run}
 
-    config = ModelConfig.from_directory(located.directory)
-    return KVLayout(config.num_layers, config.num_kv_heads, config.head_dim, str(dtype).removeprefix("torch."))
 
+@contextmanager
+def _earlier(before: Memo | None, stamp: Mapping[str, Any] | None, folder: Path) -> Iterator[Earlier | None]:
+    """Lays ready in `folder` what a memo of the document's earlier state offers, and gives its memory, open.
 
-def _recipe(
-    document: Document,
-    located: LocatedModel,
-    embedder: OpenEmbedder,
-    codec: str,
-    params: Mapping[str, Any],
-    opening: MemoryOpening,
-    window: int | None,
-) -> Recipe:
-    from minimemo.models.config import ModelConfig
-    from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE
-
-    config = ModelConfig.from_directory(located.directory)
-    return Recipe(
-        document_sha256=document.sha256,
-        model=located.fingerprint,
-        embedder=embedder.fingerprint,
-        codec=codec,
-        params=params,
-        opening=opening.version,
-        chunk_size=min(DEFAULT_SIZE, embedder.embedder.passage_room),
-        chunk_overlap=DEFAULT_OVERLAP,
-        reading=reading_rule(config.max_context, window),
-    )
+    None where there is no such memo, or its exact end is not kept: then the document is read from its beginning.
+    """
+    with ExitStack() as stack:
+        earlier = None
+        if before is not None and stamp is not None:
+            with suppress(MemoError):
+                reuse_passages(before, folder)
+                if (folder / TAIL).exists() or borrow_tail(stamp, folder / TAIL):
+                    earlier = Earlier(stack.enter_context(before.reader()), before.manifest.quality)
+        yield earlier

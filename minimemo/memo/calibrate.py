@@ -10,22 +10,30 @@ for all of them; that changes the errors, so it is done twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from minimemo.ask import PROMPTS, detect_language, memory_opening
+from minimemo.engine.cache import KVCache
+from minimemo.engine.engine import Engine
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import profiles_dir
 from minimemo.memo.calibration_text import shipped_texts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from minimemo.engine.cache import KVCache
-    from minimemo.engine.engine import Engine
-    from minimemo.memory.profile import Opening, Profile, Statistics, Transform
-    from minimemo.runtime import LanguageModel
+from minimemo.memory.profile import (
+    Opening,
+    Profile,
+    Statistics,
+    Transform,
+    check_writable,
+    groups,
+    joint,
+    save_profile,
+)  # fmt: skip
+from minimemo.memory.size import step_for
+from minimemo.runtime import LanguageModel
 
 TOKENS = 60_000  # read for the statistics, all of the texts that come with the package
 _SEQUENCE = 2048  # tokens a piece
@@ -43,10 +51,6 @@ def calibrate(
     texts: as unlike each other as the documents to come, each read from its beginning; none: those that come with the
     package. Raises InputError when they have too few tokens in all, or minimemo's folder cannot be written.
     """
-    import torch
-
-    from minimemo.memory.profile import check_writable, groups, save_profile
-
     check_writable(profiles_dir())  # before minutes of measuring
     engine, config = model.engine, model.engine.config
     width = config.num_kv_heads * config.head_dim
@@ -64,21 +68,20 @@ def calibrate(
             f"calibration: {total} tokens of text, but this model needs at least {2 * needed}; add files with --text"
         )
     with torch.inference_mode():
-        found = _statistics(engine, pieces, cut, on_event)
-        weights = [
-            torch.cat([group.deviation(len(layers)) for group, layers in zip(kind, cut, strict=True)]) for kind in found
+        statistics = _statistics(engine, pieces, cut, on_event)
+        deviations = [
+            [group.deviation(len(layers)) for group, layers in zip(kind, cut, strict=True)] for kind in statistics
         ]
-        weights = [1 / weight.clamp_min(1e-12) for weight in weights]
+        weights = [1 / torch.cat(kind).clamp_min(1e-12) for kind in deviations]
         for number in range(_ROUNDS):
-            transforms = _transforms(found, weights, cut)
+            transforms = _transforms(statistics, weights, cut)
             weights = [cost.sqrt() for cost in _costs(engine, pieces, transforms, cut, number, on_event)]
-        keys, values = _transforms(found, weights, cut)
+        keys, values = _transforms(statistics, weights, cut)
         openings = [_opening(engine, ids) for ids in begins.values()]
         return save_profile(model.located.fingerprint, keys, values, profiles_dir(), openings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A stretch of text and the opening that stands before it, as ids."""
 
     opening: list[int]
@@ -86,10 +89,6 @@ class _Piece:
 
 
 def _opening(engine: Engine, ids: list[int]) -> Opening:
-    import torch
-
-    from minimemo.memory.profile import Opening
-
     (read,) = engine.read(engine.new_cache(len(ids)), ids)
     return Opening(torch.tensor(ids, dtype=torch.int32), torch.stack((read.keys, read.values)).cpu())
 
@@ -111,8 +110,6 @@ def _pieces(texts: Sequence[list[int]], tokens: int, length: int = _SEQUENCE) ->
 def _statistics(
     engine: Engine, pieces: Sequence[_Piece], cut: Sequence[range], on_event: Listener
 ) -> tuple[list[Statistics], list[Statistics]]:
-    from minimemo.memory.profile import Statistics, joint
-
     width = engine.config.num_kv_heads * engine.config.head_dim
     keys, values = ([Statistics(len(group) * width) for group in cut] for _ in range(2))
     total, done = sum(len(piece.ids) for piece in pieces), 0
@@ -122,21 +119,21 @@ def _statistics(
         cache = engine.new_cache(before + len(piece.ids))
         for chunk in engine.read(cache, [*piece.opening, *piece.ids]):
             first = max(0, before - chunk.start)  # what the codec keeps exactly is like nothing else
-            for found, x in ((keys, chunk.keys), (values, chunk.values)):
-                for group, statistics in zip(cut, found, strict=True):
-                    statistics.add(joint(x[group.start : group.stop, :, first:]))
+            for kind, x in ((keys, chunk.keys), (values, chunk.values)):
+                for layers, statistics in zip(cut, kind, strict=True):
+                    statistics.add(joint(x[layers.start : layers.stop, :, first:]))
             done += len(chunk.ids[first:])
             on_event(Event("calibrate", done, total, "tok"))
     return keys, values
 
 
 def _transforms(
-    found: Sequence[Sequence[Statistics]], weights: Sequence[Tensor], cut: Sequence[range]
+    statistics: Sequence[Sequence[Statistics]], weights: Sequence[Tensor], cut: Sequence[range]
 ) -> list[list[Transform]]:
     """Of keys and of values, one for each group of layers. weights: (L,) of each kind."""
     return [
-        [statistics.transform(weight[layers.start : layers.stop]) for statistics, layers in zip(kind, cut, strict=True)]
-        for kind, weight in zip(found, weights, strict=True)
+        [group.transform(weight[layers.start : layers.stop]) for group, layers in zip(kind, cut, strict=True)]
+        for kind, weight in zip(statistics, weights, strict=True)
     ]
 
 
@@ -149,8 +146,6 @@ def _costs(
     on_event: Listener,
 ) -> Tensor:
     """(2, L) of keys and values: KL divergence of the next tokens per unit of squared error in a layer."""
-    import torch
-
     layers = engine.config.num_layers
     judged = _spread_out(pieces)
     if not judged:
@@ -181,8 +176,6 @@ def _costs(
 
 def _read(engine: Engine, ids: list[int]) -> tuple[KVCache, list[Tensor]]:
     """A cache with room to judge, and keys before RoPE and values (L, G, n, D)."""
-    import torch
-
     cache = engine.new_cache(len(ids) + _JUDGED)
     read = [(chunk.keys.clone(), chunk.values.clone()) for chunk in engine.read(cache, ids)]
     return cache, [torch.cat(parts, 2) for parts in zip(*read, strict=True)]
@@ -190,12 +183,7 @@ def _read(engine: Engine, ids: list[int]) -> tuple[KVCache, list[Tensor]]:
 
 def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Tensor:
     """x (L, G, n, D) as it would come back from a memory, float32, on its device."""
-    import torch
-
-    from minimemo.memory.profile import joint
-    from minimemo.memory.size import step_for
-
-    found = torch.empty(x.shape)
+    rounded = torch.empty(x.shape)
     for half, layers in zip(halves, cut, strict=True):
         step = step_for(half, _BITS * len(half.mean))
         scale = half.weight.repeat_interleave(len(half.mean) // len(half.weight))
@@ -203,16 +191,16 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
         components = ((joint(x[layers.start : layers.stop]) - half.mean) * scale) @ basis.T
         back = ((components / step).round_() * step) @ basis / scale + half.mean
         shape = (x.shape[2], len(layers), x.shape[1], x.shape[3])
-        found[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)
-    return found.to(x.device)
+        rounded[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)
+    return rounded.to(x.device)
 
 
 def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
     """Log probabilities (n, V) after each of ids; the cache stays as it was."""
     length = cache.length
-    found = engine.logits(cache, ids).log_softmax(-1)
+    distributions = engine.logits(cache, ids).log_softmax(-1)
     cache.truncate(length)
-    return found
+    return distributions
 
 
 def _spread_out(pieces: Sequence[_Piece]) -> list[_Piece]:

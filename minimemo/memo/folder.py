@@ -1,4 +1,4 @@
-"""The hidden folder beside a memo in which it is built: taken over after a kill, gone when the build ends otherwise.
+"""A memo's folder: what may lie in it, and the hidden folder beside it in which a memo is built.
 
 .NAME.building/lock         held while a build runs; a kill lets go of it
               /stamp.json   what is being built
@@ -7,70 +7,89 @@
 
 Such a folder, or a link of its name, may have come with somebody's archive or repository, and a folder given as a memo
 may be anything. So a build never follows a link here, and nothing is ever deleted that no build wrote.
+
+The exact end of a memory, which a build goes on from when its document has grown, is kept in minimemo's cache folder.
+Any of these may be removed at any time: a document that grew is then read from its beginning.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from minimemo.errors import InputError, MemoError
-from minimemo.files import put
+from minimemo.files import cache_dir, exchange, put, write_whole
 from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
 
 MEMO = "memo"  # what becomes the target
 TAIL, QUALITY, VECTORS = "tail", "quality.json", "vectors"  # what a build keeps to go on from
-_LOCK, _STAMP, _OLD = "lock", "stamp.json", "old"
-_WRITTEN = {MEMO, TAIL, QUALITY, VECTORS, _LOCK, _STAMP, _OLD, f"{QUALITY}.part", f"{_STAMP}.part"}
+TAILS_BYTES = (
+    1 << 30
+)  # of all kept ends; one of a 0.5B model's is up to 50 MB, or 400 MB where all of it was read whole
+_LOCK, _STAMP, _NEW, _OLD = "lock", "stamp.json", "new", "old"
+_WRITTEN = re.compile(r"memo|new|old|lock|tail|vectors|\.?(stamp|quality)\.json(\..*)?")
 _CLUTTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")  # what file managers leave in every folder
 _MAGIC = b"MINIMEMO"  # how every memory.bin begins
 
 
 @contextmanager
-def scratch(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
+def staging(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
     """Gives the hidden folder; when the block ends well, its folder MEMO takes the place of `target`.
 
-    Finds what a killed build of the same stamp left in it. Whatever the block raises, the folder is gone afterwards.
-    Raises InputError when it cannot be written, while another build of the same target runs, and where the folder or
-    the target holds what no build wrote.
+    The folder holds what a killed or interrupted build of the same stamp left. It is gone afterwards, whatever the
+    block raises but KeyboardInterrupt. Raises InputError when it cannot be written, while another build of the same
+    target runs, and where the folder or the target holds what no build wrote.
     """
     folder = _folder(target)
     try:
-        held = _locked(folder, target)
+        lock = _locked(folder, target)
     except OSError as error:
         raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o") from None
-    with held:
+    with lock, ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
             _put_back(folder, target)
             _prepare(folder, json.dumps(stamp, sort_keys=True).encode())
             yield folder
-            try:
-                if target.exists():
-                    memo_files(target)  # once more: a build takes long enough to put notes there
-                    os.rename(target, folder / _OLD)
-                put(folder / MEMO, target)
-            finally:
-                _put_back(folder, target)
+            _take_place(folder, target)
+        except KeyboardInterrupt:
+            undo.pop_all()
+            raise
         except OSError as error:
             raise InputError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
                 "with -o"
             ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_place(folder: Path, target: Path) -> None:
+    """Renames the finished memo to `target`. A memo that stands there does until then, and stays after an error."""
+    new = folder / _NEW
+    shutil.rmtree(new, ignore_errors=True)
+    put(folder / MEMO, new)  # written to the disk before it is seen; after a kill from here on it is not gone on from
+    if target.exists():
+        memo_files(target)  # once more: a build takes long enough to put notes there
+        if exchange(new, target):
+            return
+        os.rename(target, folder / _OLD)
+    try:
+        put(new, target)
+    finally:
+        _put_back(folder, target)
 
 
 def _put_back(folder: Path, target: Path) -> None:
-    """Undoes the first of the two renames above where the second did not come to pass."""
+    """Gives an old memo its place again where the new one did not come to take it."""
     if (folder / _OLD).exists() and not target.exists():
         os.rename(folder / _OLD, target)
 
@@ -79,11 +98,8 @@ def sweep(target: Path) -> None:
     """Removes what a killed build of `target` left, unless one is running."""
     folder = _folder(target)
     if folder.is_dir() and not folder.is_symlink():
-        try:
-            with _locked(folder, target):
-                shutil.rmtree(folder, ignore_errors=True)
-        except (InputError, OSError):
-            return
+        with suppress(InputError, OSError), _locked(folder, target):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(target: Path) -> Path:
@@ -91,11 +107,24 @@ def _folder(target: Path) -> Path:
 
 
 def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
-    """Use it in a `with` statement."""
+    """Makes the folder where there is none, and holds its lock; use it in a `with` statement.
+
+    Raises InputError while another build has it, and for a folder that no build made: a link, a folder of somebody
+    else's, or one that holds other things than a build leaves.
+    """
     while True:
-        _check_own(folder)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        foreign = not stat.S_ISDIR(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid())
+        if (
+            foreign
+            or not all(_WRITTEN.fullmatch(path.name) for path in folder.iterdir())
+            or (folder / _LOCK).is_symlink()
+        ):
+            raise InputError(f"{folder}: is in the way, and no build left it; move it elsewhere first")
         try:
-            held = FileLock(folder / _LOCK, timeout=0).acquire()
+            lock = FileLock(folder / _LOCK, timeout=0).acquire()
         except FileNotFoundError:  # its owner finished just now
             continue
         except Timeout:
@@ -103,19 +132,8 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
                 f"{target}: is being built by another process; wait for it, or name another place"
             ) from None
         if (folder / _LOCK).exists():
-            return held
-        held.lock.release()
-
-
-def _check_own(folder: Path) -> None:
-    """Makes the folder where there is none. Raises InputError for one that no build made: a link, a folder of somebody
-    else's, or one that holds other things than a build leaves."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    others = not stat.S_ISDIR(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid())
-    if others or {path.name for path in folder.iterdir()} - _WRITTEN or (folder / _LOCK).is_symlink():
-        raise InputError(f"{folder}: is in the way, and no build left it; move it elsewhere first")
+            return lock
+        lock.lock.release()
 
 
 def _prepare(folder: Path, stamp: bytes) -> None:
@@ -127,9 +145,7 @@ def _prepare(folder: Path, stamp: bytes) -> None:
                 shutil.rmtree(inner)
             elif inner.name != _LOCK:
                 inner.unlink()
-        part = folder / f"{_STAMP}.part"
-        part.write_bytes(stamp)
-        os.replace(part, path)
+        write_whole(path, stamp)
     (folder / MEMO).mkdir(exist_ok=True)
 
 
@@ -149,7 +165,7 @@ def memo_files(memo: Path) -> list[Path]:
     """All that lies in a memo's folder, the manifest first: what may be deleted with it.
 
     Raises MemoError for a folder that is no memo, InputError for one that holds anything that no memo has, but for what
-    file managers leave. A memo whose manifest is damaged is known by the first bytes of memory.bin.
+    file managers leave. The first bytes of memory.bin tell a memo whose manifest is damaged.
     """
     try:
         profile = Manifest.load(memo).recipe.params.get("profile")
@@ -174,3 +190,39 @@ def _begins_as_memory(path: Path) -> bool:
             return stat.S_ISREG(path.lstat().st_mode) and file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False
+
+
+def borrow_tail(stamp: Mapping[str, Any], to: Path) -> bool:
+    """Copies the end of the memory that was built under `stamp`; False when it is not kept."""
+    try:
+        shutil.copyfile(_kept_tail(stamp), to)
+    except OSError:
+        to.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def keep_tail(file: Path, stamp: Mapping[str, Any], instead_of: Mapping[str, Any] | None = None) -> None:
+    """Keeps the end of a memory; the oldest ones make room. Where there is no file, or the cache folder cannot be
+    written, nothing is kept."""
+    with suppress(OSError):
+        if instead_of is not None:
+            _kept_tail(instead_of).unlink(missing_ok=True)
+        path, room = _kept_tail(stamp), TAILS_BYTES - file.stat().st_size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        others = [(other.stat(), other) for other in path.parent.iterdir() if other != path]
+        for status, other in sorted(others, key=lambda pair: -pair[0].st_mtime_ns):
+            room -= status.st_size
+            if room < 0:
+                other.unlink(missing_ok=True)
+        if file.stat().st_size <= TAILS_BYTES:
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            try:
+                shutil.move(file, part)  # perhaps across file systems
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _kept_tail(stamp: Mapping[str, Any]) -> Path:
+    return cache_dir() / "tails" / hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:24]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minimemo.errors import MemoError
-from minimemo.models.fingerprint import content_hash
+from minimemo.files import content_hash
 
 FORMAT = 1
 NAME = "manifest.json"

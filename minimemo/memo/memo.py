@@ -1,189 +1,300 @@
-"""A memo: a folder with manifest.json, memory.bin, index.bin and chunks.json, opened to be asked."""
+"""A memo, opened to be asked: a folder with manifest.json, memory.bin, index.bin and chunks.json; or several as one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import sleep
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from minimemo.ask import DEFAULTS, PROMPTS, Language, Prompts, Settings
-from minimemo.ask.endpoint import Endpoint
+from minimemo.ask import (
+    PROMPTS,
+    Answer,
+    Clue,
+    Found,
+    Language,
+    Mode,
+    Piece,
+    Prompts,
+    Session,
+    TextGenerator,
+    Writer,
+    checked_question,
+)  # fmt: skip
+from minimemo.ask.endpoint import Endpoint, EndpointGenerator, is_address
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
-from minimemo.memo import manifest as names
-from minimemo.memo.asking import Asking, Collection
-from minimemo.memo.manifest import Judged, Manifest, file_info
+from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, Judged, Manifest, file_info
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
+    from minimemo.memory.load import StoredMemory
     from minimemo.memory.reader import MemoryReader
     from minimemo.search.embedder import Embedder
-    from minimemo.search.index import VectorIndex
+    from minimemo.search.retriever import Retriever
+    from minimemo.search.vectors import VectorIndex
     from minimemo.text.chunks import Chunk
 
+# What writes answers: an endpoint or its address, a decoder or its name, or anything that writes as those do.
+Generator: TypeAlias = Endpoint | LanguageModel | TextGenerator | str | Path | None
+_T = TypeVar("_T")
+_REPLACED = 0.05  # seconds in which a memo that is being replaced is back
 
-class Memo(Asking):
-    """One document that can be asked. Models and memory are loaded when first needed, and only then.
 
-    Give the same `model` and `embedder` to several memos and they share them.
+class Memo:
+    """One document that can be asked, or several of the same models. Models and memory are loaded when first needed.
+
+    Of several, `folder`, `manifest` and what `inspect`, `chunks` and `reader` give are those of the first. Memos that
+    share a runtime share their models.
     """
 
     def __init__(
         self,
         folder: Path,
         manifest: Manifest,
-        *,
-        model: LanguageModel | str | Path | None = None,
-        embedder: OpenEmbedder | str | Path | None = None,
+        runtime: Runtime | None = None,
         prompts: Mapping[Language, Prompts] = PROMPTS,
-        settings: Settings = DEFAULTS,
-        options: RunOptions = DEFAULT_OPTIONS,
-        on_event: Listener = silent,
-        generator: Endpoint | LanguageModel | str | Path | None = None,
+        others: Sequence[Memo] = (),
     ) -> None:
-        super().__init__(Runtime(model, embedder, prompts, settings, options, on_event, generator))
         self.folder = folder
         self.manifest = manifest
+        self.runtime = runtime or Runtime()
+        self.prompts = prompts
+        self._others = tuple(others)
+        self._session: Session | None = None
+        if is_address(self.runtime.generator):
+            self.runtime.generator = Endpoint(str(self.runtime.generator))
 
     @property
     def memos(self) -> Sequence[Memo]:
-        return (self,)
+        """Those that are asked together."""
+        return (self, *self._others)
 
-    @classmethod
-    def of(cls, folder: Path, runtime: Runtime) -> Memo:
-        """A memo that shares its models with others. Raises MemoError when it is none, or damaged."""
-        memo = cls(folder, Manifest.load(folder))
-        memo.runtime = runtime
-        return memo
+    def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
+        """Answers a question, with its sources; see `Session.ask`."""
+        checked = checked_question(question)  # before any model is loaded
+        return self.session().ask(checked, mode, max_tokens)
+
+    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
+        """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer."""
+        checked = checked_question(question)
+        return self.session().stream(checked, mode, max_tokens)
+
+    def recall(self, question: str) -> tuple[Clue, ...]:
+        """Gives what the memory recalls of the documents for a question."""
+        return self.session().recall(question)
+
+    def rewrite(self, question: str) -> tuple[Clue, ...]:
+        """Gives questions in the documents' own words that help to answer this one."""
+        return self.session().rewrite(question)
+
+    def answer(self, question: str, evidence: list[str], max_tokens: int = 256) -> Answer:
+        """Answers from given texts alone."""
+        return self.session().answer(question, evidence, max_tokens)
+
+    def summarize(self, max_tokens: int = 512) -> Answer:
+        """Summarizes everything, from memory."""
+        return self.session().summarize(max_tokens)
+
+    def prepare(self) -> None:
+        """Loads the models now rather than at the first question."""
+        self.session()
+
+    def session(self) -> Session:
+        """Loads the models and gives what answers with them. Raises MemoError when memos were built with others."""
+        if self._session is None:
+            self.runtime.options.limit_threads()
+            retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
+            for memo in self.memos:
+                model = memo.model()
+            # A session that held this very memo would keep its caches after nobody else does.
+            memos = [Memo(memo.folder, memo.manifest, self.runtime) for memo in self.memos]
+            self._session = Session(
+                model.engine,
+                model.tokenizer,
+                retriever,
+                partial(_open_memory, memos),
+                documents=self.names(),
+                language=cast(Language, self.manifest.document.language),
+                prompts=self.prompts,
+                generator=_writer(self.runtime, model),
+                on_event=self.runtime.on_event,
+            )
+        return self._session
+
+    def memory(self) -> StoredMemory:
+        """Opens the memory of all memos; nothing of it is decoded yet."""
+        return _open_memory(self.memos)
+
+    def names(self) -> list[str]:
+        """What passages are cited by: the documents' names, and the memos' folders where two are the same."""
+        names = [memo.manifest.document.name for memo in self.memos]
+        count = Counter(names)
+        return [name if count[name] == 1 else str(memo.folder) for name, memo in zip(names, self.memos, strict=True)]
 
     def model(self) -> LanguageModel:
-        """The decoder that made the memory. Raises MemoError when the one named is another."""
-        return self.runtime.model_for(self.folder, self.manifest.model)
+        """The decoder that made the memory. Raises MemoError, before it is loaded, when the one named is another."""
+        located = self.runtime.located(self.manifest.model.source)
+        self._check_built_with("model", located.source, located.fingerprint)
+        return self.runtime.decoder()
 
     def embedder(self) -> Embedder:
         """The embedder that made the index. Raises MemoError when the one named is another."""
-        return self.runtime.embedder_for(self.folder, self.manifest.embedder)
+        opened = self.runtime.opened_embedder(self.manifest.embedder.source)
+        self._check_built_with("embedder", opened.source, opened.fingerprint)
+        return opened.embedder
 
-    # -- passages ----------------------------------------------------------------------------------------------------
+    def _check_built_with(self, what: str, source: str, fingerprint: str) -> None:
+        built_with = getattr(self.manifest, what)
+        if fingerprint != built_with.fingerprint:
+            raise MemoError(
+                f"{self.folder}: built with another {what} ({built_with.source}) than {source}; name that one with "
+                f"--{what}, or build the memo again"
+            )
 
-    def checked_chunks(self) -> list[Chunk]:
-        """The passages, when everything that asking needs is there and as it was written; MemoError otherwise."""
-        self._check_file(names.MEMORY)
-        self._check_file(names.INDEX, whole=True)
-        return self.chunks()
+    def _retriever(self) -> Retriever:
+        from minimemo.search.retriever import Retriever
+        from minimemo.search.vectors import VectorIndex
+
+        passages = [memo._once_more(memo._passages) for memo in self.memos]
+        embedders = [memo.embedder() for memo in self.memos]
+        return Retriever(
+            VectorIndex.joined([index for _, index in passages]),
+            [chunk for chunks, _ in passages for chunk in chunks],
+            embedders[0],
+            [number for number, (chunks, _) in enumerate(passages) for _ in chunks],
+        )
 
     def chunks(self) -> list[Chunk]:
         """The passages, in document order. Raises MemoError when chunks.json is not what was written."""
         from minimemo.text.chunks import Chunk
 
-        path = self.folder / names.CHUNKS
-        self._check_file(names.CHUNKS, whole=True)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        self._check_file(CHUNKS, whole=True)
+        content = json.loads((self.folder / CHUNKS).read_text(encoding="utf-8"))
         return [Chunk(**chunk) for chunk in content["chunks"]]
 
-    def index(self, count: int) -> VectorIndex:
-        """The vectors of `count` passages, of the embedder's dimension; MemoError for anything else."""
-        from minimemo.search.index import VectorIndex
+    def _passages(self) -> tuple[list[Chunk], VectorIndex]:
+        """The passages with their vectors; MemoError unless all that asking needs is as it was written."""
+        from minimemo.search.vectors import VectorIndex
 
-        return VectorIndex.open(self.folder / names.INDEX, dim=self.embedder().dim, count=count)
-
-    # -- memory ------------------------------------------------------------------------------------------------------
+        self._check_file(MEMORY)
+        self._check_file(INDEX, whole=True)
+        chunks = self.chunks()
+        return chunks, VectorIndex.open(self.folder / INDEX, count=len(chunks))
 
     def reader(self) -> MemoryReader:
-        """memory.bin, opened and known to belong to this memo."""
+        """Opens memory.bin. Raises MemoError where it does not belong to this memo."""
         from minimemo.memory.reader import MemoryReader
 
-        self._check_file(names.MEMORY)
-        reader = MemoryReader(self.folder / names.MEMORY)
+        self._check_file(MEMORY)
+        reader = MemoryReader(self.folder / MEMORY)
         recipe = self.manifest.recipe
         belongs = {
             "model": recipe.model, "document": recipe.document_sha256, "codec": recipe.codec, "params": recipe.params,
         }  # fmt: skip
-        for key, wanted in belongs.items():
-            if reader.header.get(key) != wanted:
+        for key, value in belongs.items():
+            if reader.header.get(key) != value:
                 reader.close()
-                raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {names.AGAIN}")
+                raise MemoError(f"{reader.path}: of another {key} than manifest.json says; {AGAIN}")
         return reader
 
     def memory_file(self) -> tuple[MemoryReader, Codec]:
-        """memory.bin, opened, and its codec."""
-        return self.reader(), self._codec()
-
-    def _codec(self) -> Codec:
-        """What memory.bin is read with. Raises MemoError when the profile that it needs is missing or damaged."""
+        """Opens memory.bin with its codec. Raises MemoError when the profile that it needs is missing or damaged."""
         from minimemo.memory.tiers import codec_of
 
-        return codec_of(self.manifest.recipe.codec, self.manifest.recipe.params, self.folder)
-
-    # -- the folder --------------------------------------------------------------------------------------------------
+        recipe = self.manifest.recipe
+        return self.reader(), codec_of(recipe.codec, recipe.params, self.folder)
 
     def verify(self, on_event: Listener = silent) -> None:
         """Reads every byte of every file against its checksum, the model's profile too where the memory needs one.
         Raises MemoError for the first that is wrong."""
-        self.check_files()
-        with self.reader() as reader:
-            reader.verify(on_event)
-        self._codec()
+        for memo in self.memos:
+            memo.check_files()
+            with memo.memory_file()[0] as reader:
+                reader.verify(on_event)
 
     def check_files(self) -> None:
         """Raises MemoError for the first file that is not, byte for byte, what was written."""
-        for name in (names.CHUNKS, names.INDEX, names.MEMORY):
+        for name in (CHUNKS, INDEX, MEMORY):
             self._check_file(name, whole=True)
 
     def _check_file(self, name: str, whole: bool = False) -> None:
-        path, wanted = self.folder / name, self.manifest.files[name]
+        path, written = self.folder / name, self.manifest.files[name]
         try:
             size = path.stat().st_size
-            intact = size == wanted.bytes and (not whole or file_info(path) == wanted)
+            intact = size == written.bytes and (not whole or file_info(path) == written)
         except FileNotFoundError:
-            raise MemoError(f"{path}: missing; {names.AGAIN}") from None
+            raise MemoError(f"{path}: missing; {AGAIN}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         if not intact:
-            what = f"{size} bytes where {wanted.bytes} belong" if size != wanted.bytes else "checksum"
-            raise MemoError(f"{path}: damaged ({what}); {names.AGAIN}")
+            what = f"{size} bytes where {written.bytes} belong" if size != written.bytes else "checksum"
+            raise MemoError(f"{path}: damaged ({what}); {AGAIN}")
+
+    def _once_more(self, read: Callable[[], _T]) -> _T:
+        """Reads files, and once more where a build has put another memo in this one's place since it was opened."""
+        try:
+            return read()
+        except MemoError:
+            manifest = _load_manifest(self.folder)
+            if manifest == self.manifest:
+                raise
+            self.manifest = manifest
+            return read()
 
     def inspect(self) -> dict[str, Any]:
-        """What the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings, quality
-        (manifest.Judged; None where it was not measured)."""
-        manifest = self.manifest
+        """Tells what the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings,
+        quality (manifest.Judged; None where it was not measured)."""
+        manifest, recipe = self.manifest, self.manifest.recipe
         with self.reader() as reader:
             parts, tokens, blocks = reader.sizes(), reader.tokens, len(reader)
-        params = manifest.recipe.params
-        fp16 = 2 * 2 * params["num_layers"] * params["num_kv_heads"] * params["head_dim"]
-        size = manifest.files[names.MEMORY].bytes
+        bytes_of = {name: file.bytes for name, file in manifest.files.items()}
+        fp16 = 2 * 2 * recipe.params["num_layers"] * recipe.params["num_kv_heads"] * recipe.params["head_dim"]
         return {
             "path": str(self.folder),
             "document": asdict(manifest.document),
             "model": asdict(manifest.model),
             "embedder": asdict(manifest.embedder),
             "memory": {
-                "codec": manifest.recipe.codec,
-                "params": params,
+                "codec": recipe.codec,
+                "params": recipe.params,
                 "tokens": tokens,
                 "opening_tokens": tokens - manifest.document.tokens,
                 "blocks": blocks,
-                "bytes": size,
-                "bytes_per_token": size / tokens,
+                "bytes": bytes_of[MEMORY],
+                "bytes_per_token": bytes_of[MEMORY] / tokens,
                 "fp16_bytes_per_token": fp16,
-                "ratio_to_fp16": fp16 * tokens / size,
+                "ratio_to_fp16": fp16 * tokens / bytes_of[MEMORY],
                 "parts": parts,
             },
-            "quality": _summary(manifest.quality),
-            "index": {"bytes": manifest.files[names.INDEX].bytes},
-            "chunks": {
-                "bytes": manifest.files[names.CHUNKS].bytes,
-                "size": manifest.recipe.chunk_size,
-                "overlap": manifest.recipe.chunk_overlap,
-            },
-            "bytes": sum(file.bytes for file in manifest.files.values()) + (self.folder / names.NAME).stat().st_size,
+            "quality": _mean_quality(manifest.quality),
+            "index": {"bytes": bytes_of[INDEX]},
+            "chunks": {"bytes": bytes_of[CHUNKS], "size": recipe.chunk_size, "overlap": recipe.chunk_overlap},
+            "bytes": sum(bytes_of.values()) + (self.folder / NAME).stat().st_size,
         }
 
 
-def _summary(quality: Sequence[Judged]) -> dict[str, Any] | None:
+def _open_memory(memos: Sequence[Memo]) -> StoredMemory:
+    from minimemo.memory.load import StoredMemory
+
+    return StoredMemory([memo.memory_file() for memo in memos], memos[0].model().engine, memos[0].runtime.on_event)
+
+
+def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:
+    """What writes answers beside the memory's own model; None leaves that to the model itself."""
+    if (second := runtime.second_decoder()) is not None:
+        return Writer(second.engine, second.tokenizer)
+    if isinstance(runtime.generator, Endpoint):
+        return EndpointGenerator(runtime.generator, lambda text: len(model.tokenizer.encode(text)))
+    return cast(TextGenerator | None, runtime.generator)
+
+
+def _mean_quality(quality: Sequence[Judged]) -> dict[str, Any] | None:
     tokens = sum(judged.tokens for judged in quality)
     if not tokens:
         return None
@@ -197,18 +308,18 @@ def open_memo(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
-    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
-    generator: Endpoint | LanguageModel | str | Path | None = None,
+    generator: Generator = None,
 ) -> Memo:
     """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones, which run
     as they were loaded and not as `options` say. `generator` writes the answers: an OpenAI-compatible endpoint or its
-    address, or another model than the memory's; None: that one.
+    address, another model than the memory's, or an object that writes (`TextGenerator`); None: the memory's own model.
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
-    return Memo.of(Path(folder), Runtime(model, embedder, prompts, settings, options, on_event, generator))
+    runtime = Runtime(model, embedder, options, on_event, generator)
+    return Memo(Path(folder), _load_manifest(Path(folder)), runtime, prompts)
 
 
 def open_memos(
@@ -217,11 +328,10 @@ def open_memos(
     model: LanguageModel | str | Path | None = None,
     embedder: OpenEmbedder | str | Path | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
-    settings: Settings = DEFAULTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
-    generator: Endpoint | LanguageModel | str | Path | None = None,
-) -> Asking:
+    generator: Generator = None,
+) -> Memo:
     """Opens memos of the same models to be asked together; the arguments are those of `open_memo`.
 
     Raises InputError for none at all, MemoError when one cannot be opened or was built with other models than the
@@ -230,21 +340,25 @@ def open_memos(
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
     if not paths:
         raise InputError("no memo to ask: name one; make one: minimemo build DOCUMENT")
-    runtime = Runtime(model, embedder, prompts, settings, options, on_event, generator)
-    memos = [Memo.of(path, runtime) for path in paths]
-    first = memos[0]
-    if len(memos) == 1:
-        return first
-    for memo in memos[1:]:
-        _check_same(first, memo)
-    return Collection(memos)
+    runtime = Runtime(model, embedder, options, on_event, generator)
+    return together([Memo(path, _load_manifest(path), runtime, prompts) for path in paths])
 
 
-def _check_same(first: Memo, other: Memo) -> None:
-    for what in ("model", "embedder"):
-        one, two = getattr(first.manifest, what), getattr(other.manifest, what)
-        if one.fingerprint != two.fingerprint:
-            raise MemoError(
-                f"{other.folder}: built with another {what} ({two.source}) than {first.folder} ({one.source}); only "
-                "memos of the same models can be asked together: build one of them again"
-            )
+def together(memos: Sequence[Memo]) -> Memo:
+    """Makes one memo of several that share a runtime. Raises MemoError for one of other models than the first."""
+    first, *others = memos
+    for other in others:
+        for what in ("model", "embedder"):
+            one, two = getattr(first.manifest, what), getattr(other.manifest, what)
+            if one.fingerprint != two.fingerprint:
+                raise MemoError(
+                    f"{other.folder}: built with another {what} ({two.source}) than {first.folder} ({one.source}); "
+                    "only memos of the same models can be asked together: build one of them again"
+                )
+    return Memo(first.folder, first.manifest, first.runtime, first.prompts, others)
+
+
+def _load_manifest(folder: Path) -> Manifest:
+    if not folder.exists():  # perhaps a build is about to put another one in its place
+        sleep(_REPLACED)
+    return Manifest.load(folder)

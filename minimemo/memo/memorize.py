@@ -10,27 +10,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from minimemo.ask import DEFAULTS
+import numpy as np
+from torch import Tensor
+
+from minimemo.ask.question import memory_room
+from minimemo.engine.engine import Engine, PrefilledChunk
+from minimemo.engine.reading import Reading, Window
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener
 from minimemo.files import size
-from minimemo.memo import manifest as names
 from minimemo.memo.folder import MEMO, QUALITY, TAIL
-from minimemo.memo.manifest import Judged, Recipe
+from minimemo.memo.manifest import MEMORY, Judged, Recipe
+from minimemo.memo.quality import QualityCard
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from minimemo.engine.engine import Engine
-    from minimemo.engine.reading import Reading, Window
-    from minimemo.memory.codec import Codec, KVLayout
-    from minimemo.memory.reader import MemoryReader
-    from minimemo.memory.tail import ExactTail
-    from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.codec import Codec, KVLayout
+from minimemo.memory.reader import MemoryReader
+from minimemo.memory.tail import ExactTail
+from minimemo.memory.writer import MemoryWriter
 
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
@@ -49,14 +47,12 @@ def reading_rule(max_context: int, window: int | None = None) -> dict[str, int]:
         raise ModelError(f"a context of {max_context} tokens is too short to read with; use a model of 2,048 or more")
     if window is not None and not _LEAST <= window <= most:
         raise InputError(f"window {window}: choose {_LEAST} to {most} tokens for this model")
-    whole = min(max(0, max_context - DEFAULTS.memory_room()), WHOLE, window or WHOLE)
+    whole = min(max(0, max_context - memory_room()), WHOLE, window or WHOLE)
     return {"whole": whole, "window": window or min(WINDOW, most), "step": STEP, "first": FIRST}
 
 
 def window_of(rule: Mapping[str, int], opening: int, tokens: int, max_context: int) -> Window | None:
     """The window through which `tokens` are read, `opening` of which stand before the document; None: all is seen."""
-    from minimemo.engine.reading import Window
-
     if tokens <= rule["whole"]:
         return None
     window = Window(opening + rule["first"], rule["window"], rule["step"])
@@ -68,6 +64,14 @@ def window_of(rule: Mapping[str, int], opening: int, tokens: int, max_context: i
     return window
 
 
+class Earlier(NamedTuple):
+    """The memory of an earlier state of the document, by the same recipe, whose exact end lies in the scratch folder,
+    and what was measured of it."""
+
+    memory: MemoryReader
+    quality: Sequence[Judged]
+
+
 def write_memory(
     ids: np.ndarray,
     opening: Sequence[int],
@@ -76,22 +80,13 @@ def write_memory(
     codec: Codec,
     scratch: Path,
     on_event: Listener,
-    old: MemoryReader | None = None,
-    old_quality: Sequence[Judged] = (),
+    earlier: Earlier | None = None,
 ) -> tuple[Judged, ...]:
     """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
 
-    codec: the one that the recipe names.
-    old: the memory of an earlier state of the document, by the same recipe, whose exact end lies in `scratch`;
-    old_quality: what was measured of it. Returns what was measured of this one.
+    codec: the one that the recipe names. Returns what was measured of the memory.
     """
-    import numpy as np
-
-    from minimemo.engine.reading import Reading
-    from minimemo.memo.quality import QualityCard
-    from minimemo.memory.writer import MemoryWriter
-
-    path = scratch / MEMO / names.MEMORY
+    path = scratch / MEMO / MEMORY
     sequence = np.concatenate((np.array(opening, np.int32), ids))
     header = {
         "model": recipe.model,
@@ -102,66 +97,55 @@ def write_memory(
         "params": recipe.params,
     }
     window = window_of(recipe.reading, len(opening), len(sequence), engine.config.max_context)
-    reading = Reading(engine, len(sequence), window)
     card = QualityCard(scratch / QUALITY, sequence, len(opening), codec, engine)
-    if path.exists():  # it appears when it is whole
-        if not card.judged:
-            card.measure_again(reading)
-        return card.judged
-    with (
-        MemoryWriter(path, header, level=codec.level) as writer,
-        _tail(scratch, reading, recipe, codec.layout) as tail,
-    ):
-        if old is not None and not writer.hashes:
-            card.adopt(old_quality, _take(old, writer, sequence, recipe))
-        hashes = _go_on(reading, writer, tail, sequence)
-        pace = _Pace(reading.position, len(sequence), writer, on_event)
-        assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
-        if reading.position:
-            on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
-        on_event(Event("read", reading.position, len(sequence), "tok"))
-        for piece in reading.read(sequence[reading.position :].tolist()):
-            on_event(Event("read", reading.position, len(sequence), "tok"))
-            for block in assembler.push(piece.ids, piece.keys, piece.values):
-                tail.put(block)  # first: what the memory holds can be gone on from
-                card.look(block, tail)
-                following = len(sequence) - block.start - block.tokens
-                writer.add(block.hash, block.ids, codec.encode(block, following))
-            pace.tell(reading.position)
-        if (rest := assembler.finish()) is not None:
-            card.look(rest, tail)
-            writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
+    if not path.exists():  # it appears when it is whole
+        reading = Reading(engine, len(sequence), window)
+        with (
+            MemoryWriter(path, header, level=codec.level) as writer,
+            _tail(scratch, reading, recipe, codec.layout) as tail,
+        ):
+            if earlier is not None and not writer.hashes:
+                card.adopt(earlier.quality, _take(earlier.memory, writer, sequence, recipe))
+            hashes = _go_on(reading, writer, tail, sequence)
+            if reading.position:
+                on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
+            assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
+            for piece in _read(reading, sequence, writer, on_event):
+                for block in assembler.push(piece.ids, piece.keys, piece.values):
+                    tail.put(block)  # first: what the memory holds can be gone on from
+                    card.look(block, tail)
+                    following = len(sequence) - block.start - block.tokens
+                    writer.add(block.hash, block.ids, codec.encode(block, following))
+            if (rest := assembler.finish()) is not None:
+                card.look(rest, tail)
+                writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
+        del reading  # its cache
     if not card.judged:
         card.measure_again(Reading(engine, len(sequence), window))
     return card.judged
 
 
-class _Pace:
-    """Says of a long document, once its first tokens are read, how long it will take and how large its memory gets."""
-
-    def __init__(self, position: int, tokens: int, writer: MemoryWriter, on_event: Listener) -> None:
-        self._first, self._tokens = position, tokens
-        self._writer, self._on_event = writer, on_event
-        self._begin = perf_counter()
-        self._told = tokens < LONG
-
-    def tell(self, position: int) -> None:
-        if self._told or position < self._first + SAMPLE:
-            return
-        self._told = True
-        left = (perf_counter() - self._begin) / (position - self._first) * (self._tokens - position)
-        whole = self._writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * self._tokens
-        note = (
-            f"{self._tokens:,} tokens: about {max(1, round(left / 60))} minutes to read, memory.bin about {size(whole)}"
-        )
-        self._on_event(Event(note, 1, 1, "note"))
+def _read(reading: Reading, sequence: np.ndarray, writer: MemoryWriter, on_event: Listener) -> Iterator[PrefilledChunk]:
+    """Reads on to the end. Of a long document it says, once some of it is read, how long the rest will take and how
+    large its memory gets."""
+    begin, first, tokens = perf_counter(), reading.position, len(sequence)
+    silent = tokens < LONG
+    on_event(Event("read", first, tokens, "tok"))
+    for piece in reading.read(sequence[first:].tolist()):
+        position = reading.position
+        on_event(Event("read", position, tokens, "tok"))
+        yield piece
+        if not silent and position >= first + SAMPLE:
+            silent = True
+            minutes = (perf_counter() - begin) / (position - first) * (tokens - position) / 60
+            whole = writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * tokens
+            note = f"{tokens:,} tokens: about {max(1, round(minutes))} minutes to read, memory.bin about {size(whole)}"
+            on_event(Event(note, 1, 1, "note"))
 
 
 def _tail(scratch: Path, reading: Reading, recipe: Recipe, layout: KVLayout) -> ExactTail:
     """With room for what is seen at the end of a chunk, and for the blocks of two chunks more: a kill may come between
     a block and the end of its chunk, and a document may grow from a little before its end."""
-    from minimemo.memory.tail import ExactTail
-
     window = reading.window
     if window is None:
         return ExactTail(scratch / TAIL, layout, pinned=0, ring=recipe.reading["whole"] // BLOCK_TOKENS + 1)
@@ -187,9 +171,9 @@ def _take(old: MemoryReader, writer: MemoryWriter, sequence: np.ndarray, recipe:
 
 def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np.ndarray) -> list[bytes]:
     """Restores the reading to the last place that writer and tail agree on, cuts the rest off; hashes up to there."""
-    known = writer.hashes
-    hashes = chain(sequence, len(known))
-    same = next((i for i, hash_ in enumerate(hashes) if hash_ != known[i]), len(hashes))
+    written = writer.hashes
+    hashes = chain(sequence, len(written))
+    same = next((i for i, hash_ in enumerate(hashes) if hash_ != written[i]), len(hashes))
     unit = math.lcm(reading.chunk, BLOCK_TOKENS)
     for position in range(same * BLOCK_TOKENS // unit * unit, 0, -unit):
         blocks = sorted({at // BLOCK_TOKENS for span in reading.kept(position) for at in span})
@@ -207,5 +191,5 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
 
 def _parts(tail: ExactTail, blocks: Sequence[int], hashes: Sequence[bytes]) -> Iterator[tuple[int, Tensor, Tensor]]:
     for index in blocks:
-        if (found := tail.get(index, hashes[index])) is not None:
-            yield index * BLOCK_TOKENS, *found
+        if (numbers := tail.get(index, hashes[index])) is not None:
+            yield index * BLOCK_TOKENS, *numbers

@@ -12,25 +12,21 @@ before the last of their blocks is the file's, and kept beside it: a killed buil
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from minimemo.engine.engine import Engine
+from minimemo.engine.reading import Reading
+from minimemo.files import write_whole
 from minimemo.memo.manifest import Judged, checksum
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, KVBlock, chain, token_array
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from minimemo.engine.engine import Engine
-    from minimemo.engine.reading import Reading
-    from minimemo.memory.codec import Codec
-    from minimemo.memory.tail import ExactTail
+from minimemo.memory.codec import Codec
+from minimemo.memory.tail import ExactTail
 
 CONTEXT, JUDGED = 4, 64  # blocks before the judged tokens; judged tokens
 FIRST, APART = 1024, 4  # tokens before the first place; how many times as many before each next one
@@ -39,11 +35,11 @@ _ROWS = 16  # of logits at a time: a vocabulary is long
 
 def places(tokens: int) -> list[int]:
     """After how many of a memory's tokens is judged; in one too short for any, before its end."""
-    found, end = [], FIRST
+    ends, end = [], FIRST
     while end + JUDGED <= tokens:
-        found.append(end)
+        ends.append(end)
         end *= APART
-    return found or [max(tokens - JUDGED, tokens // 2)]
+    return ends or [max(tokens - JUDGED, tokens // 2)]
 
 
 class QualityCard:
@@ -56,24 +52,24 @@ class QualityCard:
         self._path = path
         self._sequence, self._opening = sequence, opening
         self._codec, self._engine = codec, engine
-        self._found = {judged.end: judged for judged in _load(path)}
+        self._judged = {judged.end: judged for judged in _load(path)}
 
     @property
     def judged(self) -> tuple[Judged, ...]:
         """In the order of the places."""
-        return tuple(self._found[end] for end in places(len(self._sequence)) if end in self._found)
+        return tuple(self._judged[end] for end in places(len(self._sequence)) if end in self._judged)
 
     def adopt(self, judged: Iterable[Judged], blocks: int) -> None:
         """Takes over what was measured on the first `blocks` blocks of an earlier memory."""
-        self._found |= {old.end: old for old in judged if old.end <= blocks * BLOCK_TOKENS}
+        self._judged |= {old.end: old for old in judged if old.end <= blocks * BLOCK_TOKENS}
         self._save()
 
     def look(self, block: KVBlock, tail: ExactTail) -> None:
         """Measures what is to be measured at a block; `tail` holds the full ones before it."""
         for end in places(len(self._sequence)):
-            if end not in self._found and block.start < end <= block.start + block.tokens:
+            if end not in self._judged and block.start < end <= block.start + block.tokens:
                 blocks = [self._kept(index, tail) for index in self._needed(end) if index * BLOCK_TOKENS < block.start]
-                self._measure([*(known for known in blocks if known), block], end)
+                self._measure([*filter(None, blocks), block], end)
 
     def measure_again(self, reading: Reading) -> None:
         """Reads the beginning of the document once more: for a memory of which no figure is known."""
@@ -97,10 +93,10 @@ class QualityCard:
 
     def _kept(self, index: int, tail: ExactTail) -> KVBlock | None:
         previous, hash_ = [FIRST_PREVIOUS, *chain(self._sequence, index + 1)][index : index + 2]
-        if (found := tail.get(index, hash_)) is None:
+        if (numbers := tail.get(index, hash_)) is None:
             return None
         start = index * BLOCK_TOKENS
-        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), *found, previous, hash_)
+        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), *numbers, previous, hash_)
 
     @torch.inference_mode()
     def _measure(self, blocks: Sequence[KVBlock], end: int) -> None:
@@ -118,14 +114,12 @@ class QualityCard:
                 cache.append(engine.decoder.rope.rotate(keys, cache.length), values)
         ids = self._sequence[end : end + JUDGED].tolist()
         divergence, same = _compared(*(engine.logits(cache, ids) for cache in (exact, stored)))
-        self._found[end] = Judged(end, len(ids), float(f"{divergence:.3g}"), round(same, 4))
+        self._judged[end] = Judged(end, len(ids), float(f"{divergence:.3g}"), round(same, 4))
         self._save()
 
     def _save(self) -> None:
         body = {"judged": [asdict(judged) for judged in self.judged]}
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_text(json.dumps({**body, "checksum": checksum(body)}), encoding="utf-8")
-        os.replace(part, self._path)
+        write_whole(self._path, json.dumps({**body, "checksum": checksum(body)}).encode())
 
 
 def _load(path: Path) -> list[Judged]:

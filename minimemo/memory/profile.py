@@ -27,8 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minimemo.errors import InputError, MemoError, ModelError
-from minimemo.files import put
-from minimemo.models.fingerprint import content_hash
+from minimemo.files import content_hash, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"

@@ -147,7 +147,7 @@ class MemoryWriter:
             raise ValueError("memory writer: only an empty memory can take blocks of another")
         for index in range(blocks):
             frames, stored = reader.stored(index)
-            entry = stored.copy()
+            entry: Any = stored.copy()  # one element of a structured array
             self._frames = len(entry["frames"])
             entry["offset"] = self._offset
             self._write(frames)

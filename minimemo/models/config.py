@@ -2,7 +2,7 @@
 
 Rule of this file: it knows no weights and no tensors. Whatever it does not understand it refuses by name,
 because a silently ignored field means silently wrong text. GGUF metadata is first turned into the same
-`config.json` form (`models/gguf.py`), so there is one parser.
+`config.json` form (hub/gguf.py), so there is one parser.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from minimemo.errors import ModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 _MAX_LAYERS = 10_000
+_REFUSED = (
+    "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "quantization_config",
+    "use_bidirectional_attention",
+)  # fmt: skip
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -111,132 +115,127 @@ class ModelConfig:
     def from_directory(cls, directory: Path) -> ModelConfig:
         """Reads `config.json` of a Hugging Face directory. Raises ModelError for anything not understood."""
         path = Path(directory) / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelError(f"{directory}: no config.json; a model directory or a .gguf file is needed") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
-        try:
-            return parse_config(raw, str(path))
-        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # one thing in another's place
-            raise ModelError(f"{path}: not a model's configuration ({error})") from None
+        return parse_config(read_json(path), str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that must hold one object. Raises ModelError naming the file."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; a model directory in Hugging Face layout is needed") from None
+    except (OSError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON ({error}); download it again") from error
+    if not isinstance(fields, dict):
+        raise ModelError(f"{path}: holds no JSON object; download it again")
+    return fields
 
 
 def parse_config(raw: Mapping[str, Any], origin: str = "config.json") -> ModelConfig:
-    """A Hugging Face configuration -> ModelConfig. `origin` names the file in errors."""
-    if raw.get("model_type") == "gemma3" and "text_config" in raw:
-        raw = {**raw["text_config"], "model_type": "gemma3_text"}
-    reader = _Reader(raw, origin)
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise ModelError(f"{origin}: model_type {family!r} is not supported; known: {', '.join(FAMILIES)}")
-    gemma = family == "gemma3_text"
-    reader.refuse("mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "quantization_config")
-    reader.refuse("use_bidirectional_attention")
-    if raw.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(f"{origin}: partial_rotary_factor {raw['partial_rotary_factor']} is not supported")
-    activation = raw.get("hidden_activation") or raw.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu")
-    if activation not in _ACTIVATIONS:
-        raise ModelError(f"{origin}: activation {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}")
-
-    layers, heads, hidden = (reader.integer(k) for k in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    if layers > _MAX_LAYERS:
-        raise ModelError(f"{origin}: num_hidden_layers {layers} exceeds {_MAX_LAYERS}; the file is damaged")
-    max_context = reader.integer("max_position_embeddings")
-    windows = _windows(raw, family, layers, origin)
-    default_base = 1_000_000.0 if gemma else 10_000.0
-    rope, local = _ropes(raw, default_base, max_context, gemma, origin)
+    """Reads a Hugging Face configuration. Raises ModelError, which names `origin`, for what is not known here."""
     try:
-        return ModelConfig(
-            family=family,
-            vocab_size=reader.integer("vocab_size"),
-            hidden_size=hidden,
-            intermediate_size=reader.integer("intermediate_size"),
-            num_layers=layers,
-            num_heads=heads,
-            num_kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or hidden // heads),
-            max_context=max_context,
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope=rope,
-            local_rope=local,
-            windows=windows,
-            activation=_ACTIVATIONS[activation],
-            qkv_bias=family == "qwen2" or bool(raw.get("attention_bias", False)),
-            out_bias=family != "qwen2" and bool(raw.get("attention_bias", False)),
-            qk_norm=family in ("qwen3", "gemma3_text"),
-            sandwich_norms=gemma,
-            norm_offset=float(raw.get("minimemo_norm_offset", 1.0 if gemma else 0.0)),
-            embedding_scale=hidden**0.5 if gemma else 1.0,
-            query_scale=float(raw.get("query_pre_attn_scalar", 256)) ** -0.5 if gemma else 0.0,
-            tied_head=bool(raw.get("tie_word_embeddings", gemma)),
-        )
+        return _parse(raw)
     except ModelError as error:
         raise ModelError(f"{origin}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # one thing in another's place
+        raise ModelError(f"{origin}: not a model's configuration ({error})") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    raw: Mapping[str, Any]
-    origin: str
+def _parse(raw: Mapping[str, Any]) -> ModelConfig:
+    if raw.get("model_type") == "gemma3" and "text_config" in raw:
+        raw = {**raw["text_config"], "model_type": "gemma3_text"}
+    family = raw.get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type {family!r} is not supported; known: {', '.join(FAMILIES)}")
+    gemma = family == "gemma3_text"
+    for name in _REFUSED:
+        if raw.get(name):
+            raise ModelError(f"{name}={raw[name]!r} is not supported")
+    if raw.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelError(f"partial_rotary_factor {raw['partial_rotary_factor']} is not supported")
+    activation = raw.get("hidden_activation") or raw.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu")
+    if activation not in _ACTIVATIONS:
+        raise ModelError(f"activation {activation!r} is not supported; known: {', '.join(_ACTIVATIONS)}")
 
-    def integer(self, name: str) -> int:
-        value = self.raw.get(name)
+    def integer(name: str) -> int:
+        value = raw.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise ModelError(f"{self.origin}: {name} must be a positive integer, found {value!r}")
+            raise ModelError(f"{name} must be a positive integer, found {value!r}")
         return value
 
-    def refuse(self, *names: str) -> None:
-        for name in names:
-            if self.raw.get(name):
-                raise ModelError(f"{self.origin}: {name}={self.raw[name]!r} is not supported")
+    layers, heads, hidden = (integer(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    if layers > _MAX_LAYERS:
+        raise ModelError(f"num_hidden_layers {layers} exceeds {_MAX_LAYERS}; the file is damaged")
+    rope, local_rope = _ropes(raw, gemma)
+    biased = bool(raw.get("attention_bias", False))
+    return ModelConfig(
+        family=family,
+        vocab_size=integer("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=integer("intermediate_size"),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=int(raw.get("num_key_value_heads") or heads),
+        head_dim=int(raw.get("head_dim") or hidden // heads),
+        max_context=integer("max_position_embeddings"),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=rope,
+        local_rope=local_rope,
+        windows=_windows(raw, family, layers),
+        activation=_ACTIVATIONS[activation],
+        qkv_bias=family == "qwen2" or biased,
+        out_bias=family != "qwen2" and biased,
+        qk_norm=family in ("qwen3", "gemma3_text"),
+        sandwich_norms=gemma,
+        norm_offset=float(raw.get("minimemo_norm_offset", 1.0 if gemma else 0.0)),
+        embedding_scale=hidden**0.5 if gemma else 1.0,
+        query_scale=float(raw.get("query_pre_attn_scalar", 256)) ** -0.5 if gemma else 0.0,
+        tied_head=bool(raw.get("tie_word_embeddings", gemma)),
+    )
 
 
-def _windows(raw: Mapping[str, Any], family: str, layers: int, origin: str) -> tuple[int | None, ...]:
+def _windows(raw: Mapping[str, Any], family: str, layers: int) -> tuple[int | None, ...]:
     """Sliding windows a layer, from `layer_types` or from what older files imply."""
     window = raw.get("sliding_window")
     kinds = raw.get("layer_types")
-    if kinds is None:
-        if family == "gemma3_text":
-            period = int(raw.get("sliding_window_pattern") or 6)
-            kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
-        elif family == "mistral":
-            kinds = ["sliding_attention" if window else "full_attention"] * layers
-        elif raw.get("use_sliding_window"):
-            first = int(raw.get("max_window_layers") or 0)
-            kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-        else:
-            kinds = ["full_attention"] * layers
-    unknown = set(kinds) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ModelError(f"{origin}: layer type {sorted(unknown)[0]!r} is not supported")
-    if "sliding_attention" in kinds and not (isinstance(window, int) and window > 0):
-        raise ModelError(f"{origin}: layers with sliding_attention need a positive sliding_window, found {window!r}")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    if kinds is not None:
+        if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
+            raise ModelError(f"layer type {sorted(unknown)[0]!r} is not supported")
+        sliding = [kind == "sliding_attention" for kind in kinds]
+    elif family == "gemma3_text":
+        period = int(raw.get("sliding_window_pattern") or 6)
+        sliding = [(i + 1) % period != 0 for i in range(layers)]
+    elif family == "mistral":
+        sliding = [bool(window)] * layers
+    else:
+        first = int(raw.get("max_window_layers") or 0) if raw.get("use_sliding_window") else layers
+        sliding = [i >= first for i in range(layers)]
+    if any(sliding) and not (isinstance(window, int) and window > 0):
+        raise ModelError(f"layers with sliding_attention need a positive sliding_window, found {window!r}")
+    return tuple(window if slides else None for slides in sliding)
 
 
-def _ropes(
-    raw: Mapping[str, Any], default_base: float, max_context: int, gemma: bool, origin: str
-) -> tuple[RopeConfig, RopeConfig | None]:
-    """(rope of full layers, rope of windowed layers or None), from the old and the new spelling."""
+def _ropes(raw: Mapping[str, Any], gemma: bool) -> tuple[RopeConfig, RopeConfig | None]:
+    """The rope of full layers, and that of windowed layers or None, from the old and the new spelling."""
     new = raw.get("rope_parameters") or {}
     if "full_attention" in new or "sliding_attention" in new:
         full, sliding = new.get("full_attention") or {}, new.get("sliding_attention") or {}
     else:
         full, sliding = {**(raw.get("rope_scaling") or {}), **new}, {}
-    base = float(full.get("rope_theta") or raw.get("rope_theta") or default_base)
-    rope = _rope(full, base, max_context, origin)
+    context = int(raw.get("max_position_embeddings") or 0)
+    base = float(full.get("rope_theta") or raw.get("rope_theta") or (1_000_000.0 if gemma else 10_000.0))
     if not gemma:
-        return rope, None
+        return _rope(full, base, context), None
     local_base = float(sliding.get("rope_theta") or raw.get("rope_local_base_freq") or 10_000.0)
-    return rope, _rope(sliding, local_base, max_context, origin)
+    return _rope(full, base, context), _rope(sliding, local_base, context)
 
 
-def _rope(scaling: Mapping[str, Any], base: float, max_context: int, origin: str) -> RopeConfig:
+def _rope(scaling: Mapping[str, Any], base: float, context: int) -> RopeConfig:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     factor = float(scaling.get("factor") or 1.0)
-    original = int(scaling.get("original_max_position_embeddings") or max_context)
+    original = int(scaling.get("original_max_position_embeddings") or context)
     if kind == "default":
         return RopeConfig(base)
     if kind == "linear":
@@ -246,7 +245,7 @@ def _rope(scaling: Mapping[str, Any], base: float, max_context: int, origin: str
         return RopeConfig(base, "llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
     if kind == "yarn":
         if scaling.get("mscale") or scaling.get("mscale_all_dim"):
-            raise ModelError(f"{origin}: yarn with mscale is not supported")
+            raise ModelError("yarn with mscale is not supported")
         attention = scaling.get("attention_factor")
         if attention is None:
             attention = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0  # arXiv 2309.00071, section 3.4
@@ -262,4 +261,4 @@ def _rope(scaling: Mapping[str, Any], base: float, max_context: int, origin: str
         )
     if kind == "factors":
         return RopeConfig(base, "factors", factors=tuple(float(f) for f in scaling.get("factors", ())))
-    raise ModelError(f"{origin}: rope scaling {kind!r} is not supported; known: linear, llama3, yarn")
+    raise ModelError(f"rope scaling {kind!r} is not supported; known: linear, llama3, yarn")

@@ -26,11 +26,11 @@ from minimemo.kernels import (
     gated_mlp_activation,
     rms_norm,
 )
-from minimemo.kernels.native.shortlist import Shortlist, largest_linear
+from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
-from minimemo.models.linear import FEW_ROWS, Projection
+from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights
+from minimemo.models.native import most_tokens, native_stack
 from minimemo.models.rope import RopeTable
-from minimemo.models.stack import most_tokens, native_stack
 
 
 class Cache(Protocol):
@@ -47,31 +47,6 @@ class Cache(Protocol):
     def require(self, tokens: int) -> None: ...
     def write(self, layer: int, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None: ...
     def advance(self, tokens: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One block. Fused where one input feeds several products."""
-
-    attention_norm: Tensor  # (C,)
-    qkv: Projection  # ((H + 2G) D, C)
-    out: Projection  # (C, H D)
-    mlp_norm: Tensor  # (C,)
-    gate_up: Projection  # (2I, C)
-    down: Projection  # (C, I)
-    q_norm: Tensor | None = None  # (D,)
-    k_norm: Tensor | None = None  # (D,)
-    post_attention_norm: Tensor | None = None  # (C,), Gemma
-    post_mlp_norm: Tensor | None = None  # (C,), Gemma
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    embedding: Projection  # (V, C)
-    layers: tuple[LayerWeights, ...]
-    norm: Tensor  # (C,)
-    head: Projection  # (V, C); the embedding itself when tied
-    shortlist: Shortlist | None = None  # of the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +69,7 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what flows between the products."""
+        """The number type of what flows between the products."""
         return self.weights.norm.dtype
 
     @property
@@ -132,7 +107,8 @@ class Decoder:
             caches = [(row.cache, row.count) for row in rows]
             self._stack.run(x, rotations, caches, prefix, raw_keys, exact=len(ids) <= FEW_ROWS)
         else:
-            x = self._layers(x, rows, prefix, rotations, raw_keys)
+            for index, (layer, kind) in enumerate(zip(self.weights.layers, self.rope.kind, strict=True)):
+                x = self._layer(index, layer, x, rows, prefix, rotations[kind], raw_keys)
         for row in rows:
             row.cache.advance(row.count)
 
@@ -146,19 +122,6 @@ class Decoder:
         if logits == "likeliest" and self.weights.shortlist is not None and len(x) <= FEW_ROWS:
             return largest_linear(x, self.weights.shortlist)
         return self.weights.head(x).float()
-
-    def _layers(
-        self,
-        x: Tensor,
-        rows: Sequence[Row],
-        prefix: Cache | None,
-        rotations: Sequence[tuple[Tensor, Tensor]],
-        raw_keys: Tensor | None,
-    ) -> Tensor:
-        """(N, C) -> (N, C)."""
-        for index, layer in enumerate(self.weights.layers):
-            x = self._layer(index, layer, x, rows, prefix, rotations[self.rope.kind[index]], raw_keys)
-        return x
 
     def _layer(
         self,
@@ -232,5 +195,5 @@ def _sources(
         packed = cache.packed.part(slice(layer * heads, (layer + 1) * heads), start)
         yield PackedSource(packed, first, count, last_seen if window is not None else None, window)
     if tokens > start:
-        own = cache.keys[layer, :, : tokens - start], cache.values[layer, :, : tokens - start]
-        yield Source(*own, first, count, None if last_seen is None else last_seen - start, window)
+        keys, values = cache.keys[layer, :, : tokens - start], cache.values[layer, :, : tokens - start]
+        yield Source(keys, values, first, count, None if last_seen is None else last_seen - start, window)

@@ -1,4 +1,4 @@
-"""BERT and XLM-R encoders: token ids in, one vector a token out. Knows no text, no pooling.
+"""BERT and XLM-R encoders: their configuration, and token ids in, one vector a token out. Knows no text, no pooling.
 
 Shapes: B texts, T tokens, C hidden size, H heads, D = C / H. Method: Devlin et al., arXiv:1810.04805 (post-norm
 layers, erf GELU); Conneau et al., arXiv:1911.02116 (positions counted from past the padding index).
@@ -6,9 +6,10 @@ layers, erf GELU); Conneau et al., arXiv:1911.02116 (positions counted from past
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,82 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minimemo.errors import ModelError
-from minimemo.models.encoder_config import EncoderConfig
+from minimemo.models.config import read_json
 from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
+# Settings that would change the arithmetic; only the values named here are implemented, anything else is refused.
+_ONLY = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Shapes and constants of a bidirectional post-norm encoder, checked when read."""
+
+    num_layers: int
+    num_heads: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int  # rows of the position table
+    type_vocab_size: int
+    layer_norm_eps: float
+    position_offset: int  # row of the first token: 0 for BERT, padding index + 1 for the RoBERTa family
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input, special tokens included."""
+        return self.max_positions - self.position_offset
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any], source: str = "config.json") -> EncoderConfig:
+        """Reads the fields of a Hugging Face config.json; `source` names the file in errors.
+
+        Raises ModelError for an unknown model type, a missing field or a setting that is not implemented.
+        """
+        model_type = fields.get("model_type")
+        if model_type not in ("bert", "roberta", "xlm-roberta"):
+            raise ModelError(
+                f"{source}: model_type {model_type!r} is not an encoder known here (bert, roberta, xlm-roberta)"
+            )
+        for name, only in _ONLY.items():
+            if fields.get(name, only) != only:
+                raise ModelError(f"{source}: {name} {fields[name]!r} is not supported (only {only!r})")
+        try:
+            config = cls(
+                num_layers=int(fields["num_hidden_layers"]),
+                num_heads=int(fields["num_attention_heads"]),
+                hidden_size=int(fields["hidden_size"]),
+                intermediate_size=int(fields["intermediate_size"]),
+                vocab_size=int(fields["vocab_size"]),
+                max_positions=int(fields["max_position_embeddings"]),
+                type_vocab_size=int(fields["type_vocab_size"]),
+                layer_norm_eps=float(fields["layer_norm_eps"]),
+                position_offset=0 if model_type == "bert" else int(fields["pad_token_id"]) + 1,
+            )
+        except KeyError as error:
+            raise ModelError(f"{source}: field {error} is missing; is this an encoder's config?") from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{source}: a field has the wrong type ({error})") from error
+        for name in ("num_layers", "num_heads", "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size"):
+            if getattr(config, name) < 1:
+                raise ModelError(f"{source}: {name} must be at least 1, not {getattr(config, name)}")
+        if config.hidden_size % config.num_heads:
+            raise ModelError(
+                f"{source}: hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
+            )
+        if not 0 <= config.position_offset < config.max_positions:
+            raise ModelError(
+                f"{source}: {config.max_positions} positions leave no room past offset {config.position_offset}"
+            )
+        if not config.layer_norm_eps > 0:
+            raise ModelError(f"{source}: layer_norm_eps must be positive, not {config.layer_norm_eps}")
+        return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +152,12 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
-        """Read config.json and model.safetensors (memory-mapped) of a Hugging Face folder.
+        """Reads config.json and model.safetensors (memory-mapped) of a Hugging Face folder.
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
         check_fork()
-        config = EncoderConfig.load(folder / "config.json")
+        config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
         path = folder / "model.safetensors"
         if not path.is_file():
             raise ModelError(f"{path}: no such file; save the model's weights as one safetensors file")
@@ -111,15 +184,16 @@ class Encoder:
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ids (B, T) -> (B, T, C). `mask` (B, T) is true on real tokens, padding on the right; None: no padding.
+        """Encodes ids (B, T) -> (B, T, C); vectors at padded places are meaningless.
 
-        Vectors at padded places are meaningless.
+        mask: (B, T), true on real tokens, padding on the right; None: no padding. Too many tokens raise ModelError.
         """
         B, T = ids.shape
         longest = self.config.max_tokens
         if longest < T:
             raise ModelError(f"{T} tokens are more than the encoder's {longest}")
-        H, D, eps = self.config.num_heads, self.config.head_dim, self.config.layer_norm_eps
+        H, eps = self.config.num_heads, self.config.layer_norm_eps
+        D = self.config.hidden_size // H
 
         def norm(x: Tensor, a: _Affine) -> Tensor:
             return F.layer_norm(x, x.shape[-1:], a.weight, a.bias, eps)

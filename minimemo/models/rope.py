@@ -50,26 +50,26 @@ class RopeTable:
         kinds = [config.rope, *([config.local_rope] if config.local_rope else [])]
         self._inverse = [inverse_frequencies(rope, config.head_dim) for rope in kinds]
         self._factor = [rope.attention_factor for rope in kinds]
-        self._known: list[tuple[Tensor, Tensor]] = []  # (cos, sin), each (positions, D), of every kind
+        self._tables: list[tuple[Tensor, Tensor]] = []  # (cos, sin), each (positions, D), of every kind
         self.kind: Sequence[int] = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
 
     def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """For each kind: (cos, sin), each (n, D) float32, of `positions` (n,), none of them negative."""
+        """Looks up (cos, sin), each (n, D) float32, of `positions` (n,), none of them negative, for each kind."""
         self._reach(int(positions.max()) + 1 if len(positions) else 0, positions.device)
-        return [(cosines[positions], sines[positions]) for cosines, sines in self._known]
+        return [(cosines[positions], sines[positions]) for cosines, sines in self._tables]
 
     def of_spans(self, spans: Sequence[tuple[int, int]], device: torch.device) -> Sequence[tuple[Tensor, Tensor]]:
-        """As `tables`, of `count` positions from `start` on for every (start, count), one span after the other. Of a
-        single span it is a view, which costs a decoding step nothing."""
+        """Does as `tables` for `count` positions from `start` on for every (start, count), one span after the other. Of
+        a single span it gives a view, which costs a decoding step nothing."""
         if len(spans) != 1:
             positions = [position for start, count in spans for position in range(start, start + count)]
             return self.tables(torch.tensor(positions, dtype=torch.long, device=device))
         ((start, count),) = spans
         self._reach(start + count, device)
-        return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._known]
+        return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._tables]
 
     def rotate(self, keys: Tensor, start: int, out: Tensor | None = None) -> Tensor:
-        """Keys (L, G, n, D) of all layers, turned to the positions from `start` on, in their own dtype or into `out`.
+        """Turns keys (L, G, n, D) of all layers to the positions from `start` on, in their dtype or into `out`.
 
         Layer by layer: what is needed besides stays small, and is quicker than all layers of a kind in one.
         """
@@ -80,19 +80,15 @@ class RopeTable:
         return out
 
     def _reach(self, end: int, device: torch.device) -> None:
-        """Makes the tables known up to position `end`."""
-        if not self._known or len(self._known[0][0]) < end or self._known[0][0].device != device:
-            self._known = self._compute(max(end, 2048, 2 * len(self._known[0][0]) if self._known else 0), device)
+        """Extends the tables up to position `end`."""
+        if not self._tables or len(self._tables[0][0]) < end or self._tables[0][0].device != device:
+            self._tables = self._compute(max(end, 2048, 2 * len(self._tables[0][0]) if self._tables else 0), device)
 
     def _compute(self, end: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        found = []
+        tables = []
         positions = torch.arange(end, device=device, dtype=torch.float32)
         for inverse, factor in zip(self._inverse, self._factor, strict=True):
             angles = positions[:, None] * inverse.to(device)
             angles = torch.cat((angles, angles), dim=-1)
-            found.append((angles.cos() * factor, angles.sin() * factor))
-        return found
-
-    def cos_sin(self, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) of `layer`, each (n, D) float32."""
-        return self.tables(positions)[self.kind[layer]]
+            tables.append((angles.cos() * factor, angles.sin() * factor))
+        return tables

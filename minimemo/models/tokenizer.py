@@ -6,8 +6,6 @@ ordinary pieces; only `encode_template`, meant for the text of chat templates, r
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import threading
 from collections.abc import Iterable
@@ -17,11 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Encoding
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from minimemo.errors import InputError, ModelError
 from minimemo.models.chat import ChatTemplate, marker
+from minimemo.models.config import read_json
 from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
@@ -44,7 +43,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """From a Hugging Face style directory: tokenizer.json, and whichever of tokenizer_config.json,
+        """Loads a Hugging Face style directory: tokenizer.json, and whichever of tokenizer_config.json,
         special_tokens_map.json, generation_config.json, config.json and chat_template.jinja it has.
 
         Raises ModelError naming the file that is missing, damaged or of a kind not known here."""
@@ -54,27 +53,25 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{path}: missing; the model directory must hold the tokenizer in this form")
-        data = path.read_bytes()
-        self._fingerprint = hashlib.sha256(data).hexdigest()
         try:
-            self._backend = Backend.from_buffer(data)
+            self._backend = Backend.from_buffer(path.read_bytes())
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"{path}: not a tokenizer ({error}); download it again") from error
         self._source = str(path)
         self._lock = threading.Lock()  # encode_special_tokens is a switch of the whole backend
         names, config, generation, model = (
-            _read_json(directory / f"{name}.json")
+            read_json(path) if (path := directory / f"{name}.json").is_file() else {}
             for name in ("special_tokens_map", "tokenizer_config", "generation_config", "config")
         )
         model = {**model, **_as_dict(model.get("text_config"))}
         special = {name: _content({**names, **config}.get(name)) for name in _NAMED}
 
-        self.bos_id = self._known_id(special["bos_token"])
+        self.bos_id = self._id(special["bos_token"])
         if self.bos_id is None and "bos_token" not in config:
             ids = _ids(generation.get("bos_token_id", model.get("bos_token_id")))
             self.bos_id = ids[0] if ids else None
         stops = _ids(generation.get("eos_token_id", model.get("eos_token_id")))
-        eos_id = self._known_id(special["eos_token"])
+        eos_id = self._id(special["eos_token"])
         self.stop_ids = frozenset(stops if eos_id is None else [*stops, eos_id])
         writes_bos = self.bos_id is not None and self._backend.encode("").ids[:1] == [self.bos_id]
         wants_bos = config.get("add_bos_token")
@@ -96,12 +93,12 @@ class Tokenizer:
     # text -> ids
 
     def encode(self, text: str) -> list[int]:
-        """The ids of plain text: no BOS, and never a control token, whatever the text says."""
+        """Encodes plain text: no BOS, and never a control token, whatever the text says."""
         ids = self._encoded(text).ids
         return ids if self._control.isdisjoint(ids) else [i for token in ids for i in self._spelled(token)]
 
     def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The ids of `encode`, (n,), and each token's span of `text` in str indices, (n, 2).
+        """Gives the ids of `encode`, (n,), and each token's span of `text` in str indices, (n, 2).
 
         Starts and ends never decrease and the spans cover the whole text. Tokens that hold parts of one character
         all have that character's span; characters that a normalizer joins belong to one token."""
@@ -120,7 +117,7 @@ class Tokenizer:
         return ids, offsets
 
     def encode_template(self, text: str) -> list[int]:
-        """The ids of template text, in which the names of control tokens are those tokens. Never for user text."""
+        """Encodes template text, in which the names of control tokens are those tokens. Never for user text."""
         return self._encoded(text, control=True).ids
 
     def _encoded(self, text: str, control: bool = False) -> Encoding:
@@ -144,19 +141,19 @@ class Tokenizer:
         if token not in self._control:
             return [token]
         ids = [self._backend.token_to_id(c) for c in self._backend.id_to_token(token) or ""]
-        known = [i for i in ids if i is not None and i not in self._control]
-        if len(known) < len(ids):
+        plain = [i for i in ids if i is not None and i not in self._control]
+        if len(plain) < len(ids):
             raise ModelError(f"{self._source}: plain text becomes control token {token}; the tokenizer is unsafe")
-        return known
+        return plain
 
     # ids -> text
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; control tokens and unknown ids are left out, broken UTF-8 becomes U+FFFD."""
+        """Decodes ids; control tokens and unknown ids are left out, broken UTF-8 becomes U+FFFD."""
         return self._detokenizer.decode(ids)
 
     def stream(self) -> StreamDecoder:
-        """A detokenizer for ids that arrive one at a time."""
+        """Opens a decoder of ids that arrive one at a time."""
         return self._detokenizer.stream()
 
     @cached_property
@@ -213,13 +210,7 @@ class Tokenizer:
         bos = [self.bos_id] if self.bos_id is not None and (written or self.adds_bos) else []
         return bos + ids[written:]
 
-    # what it is
-
-    def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json."""
-        return self._fingerprint
-
-    def _known_id(self, token: str | None) -> int | None:
+    def _id(self, token: str | None) -> int | None:
         return None if token is None else self._backend.token_to_id(token)
 
     def _flag_control(self) -> frozenset[int]:
@@ -227,14 +218,7 @@ class Tokenizer:
         control: set[int] = set()
         for token_id, token in self._backend.get_added_tokens_decoder().items():
             if not token.special and _CONTROL_LOOK.fullmatch(token.content):
-                token = AddedToken(
-                    token.content,
-                    single_word=token.single_word,
-                    lstrip=token.lstrip,
-                    rstrip=token.rstrip,
-                    normalized=token.normalized,
-                    special=True,
-                )
+                token.special = True
                 self._backend.add_special_tokens([token])
             if token.special:
                 control.add(token_id)
@@ -245,28 +229,15 @@ def _chat_template(directory: Path, config: dict[str, Any], variables: dict[str,
     path = directory / "chat_template.jinja"
     if path.is_file():
         return ChatTemplate(path.read_text(encoding="utf-8"), str(path), variables)
-    path, found = directory / "tokenizer_config.json", config.get("chat_template")
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in map(_as_dict, found)}
-        found = named.get("default")
-        if found is None:
+    path, template = directory / "tokenizer_config.json", config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in map(_as_dict, template)}
+        template = named.get("default")
+        if template is None:
             raise ModelError(f"{path}: no chat template is named 'default' among {', '.join(map(str, named))}")
-    if found is not None and not isinstance(found, str):
+    if template is not None and not isinstance(template, str):
         raise ModelError(f"{path}: chat_template must be text or a list of named texts")
-    return None if found is None else ChatTemplate(found, str(path), variables)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where the file is absent."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds no JSON object; download it again")
-    return value
+    return None if template is None else ChatTemplate(template, str(path), variables)
 
 
 def _as_dict(value: object) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Tensors on disk -> the decoder's weights: a name map, a fuse map, and the dtype policy.
 
 A directory holds one `model.safetensors` or shards with an index, always memory-mapped. Matrices converted from GGUF
-are kept there as integer codes with group scales (see `models/gguf.py`), which is exact, and widened when loaded.
+are kept there as integer codes with group scales (see hub/gguf.py), which is exact, and widened when loaded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,8 +23,16 @@ from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, quantize
 from minimemo.kernels.hugepages import Arena
 from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, PackedLinear, Projection, QuantizedLinear, Scratch
+from minimemo.models.decoder import Decoder
+from minimemo.models.layers import (
+    DecoderWeights,
+    LayerWeights,
+    Linear,
+    PackedLinear,
+    Projection,
+    QuantizedLinear,
+    Scratch,
+)
 from minimemo.threads import check_fork
 
 _LARGE_VOCABULARY = 1 << 15
@@ -31,8 +40,9 @@ _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "la
 
 
 def dense_dtype(device: str = "cpu") -> torch.dtype:
-    """Of dense matrices and caches: bfloat16 where the hardware multiplies it quickly, else float32 (bfloat16 products
-    on an AVX2 machine without AVX-512 BF16 measured 6x slower than float32; float16 on a CPU is slower still)."""
+    """Chooses the number type of dense matrices and caches: bfloat16 where the hardware multiplies it quickly, else
+    float32 (bfloat16 products on an AVX2 machine without AVX-512 BF16 measured 6x slower; float16 on a CPU is slower
+    still)."""
     if device != "cpu":
         return torch.bfloat16
     # A torch built without oneDNN (macOS) has no such operator.
@@ -41,8 +51,8 @@ def dense_dtype(device: str = "cpu") -> torch.dtype:
 
 
 def preferred_dtype(device: str = "cpu") -> torch.dtype:
-    """What many rows are multiplied in. int8, of quantized matrices, where the processor multiplies bytes (AVX-512
-    VNNI): 1.5x the speed of bfloat16 there, at a KL of 4e-4 (Qwen2.5-Coder-0.5B, four documents)."""
+    """Chooses the number type in which many rows are multiplied: int8, of quantized matrices, where the processor
+    multiplies bytes (AVX-512 VNNI), 1.5x the speed of bfloat16 at a KL of 4e-4 (Qwen2.5-Coder-0.5B, four documents)."""
     if device == "cpu" and native.unavailable() is None and native.variants()[-1].startswith("avx512"):
         return torch.int8
     return dense_dtype(device)
@@ -60,12 +70,11 @@ def expand_groups(codes: Tensor, scales: Tensor, offsets: Tensor | None, dtype: 
 
 
 class TensorFiles:
-    """The safetensors of a directory as one name -> tensor map. Use as a context manager."""
+    """Opens the safetensors of a directory as one name -> tensor map. Use as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(directory)
-        self._where: dict[str, str] = {}
-        self._open: dict[str, object] = {}
+        self._where: dict[str, Any] = {}  # name -> the open shard that holds it
         self._stack = ExitStack()
 
     def __enter__(self) -> TensorFiles:
@@ -85,8 +94,7 @@ class TensorFiles:
                 shard = self._stack.enter_context(safe_open(str(path), framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
-            self._open[name] = shard
-            self._where.update(dict.fromkeys(shard.keys(), name))
+            self._where.update(dict.fromkeys(shard.keys(), shard))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -95,17 +103,14 @@ class TensorFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
-    def names(self) -> Iterator[str]:
-        return iter(self._where)
-
     def get(self, name: str) -> Tensor:
-        """The tensor as stored. Raises ModelError when it is not there."""
+        """Reads a tensor as stored. Raises ModelError when it is not there."""
         if name not in self._where:
             raise ModelError(f"{self._directory}: tensor {name} is missing; is it the right model for its config.json?")
-        return self._open[self._where[name]].get_tensor(name)  # type: ignore[attr-defined]
+        return self._where[name].get_tensor(name)
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor in `dtype`, widened from codes and scales where it was stored so."""
+        """Reads a tensor in `dtype`, widened from codes and scales where it was stored so."""
         return expand_groups(*self.codes(name), dtype) if self.is_coded(name) else self.get(name).to(dtype)
 
     def is_coded(self, name: str) -> bool:
@@ -113,29 +118,31 @@ class TensorFiles:
         return f"{name}.codes" in self._where
 
     def codes(self, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """codes (out, in) int8, scales and offsets (out, in / group) float32, of a matrix stored so."""
+        """Reads codes (out, in) int8, scales and offsets (out, in / group) float32, of a matrix stored so."""
         offsets = self.get(f"{name}.offsets") if f"{name}.offsets" in self else None
         return self.get(f"{name}.codes"), self.get(f"{name}.scales"), offsets
 
 
 def load_decoder(
     directory: Path,
+    config: ModelConfig | None = None,
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     packed: bool | None = None,
     on_event: Listener = silent,
 ) -> Decoder:
-    """A Hugging Face directory, or one converted from GGUF -> Decoder. Raises ModelError.
+    """Loads a decoder from a Hugging Face directory, or one converted from GGUF. Raises ModelError.
 
-    dtype: of large products and dense weights, and on a device other than the CPU of everything else too; on a CPU
-    what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of the
-    largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest. packed:
-    keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU (there
-    with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
+    config: the directory's, where it has been read already.
+    dtype: number type of large products and dense weights, and on a device other than the CPU of everything else too;
+    on a CPU what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of
+    the largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest.
+    packed: keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU
+    (there with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
     """
     check_fork()
-    config = ModelConfig.from_directory(directory)
+    config = config or ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
         packed = native.unavailable() is None if device == "cpu" else triton.installed()
@@ -147,21 +154,22 @@ def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[Qu
     """The matrices in the form of Triton's kernel; none where one of them is of another kind or another group."""
     if not all(files.is_coded(name) for name in names):
         return []
-    found = []
+    matrices = []
     for name in names:
         codes, scales, offsets = files.codes(name)
         if codes.shape[1] // scales.shape[1] not in QUANTIZED_GROUPS:
             return []
         bits = 4 if int(codes.min()) >= 0 and int(codes.max()) < 16 else 8
         halves = None if offsets is None else offsets.half().to(device)
-        found.append(quantized_matrix(codes.to(device), scales.half().to(device), halves, bits=bits))
-    return found
+        matrices.append(quantized_matrix(codes.to(device), scales.half().to(device), halves, bits=bits))
+    return matrices
 
 
 def _assemble(
     config: ModelConfig, files: TensorFiles, dtype: torch.dtype, device: str, packed: bool, on_event: Listener
 ) -> DecoderWeights:
-    prefix = next((p for p in _PREFIXES if any(n.startswith(f"{p}embed_tokens.weight") for n in files.names())), None)
+    words = ((prefix, f"{prefix}embed_tokens.weight") for prefix in _PREFIXES)
+    prefix = next((prefix for prefix, name in words if name in files or files.is_coded(name)), None)
     if prefix is None:
         raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
 
@@ -225,7 +233,7 @@ def _shortlist(files: TensorFiles, name: str, head: Projection, arena: Arena) ->
 
 
 def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
-    """Names the first tensor that does not have the shape the configuration promises."""
+    """Raises ModelError naming the first tensor that does not have the shape the configuration promises."""
     c, h, g, d = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
     expected = {
         "qkv": ((h + 2 * g) * d, c),
@@ -235,10 +243,10 @@ def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
     }
     for index, layer in enumerate(weights.layers):
         for name, shape in expected.items():
-            found = tuple(getattr(layer, name).shape)
-            if found != shape:
-                raise ModelError(f"weights: layer {index} {name} has shape {found}, config.json says {shape}")
+            actual = tuple(getattr(layer, name).shape)
+            if actual != shape:
+                raise ModelError(f"weights: layer {index} {name} has shape {actual}, config.json says {shape}")
     for name in ("embedding", "head"):
-        found = tuple(getattr(weights, name).shape)
-        if found[1] != c or found[0] < config.vocab_size:
-            raise ModelError(f"weights: {name} has shape {found}, config.json says {(config.vocab_size, c)}")
+        actual = tuple(getattr(weights, name).shape)
+        if actual[1] != c or actual[0] < config.vocab_size:
+            raise ModelError(f"weights: {name} has shape {actual}, config.json says {(config.vocab_size, c)}")

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.models.config import read_json
 from minimemo.models.encoder import Encoder
-from minimemo.models.encoder_config import read_json
 from minimemo.models.fingerprint import fingerprint
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
 from minimemo.threads import check_fork
 
+BATCH_TOKENS = 2048  # of passages that are embedded at once, padding counted
+REMEMBERED = 64  # queries: one question searches for the view of its memory, for passages and for sentences
 _UNKNOWN = ("[UNK]", "<unk>")  # what tokenizers of encoders call what they do not know
 _UNREAD = 0.2  # of a text's tokens unknown: MiniLM, which is English, has .2 to 1 in Chinese, e5 never over .17
 
@@ -41,21 +43,10 @@ class EmbedderSettings:
 
 
 class Embedder:
-    """Embeds queries and passages with one encoder; thread-safe as long as nobody writes to it."""
+    """Embeds queries and passages with one encoder, on the CPU; may be used from several threads."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        tokenizer: Tokenizer,
-        settings: EmbedderSettings,
-        *,
-        files: Sequence[Path] = (),
-        max_batch_tokens: int = 2048,
-        device: str = "cpu",
-    ):
-        """`files` are what the fingerprint covers beside the settings; `max_batch_tokens` counts padding."""
-        if max_batch_tokens < 1:
-            raise InputError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}")
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, settings: EmbedderSettings, files: Sequence[Path]):
+        """`files` are what the fingerprint covers beside the settings; see `load`."""
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.encoder = encoder
@@ -64,25 +55,15 @@ class Embedder:
         self._specials = tokenizer.num_special_tokens_to_add(False)
         self._unknown = {tokenizer.token_to_id(name) for name in _UNKNOWN} - {None}
         self._files = tuple(files)
-        self._max_batch_tokens = max_batch_tokens
-        self._device = device
         self._fingerprint: str | None = None
+        self._queries: dict[str, npt.NDArray[np.float32]] = {}  # vectors of the last ones
         if self.passage_room < 1:
             raise ModelError(f"max length {settings.max_tokens} leaves no room for text beside the passage prompt")
 
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        *,
-        max_batch_tokens: int = 2048,
-        query_prompt: str | None = None,
-        passage_prompt: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: str = "cpu",
-    ) -> Embedder:
-        """Open a model folder. A prompt given here replaces the one in the folder's files. dtype None: bfloat16 where
-        the processor multiplies it quickly (1.7x the speed, cosine to float32 above 0.9999), else float32.
+    def load(cls, folder: str | Path, *, dtype: torch.dtype | None = None) -> Embedder:
+        """Open a model folder. dtype None: bfloat16 where the processor multiplies it quickly (1.7x the speed, cosine
+        to float32 above 0.9999), else float32.
 
         Raises ModelError naming the file that is missing, damaged or asks for something not supported.
         """
@@ -90,7 +71,7 @@ class Embedder:
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such folder; give the folder of an embedding model")
         model, pooling = _read_modules(folder)
-        encoder = Encoder.load(model, dtype=dtype or dense_dtype(device), device=device)
+        encoder = Encoder.load(model, dtype=dtype or dense_dtype("cpu"))
         tokenizer_file = model / "tokenizer.json"
         if not tokenizer_file.is_file():
             raise ModelError(f"{tokenizer_file}: no such file; save the tokenizer in its fast (JSON) form")
@@ -100,15 +81,10 @@ class Embedder:
             raise ModelError(f"{tokenizer_file}: not a tokenizer ({error})") from error
         if tokenizer.get_vocab_size() > encoder.config.vocab_size:
             raise ModelError(f"{tokenizer_file}: more tokens than the {encoder.config.vocab_size} of config.json")
-        stored_query, stored_passage = _read_prompts(folder)
-        settings = EmbedderSettings(
-            pooling=pooling,
-            max_tokens=_read_max_tokens(model, encoder.config.max_tokens),
-            query_prompt=stored_query if query_prompt is None else query_prompt,
-            passage_prompt=stored_passage if passage_prompt is None else passage_prompt,
-        )
+        max_tokens = _read_max_tokens(model, encoder.config.max_tokens)
+        settings = EmbedderSettings(pooling, max_tokens, *_read_prompts(folder))
         files = [model / name for name in ("config.json", "tokenizer.json", "model.safetensors")]
-        return cls(encoder, tokenizer, settings, files=files, max_batch_tokens=max_batch_tokens, device=device)
+        return cls(encoder, tokenizer, settings, files)
 
     @property
     def dim(self) -> int:
@@ -116,17 +92,13 @@ class Embedder:
         return self.encoder.config.hidden_size
 
     @property
-    def max_tokens(self) -> int:
-        """Longest input in tokens, prompt and special tokens included; what lies past it is not seen."""
-        return self.settings.max_tokens
-
-    @property
     def passage_room(self) -> int:
-        """Tokens of a passage's own text that are surely seen.
+        """Tokens of a passage's text that are surely seen, beside the prompt and special tokens.
 
         Two are held back: a passage cut out of a word may need that many more tokens than it had in its document.
         """
-        return self.max_tokens - self._specials - len(self._encode([self.settings.passage_prompt], False)[0]) - 2
+        prompt = len(self._encode([self.settings.passage_prompt])[0].ids)
+        return self.settings.max_tokens - self._specials - prompt - 2
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the settings, config, tokenizer and weights."""
@@ -136,50 +108,52 @@ class Embedder:
 
     def offsets(self, text: str) -> npt.NDArray[np.int64]:
         """Character spans (n, 2) in `text` of its n tokens, no prompt, no special tokens, never truncated."""
-        return encode_in_pieces(text, self._spans)[1]
 
-    def _spans(self, text: str) -> Encoded:
-        try:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        except TypeError as error:  # what the tokenizers library makes of half a surrogate pair
-            raise InputError("text: not a string of valid Unicode; read it as UTF-8") from error
-        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        def encode(piece: str) -> Encoded:
+            (encoding,) = self._encode([piece], spans=True)
+            return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
+        return encode_in_pieces(text, encode)[1]
 
     def reads(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Whether the model's vocabulary has the words of each text (n,): vectors of others say nothing."""
-        rows = self._encode(texts, False)
+        rows = [encoding.ids for encoding in self._encode(texts)]
         return np.array([sum(i in self._unknown for i in row) <= _UNREAD * len(row) for row in rows], bool)
 
     def embed_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors (n, dim) of questions or clues."""
-        return self._embed([self.settings.query_prompt + text for text in texts], silent)
+        """Unit vectors (n, dim) of questions or clues; those of the last REMEMBERED queries are not computed again."""
+        kept = self._queries
+        new = [text for text in dict.fromkeys(texts) if text not in kept]
+        vectors = kept | dict(zip(new, self._embed(self.settings.query_prompt, new, silent), strict=True))
+        self._queries = dict(list(vectors.items())[-REMEMBERED:])
+        return np.array([vectors[text] for text in texts], np.float32).reshape(len(texts), self.dim)
 
     def embed_passages(self, texts: Sequence[str], on_event: Listener = silent) -> npt.NDArray[np.float32]:
         """Unit vectors (n, dim) of passages; reports stage "embed" in passages."""
-        return self._embed([self.settings.passage_prompt + text for text in texts], on_event)
+        return self._embed(self.settings.passage_prompt, texts, on_event)
 
-    def _encode(self, texts: Sequence[str], specials: bool = True) -> list[list[int]]:
-        """Token ids of each text; with special tokens, the text is cut first so that they fit the model's length."""
+    def _encode(self, texts: Sequence[str], *, spans: bool = False) -> list[Encoding]:
+        """Tokens of each text, no special tokens, never truncated; spans: with their places in it, which is slower."""
         try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
+            return encode(list(texts), add_special_tokens=False)
         except TypeError as error:  # what the tokenizers library makes of half a surrogate pair
             raise InputError("text: not a string of valid Unicode; read it as UTF-8") from error
-        if not specials:
-            return [encoding.ids for encoding in encodings]
-        for encoding in encodings:
-            encoding.truncate(self.max_tokens - self._specials)
-        return [self._tokenizer.post_process(encoding).ids for encoding in encodings]
 
-    def _embed(self, texts: Sequence[str], on_event: Listener) -> npt.NDArray[np.float32]:
+    def _embed(self, prompt: str, texts: Sequence[str], on_event: Listener) -> npt.NDArray[np.float32]:
+        """Unit vectors (n, dim) of texts behind a prompt, cut so that they fit the model with their special tokens."""
         check_fork()
         out = np.empty((len(texts), self.dim), np.float32)
-        rows = self._encode(texts)
+        rows: list[list[int]] = []
+        for encoding in self._encode([prompt + text for text in texts]):
+            encoding.truncate(self.settings.max_tokens - self._specials)
+            rows.append(self._tokenizer.post_process(encoding).ids)
         lengths = np.array([len(row) for row in rows], np.int64)
         order = np.argsort(-lengths, kind="stable")  # longest first: little padding, and memory peaks at once
         done = 0
         while done < len(order):
             width = int(lengths[order[done]])
-            batch = order[done : done + max(1, self._max_batch_tokens // width)]
+            batch = order[done : done + max(1, BATCH_TOKENS // width)]
             out[batch] = self._vectors([rows[i] for i in batch], width)
             done += len(batch)
             on_event(Event("embed", done, len(texts), "passages"))
@@ -187,15 +161,15 @@ class Embedder:
 
     def _vectors(self, rows: list[list[int]], width: int) -> npt.NDArray[np.float32]:
         """One batch, padded to `width` -> (n, dim)."""
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        mask = torch.arange(width, device=self._device) < lengths[:, None]  # (n, T)
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(width) < lengths[:, None]  # (n, T)
         hidden = self.encoder.forward(ids, None if bool(mask.all()) else mask)  # (n, T, C)
         if self.settings.pooling == "cls":
             pooled = hidden[:, 0]
         else:
             pooled = torch.einsum("ntc,nt->nc", hidden, mask.float()) / lengths[:, None]
-        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        return torch.nn.functional.normalize(pooled, dim=-1).numpy()
 
 
 def _read_modules(folder: Path) -> tuple[Path, str]:

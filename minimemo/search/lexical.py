@@ -37,9 +37,6 @@ class LexicalIndex:
             for term, found in postings.items()
         }
 
-    def __len__(self) -> int:
-        return self._rows
-
     def __contains__(self, term: str) -> bool:
         return term in self._postings
 

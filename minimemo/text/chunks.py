@@ -16,24 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from minimemo.errors import InputError
+from minimemo.text.sentences import paragraph_starts, sentence_ends
 
 # bench/chunk_size.py, 450 questions on three documents: filling 1,000 tokens of evidence finds the answer in 96.4,
 # 96.9, 97.8, 96.7, 96.0 % for chunks of 96, 128, 192, 256, 384 tokens; an overlap of a tenth gains nothing.
 DEFAULT_SIZE = 192
-DEFAULT_OVERLAP = 0
 # A token that stands for very many characters (an unknown script, padding spaces) must not make a chunk of pages.
 _MAX_CHARS_PER_TOKEN = 16
 
-_CLOSERS = "[\"'”’」』）)】》〉\\]]*"
-BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-SENTENCE = re.compile(
-    rf"[。！？｡]+…*{_CLOSERS}|……+{_CLOSERS}"  # CJK: nothing need follow
-    # Latin: a space and no small letter must follow; abbreviations and initials do not end a sentence. The first
-    # look-behind lets a run of dots match from its start only: without it long runs take quadratic time.
-    rf"|(?<![.!?…])(?<!\b[A-Z])(?<!\b(?:Mr|Ms|Dr|St|No|vs|Jr|Sr|Co))(?<!\b(?:Mrs|Ltd|Inc|etc|Rev|Gen))(?<!\bProf)"
-    rf"[.!?…]+{_CLOSERS}(?=\s)(?!\s+[a-z])"
-)
 _LINE = re.compile(r"\n(?![a-z])")  # a line that starts with a small letter goes on with the one before
 _CLAUSE = re.compile(r"[，、；：]|[,;:](?=\s)|——+|—(?=\s)")
 
@@ -46,49 +36,25 @@ class Chunk:
     start: int
     end: int
     text: str
-    token_start: int = -1  # -1: not known yet, see with_token_spans
+    token_start: int = -1  # until with_token_spans sets both
     token_end: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A passage that was found, its score (higher is better), the names of the rankings that found it, and which of the
-    documents searched it is from."""
-
-    chunk: Chunk
-    score: float
-    sources: tuple[str, ...]
-    document: int = 0
-
-
-def split(
-    text: str, offsets: npt.NDArray[np.int64], *, size: int = DEFAULT_SIZE, overlap: int = DEFAULT_OVERLAP
-) -> list[Chunk]:
-    """Cut `text` into chunks of at most `size` tokens, each sharing up to `overlap` tokens with the one before.
+def split(text: str, offsets: npt.NDArray[np.int64], *, size: int = DEFAULT_SIZE) -> list[Chunk]:
+    """Cut `text` into chunks of at most `size` tokens, in order; only white space is left out between them.
 
     `offsets` (n, 2) are the character spans of the text's tokens, as Embedder.offsets gives them; a token counts where
-    it starts. Only white space is left out between chunks. A single character of more than `size` tokens is one chunk.
-    Raises InputError when a size or the offsets do not make sense.
+    it starts. A single character of more than `size` tokens is one chunk.
     """
-    if size < 1 or not 0 <= overlap <= size // 2:
-        raise InputError(f"chunk size {size}, overlap {overlap}: size must be positive, overlap at most half of it")
-    starts = _starts(text, offsets)
+    starts: list[int] = offsets[:, 0].tolist()
     breaks = _breaks(text)
-    sentences = sorted({at for level in breaks for at in level})
     chunks: list[Chunk] = []
-    start = new = _skip_space(text, 0)  # `new`: the first character that no earlier chunk has
+    start = _skip_space(text, 0)
     while start < len(text):
-        cut = _cut(text, starts, breaks, start, new, size)
-        end = cut
-        while end > start + 1 and text[end - 1].isspace():
-            end -= 1
+        cut = _cut(text, starts, breaks, start, size)
+        end = max(start + 1, start + len(text[start:cut].rstrip()))
         chunks.append(Chunk(len(chunks), start, end, text[start:end]))
-        start, previous = _skip_space(text, cut), start
-        new = start
-        if overlap and new < len(text):
-            back = _overlap_start(text, starts, sentences, previous, cut, overlap)
-            if _limit(text, starts, back, size) > new:  # else the next chunk would hold nothing new
-                start = back
+        start = _skip_space(text, cut)
     return chunks
 
 
@@ -106,22 +72,11 @@ def with_token_spans(chunks: Sequence[Chunk], decoder_offsets: npt.NDArray[np.in
     ]
 
 
-def _starts(text: str, offsets: npt.NDArray[np.int64]) -> list[int]:
-    """Checked start characters of the tokens."""
-    if offsets.ndim != 2 or offsets.shape[1] != 2:
-        raise InputError(f"offsets: shape {offsets.shape}, not (tokens, 2)")
-    starts = offsets[:, 0]
-    if len(starts) and (np.any(np.diff(starts) < 0) or starts[0] < 0 or starts[-1] > len(text)):
-        raise InputError(f"offsets: not ascending inside the text's {len(text)} characters; are they of another text?")
-    return starts.tolist()
-
-
 def _breaks(text: str) -> list[list[int]]:
     """Ascending places to cut, best kind first: blank lines, sentences that end a line, sentences, lines."""
-    sentence = [match.end() for match in SENTENCE.finditer(text)]
-    line = [match.end() for match in _LINE.finditer(text)]
-    at_line_end = [at for at in sentence if text[at : at + 2].lstrip("\r").startswith("\n")]
-    return [[match.end() for match in BLANK_LINE.finditer(text)], at_line_end, sentence, line]
+    sentences = sentence_ends(text)
+    at_line_end = [at for at in sentences if text[at : at + 2].lstrip("\r").startswith("\n")]
+    return [paragraph_starts(text), at_line_end, sentences, [match.end() for match in _LINE.finditer(text)]]
 
 
 def _limit(text: str, starts: list[int], start: int, size: int) -> int:
@@ -131,9 +86,9 @@ def _limit(text: str, starts: list[int], start: int, size: int) -> int:
     return max(start + 1, min(end, start + size * _MAX_CHARS_PER_TOKEN))
 
 
-def _cut(text: str, starts: list[int], breaks: list[list[int]], start: int, new: int, size: int) -> int:
-    """Where the chunk from `start` ends: past `new`, within its limit, at the best break of its second half."""
-    floor = new + 1 if text[new].isspace() else new  # a space under a combining mark is no chunk
+def _cut(text: str, starts: list[int], breaks: list[list[int]], start: int, size: int) -> int:
+    """Where the chunk from `start` ends: within its limit, at the best break of its second half."""
+    floor = start + 1 if text[start].isspace() else start  # a space under a combining mark is no chunk
     limit = max(floor + 1, _limit(text, starts, start, size))
     if limit == len(text):
         return limit
@@ -149,21 +104,6 @@ def _cut(text: str, starts: list[int], breaks: list[list[int]], start: int, new:
         if text[at].isspace() or text[at - 1].isspace():
             return _snap(text, at, floor)
     return _snap(text, limit, floor)
-
-
-def _overlap_start(text: str, starts: list[int], sentences: list[int], start: int, cut: int, overlap: int) -> int:
-    """Start of the next chunk when it repeats the end of this one: a sentence if one starts there, else a word."""
-    token = max(0, bisect_left(starts, cut) - overlap)
-    earliest = max(start + 1, starts[token] if token < len(starts) else cut)
-    i = bisect_left(sentences, earliest)
-    if i < len(sentences) and sentences[i] < cut:
-        return _skip_space(text, sentences[i])
-    for at in range(earliest, cut):
-        if text[at - 1].isspace():
-            return _skip_space(text, at)
-    while earliest < cut and _joins(text, earliest, start):
-        earliest += 1
-    return earliest
 
 
 def _skip_space(text: str, at: int) -> int:

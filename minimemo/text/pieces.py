@@ -22,38 +22,29 @@ _LINE = re.compile(r"\n(?=\S)")
 def encode_in_pieces(
     text: str, encode: Callable[[str], Encoded], *, piece: int = PIECE, on_done: Callable[[int], None] | None = None
 ) -> Encoded:
-    """`encode(text)`; on_done: told how many characters are done.
+    """`encode(text)`; on_done: called with the number of characters that are done.
 
     A text without line ends, or a tokenizer whose tokens cross them, is encoded in larger pieces.
     """
     ids, spans = [np.empty(0, np.int32)], [np.empty((0, 2), np.int64)]
-    at, wanted = 0, piece
+    at, least = 0, piece
     while at < len(text):
-        line = _LINE.search(text, at + wanted - 1)
+        line = _LINE.search(text, at + least - 1)
         end = line.end() if line else len(text)
-        first, past = _before(text, at), _behind(text, end)
-        found, where = encode(text[first:past])
+        # the line before the one that begins at `at`, and the one that begins at `end`, or not far from there
+        first = max(text.rfind("\n", 0, max(0, at - 1)) + 1, at - _CONTEXT, 0)
+        past = min(text.find("\n", end) + 1 or len(text), end + _CONTEXT, len(text))
+        encoded, where = encode(text[first:past])
         where = where + first
         if ((where[:, 0] < end) & (where[:, 1] > end)).any():
-            wanted += piece  # this cut is none: look for another one
+            least += piece  # this cut is none: look for another one
             continue
         if ((where[:, 0] < at) & (where[:, 1] > at)).any():
             return encode(text)  # the two sides of a cut see it differently
-        own = (where[:, 0] >= at) & (where[:, 0] < end)
-        ids.append(found[own])
-        spans.append(where[own])
-        at, wanted = end, piece
+        inside = (where[:, 0] >= at) & (where[:, 0] < end)
+        ids.append(encoded[inside])
+        spans.append(where[inside])
+        at, least = end, piece
         if on_done:
             on_done(at)
     return np.concatenate(ids), np.concatenate(spans)
-
-
-def _before(text: str, at: int) -> int:
-    """Where the line before the one that begins at `at` begins, or not far from there."""
-    return max(text.rfind("\n", 0, max(0, at - 1)) + 1, at - _CONTEXT, 0)
-
-
-def _behind(text: str, end: int) -> int:
-    """Where the line that begins at `end` ends, or not far from there."""
-    line_end = text.find("\n", end)
-    return min(len(text), end + _CONTEXT, line_end + 1 if line_end >= 0 else len(text))

@@ -1,11 +1,13 @@
-"""Text -> the terms that it is searched by: words without case, plural endings and function words; in scripts written
-without spaces, the pairs of neighbouring characters. And what of a question is quoted."""
+"""Text -> words, and in scripts written without spaces pairs of neighbouring characters: what a text is searched by,
+what of it carries content, what of a question is quoted."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from functools import lru_cache
+
+from minimemo.text.scripts import CJK
 
 # English function words. Each is so common that BM25 nearly ignores it, but a question holds many: without them BM25's
 # nDCG@10 rises from 0.497 to 0.507 on cranfield and from 0.418 to 0.432 on medquad; with plurals, to 0.517 and 0.455.
@@ -17,31 +19,56 @@ STOPWORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 
-_UNSPACED = (
-    r"\u1100-\u11ff\u3005-\u3007\u3040-\u30ff\u3131-\u318e\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-    + (r"\U00020000-\U0003ffff")
-)
 _QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
-_RUN = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}_])\w)+")
+_RUN, _SEARCHED_RUN = (
+    re.compile(rf"([{unspaced}]+)|(?:(?![{unspaced}_])\w)+")
+    # A search also compares the signs that stand inside Japanese names (カール・マルクス), and hexagrams.
+    for unspaced in (CJK, CJK + r"〆゠・\u3099\u309a\u4dc0-\u4dff")
+)
+
+
+def normalize(text: str) -> str:
+    """NFKC, case folded, single spaces: what two writings of one text have in common."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def terms(text: str) -> list[str]:
-    """Words and character pairs of a text, NFKC and case folded, in order; a lone character is a term of its own."""
-    found: list[str] = []
-    for match in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        run = match[0]
+    """What a text is searched by: its words without plural endings and function words, and character pairs, in order; a
+    lone character is a term of its own. NFKC and case folded."""
+    return [singular(word) if word[-1] == "s" else word for word in _words(text, _SEARCHED_RUN)]
+
+
+def content_units(text: str) -> frozenset[str]:
+    """The words that carry content (English function words dropped); for CJK runs, their character pairs."""
+    return frozenset(_words(text, _RUN))
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Character n-grams of the normalized letters and digits: pairs in CJK runs, threes within words elsewhere."""
+    runs = _RUN.finditer(normalize(text))
+    return frozenset(gram for run in runs for gram in _grams(run[0], 2 if run[1] else 3))
+
+
+def _words(text: str, pattern: re.Pattern[str]) -> list[str]:
+    words: list[str] = []
+    for match in pattern.finditer(normalize(text)):
         if match[1]:
-            found.extend(run[i : i + 2] for i in range(max(1, len(run) - 1)))
-        elif run not in STOPWORDS:
-            found.append(singular(run))
-    return found
+            words += _grams(match[1], 2)
+        elif match[0] not in STOPWORDS:
+            words.append(match[0])
+    return words
+
+
+def _grams(run: str, size: int) -> list[str]:
+    """All stretches of `size` characters, or the run where it is shorter."""
+    return [run[i : i + size] for i in range(max(1, len(run) - size + 1))]
 
 
 @lru_cache(1 << 16)
 def singular(word: str) -> str:
     """An English word without its plural ending: the S stemmer (Harman 1991, "How effective is suffixing?").
 
-    More than that (Porter) finds no more on the collections of bench/retrieval.py. Words with other letters stay.
+    More than that (Porter) finds no more on the collections of bench/search.py. Words with other letters stay.
     """
     if not word.isascii() or len(word) < 3 or word[-1] != "s":
         return word
@@ -54,5 +81,5 @@ def singular(word: str) -> str:
 
 def quoted(text: str) -> list[str]:
     """What stands between double quotation marks and holds a term: the subject, in the document's own words."""
-    found = (next(filter(None, match.groups())).strip() for match in _QUOTED.finditer(text))
-    return [phrase for phrase in found if terms(phrase)]
+    phrases = (next(filter(None, match.groups())).strip() for match in _QUOTED.finditer(text))
+    return [phrase for phrase in phrases if terms(phrase)]

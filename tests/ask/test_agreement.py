@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.ask import Piece, Settings
-from minimemo.ask.writer import LocalGenerator
-from tests.ask.test_session import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House
+from minimemo.ask import Piece, Writer
+from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House, set_limits
 
 MEMORY = "phrase or explanation asked for"  # of the prompt for an answer from memory
 QUEEN, KING = "the queen of Spain", "the king of France"
@@ -30,18 +29,17 @@ def test_one_answer_needs_no_weighing(recalled: str) -> None:
     assert house.session.ask(QUESTION).text == KING
 
 
-def test_a_long_answer_streams_and_stands() -> None:
-    house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]), settings=Settings(agreed_tokens=5))
+def test_a_long_answer_streams_and_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, AGREED_TOKENS=5)
+    house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]))
     answer = house.session.ask(QUESTION)
     assert answer.text == KING
     assert not any(MEMORY in prompt for prompt in house.engine.prompts), "the memory is not asked"
-    off = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]), settings=Settings(agreed_tokens=0))
-    assert off.session.ask(QUESTION).text == KING
 
 
 def test_only_memorag_with_the_models_own_answers() -> None:
     house = House(engine=FakeEngine(SCRIPT, likely=[QUEEN]))
     assert house.session.ask(QUESTION, "rag").text == KING
     assert house.session.answer(QUESTION, ["It was for the king of France."]).text == KING
-    foreign = House(engine=house.engine, generator=LocalGenerator(FakeEngine(SCRIPT), FakeTokenizer()))
+    foreign = House(engine=house.engine, generator=Writer(FakeEngine(SCRIPT), FakeTokenizer()))
     assert foreign.session.ask(QUESTION).text == KING

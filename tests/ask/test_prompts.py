@@ -5,9 +5,12 @@ import json
 
 import pytest
 
-from minimemo.ask.prompts import CHINESE, ENGLISH, PROMPTS, instruction, load_prompts, memory_opening
+from minimemo.ask.prompts import PROMPTS, instruction, load_prompts, memory_opening
 from minimemo.errors import InputError
-from minimemo.text.scripts import content_units, detect_language, information, normalize, shingles
+from minimemo.text.scripts import detect_language, information
+from minimemo.text.words import content_units, normalize, shingles
+
+ENGLISH, CHINESE = PROMPTS["en"], PROMPTS["zh"]
 
 
 def test_english_prompts_rendered():

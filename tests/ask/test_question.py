@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.ask import Answer, Found, Mode, Piece, Settings
-from minimemo.ask.answer import Passage
-from minimemo.ask.form import form_of
-from minimemo.ask.quotation import quotation, quoted_first
-from minimemo.ask.writer import LocalGenerator
-from minimemo.text.chunks import Chunk, Hit
-from tests.ask.test_session import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House
-from tests.ask.test_session_views import long_house
+from minimemo.ask import Answer, Found, Mode, Passage, Piece, Writer
+from minimemo.ask.evidence import quotation, quoted_first
+from minimemo.ask.question import kind_of
+from minimemo.ask.session import QUESTION_HITS
+from minimemo.search.retriever import Hit
+from minimemo.text.chunks import Chunk
+from tests.ask.fakes import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House, set_limits
+from tests.ask.test_session_views import SMALL, long_house
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from tests.ask.test_session_views import long_house
     ],
 )
 def test_a_paragraph(question: str) -> None:
-    assert form_of(question) == "paragraph"
+    assert kind_of(question) == "paragraph"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_paragraph(question: str) -> None:
     ],
 )
 def test_a_phrase(question: str) -> None:
-    assert form_of(question) == "phrase"
+    assert kind_of(question) == "phrase"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_phrase(question: str) -> None:
     ],
 )
 def test_the_documents_own_words(question: str) -> None:
-    assert form_of(question) == "quotation"
+    assert kind_of(question) == "quotation"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_documents_own_words(question: str) -> None:
     ],
 )
 def test_not_the_documents_own_words(question: str) -> None:
-    assert form_of(question) != "quotation"
+    assert kind_of(question) != "quotation"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_not_the_documents_own_words(question: str) -> None:
     ],
 )
 def test_about_the_whole(question: str) -> None:
-    assert form_of(question) == "whole"
+    assert kind_of(question) == "whole"
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_about_the_whole(question: str) -> None:
     ],
 )
 def test_about_a_part(question: str) -> None:
-    assert form_of(question) != "whole"
+    assert kind_of(question) != "whole"
 
 
 @pytest.mark.parametrize("mode", ["memorag", "rag"])
 def test_a_quotation_is_the_documents_own(mode: Mode) -> None:
     """No model writes it, another one neither; offsets are the document's."""
-    house = House(generator=LocalGenerator(FakeEngine(EN_SCRIPT), FakeTokenizer()))
+    house = House(generator=Writer(FakeEngine(EN_SCRIPT), FakeTokenizer()))
     found, piece, answer = house.session.stream("Quote the sentence about the report for the king.", mode)
     assert isinstance(answer, Answer) and isinstance(piece, Piece) and isinstance(found, Found)
     assert answer.text == piece.text == ENGLISH[1].strip() and answer.supported and not house.engine.prompts
@@ -232,13 +232,14 @@ def test_memory_alone_cannot_quote() -> None:
     assert answer.text == EN_SCRIPT["Answer the question from the document above, in"] and not answer.passages
 
 
-def test_a_paragraph_is_written_from_all_that_fits() -> None:
+def test_a_paragraph_is_written_from_all_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(script={"in a detailed paragraph": "Plague, fleas."})
     answer = house.session.ask("Describe what the report said about the planets.", "rag")
     assert answer.text == "Plague, fleas."
     assert len(answer.passages) == 5, "the whole document is fewer passages than asked for"
     assert "short phrase" not in house.engine.prompts[-1]
-    few = House(settings=Settings(paragraph_hits=2)).session.ask("Describe the report.", "rag")
+    set_limits(monkeypatch, PARAGRAPH_HITS=2)
+    few = House().session.ask("Describe the report.", "rag")
     assert len(few.passages) == 2
 
 
@@ -272,14 +273,15 @@ def test_a_short_paragraph_is_held_to_go_on(mode: Mode) -> None:
 
 def test_a_foreign_generator_gets_the_passages_of_a_paragraph() -> None:
     other = FakeEngine({"in a detailed paragraph": "Plague, fleas."})
-    house = House(generator=LocalGenerator(other, FakeTokenizer()))
+    house = House(generator=Writer(other, FakeTokenizer()))
     answer = house.session.ask("Describe what the report said about the planets.")
     assert answer.text == "Plague, fleas." and answer.clues
     assert all(p.text.strip() in other.prompts[-1] for p in answer.passages)
 
 
 @pytest.mark.parametrize("mode", ["memorag", "gist"])
-def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode) -> None:
+def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, **SMALL)
     house = long_house(script={**EN_SCRIPT, "summary of the whole document": "Sheep and a king."})
     answer = house.session.ask("Summarize the document.", mode)
     assert answer.text == "Sheep and a king." and answer.mode == mode
@@ -302,4 +304,4 @@ def test_a_chinese_paragraph_is_written_from_memory_too() -> None:
     answer = house.session.ask(question)
     assert answer.text == "三颗行星相合。" and not house.engine.batches
     few = House(script=script).session.ask(question, "rag")
-    assert few.text == answer.text and 0 < len(few.passages) <= Settings().question_hits
+    assert few.text == answer.text and 0 < len(few.passages) <= QUESTION_HITS

@@ -6,236 +6,25 @@ Several tests hold a defect of the system that the loop follows: each says which
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from minimemo.ask import Answer, Found, Piece, Session, Settings, memory_opening
-from minimemo.ask.writer import LocalGenerator
+from minimemo.ask import Answer, Found, Piece, Writer
+from minimemo.ask.question import memory_room
 from minimemo.errors import InputError
-from minimemo.events import Event
-from minimemo.memory.view import Extent
-from minimemo.text.scripts import shingles
-
-ENGLISH = (
-    "The plague came to Paris in 1348. ",
-    "A report was written by the doctors for the king of France. ",
-    "It blamed the heavens, where three planets had met. ",
-    "Later the fleas of black rats were found guilty. ",
-    "Nothing else of note was built in that year. ",
+from tests.ask.fakes import (
+    CHINESE,
+    EN_SCRIPT,
+    ENGLISH,
+    QUESTION,
+    ZH_QUESTION,
+    ZH_SCRIPT,
+    FakeEngine,
+    FakeTokenizer,
+    House,
+    chinese_house,
+    set_limits,
 )
-CHINESE = (
-    "一三四八年，黑死病传到了巴黎。",
-    "医生们为法国国王写了一份医疗报告。",
-    "报告把瘟疫归咎于天上三颗行星的会合。",
-    "后来人们发现，黑鼠身上的跳蚤才是元凶。",
-    "那一年没有别的值得一提的建筑。",
-)
-
-
-class FakeTokenizer:
-    """One token a character; control tokens are negative and cannot come from text."""
-
-    stop_ids = frozenset({-9})
-    break_ids = frozenset[int]()
-
-    def __init__(self, has_chat_template=True):
-        self.has_chat_template = has_chat_template
-
-    def encode(self, text):
-        return [ord(char) for char in text]
-
-    def decode(self, ids):
-        return "".join(chr(i) for i in ids if i >= 0)
-
-    def turn(self, system):
-        if not self.has_chat_template:
-            return [-1], []
-        return [-1, *self.encode(system or ""), -2], [-3]
-
-    def stream(self):
-        return SimpleNamespace(push=lambda token: self.decode([token]), flush=lambda: "")
-
-
-class FakeCache:
-    def __init__(self, capacity, ids=()):
-        self.capacity = capacity
-        self.ids = list(ids)
-
-    @property
-    def length(self):
-        return len(self.ids)
-
-    def truncate(self, n):
-        assert 0 <= n <= self.length
-        del self.ids[n:]
-
-    def extend(self, ids):
-        assert self.length + len(ids) <= self.capacity
-        self.ids.extend(ids)
-
-    def __copy__(self):
-        raise AssertionError("the memory was copied")
-
-    __deepcopy__ = __copy__
-
-
-class FakeMemory:
-    """Blocks of one token. Views are made of the ids themselves, so a test sees what a prompt stands behind."""
-
-    def __init__(self, documents, openings):
-        self.ids = documents
-        self.extents = [Extent(len(ids), opening, 1) for ids, opening in zip(documents, openings, strict=True)]
-        self.views = []
-        self.cache = None
-
-    def load(self, view, room):
-        self.views.append(view)
-        ids = [self.ids[part.memory][part.block] for part in view.parts]
-        self.loaded = ids
-        self.cache = FakeCache(len(ids) + room, ids)
-        return self.cache
-
-
-class FakeEngine:
-    """Replies with the first script whose key stands in the prompt (after the document, when there is one)."""
-
-    def __init__(self, script, max_context=6000, likely=()):
-        self.script = script
-        self.likely = likely  # replies that it finds likelier than others
-        self.more = ""  # what it says when it is held to go on
-        self.config = SimpleNamespace(max_context=max_context)
-        self.prefilled = self.decoded = 0
-        self.prompts, self.batches = [], []
-
-    def new_cache(self, capacity):
-        return FakeCache(capacity)
-
-    def reply_to(self, ids):
-        prompt = FakeTokenizer().decode(ids)
-        reply = next((reply for key, reply in self.script.items() if key in prompt), "nothing scripted")
-        if isinstance(reply, BaseException):
-            raise reply
-        return FakeTokenizer().encode(reply)
-
-    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None):
-        assert cache.length + len(ids) + max_tokens <= self.config.max_context
-        if not min_tokens:
-            self.prompts.append(FakeTokenizer().decode(ids))
-        cache.extend(ids)
-        self.prefilled += len(ids)
-        for token in (FakeTokenizer().encode(self.more) if min_tokens else self.reply_to(ids))[:max_tokens]:
-            yield token
-            cache.extend([token])
-            self.decoded += 1
-
-    def generate_batch(self, memory, prompts, *, max_tokens, stop, sampling=None):
-        assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
-        self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
-        self.prefilled += sum(map(len, prompts))
-        return [self.reply_to(ids)[:max_tokens] for ids in prompts]
-
-    def likelihoods(self, cache, ids, replies, stop):
-        assert cache.length + len(ids) + max(map(len, replies)) <= cache.capacity
-        return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
-
-
-class FakeRetriever:
-    """Scores the sentences of a document by shared character n-grams."""
-
-    def __init__(self, sentences):
-        self.queries = []
-        self.regions = []
-        self.chunks = []
-        for text in sentences:
-            start = self.chunks[-1].end if self.chunks else 0
-            end = start + len(text)
-            self.chunks.append(SimpleNamespace(start=start, end=end, text=text, token_start=start, token_end=end))
-
-    sources = ("embedding", "lexical")
-
-    def holds(self, word):
-        return any(word.casefold() in chunk.text.casefold() for chunk in self.chunks)
-
-    def retrieve(self, queries, k, *, regions=False):
-        self.queries.append(list(queries))
-        self.regions.append(regions)
-        return [self._one(query, k) for query in queries]
-
-    def quote(self, query, hits, k=3):
-        return hits[:1]
-
-    def _one(self, query, k):
-        grams = shingles(query)
-        scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
-        scored.sort(key=lambda pair: -pair[0])
-        return [
-            SimpleNamespace(chunk=c, score=score, sources=self.sources, document=0)
-            for score, c in scored[:k]
-            if score > 0
-        ]
-
-
-EN_SCRIPT = {
-    "Sentences of the document": "1. A report was written by the doctors for the king of France.\n2. A report was",
-    "Three short questions": "- Which planets had met?\n- Who wrote the report for the king?\n",
-    "Short answer:": "The king who ruled France from Paris.",
-    "What happens, or is discussed": "The plague came to Paris in 1348. The fleas of black rats were found guilty. And",
-    "summary of the whole document": "The plague came to Paris; fleas were guilty.",
-    "Answer the question from the passages": "the king of France",
-    "Answer the question from the document above, in": "the king of France",
-    "Question:": "a king",
-}
-ZH_SCRIPT = {
-    "有助于回答的原句": "一、医生们为法国国王写了一份医疗报告。\n二、报告把瘟疫归咎于天上三颗行星的会合。",
-    "小问题": "1. 哪些人写了这份报告？\n2. 国王是哪国人？",
-    "简短的答案": "腓力六世陛下",
-    "文档里说了什么": "黑死病传到了巴黎。\n跳蚤是元凶。然后",
-    "摘要": "黑死病传到巴黎，跳蚤是元凶。",
-    "根据段落回答": "法国国王",
-    "根据上面的文档回答": "法国国王",
-    "问题": "国王",
-}
-
-
-class House:
-    """A session with everything in it at hand."""
-
-    def __init__(
-        self, sentences=ENGLISH, script=EN_SCRIPT, language="en", *, context=6000, chat=True, engine=None, **options
-    ):
-        self.document = "".join(sentences)
-        self.engine = engine or FakeEngine(script, context)
-        self.tokenizer = FakeTokenizer(chat)
-        self.retriever = FakeRetriever(sentences)
-        opening = memory_opening(language).ids(self.tokenizer)
-        self.ids = opening + self.tokenizer.encode(self.document)
-        self.memory = FakeMemory([self.ids], [len(opening)])
-        self.events: list[Event] = []
-        self.session = Session(
-            self.engine,
-            self.tokenizer,
-            self.retriever,
-            lambda: self.memory,
-            language=language,
-            on_event=self.events.append,
-            **options,
-        )
-
-    @property
-    def loads(self):
-        return len(self.memory.views)
-
-    def untouched(self):
-        return self.memory.cache.ids == self.memory.loaded
-
-
-def chinese_house(**options):
-    return House(CHINESE, ZH_SCRIPT, "zh", **options)
-
-
-QUESTION = "Who was the report written for?"
-ZH_QUESTION = "医疗报告是为谁写的？"
 
 
 def test_a_draft_searches_and_is_not_shown():
@@ -312,9 +101,10 @@ def test_chinese_clues_reach_the_search():
     assert [p.text for p in answer.passages if p.cited] == [CHINESE[1]]
 
 
-def test_passages_come_once_in_document_order_with_their_scores():
+def test_passages_come_once_in_document_order_with_their_scores(monkeypatch):
     """Defects: duplicates were shown twice, scores thrown away."""
-    answer = House(settings=Settings(stand_out=0)).session.ask(QUESTION)
+    set_limits(monkeypatch, STAND_OUT=0)
+    answer = House().session.ask(QUESTION)
     starts = [p.start for p in answer.passages]
     assert starts == sorted(set(starts)) and len(starts) >= 3
     assert all(p.score > 0 and p.sources == ("embedding", "lexical") for p in answer.passages)
@@ -322,9 +112,10 @@ def test_passages_come_once_in_document_order_with_their_scores():
 
 
 @pytest.mark.parametrize("budget", [30, 90, 200, 1500])
-def test_evidence_stays_within_its_budget(budget):
+def test_evidence_stays_within_its_budget(budget, monkeypatch):
     """Defect: evidence could pass 30,000 tokens unchecked."""
-    house = House(settings=Settings(evidence_tokens=budget, use_draft=False))
+    set_limits(monkeypatch, EVIDENCE_TOKENS=budget)
+    house = House(script={**EN_SCRIPT, "Short answer:": ""})
     answer = house.session.ask(QUESTION)
     shown = house.engine.prompts[0].split("Passages:\n\n")[1].split("\n\nAnswer the question")[0]
     assert 0 < len(shown) <= budget
@@ -332,10 +123,11 @@ def test_evidence_stays_within_its_budget(budget):
 
 
 @pytest.mark.parametrize("mode", ["memorag", "rag"])
-def test_the_prompt_and_the_answer_fit_the_context(mode):
+def test_the_prompt_and_the_answer_fit_the_context(mode, monkeypatch):
     """The fake engine refuses a prompt past the context; a long evidence budget must not lead there."""
     sentences = tuple(f"Report {n} on the king was written by doctor number {n}. " * 3 for n in range(20))
-    house = House(sentences, context=4700, settings=Settings(evidence_tokens=100_000, question_hits=20))
+    set_limits(monkeypatch, EVIDENCE_TOKENS=100_000, QUESTION_HITS=20)
+    house = House(sentences, context=4700)
     answer = house.session.ask(QUESTION, mode, max_tokens=1000)
     assert answer.prompt_tokens + 1000 <= 4700
     assert answer.passages
@@ -490,8 +282,9 @@ def test_a_small_context_lowers_the_limit():
         house.session.ask("w" * 1000, "rag")
 
 
-def test_a_question_that_does_not_fit_behind_the_document_is_refused():
-    house = House(context=500, settings=Settings(clue_tokens=300))
+def test_a_question_that_does_not_fit_behind_the_document_is_refused(monkeypatch):
+    set_limits(monkeypatch, CLUE_TOKENS=300)
+    house = House(context=500)
     with pytest.raises(InputError, match=r"its prompt and reply take \d+ tokens of a context of 500, and the document"):
         house.session.recall(QUESTION)
     assert house.loads == 0
@@ -588,7 +381,7 @@ def test_chinese_summary():
 
 def test_another_generator_composes_a_summary_of_what_memory_tells():
     other = FakeEngine({"summary of the whole document": "Fleas."})
-    house = House(generator=LocalGenerator(other, FakeTokenizer()))
+    house = House(generator=Writer(other, FakeTokenizer()))
     answer = house.session.summarize()
     assert answer.text == "Fleas." and answer.clues and answer.passages
     assert "- The plague came to Paris in 1348. The fleas" in other.prompts[-1]
@@ -635,11 +428,11 @@ def test_events_and_timings():
     assert list(house.session.ask(QUESTION, "closed").timings) == ["answer", "total"]
 
 
-def test_settings_room_covers_the_longest_prompts():
+def test_the_room_behind_a_memory_covers_the_longest_prompts(monkeypatch):
     """What a memo leaves free after its document must hold any question that is let through, in any mode."""
-    settings = Settings(question_tokens=300)
-    for house, letter in ((House(settings=settings), "w"), (chinese_house(settings=settings), "为")):
-        free = settings.memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
+    set_limits(monkeypatch, QUESTION_TOKENS=300)
+    for house, letter in ((House(), "w"), (chinese_house(), "为")):
+        free = memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
         house.engine.config.max_context = len(house.ids) + free
         assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
 
@@ -651,4 +444,4 @@ def test_the_loop_imports_nothing_heavy():
 
 def test_the_room_behind_a_memory_stays_what_it_is():
     """A recipe holds what it leaves of the context: with another figure every memo would be built again."""
-    assert Settings().memory_room() == 1728
+    assert memory_room() == 1728

@@ -6,29 +6,33 @@ from typing import Any
 
 import pytest
 
-from minimemo.ask import Piece, Settings
-from minimemo.ask.writer import LocalGenerator
+from minimemo.ask import Piece, Writer, memory, memory_opening
 from minimemo.errors import InputError
 from minimemo.memory.view import MemoryView
-from tests.ask.test_session import EN_SCRIPT, FakeEngine, FakeTokenizer, House, memory_opening
+from tests.ask.fakes import EN_SCRIPT, FakeEngine, FakeTokenizer, House, set_limits
 
 FACTS = ["The report was written for the king of France.", "The harbour was dug by nine men in winter."]
 FILLER = tuple(f"Sheep number {n} ate the grass of field {n * 3} again. " for n in range(80))
 LONG = (*FILLER[:30], FACTS[0] + " ", *FILLER[30:70], FACTS[1] + " ", *FILLER[70:])
-SMALL = Settings(
-    view_tokens=500,
-    answer_view_tokens=500,
-    view_hits=1,
-    walk_view_tokens=500,
-    walk_views=6,
-    clue_tokens=60,
-    walk_tokens=60,
-    part_tokens=50,
-)
+SMALL = {
+    "VIEW_TOKENS": 500,
+    "ANSWER_VIEW_TOKENS": 500,
+    "VIEW_HITS": 1,
+    "WALK_VIEW_TOKENS": 500,
+    "WALK_VIEWS": 6,
+    "CLUE_TOKENS": 60,
+    "WALK_TOKENS": 60,
+    "PART_TOKENS": 50,
+}
 
 
-def long_house(**options: Any) -> House:
-    return House(LONG, options.pop("script", EN_SCRIPT), settings=options.pop("settings", SMALL), **options)  # type: ignore[no-untyped-call]
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, **SMALL)
+
+
+def long_house(script: Any = EN_SCRIPT, **options: Any) -> House:
+    return House(LONG, script, **options)
 
 
 def shown(house: House, view: MemoryView) -> str:
@@ -37,6 +41,7 @@ def shown(house: House, view: MemoryView) -> str:
     return str(house.tokenizer.decode(ids))
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("mode", ["memory", "memorag"])
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_question_stands_behind_the_opening_and_the_blocks_it_leads_to(mode: str, fact: str) -> None:
@@ -44,13 +49,14 @@ def test_a_question_stands_behind_the_opening_and_the_blocks_it_leads_to(mode: s
     house.session.ask(f"What of this: {fact}", mode)
     (view,) = house.memory.views
     assert fact in shown(house, view)
-    assert view.tokens <= SMALL.view_tokens
+    assert view.tokens <= SMALL["VIEW_TOKENS"]
     opening = memory_opening("en").ids(house.tokenizer)
     assert house.memory.cache.ids[: len(opening)] == opening
     assert [part.block for part in view.parts] == sorted(part.block for part in view.parts)
     assert house.untouched()
 
 
+@pytest.mark.usefixtures("small")
 def test_the_same_blocks_are_loaded_once_and_others_replace_them() -> None:
     house = long_house()
     for fact in (FACTS[0], FACTS[0], FACTS[1], FACTS[0]):
@@ -60,22 +66,25 @@ def test_the_same_blocks_are_loaded_once_and_others_replace_them() -> None:
     ] * 3
 
 
-def test_a_small_memory_is_taken_whole_and_the_context_decides_too() -> None:
-    house = long_house(settings=Settings(clue_tokens=60))
-    assert len(house.ids) > Settings().view_tokens
+def test_a_small_memory_is_taken_whole_and_the_context_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, CLUE_TOKENS=60)
+    house = long_house()
+    assert len(house.ids) > memory.VIEW_TOKENS
     house.session.ask("Who dug the harbour?", "memory")
     assert house.memory.views[0].tokens < len(house.ids)
-    short = House(settings=Settings(view_tokens=10_000, answer_view_tokens=10_000))  # type: ignore[no-untyped-call]
+    set_limits(monkeypatch, VIEW_TOKENS=10_000, ANSWER_VIEW_TOKENS=10_000)
+    short = House()
     short.session.ask("Who was the report for?", "memory")
     assert short.memory.views[0].tokens == len(short.ids)  # a view may hold all there is
-    narrow = long_house(settings=Settings(view_tokens=9999, answer_view_tokens=9999, clue_tokens=60), context=1500)
+    narrow = long_house(context=1500)
     narrow.session.ask("Who dug the harbour?", "memory", max_tokens=50)
     assert 800 < narrow.memory.views[0].tokens < 1450
 
 
-def test_neighbours_come_along() -> None:
+def test_neighbours_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake's blocks are tokens: a budget that holds more than the passage holds what is near."""
-    near = long_house(settings=Settings(view_tokens=400, answer_view_tokens=400, view_hits=1, clue_tokens=60))
+    set_limits(monkeypatch, VIEW_TOKENS=400, ANSWER_VIEW_TOKENS=400, VIEW_HITS=1, CLUE_TOKENS=60)
+    near = long_house()
     near.session.ask(f"What of this: {FACTS[1]}", "memory")
     at = near.document.index(FACTS[1])
     blocks = {part.block for part in near.memory.views[0].parts}
@@ -83,6 +92,7 @@ def test_neighbours_come_along() -> None:
     assert set(range(opening + at - 1, opening + at + len(FACTS[1]) + 1)) <= blocks
 
 
+@pytest.mark.usefixtures("small")
 def test_an_interrupted_stream_over_a_view_cannot_write_under_another() -> None:
     house = long_house()
     first = house.session.stream(f"What of this: {FACTS[0]}", "memory")
@@ -96,12 +106,13 @@ def test_an_interrupted_stream_over_a_view_cannot_write_under_another() -> None:
 SHEEP = {**EN_SCRIPT, "What happens, or is discussed": "Sheep ate the grass. And"}
 
 
+@pytest.mark.usefixtures("small")
 def test_a_summary_walks_through_all_of_a_long_memory() -> None:
     house = long_house(script=SHEEP)
     answer = house.session.summarize()
     seen = "".join(shown(house, view) for view in house.memory.views)
     assert len(house.memory.views) == 6 and all(
-        view.tokens <= 2 * SMALL.walk_view_tokens for view in house.memory.views
+        view.tokens <= 2 * SMALL["WALK_VIEW_TOKENS"] for view in house.memory.views
     )
     assert LONG[0].strip() in seen and LONG[-1].strip() in seen
     assert answer.clues and {clue.kind for clue in answer.clues} == {"point"} and answer.passages
@@ -110,41 +121,43 @@ def test_a_summary_walks_through_all_of_a_long_memory() -> None:
     assert len(house.engine.prompts) == 7
 
 
-def test_a_short_memory_is_told_in_parts_too() -> None:
-    house = long_house(script=SHEEP, settings=Settings())
+def test_a_short_memory_is_told_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = long_house(script=SHEEP)
     assert house.session.summarize().text == "\n\n".join(["Sheep ate the grass."] * len(house.memory.views))
     assert len(house.memory.views) in (4, 5)
-    once = long_house(script=SHEEP, settings=Settings(short_parts=1, walk_view_tokens=9000))
+    set_limits(monkeypatch, SHORT_PARTS=1, WALK_VIEW_TOKENS=9000)
+    once = long_house(script=SHEEP)
     assert once.session.summarize().text == "Sheep ate the grass." and len(once.memory.views) == 1
 
 
 def test_what_the_document_does_not_name_is_left_out_of_its_summary() -> None:
     invented = {"What happens, or is discussed": "Sheep ate the grass. They came from the United States. And so"}
-    house = long_house(script=invented, settings=Settings())
+    house = long_house(script=invented)
     assert set(house.session.summarize().text.split("\n\n")) == {"Sheep ate the grass."}
-    house = long_house(
-        script={"What happens, or is discussed": "The sheep fell to Emperor Napoleon."}, settings=Settings()
-    )
+    house = long_house(script={"What happens, or is discussed": "The sheep fell to Emperor Napoleon."})
     answer = house.session.summarize()
     assert "Napoleon" not in answer.text and answer.passages, "composed of passages where memory tells nothing"
 
 
+@pytest.mark.usefixtures("small")
 def test_parts_that_do_not_fit_are_thinned_out() -> None:
-    other = LocalGenerator(FakeEngine(EN_SCRIPT, max_context=620), FakeTokenizer())
+    other = Writer(FakeEngine(EN_SCRIPT, max_context=620), FakeTokenizer())
     told = "Sheep ate the grass until the evening. The grass of the hills was all eaten up. And"
     house = long_house(script={"What happens, or is discussed": told}, generator=other)
     answer = house.session.summarize(max_tokens=200)
     assert answer.text == EN_SCRIPT["summary of the whole document"] and answer.prompt_tokens + 200 <= 620
-    assert len(house.engine.prompts) == 6 and other._engine.prompts[-1].count("- Sheep ate the grass") == 3
+    assert len(house.engine.prompts) == 6 and other.engine.prompts[-1].count("- Sheep ate the grass") == 3
 
 
-def test_every_token_is_walked_where_the_views_allow() -> None:
-    house = long_house(settings=Settings(walk_view_tokens=700, walk_views=20, clue_tokens=60, walk_tokens=60))
+def test_every_token_is_walked_where_the_views_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, WALK_VIEW_TOKENS=700, WALK_VIEWS=20, CLUE_TOKENS=60, WALK_TOKENS=60)
+    house = long_house()
     house.session.summarize()
     blocks = {part.block for view in house.memory.views for part in view.parts}
     assert blocks == set(range(len(house.ids)))
 
 
+@pytest.mark.usefixtures("small")
 def test_an_interrupted_walk_goes_on_where_it_stopped() -> None:
     house = long_house()
     prompts = house.engine.prompts
@@ -162,6 +175,7 @@ def test_an_interrupted_walk_goes_on_where_it_stopped() -> None:
     assert len(prompts) == 7
 
 
+@pytest.mark.usefixtures("small")
 def test_gist_asks_every_part_about_the_question() -> None:
     house = long_house(script={"document as a whole": "Sheep and a king.", **EN_SCRIPT})
     *steps, answer = house.session.stream("What happens to sheep and men?", "gist")

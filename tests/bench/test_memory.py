@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import memory as bench_memory
-from bench.memory_run import Store, Tier, Workbench, digest
-from bench.memory_samples import FOLLOW, Asked, Library, document_sample, haystack_samples, spread
-from bench.memory_stats import Cost, Divergence, Outcome, agreement, divergence, holds, percentile, row
+from bench.common.data import document_text
+from bench.common.kept import Kept
+from bench.common.scores import holds
+from bench.memory import __main__ as command
+from bench.memory.samples import FOLLOW, Asked, Library, document_sample, haystack_samples, spread
+from bench.memory.stats import Cost, Divergence, Outcome, divergence, tier_row
+from bench.memory.workbench import Workbench, digest
 from minimemo.errors import InputError
 from minimemo.memo.calibrate import calibrate
 from minimemo.memory.codec import ExactCodec
@@ -88,7 +91,7 @@ def model(tiny_models: TinyModels) -> LanguageModel:
 
 @pytest.fixture
 def bench(model: LanguageModel, tmp_path: Path) -> Workbench:
-    return Workbench(model, Store(tmp_path / "kept"), torch.float32, max_tokens=4)
+    return Workbench(model, Kept(str(tmp_path / "kept")), torch.float32, max_tokens=4)
 
 
 # statistics
@@ -126,32 +129,26 @@ def test_holds(reply: str, answers: list[str], held: bool) -> None:
     assert holds(reply, answers) is held
 
 
-def test_agreement_and_percentile() -> None:
-    assert agreement("The blue", "blue.") == 1.0 and agreement("", "...") == 1.0 and agreement("a red", "blue") == 0.0
-    assert percentile(list(range(1, 101)), 0.99) == 99 and percentile([5.0], 0.99) == 5.0
-
-
 def test_a_row_by_hand() -> None:
     needles = [Asked(f"n{n}", "needle", "?", ("blue",)) for n in range(4)]
     asked = (*needles, Asked("a0", "answer", "?", ("one two",)), Asked("a1", "answer", "?", ("red",)))
     right = {"n0": "blue", "n1": "blue sky", "n2": "blue", "n3": "red", "a0": "one two", "a1": "red"}
     said = {"n0": "blue", "n1": "green", "n2": "it is blue", "n3": "blue", "a0": "one", "a1": "red"}
-    cost = Cost(100, 2000, 4000, 500, 400, 10.0, 1.0, 0.5)
-    slow = replace(cost, tokens=300, elements=6000, fp16_bytes=12000, file_bytes=1100, payload_bytes=1000)
+    cost = Cost(100, 2000, 500, 400, 10.0, 1.0, 0.5)
+    slow = replace(cost, tokens=300, elements=6000, file_bytes=1100, payload_bytes=1000)
     exact = [Outcome("x", cost, asked=asked, replies=right), Outcome("y", slow)]
-    found = row(
+    found = tier_row(
         "t",
         [
-            Outcome("x", cost, Divergence([0.1, 0.3], [True, False]), None, asked, said),
-            Outcome("y", slow, Divergence([0.0, 0.0], [True, True]), Divergence([0.5], [False])),
+            Outcome("x", cost, Divergence([0.1, 0.3], [True, False]), asked, said),
+            Outcome("y", slow, Divergence([0.0, 0.0], [True, True])),
         ],
         exact,
     )
     wanted = {
-        "name": "t", "bits": 8 * 1400 / 8000, "bytes_per_token": 4.0, "ratio": 10.0, "kl": 0.1, "kl_p99": 0.3,
-        "top1": 0.75, "repeat_kl": 0.5, "needle": 2 / 3, "needles_found": 3, "needles": 4,
-        "answers_f1": (2 / 3 + 1) / 2, "answers_f1_share": (2 / 3 + 1) / 2, "answers_agree": (2 / 3 + 1) / 2,
-        "answers": 2, "load_x_prefill": 20.0, "encode_share": 0.1, "prefill_tps": 20.0, "encode_tps": 200.0,
+        "name": "t", "bits": 8 * 1400 / 8000, "bytes_per_token": 4.0, "ratio": 10.0, "kl": 0.1, "top1": 0.75,
+        "needle": 2 / 3, "needles_found": 3, "needles": 4, "answers_f1": (2 / 3 + 1) / 2, "answers": 2,
+        "answers_f1_share": (2 / 3 + 1) / 2, "load_x_prefill": 20.0, "encode_share": 0.1, "prefill_tps": 20.0,
         "load_tps": 400.0,
     }  # fmt: skip
     assert found.pop("kl_of") == pytest.approx({"x": 0.2, "y": 0.0})
@@ -159,9 +156,9 @@ def test_a_row_by_hand() -> None:
 
 
 def test_a_row_of_nothing_asked_says_so() -> None:
-    only = [Outcome("x", Cost(1, 2, 4, 1, 1, 1.0, 1.0, 1.0))]
-    found = row("t", only, only)
-    for name in ("kl", "kl_p99", "top1", "repeat_kl", "needle", "answers_f1", "answers_f1_share", "answers_agree"):
+    only = [Outcome("x", Cost(1, 2, 1, 1, 1.0, 1.0, 1.0))]
+    found = tier_row("t", only, only)
+    for name in ("kl", "top1", "needle", "answers_f1", "answers_f1_share"):
         assert found[name] is None
 
 
@@ -229,22 +226,22 @@ def test_what_cannot_be_sampled(library: Library, model: LanguageModel, tmp_path
 
 def test_the_exact_cache_is_itself(bench: Workbench, library: Library) -> None:
     sample = document_sample(library, "novel_a", bench.model.tokenizer, TOKENS, questions=3)
-    coarse = Tier("coarse", Int4Codec(bench.layout, sinks=0, key_group=256, value_group=32))
-    found = bench.measure(sample, [Tier("exact", ExactCodec(bench.layout)), coarse], on_outcome=lambda _: None)
+    coarse = Int4Codec(bench.layout, sinks=0, key_group=256, value_group=32)
+    codecs = {"exact": ExactCodec(bench.layout), "coarse": coarse}
+    found = bench.measure(sample, codecs, on_outcome=lambda _: None)
     exact, lossy = found["exact"], found["coarse"]
     assert list(found) == ["exact", "coarse"]
-    for same in (exact.follow, exact.repeat):
-        assert same is not None and set(same.kl) == {0.0} and all(same.same)
+    assert exact.follow is not None and set(exact.follow.kl) == {0.0} and all(exact.follow.same)
     assert lossy.follow is not None and len(lossy.follow.kl) == FOLLOW and sum(lossy.follow.kl) > 0
     assert list(exact.replies) == list(lossy.replies) == [asked.id for asked in sample.asked]
     layers, heads, _, dim = bench.layout.shape(0)
-    assert exact.cost.fp16_bytes == 2 * exact.cost.elements == 2 * 2 * layers * heads * dim * TOKENS
+    assert exact.cost.elements == 2 * layers * heads * dim * TOKENS
     assert 0 < lossy.cost.payload_bytes < lossy.cost.file_bytes < exact.cost.file_bytes
 
 
 def test_the_loaded_cache_is_the_prefilled_one(bench: Workbench, library: Library) -> None:
     sample = document_sample(library, "joined_x", bench.model.tokenizer, TOKENS)
-    cache, _ = bench.through(bench.prefilled(sample.ids), bench.exact)
+    cache, _ = bench.through(bench.prefilled(sample.ids), ExactCodec(bench.layout))
     hot = bench.engine.new_cache(TOKENS)
     for _ in bench.engine.read(hot, list(sample.ids)):
         pass
@@ -262,20 +259,20 @@ def test_what_is_known_is_not_computed_again(
 ) -> None:
     """Nor is anything of it taken for another codec's."""
     sample = document_sample(library, "novel_a", bench.model.tokenizer, TOKENS, questions=3)
-    tier = Tier("int4", Int4Codec(bench.layout))
-    first = bench.measure(sample, [tier], on_outcome=lambda _: None)
+    codecs = {"int4": Int4Codec(bench.layout)}
+    first = bench.measure(sample, codecs, on_outcome=lambda _: None)
 
     def forward(*_: object, **__: object) -> Iterator[None]:
         raise AssertionError("the model ran")
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.engine.decoder, "forward", forward)
-        again = bench.measure(sample, [tier], on_outcome=lambda _: None)
+        again = bench.measure(sample, codecs, on_outcome=lambda _: None)
         with pytest.raises(AssertionError, match="the model ran"):
-            bench.measure(sample, [Tier("int4", Int4Codec(bench.layout, sinks=0))], on_outcome=lambda _: None)
+            bench.measure(sample, {"int4": Int4Codec(bench.layout, sinks=0)}, on_outcome=lambda _: None)
         with pytest.raises(AssertionError, match="the model ran"):
-            stale = Workbench(bench.model, Store(tmp_path / "kept", fresh=True), torch.float32, max_tokens=4)
-            stale.measure(sample, [tier], on_outcome=lambda _: None)
+            stale = Workbench(bench.model, Kept(str(tmp_path / "kept"), fresh=True), torch.float32, max_tokens=4)
+            stale.measure(sample, codecs, on_outcome=lambda _: None)
     for name in first:
         assert replace(again[name], cost=first[name].cost) == first[name]
 
@@ -294,7 +291,7 @@ def test_a_stop_leaves_nothing_half_kept(bench: Workbench, tmp_path: Path) -> No
 
 
 def _main(tiny_models: TinyModels, data: Path, *more: str) -> int:
-    return bench_memory.main(["--model", str(tiny_models.decoder), "--data", str(data), "--dtype", "float32", *more])
+    return command.main(["--model", str(tiny_models.decoder), "--data", str(data), "--dtype", "float32", *more])
 
 
 def test_the_whole_command(
@@ -302,19 +299,16 @@ def test_the_whole_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))  # without the profile that other tests find
-    monkeypatch.setattr(bench_memory, "CALIBRATION_TOKENS", 200)
+    monkeypatch.setattr(command, "CALIBRATION_TOKENS", 200)
+    monkeypatch.setattr(command, "ROUNDS", 1)
     assert _main(tiny_models, data, "--tokens", str(TOKENS + 120)) == 0
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
     assert found["documents"] == ["novel_a", "joined_x"] and found["calibration"] == ["novel_b"]
     rows = {r["name"]: r for r in found["rows"]}
-    assert list(rows) == [name for name in bench_memory.names() if not needs_profile(name)]
+    assert list(rows) == [name for name in command.NAMES if not needs_profile(name)]
     assert len(lines) >= len(rows) + 3 and found["profile"] is None
-    assert (
-        rows["exact"]["kl"] == 0
-        and rows["exact"]["needles"] == 2 * 8 * bench_memory.ROUNDS
-        and rows["exact"]["answers"] > 3
-    )
+    assert rows["exact"]["kl"] == 0 and rows["exact"]["needles"] == 2 * 8 and rows["exact"]["answers"] > 3
     assert rows["int4"]["ratio"] > rows["q8_0"]["ratio"] > 1
     assert rows["fp16"]["kl"] < rows["q8_0"]["kl"] < rows["q4_0"]["kl"]
     assert rows["kivi4"]["kl"] < rows["kivi3"]["kl"] < rows["kivi2"]["kl"]
@@ -326,7 +320,7 @@ def test_tiers_of_a_calibrated_model(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
-    profile = calibrate(model, [library.text("novel_b", 10_000)], tokens=1500)
+    profile = calibrate(model, [document_text(library.folder, "novel_b", 10_000)], tokens=1500)
     assert _main(tiny_models, data, "--tokens", str(TOKENS), "--no-needles", "--tiers", "high,small") == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     exact, high, small = found["rows"]
@@ -340,9 +334,8 @@ def test_quick_with_a_plot(
 ) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "p.png"
-    assert _main(tiny_models, data, "--quick", "--tiers", "int4,kivi2", "--json", "--plot", str(picture)) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    found = json.loads(line)
+    assert _main(tiny_models, data, "--quick", "--tiers", "int4,kivi2", "--plot", str(picture)) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["tokens"] == 1024 and found["documents"] == ["novel_a", "joined_x"]
     assert [r["name"] for r in found["rows"]] == ["exact", "int4", "kivi2"]
     assert found["rows"][1]["kl"] > 0 and found["rows"][1]["needle"] is None
@@ -354,7 +347,7 @@ def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It was found out after the last document, and the table was lost with it."""
-    monkeypatch.setattr(bench_memory, "_run", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(command, "load_model", lambda *_: pytest.fail("measured"))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert _main(tiny_models, data, "--plot", str(tmp_path / "p.png")) == 2
     assert "pip install" in capsys.readouterr().err
@@ -385,4 +378,4 @@ def test_what_cannot_be_measured(
     assert _main(tiny_models, data, *arguments) == 2
     captured = capsys.readouterr()
     says = says.format(model=tiny_models.decoder)
-    assert captured.out == "" and captured.err.startswith(f"bench: {says}") and captured.err.count("\n") == 1
+    assert captured.out == "" and captured.err.startswith(f"bench.memory: {says}") and captured.err.count("\n") == 1

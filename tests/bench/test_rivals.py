@@ -10,8 +10,7 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from torch import Tensor
 
-from bench.memory_pca import SINKS, LayerPca, fit
-from bench.memory_rivals import RIVALS, MinMax, Rotated, Scaled, lloyd_max, pack, rotation, unpack
+from bench.memory.rivals import RIVALS, SINKS, MinMax, Pca, Rotated, Scaled, fit_pca, lloyd_max, pack, rotation, unpack
 from minimemo.errors import InputError
 from minimemo.memory.codec import KVLayout
 from minimemo.models.rope import RopeTable
@@ -55,12 +54,12 @@ def test_rotation_is_orthonormal_and_spreads(dim: int) -> None:
     assert found.abs().max() == pytest.approx(1 / math.sqrt(dim & -dim))
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(8, GGMLQuantizationType.Q8_0), (4, GGMLQuantizationType.Q4_0)])
-def test_scaled_groups_are_llama_cpps(bits: int, kind: GGMLQuantizationType) -> None:
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0])
+def test_scaled_groups_are_llama_cpps(kind: GGMLQuantizationType) -> None:
     x = _normal(2, 5, 64) * 3
     x[0, 0, :32] = 0
     x[1, 2, 40] = -50.0
-    quantizer = Scaled(bits)
+    quantizer = Scaled(kind)
     streams = quantizer.quantize(x)
     assert sum(map(len, streams)) == quants.quantize(x.numpy(), kind).nbytes
     expected = quants.dequantize(quants.quantize(x.numpy(), kind), kind)
@@ -135,25 +134,20 @@ def test_rows_that_have_no_groups_are_refused() -> None:
         codec.encode(blocks_of(3, heads=1)[0])
 
 
-def _pca(steps: tuple[float, float]) -> LayerPca:
-    return LayerPca("pca", LAYOUT, *fit([real_looking((2, 2, 300, 16), seed) for seed in (0, 1)]), *steps)
-
-
 def test_pca_errs_by_half_a_step_at_most() -> None:
-    codec = _pca((0.1, 0.2))
+    codec = fit_pca(LAYOUT, [real_looking((2, 2, 300, 16), seed) for seed in (0, 1)])("pca")
+    assert isinstance(codec.keys, Pca) and isinstance(codec.values, Pca)
+    assert (codec.keys.step, codec.values.step) == (0.4, 1.0)
     for block in blocks_of(300):
         kept = SINKS if block.start == 0 else 0
-        for found, expected, basis, step in zip(
-            codec.decode(codec.encode(block), block.tokens),
-            (block.keys, block.values),
-            (codec.keys, codec.values),
-            (0.1, 0.2),
-            strict=True,
-        ):
+        decoded = codec.decode(codec.encode(block), block.tokens)
+        for found, expected, basis in zip(decoded, (block.keys, block.values), (codec.keys, codec.values), strict=True):
             assert torch.equal(found[:, :, :kept], expected[:, :, :kept].half().float())
             error = ((found - expected)[:, :, kept:]).transpose(1, 2).flatten(2) / basis.spread @ basis.axes
-            assert error.abs().max() <= 0.5 * step * 1.001
+            assert error.abs().max() <= 0.5 * basis.step * 1.001
     assert codec.encode(block) == codec.encode(block)
+    keys, values = codec.decode(codec.encode(blocks_of(1)[0]), 1)
+    assert keys.shape == values.shape == (2, 2, 1, 16), "all of it sinks"
 
 
 def test_pca_finds_the_directions_widest_first() -> None:
@@ -162,7 +156,8 @@ def test_pca_finds_the_directions_widest_first() -> None:
     spreads = torch.logspace(3, -2, 32, base=2)
     rows = _normal(2, 4000, 32, seed=2) * spreads @ mixing + 5.0
     x = rows.unflatten(2, (2, 16)).transpose(1, 2)
-    basis, _ = fit([(x, x)])
+    basis = fit_pca(LAYOUT, [(x, x)])("pca").keys
+    assert isinstance(basis, Pca)
     scaled = basis.forward(rows)
     assert torch.allclose(basis.axes.transpose(1, 2) @ basis.axes, torch.eye(32).expand(2, -1, -1), atol=1e-5)
     assert torch.allclose(scaled.std(dim=1) * basis.spread[:, 0], spreads.expand(2, -1), rtol=0.1)

@@ -115,6 +115,8 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
         (["build", "doc.txt", "-o", "doc.txt"], "exists and is no memo"),
         (["calibrate", "no-such-model", "--text", "gbk.txt"], "name its encoding, for example --encoding gb18030"),
         (["calibrate", "no-such-model", "--text", "gbk.txt", "--encoding", "gb18030"], "no such model"),
+        (["calibrate", "--text", "doc.txt", "doc.txt", "no-such-model"], "no such model"),
+        (["calibrate", "--text", "doc.txt"], "name a model"),
         (["ask", "missing.memo", "Who?"], "no such memo"),
         (["ask", "doc.txt", "Who?"], "is a file, not a memo"),
         (["ask", ".", "Who?"], "has no manifest.json"),
@@ -162,6 +164,22 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "parsed"),
+    [
+        ("ask a.memo --json Who?", {"words": ["a.memo", "Who?"], "json": True}),
+        ("ask --json a.memo b.memo --mode rag Who? -q", {"words": ["a.memo", "b.memo", "Who?"], "mode": "rag"}),
+        ("ask a.memo --max-tokens 9 -", {"words": ["a.memo", "-"], "max_tokens": 9}),
+        ("ask a.memo -- -5?", {"words": ["a.memo", "-5?"]}),
+        ("summarize a.memo --json b.memo", {"memo": ["a.memo", "b.memo"], "json": True}),
+        ("build --window 512 a.txt -o b.memo", {"document": "a.txt", "window": 512, "out": "b.memo"}),
+        ("calibrate m --text a b", {"model": "m", "text": ["a", "b"]}),
+    ],
+)
+def test_options_stand_anywhere_among_the_words(line: str, parsed: dict[str, object]) -> None:
+    assert vars(parser().parse_args(line.split())).items() >= parsed.items()
+
+
 def test_help_shows_commands_that_parse() -> None:
     examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
     assert len(examples) == 7
@@ -170,16 +188,18 @@ def test_help_shows_commands_that_parse() -> None:
 
 
 @pytest.mark.parametrize("stage", ["starting", "reading"])
-def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path: Path, stage: str) -> None:
-    """Interrupted at the start (imports) and in the middle: exit 130, one line, no memo, no scratch folder."""
+def test_a_build_goes_on_after_ctrl_c(tiny_models: TinyModels, tmp_path: Path, stage: str) -> None:
+    """Interrupted at the start (imports) and in the middle: exit 130, one line, no half memo; the same command goes on,
+    and gives the bytes of a build in one go."""
     from tests.tiny import write_model
 
     slow = write_model(tmp_path / "slow", max_context=600_000)
     folder = tmp_path / "desk"
     folder.mkdir()
     (folder / "doc.txt").write_text(TEXT * 200, encoding="utf-8")
+    command = ["build", "doc.txt", "--model", str(slow), "--memory", "int4"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "minimemo", "build", "doc.txt", "--model", str(slow)],
+        [sys.executable, "-m", "minimemo", *command],
         cwd=folder, env=_environment(tiny_models), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -192,8 +212,16 @@ def test_ctrl_c_while_building_leaves_nothing(tiny_models: TinyModels, tmp_path:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.strip().endswith("nothing half-written is left") and "Traceback" not in errors
-    assert [p.name for p in folder.iterdir()] == ["doc.txt"]
+    assert errors.strip().endswith("interrupted; the same command goes on from here") and "Traceback" not in errors
+    left = [".doc.memo.building"] * (stage == "reading")
+    assert sorted(p.name for p in folder.iterdir()) == [*left, "doc.txt"]
+    if stage == "reading":
+        again = _run(folder, tiny_models, *command)
+        assert "goes on at token" in again.stderr
+        _run(folder, tiny_models, *command, "-o", "fresh.memo")
+        for path in (folder / "fresh.memo").iterdir():
+            assert path.read_bytes() == (folder / "doc.memo" / path.name).read_bytes()
+        assert sorted(p.name for p in folder.iterdir()) == ["doc.memo", "doc.txt", "fresh.memo"]
 
 
 def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:

@@ -50,7 +50,7 @@ def _reference(engine: Engine, window: Window) -> tuple[Tensor, Tensor]:
         mixed = torch.empty(len(IDS), c.num_heads, c.head_dim, dtype=torch.float64)
         for query in range(len(IDS)):
             seen = _sees(window, engine.chunk, query)
-            cos, sin = (t.double() for t in rope.cos_sin(index, torch.arange(len(seen))))
+            cos, sin = (t.double() for t in rope.tables(torch.arange(len(seen)))[rope.kind[index]])
             keys = reference.apply_rope(k[:, seen], cos, sin).repeat_interleave(c.num_heads // c.num_kv_heads, 0)
             own = reference.apply_rope(q[:, query : query + 1], cos[-1:], sin[-1:])
             scores = (own @ keys.transpose(1, 2))[:, 0] * c.query_scale
@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_sequence() -> None:
     ids = [i % 64 for i in range(10_000)]
     longest = max(reading._cache.length for _ in reading.read(ids))
     assert longest <= reading.slots == 40 and reading.position == 10_000
-    assert reading._cache.keys.shape[2] == 40 and len(engine.decoder.rope._known[0][0]) <= 2048
+    assert reading._cache.keys.shape[2] == 40 and len(engine.decoder.rope._tables[0][0]) <= 2048
 
 
 @pytest.mark.parametrize("window", [None, Window(4, 24, 16), Window(3, 30, 21), Window(0, 8, 8)])

@@ -14,7 +14,7 @@ import torch
 from minimemo.engine.engine import Engine
 from minimemo.errors import MinimemoError
 from minimemo.kernels import native
-from minimemo.models.linear import PackedLinear, Scratch
+from minimemo.models.layers import PackedLinear, Scratch
 from minimemo.models.weights import load_decoder
 from tests.kernels.native.test_stack import _pack
 from tests.models.test_decoder import _reference

@@ -165,7 +165,7 @@ def test_what_a_killed_conversion_left_is_swept_and_a_full_disk_is_one_line(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched, pytest.raises(ModelError, match=r"cannot be written .*No space.* make room"):
-        patched.setattr("safetensors.numpy.save_file", full)
+        patched.setattr("minimemo.hub.gguf.save_file", full)
         as_directory(path)
     assert not left.exists() and others.exists() and not done.exists()
     others.rmdir()

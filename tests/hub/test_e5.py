@@ -113,7 +113,7 @@ def test_an_embedder_reads_it(tmp_path: Path) -> None:
     convert(tmp_path / "e5.bin", tmp_path / "hf")
     embedder = Embedder.load(tmp_path / "hf")
     assert (embedder.settings.query_prompt, embedder.settings.passage_prompt) == ("query: ", "passage: ")
-    assert (embedder.settings.pooling, embedder.max_tokens, embedder.dim) == ("mean", POSITIONS, C)
+    assert (embedder.settings.pooling, embedder.settings.max_tokens, embedder.dim) == ("mean", POSITIONS, C)
     assert np.allclose(np.linalg.norm(embedder.embed_passages(["a", "中。"]), axis=1), 1)
 
 

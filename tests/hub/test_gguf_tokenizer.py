@@ -216,7 +216,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_ids_of_real_documents_equal_llama_cpp(name: str, tmp_path: Path) -> None:
     from minimemo.hub.catalog import resolve
-    from minimemo.hub.gguf import read_metadata
+    from minimemo.hub.gguf_file import read
 
     if not DOCS.is_dir():
         pytest.skip("needs the documents of ../shared/data")
@@ -224,7 +224,7 @@ def test_ids_of_real_documents_equal_llama_cpp(name: str, tmp_path: Path) -> Non
         path = resolve(name)
     except InputError as error:
         pytest.skip(str(error))
-    tokenizer = load(read_metadata(path), tmp_path)
+    tokenizer = load(read(path).metadata, tmp_path)
     texts = [file.read_bytes().decode("utf-8") for file in sorted(DOCS.glob("*.txt"))]
     digest = hashlib.sha256()
     for text in (text for text in texts if len(text) <= 120_000):

@@ -17,11 +17,10 @@ import pytest
 import minimemo
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
+from minimemo.memo import folder as folders
 from minimemo.memo import memorize as build_memory
 from minimemo.memo import passages as build_passages
-from minimemo.memo import tails
 from minimemo.memo.calibrate import calibrate
-from minimemo.memo.folder import scratch
 from minimemo.memo.memo import Memo
 from minimemo.runtime import LanguageModel, OpenEmbedder, open_embedder
 from minimemo.text.pieces import encode_in_pieces
@@ -167,7 +166,7 @@ def listen(event):
 if stage == "manifest":
     minimemo.memo.manifest.Manifest.save = lambda *_: kill()
 if stage == "keep":
-    builder.tails.keep = lambda *_, **__: kill()
+    builder.keep_tail = lambda *_, **__: kill()
 minimemo.build({str(document)!r}, model=models[0], embedder=models[1], on_event=listen)
 """
     moments = [("embed", 2), ("read", 3), ("read", 5), ("manifest", -1), ("keep", -1), ("none", -1)]
@@ -192,7 +191,7 @@ def test_what_another_build_left_is_not_used(build: Build, tmp_path: Path) -> No
 
 
 def test_two_builds_of_one_memo_at_once(build: Build, tmp_path: Path) -> None:
-    with scratch(tmp_path / "a.memo", {}) as folder:
+    with folders.staging(tmp_path / "a.memo", {}) as folder:
         with pytest.raises(InputError, match=r"a\.memo: is being built by another process; wait for it"):
             build(SHORT)
         (folder / "memo" / "manifest.json").write_text("{}")
@@ -241,10 +240,10 @@ def test_the_transform_codec_too(build: Build, model: LanguageModel, tmp_path: P
 
 
 def test_a_grown_document_without_its_exact_end(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tails, "BUDGET", 1000)
+    monkeypatch.setattr(folders, "TAILS_BYTES", 1000)
     fresh = build(LONG, "fresh.memo")
     build(LONG[:9000])
-    assert not list((tails.home() / "tails").iterdir())
+    assert not list((folders.cache_dir() / "tails").iterdir())
     assert same(build(LONG).folder, fresh.folder)
 
 
@@ -270,11 +269,11 @@ def test_a_damaged_memo_is_built_again(build: Build, tmp_path: Path) -> None:
 
 
 def test_the_oldest_ends_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tails, "BUDGET", 250)
+    monkeypatch.setattr(folders, "TAILS_BYTES", 250)
     for number in range(4):
         (tmp_path / "end").write_bytes(bytes([number]) * 100)
-        tails.keep(tmp_path / "end", {"number": number})
-    assert [tails.borrow({"number": n}, tmp_path / f"got{n}") for n in range(4)] == [False, False, True, True]
+        folders.keep_tail(tmp_path / "end", {"number": number})
+    assert [folders.borrow_tail({"number": n}, tmp_path / f"got{n}") for n in range(4)] == [False, False, True, True]
     assert (tmp_path / "got3").read_bytes() == bytes([3]) * 100
 
 

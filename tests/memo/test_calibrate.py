@@ -12,8 +12,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.files import profiles_dir
 from minimemo.memo.calibrate import _pieces, calibrate
-from minimemo.memo.export import export
-from minimemo.memo.shelf import remove
+from minimemo.memo.library import export, remove
 from minimemo.memory.profile import load_profile
 from minimemo.runtime import LanguageModel, load_model
 from tests.conftest import TinyModels

@@ -12,10 +12,10 @@ import pytest
 
 import minimemo
 from minimemo.errors import InputError
-from minimemo.memo.folder import scratch
+from minimemo.memo.folder import staging
+from minimemo.memo.library import remove
 from minimemo.memo.manifest import Manifest
 from minimemo.memo.memo import Memo
-from minimemo.memo.shelf import remove
 from tests.conftest import TinyModels
 
 TEXT = "The keeper lit the lamp. 守灯人点亮了灯。\n\n" * 8
@@ -67,9 +67,9 @@ def test_links_in_a_folder_with_the_right_stamp_are_not_written_through(
 
     def recorded(target: Path, stamp: Mapping[str, Any]) -> AbstractContextManager[Path]:
         stamps.append(stamp)
-        return scratch(target, stamp)
+        return staging(target, stamp)
 
-    monkeypatch.setattr("minimemo.memo.build.scratch", recorded)
+    monkeypatch.setattr("minimemo.memo.build.staging", recorded)
     clean = tree(build().folder)
     remove(tmp_path / "doc.memo")
     victim = tmp_path / "victim"

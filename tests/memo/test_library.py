@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 
 import minimemo
-from minimemo.ask import Settings
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.files import store_file
+from minimemo.memo.library import StoreIndex, notes, remember, remembered, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
-from minimemo.memo.shelf import notes, remember, remembered, remove
-from minimemo.memo.store import StoreIndex
 from minimemo.runtime import LanguageModel, OpenEmbedder
-from minimemo.search.index import VectorIndex
+from minimemo.search.vectors import VectorIndex
 from tests.conftest import TinyModels
+from tests.memories import whole_memory
 from tests.tiny import write_embedder, write_model
 
 TEXTS = {
@@ -65,14 +64,12 @@ def test_a_view_holds_both_memories_behind_one_opening(
     desk: Path, model: LanguageModel, embedder: OpenEmbedder
 ) -> None:
     paths = [desk / "red.memo", desk / "blue.memo"]
-    settings = Settings(answer_view_tokens=4096)
-    both = minimemo.open_memos(paths, model=model, embedder=embedder, settings=settings)
+    both = minimemo.open_memos(paths, model=model, embedder=embedder)
     before = model.engine.prefilled
-    answer = both.ask("What did red user 3 say?", "memory", max_tokens=4)
-    assert model.engine.prefilled - before == answer.prefilled_tokens < 300  # nothing of the documents
     one, two = (minimemo.open(path).inspect()["memory"] for path in paths)
-    cache = both.session()._recollection._memory._cache
-    assert cache is not None and cache.length == one["tokens"] + two["tokens"] - two["opening_tokens"]
+    cache = whole_memory(both)
+    assert model.engine.prefilled == before  # nothing of the documents is read again
+    assert cache.length == one["tokens"] + two["tokens"] - two["opening_tokens"]
 
 
 def test_documents_of_one_name_are_told_apart_by_their_folders(

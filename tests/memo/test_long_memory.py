@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 import minimemo
-from minimemo.ask import Settings
 from minimemo.memory.view import Span, blocks_of
 from minimemo.runtime import OpenEmbedder
 from tests.conftest import TinyModels
 
-TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(60))
-CONTEXT = 1500
-SETTINGS = Settings(clue_tokens=16, summary_tokens=16, part_tokens=4, walk_tokens=8, question_tokens=64, view_hits=1)
+TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(120))
+CONTEXT = 3000
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def memo(built: Path, tiny_models: TinyModels) -> minimemo.Memo:
     model = minimemo.load_model(tiny_models.decoder)
     model.engine.decoder.config = replace(model.engine.config, max_context=CONTEXT)
     embedder: OpenEmbedder = minimemo.open_embedder(tiny_models.embedder)
-    return minimemo.open(built, model=model, embedder=embedder, settings=SETTINGS)
+    return minimemo.open(built, model=model, embedder=embedder)
 
 
 @pytest.mark.parametrize("mode", ["memorag", "memory", "gist"])

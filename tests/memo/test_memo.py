@@ -7,6 +7,8 @@ import os
 import shutil
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from minimemo.ask import memory_opening
 from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
-from minimemo.memo.shelf import remembered
+from minimemo.files import exchange
+from minimemo.memo.library import remembered
 from tests.conftest import TinyModels
 from tests.memories import whole_memory
 from tests.tiny import write_model
@@ -253,20 +256,41 @@ def test_a_window_that_cannot_be_is_refused(tiny_models: TinyModels, tmp_path: P
 
 
 @pytest.mark.parametrize("stage", ["embed", "read"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_an_interrupted_build_leaves_nothing(
-    tiny_models: TinyModels, tmp_path: Path, stage: str, error: BaseException
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a listener's own")])
+def test_a_build_that_fails_leaves_nothing(
+    tiny_models: TinyModels, tmp_path: Path, stage: str, error: Exception
 ) -> None:
     def fail(event: Event) -> None:
         if event.stage == stage and event.done:
             raise error
 
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError):
+    with pytest.raises(InputError if isinstance(error, OSError) else ValueError):
         minimemo.build(
             minimemo.Document.of(TEXT, "doc"), tmp_path / "x.memo",
             model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=fail,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["embed", "read"])
+def test_a_build_that_is_interrupted_goes_on(tiny_models: TinyModels, tmp_path: Path, stage: str) -> None:
+    """No memo is there after Ctrl-C, half or whole; the same call goes on and gives the bytes of one in one go."""
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    document, notes = minimemo.Document.of(TEXT * 3, "doc"), []
+
+    def interrupt(event: Event) -> None:
+        if event.stage == stage and event.done > 1024 * (stage == "read"):
+            raise KeyboardInterrupt
+
+    fresh = minimemo.build(document, tmp_path / "fresh.memo", **models)
+    with pytest.raises(KeyboardInterrupt):
+        minimemo.build(document, tmp_path / "x.memo", on_event=interrupt, **models)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.memo.building", "fresh.memo"]
+    memo = minimemo.build(document, tmp_path / "x.memo", on_event=lambda e: notes.append(e.stage), **models)
+    assert any("goes on at token" in note for note in notes) == (stage == "read")
+    for path in fresh.folder.iterdir():
+        assert (memo.folder / path.name).read_bytes() == path.read_bytes(), path.name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh.memo", "x.memo"]
 
 
 def test_what_is_no_memo_is_not_overwritten(tiny_models: TinyModels, tmp_path: Path) -> None:
@@ -328,17 +352,55 @@ def test_a_folder_that_cannot_be_synced_costs_nothing(
     minimemo.build(minimemo.Document.of("Hello.", "doc"), tmp_path / "a.memo", **models).verify()
 
 
+@pytest.mark.parametrize("place", ["new", "doc.memo"])
 def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(
-    copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+    copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
+    """Where two folders cannot change places in one step, the old one is moved away, and back after an error."""
+
     def fail(source: Path, target: Path) -> None:
-        raise OSError(5, "Input/output error")
+        if target.name == place:
+            raise OSError(5, "Input/output error")
+        source.rename(target)
 
     monkeypatch.setattr("minimemo.memo.folder.put", fail)
+    monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
     with pytest.raises(InputError, match="cannot be written"):
         document = minimemo.Document.of("Something else.", "doc")
         minimemo.build(document, copy, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
     minimemo.open(copy).verify()
+    assert not list(copy.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("way", ["exchange", "rename"])
+def test_a_memo_is_replaced_while_others_look(
+    copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Whoever opens it at any moment finds the old one or the new one, and answers from one of them alone."""
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    if way == "rename":
+        monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
+    elif not exchange(copy, Path(shutil.copytree(copy, copy.with_name("other")))):
+        pytest.skip("no renameat2 here")
+    early = minimemo.open(copy, **models)
+    rename, seen = os.rename, []
+
+    def slow_rename(source: Path, target: Path) -> None:
+        rename(source, target)
+        if not copy.exists():
+            reader = threading.Thread(target=lambda: seen.append(minimemo.open(copy).manifest.document.name))
+            reader.start()
+            time.sleep(0.01)
+            readers.append(reader)
+
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr("os.rename", slow_rename)
+    minimemo.build(minimemo.Document.of("Something else.", "new"), copy, memory="int4", **models)
+    for reader in readers:
+        reader.join()
+    assert (len(readers), seen) == ((1, ["new"]) if way == "rename" else (0, []))
+    assert early.ask("What else?", "rag", max_tokens=2).passages[0].text == "Something else."
+    assert early.manifest.document.name == "new"
     assert not list(copy.parent.glob(".*"))
 
 

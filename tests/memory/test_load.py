@@ -24,7 +24,7 @@ from minimemo.memory.view import MemoryView, Part, whole
 from minimemo.memory.writer import MemoryWriter
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.linear import Linear, Projection
+from minimemo.models.layers import Linear, Projection
 from minimemo.models.rope import RopeTable
 from tests.helpers import assert_close
 from tests.kv import blocks_of
@@ -143,7 +143,8 @@ def test_chosen_blocks_at_other_positions(tmp_path: Path) -> None:
     with store(tmp_path / "memory.bin", codec, blocks) as reader:
         memory = StoredMemory([(reader, codec)], engine, events.append)
         cache = memory.load(MemoryView((Part(0, 3, 0, 132), Part(0, 1, 56, 256))), 68)
-    cos, sin = RopeTable(tiny_config()).cos_sin(0, torch.arange(332))
+    rope = RopeTable(tiny_config())
+    cos, sin = rope.tables(torch.arange(332))[rope.kind[0]]
     expected = apply_rope(torch.cat((blocks[3].keys, blocks[1].keys[:, :, 56:]), dim=2), cos, sin)
     assert (cache.length, cache.capacity) == (132 + 200, 400)
     assert torch.equal(cache.keys[:, :, :332], expected)

@@ -107,7 +107,7 @@ def test_once_built_it_is_there(
 
     first = build("60kB")
     assert "read" in first
-    monkeypatch.setattr("minimemo.text.pieces.encode_in_pieces", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("minimemo.memo.passages.encode_in_pieces", lambda *_: pytest.fail("counted again"))
     assert build("60kB") == ["already built"]
     monkeypatch.undo()
     assert "read" in build("50kB")

@@ -14,7 +14,7 @@ from minimemo.engine.engine import Engine
 from minimemo.errors import ModelError
 from minimemo.models.config import ModelConfig, parse_config
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.weights import load_decoder
+from minimemo.models.weights import dense_dtype, load_decoder
 
 _SIZE: dict[str, Any] = dict(
     vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
@@ -163,8 +163,17 @@ def test_unknown_settings_are_refused_by_name(change: dict[str, Any], message: s
 def test_what_is_no_configuration_is_one_line(tmp_path: Path, content: str) -> None:
     raw = json.dumps({"model_type": "llama", **_SIZE, **json.loads(content)}) if content[0] == "{" else content
     (tmp_path / "config.json").write_text(raw)
-    with pytest.raises(ModelError, match=r"config\.json: (not a model's configuration|cannot be read)"):
+    with pytest.raises(
+        ModelError, match=r"config\.json: (not a model's configuration|cannot be read|holds no JSON object)"
+    ):
         ModelConfig.from_directory(tmp_path)
+
+
+def test_a_torch_without_onednn_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: the operator that says whether bfloat16 is quick is not there."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert dense_dtype() == torch.float32
 
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minimemo.errors import ModelError
-from minimemo.models.encoder import Encoder
-from minimemo.models.encoder_config import EncoderConfig
+from minimemo.models.encoder import Encoder, EncoderConfig
 
 BERT: dict[str, Any] = {
     "model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 24, "intermediate_size": 40,
@@ -130,6 +129,6 @@ def test_damaged_folders(tmp_path: Path) -> None:
     save_file({**tensors, "embeddings.LayerNorm.bias": torch.zeros(3)}, weights)
     refused(r"has shape \(3,\), config\.json asks for \(24,\)")
     (tmp_path / "config.json").write_text("[1]")
-    refused("holds a list, not a JSON object")
+    refused("holds no JSON object")
     (tmp_path / "config.json").write_text("{")
     refused("not valid JSON")

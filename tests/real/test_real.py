@@ -82,10 +82,12 @@ def test_retrieval_finds_what_the_gold_paragraph_gives(name: str) -> None:
 
     Same questions, prompt and model, so that the model's own strength cancels out.
     """
-    from bench.answering import Runner
-    from bench.qa import evaluate
+    from bench.answers.__main__ import answer_all, compared
+    from bench.answers.runner import Runner
+    from bench.common.data import questions
 
-    found = evaluate(Runner(DATA), [name], ["gold", "rag"], limit=60)[name]
+    asked = {name: questions(DATA, name, limit=60)}
+    found = compared(answer_all(Runner(DATA), asked, ["gold", "rag"])[name])
     print(json.dumps(found))
     assert found["rag"]["evidence"] >= 0.8, found
     assert found["rag"]["mean"] >= 0.85 * found["gold"]["mean"] > 30, found

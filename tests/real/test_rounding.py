@@ -20,7 +20,7 @@ from minimemo import RunOptions
 from minimemo.engine.engine import Engine
 from minimemo.kernels import attention, native
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import Linear, PackedLinear, Projection
+from minimemo.models.layers import Linear, PackedLinear, Projection
 from minimemo.models.weights import load_decoder
 from minimemo.runtime import LanguageModel
 from tests.real.test_real import DATA, PROMPTS

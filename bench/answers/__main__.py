@@ -1,0 +1,163 @@
+"""Questions of ../shared/data answered in several modes and scored.
+
+    python -m bench.answers --sets xquad_en --limit 20 --modes rag,memorag
+    python -m bench.answers --support --sets xquad_en,xquad_zh,cmrc,drcd
+
+Means with 95 % bootstrap intervals, in points (0 to 100) of the set's metric, and each mode against `rag` on the same
+questions. Memos and answers are kept in minimemo's cache folder: a run may be stopped at any moment, goes on where it
+was, and costs nothing when it is run again. Each set begins with its smallest documents.
+
+--support: how often `supported` is right, without a model:
+every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
+about the same evidence, which stand in the passage and answer something else.
+
+Exit codes: 0 done, 1 stopped before all was answered, 2 a mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench.answers.measures import Row, summary
+from bench.answers.runner import MODES, Runner
+from bench.common.data import DATA, Question, document_text, questions
+from bench.common.intervals import interval
+from bench.common.report import command, heading, line, parser
+from minimemo.ask.answer import Passage, is_supported
+from minimemo.errors import InputError
+from minimemo.memory.tiers import DEFAULT, TIERS
+
+SETS = "literaryqa,loogle,qmsum,squality,contracts,nq_long,xquad_en,xquad_zh,cmrc,drcd,vcsum"
+# Tokens of an answer, by the question's type; others get --max-tokens.
+ROOM = {"query-summary": 256, "gist": 256, "extractive-long": 160}
+COLUMNS = (
+    ("set", "<11"), ("mode", "<17"), ("metric", "<10"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
+    ("high", "6.1f"), ("em", "5.2f"), ("evidence", "5.2f"), ("s", "6.2f"), ("prompt", "6.0f"), ("reply", "6.0f"),
+)  # fmt: skip
+SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others", "6.3f"), ("n_others", "6"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = parser(__doc__, "bench.answers")
+    made.add_argument("--sets", default=SETS)
+    made.add_argument("--modes", default="closed,rag,memory,memorag", help=f"some of {','.join(MODES)}")
+    made.add_argument("--limit", type=int, default=20, help="questions a set")
+    made.add_argument("--docs", type=int, help="only about the so many smallest documents of each set")
+    made.add_argument("--model", help="name in the catalogue, .gguf file or directory (default: the catalogue's)")
+    made.add_argument("--embedder")
+    made.add_argument("--memory", choices=TIERS, default=DEFAULT)
+    made.add_argument("--max-tokens", type=int, default=64, help="of answers that are not long by their type")
+    made.add_argument("--data", type=Path, default=DATA)
+    made.add_argument("--out", type=Path, help="a JSONL file for every answer with its scores")
+    made.add_argument("--fresh", action="store_true", help="ask again what was asked before")
+    made.add_argument("--support", action="store_true", help="judge `supported` instead")
+    return command(made.parse_args(arguments), "bench.answers", _run)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    names, modes = args.sets.split(","), args.modes.split(",")
+    if unknown := sorted(set(modes) - set(MODES)):
+        raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
+    if args.support:
+        return {"support": _support(args.data, names)}
+    asked = {name: questions(args.data, name, args.limit, args.docs) for name in names}
+    runner = Runner(args.data, args.model, args.embedder, args.memory, args.fresh)
+    answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
+    sets = {name: compared(rows) for name, rows in answered.items() if rows}
+    print(heading(COLUMNS))
+    for name, by_mode in sets.items():
+        for mode, row in by_mode.items():
+            print(line(COLUMNS, {"set": name, "mode": mode, **row}))
+    left = sum(map(len, asked.values())) - sum(map(len, answered.values()))
+    return {"model": runner.model.located.source, "memory": args.memory, "unanswered": left, "sets": sets}
+
+
+def answer_all(
+    runner: Runner,
+    asked: dict[str, list[Question]],
+    modes: Sequence[str],
+    max_tokens: int = 64,
+    out: Path | None = None,
+) -> dict[str, list[dict[str, Row]]]:
+    """set -> for each question that was answered in every mode: mode -> its row.
+
+    Stops early with Ctrl-C. `out` gets every row as it comes.
+    """
+    answered: dict[str, list[dict[str, Row]]] = {name: [] for name in asked}
+    with ExitStack() as stack:
+        file = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
+        try:
+            for name, question in in_order(runner.data, asked):
+                rows: dict[str, Row] = {}
+                # `gold` needs evidence; a question without it is compared in the other modes
+                for mode in (m for m in modes if m != "gold" or question.evidence):
+                    room = max(max_tokens, ROOM.get(question.type, 0))
+                    rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
+                    if file:
+                        print(json.dumps({"set": name, **row.as_dict()}, ensure_ascii=False), file=file, flush=True)
+                answered[name].append(rows)
+        except KeyboardInterrupt:
+            print("bench.answers: stopped; the same command goes on from here", file=sys.stderr)
+    return answered
+
+
+def in_order(data: Path, asked: dict[str, list[Question]]) -> Iterator[tuple[str, Question]]:
+    """Set by set, the smallest document first, all questions about a document together."""
+    for name, rows in asked.items():
+        sizes = {q.doc_id: (data / "docs" / f"{q.doc_id}.txt").stat().st_size for q in rows}
+        for question in sorted(rows, key=lambda q: (sizes[q.doc_id], q.doc_id)):
+            yield name, question
+
+
+def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
+    """mode -> its summary, and each mode's gain over rag on the questions that both answered."""
+    by_mode: dict[str, list[Row]] = defaultdict(list)
+    for answers in rows:
+        for mode, row in answers.items():
+            by_mode[mode].append(row)
+    table: dict[str, Any] = {mode: summary(answers) for mode, answers in by_mode.items()}
+    for mode in by_mode:
+        gains = [r[mode].points - r["rag"].points for r in rows if {mode, "rag"} <= r.keys()]
+        if mode != "rag" and gains:
+            table[f"{mode}_minus_rag"] = interval(gains)
+    return table
+
+
+def _support(data: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    print(heading(SUPPORT_COLUMNS))
+    rows = [support(data, name) for name in names]
+    for row in rows:
+        print(line(SUPPORT_COLUMNS, row))
+    return rows
+
+
+def support(data: Path, name: str) -> dict[str, Any]:
+    """Share of right answers called supported, their number, and the same of other questions' answers."""
+    groups: dict[tuple[str, tuple[int, int]], list[Question]] = defaultdict(list)
+    for question in questions(data, name, limit=10**6):
+        if question.evidence:
+            groups[question.doc_id, question.evidence[0]].append(question)
+    texts = {doc: document_text(data, doc) for doc, _ in groups}
+    right, others = [], []
+    for (doc, (start, end)), asked in groups.items():
+        passages = [Passage(start, end, texts[doc][start:end], score=0.0)]
+        for question in asked:
+            right.append(is_supported(question.answers[0], question.text, passages))
+            others += [
+                is_supported(other.answers[0], question.text, passages)
+                for other in asked
+                if not set(other.answers) & set(question.answers)
+            ]
+    shares = {"right": sum(right) / max(1, len(right)), "others": sum(others) / max(1, len(others))}
+    return {"set": name, **shares, "n_right": len(right), "n_others": len(others)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What is measured of an answer and of many: score, evidence, time and tokens."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.common.data import Question
+from bench.common.intervals import interval
+from bench.common.scores import MAIN, scores
+
+_SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
+
+
+class Row:
+    """One answer to one question in one mode."""
+
+    def __init__(self, question: Question, mode: str, record: dict[str, Any]) -> None:
+        self.question = question
+        self.mode = mode
+        self.record = record
+        self.scores = scores(record["text"], question.answers, question.type)
+        self.metric = MAIN.get(question.type, "f1")
+
+    @property
+    def points(self) -> float:
+        """0 to 100, by the main metric of the question's type."""
+        return 100 * self.scores[self.metric]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able. `mode` is the one asked in; `gold` is answered as `rag` is."""
+        q = self.question
+        return {**self.record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
+
+    def evidence(self) -> float | None:
+        """Share of the evidence's characters that stood in the prompt; None where that is not known."""
+        passages = self.record["passages"] if self.mode in _SEARCHED else ()
+        return covered(self.question.evidence, passages) if passages else None
+
+
+def covered(evidence: Iterable[tuple[int, int]], passages: Iterable[dict[str, Any]]) -> float | None:
+    """Share of the evidence's characters that the passages hold, 0 to 1; None without evidence."""
+    sought = {at for start, end in evidence for at in range(start, end)}
+    held = {at for p in passages for at in range(p["start"], p["end"])}
+    return len(sought & held) / len(sought) if sought else None
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of one mode: points with their interval; em and f1 (0 to 1); the evidence shown (mean over the questions that
+    have it); seconds (median), tokens (means)."""
+    return {
+        "metric": "/".join(sorted({row.metric for row in rows})),
+        **interval([row.points for row in rows]),
+        "n": len(rows),
+        "em": statistics.fmean(row.scores["em"] for row in rows),
+        "f1": statistics.fmean(row.scores["f1"] for row in rows),
+        "evidence": _mean(row.evidence() for row in rows),
+        "s": statistics.median(row.record["seconds"] for row in rows),
+        "prompt": statistics.fmean(row.record["prompt_tokens"] for row in rows),
+        "reply": statistics.fmean(row.record["generated_tokens"] for row in rows),
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,134 @@
+"""Answers of each mode to the questions of a set, each asked once: what was answered is kept in minimemo's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+import minimemo
+from bench.common.data import Question
+from bench.common.kept import Kept
+from minimemo.ask import PROMPTS, Session, detect_language
+from minimemo.files import cache_dir
+from minimemo.memo.memo import Memo
+from minimemo.memo.passages import GROUP
+from minimemo.memory.tiers import DEFAULT
+from minimemo.search.index import Retriever, VectorIndex
+from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
+from minimemo.text.document import Document, read_document
+
+MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
+_NO_MEMORY = ("closed", "gold", "rag")
+_ROOMS = ("ask", "search", "text")  # whose code decides an answer, beside models and memory
+
+
+class Runner:
+    """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
+
+    Modes are the product's, and `gold`: the evidence itself as the passages, which is what the model could reach at
+    best. An answer is kept under everything that decides it: document, models, memory, prompts, and the code of the
+    rooms that answer. `fresh`: ask again all the same.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        model: str | None = None,
+        embedder: str | None = None,
+        memory: str = DEFAULT,
+        fresh: bool = False,
+    ) -> None:
+        self.data = data
+        self.memory = memory
+        self.model = minimemo.load_model(model)
+        self.embedder = minimemo.open_embedder(embedder)
+        self._doc_id = ""
+        self._document: Document | None = None
+        self._session: Session | None = None  # without a memory
+        self._memo: Memo | None = None
+        self._kept = Kept("answers", fresh)
+
+    def answer(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
+        """The answer's record: `Answer.to_dict`, id, doc_id and seconds."""
+        document = self._open(question.doc_id)
+        made_of: list[Any] = [self.model.located.fingerprint, self.embedder.fingerprint, document.sha256]
+        if mode == "gold":
+            made_of.append(question.evidence)
+        elif mode not in _NO_MEMORY:
+            made_of.append(asdict(self._with_memory().manifest.recipe))
+        made_of += [mode, question.text, max_tokens, [asdict(p) for p in PROMPTS.values()], code_version()]
+        record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
+        return {"id": question.id, "doc_id": question.doc_id, **record}
+
+    def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
+        session = self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
+        begin = time.perf_counter()
+        if mode == "gold":
+            texts = [self._open(question.doc_id).text[start:end] for start, end in question.evidence]
+            answer = session.answer(question.text, texts, max_tokens)
+        else:
+            answer = session.ask(question.text, cast(Any, mode), max_tokens)
+        return {"seconds": time.perf_counter() - begin, **answer.to_dict()}
+
+    def _open(self, doc_id: str) -> Document:
+        if self._document is None or doc_id != self._doc_id:
+            self._memo = self._session = None  # one memory at a time
+            self._doc_id = doc_id
+            self._document = read_document(self.data / "docs" / f"{doc_id}.txt")
+        return self._document
+
+    def _with_memory(self) -> Memo:
+        """The document's memo. A build that was killed goes on where it was."""
+        if self._memo is None:
+            assert self._document is not None
+            name = f"{self._doc_id}-{self.model.located.fingerprint[:8]}-{self.memory}.memo"
+            begin = time.perf_counter()
+            self._memo = minimemo.build(
+                self._document,
+                cache_dir() / "bench" / name,
+                model=self.model,
+                embedder=self.embedder,
+                memory=self.memory,
+            )
+            print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+        return self._memo
+
+    def _without_memory(self) -> Session:
+        """A session over the passages that a memo would have: what answers without memory needs no prefill of all."""
+        if self._session is None:
+            assert self._document is not None
+            text, embedder = self._document.text, self.embedder.embedder
+            size = min(DEFAULT_SIZE, embedder.passage_room)
+            chunks = split(text, embedder.offsets(text), size=size, overlap=DEFAULT_OVERLAP)
+            groups = [chunks[at : at + GROUP] for at in range(0, len(chunks), GROUP)]  # as a build embeds them
+            vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
+            self._session = Session(
+                self.model.engine,
+                self.model.tokenizer,
+                Retriever(VectorIndex.build(vectors), chunks, embedder),
+                _no_memory,
+                documents=[self._document.name],
+                language=detect_language(text),
+            )
+        return self._session
+
+
+def _no_memory() -> Any:
+    raise AssertionError("a mode without memory asked for it")
+
+
+@cache
+def code_version() -> str:
+    """A hash of the code that turns a question into an answer."""
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for path in sorted((Path(minimemo.__file__).parent / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

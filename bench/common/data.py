@@ -1,0 +1,96 @@
+"""The documents, questions and needles of ../shared/data, or of any folder laid out as it is.
+
+docs.jsonl, docs/<doc_id>.txt, qa/<set>.jsonl, needle/needles_<language>.jsonl, embed/<set>/
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minimemo.errors import InputError
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+GOLDEN = (5**0.5 - 1) / 2
+HAY_SHARE = 0.5  # of a haystack's tokens at least: the rest are needles
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    id: str
+    doc_id: str
+    text: str
+    answers: tuple[str, ...]
+    evidence: tuple[tuple[int, int], ...]  # characters of the document; empty where the set has none
+    answer_span: tuple[int, int] | None = None
+    type: str = "extractive"
+
+
+def questions(data: Path, name: str, limit: int, documents: int | None = None) -> list[Question]:
+    """`limit` questions of a set, spread evenly over it, in its order; those of a smaller limit are among them.
+
+    documents: only those about the set's so many smallest documents. Raises InputError for an unknown set.
+    """
+    path = data / "qa" / f"{name}.jsonl"
+    if not path.exists():
+        raise InputError(f"{path}: no such set")
+    rows = read_rows(path)
+    if documents is not None:
+        sizes = {row["doc_id"]: (data / "docs" / f"{row['doc_id']}.txt").stat().st_size for row in rows}
+        smallest = sorted(sizes, key=lambda doc: (sizes[doc], doc))[:documents]
+        rows = [row for row in rows if row["doc_id"] in smallest]
+    spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1)  # every beginning of it covers the set evenly
+    return [
+        Question(
+            r["id"],
+            r["doc_id"],
+            r["question"],
+            tuple(r["answers"]),
+            tuple((start, end) for start, end in r.get("evidence", ())),
+            (r["answer_span"][0], r["answer_span"][1]) if "answer_span" in r else None,
+            r.get("type", "extractive"),
+        )
+        for r in (rows[at] for at in sorted(spread[:limit]))
+    ]
+
+
+def document_text(data: Path, doc_id: str, characters: int = -1) -> str:
+    """A document, or its first characters, line ends as they are: offsets count through it. Raises InputError."""
+    path = data / "docs" / f"{doc_id}.txt"
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read(characters)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; choose from {path.parent}") from error
+
+
+def needle_groups(data: Path, language: str) -> list[list[dict[str, Any]]]:
+    """Needles that go in together, for one question each time."""
+    path = data / "needle" / f"needles_{language}.jsonl"
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_rows(path) if path.exists() else ():
+        groups[row.get("group", row["id"])].append(row)
+    return list(groups.values())
+
+
+def hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) -> str:
+    """hay from character `start` on, each needle a paragraph of its own at the last break before its place: never
+    behind it, where a long paragraph would push it out of the memory."""
+    parts = []
+    for place, needle in zip(places, needles, strict=True):
+        end = max(start, hay.rfind("\n", start, place) + 1)
+        parts += [hay[start:end], needle, "\n\n"]
+        start = end
+    return "".join((*parts, hay[start:]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file. Raises InputError where there is none."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; give --data FOLDER laid out so") from error

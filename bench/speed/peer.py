@@ -1,0 +1,77 @@
+"""llama.cpp's own benchmark as the peer that `bench.speed` measures against: located, run, read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minimemo.errors import InputError
+from minimemo.threads import SPINS
+
+VARIABLE = "LLAMA_BENCH"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSpeeds:
+    """Tokens a second at one depth. build: number and commit, as the peer says."""
+
+    prefill: float
+    decode: float
+    build: str
+
+
+def locate(given: str | None) -> Path:
+    """The program: `given`, or $LLAMA_BENCH, or on PATH. Raises InputError."""
+    origin, name = ("--llama-bench", given) if given else (f"${VARIABLE}", os.environ.get(VARIABLE))
+    if not name:
+        origin, name = "PATH", "llama-bench"
+    if not (program := shutil.which(os.path.expanduser(name))):
+        raise InputError(f"{name}: no such program ({origin}); give --llama-bench PATH or set {VARIABLE}")
+    return Path(program).absolute()
+
+
+def run(program: Path, model: Path, *, threads: int, depth: int, prefill_tokens: int, decode_tokens: int) -> PeerSpeeds:
+    """One run on a GGUF file: a chunk and some steps after `depth` tokens, flash attention on. Raises InputError when
+    it fails or says something else than two results."""
+    options = {"-m": model, "-t": threads, "-fa": 1, "-p": prefill_tokens, "-n": decode_tokens, "-d": depth, "-r": 1}
+    command = [str(program), *(str(word) for pair in options.items() for word in pair), "-o", "jsonl"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=_environment(program), check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"{program}: failed ({done.returncode}): {said}")
+    try:
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    except ValueError:
+        lines = []
+    prefill = _speed(lines, n_prompt=prefill_tokens, n_gen=0, n_depth=depth)
+    decode = _speed(lines, n_prompt=0, n_gen=decode_tokens, n_depth=depth)
+    if prefill is None or decode is None:
+        raise InputError(f"{program}: no results of a prefill and a decode at depth {depth}; is it llama-bench?")
+    build = f"{lines[0].get('build_number', '?')} ({lines[0].get('build_commit', '?')})"
+    return PeerSpeeds(prefill, decode, build)
+
+
+def _environment(program: Path) -> dict[str, str]:
+    """Ours without what minimemo sets for itself; shared libraries that lie beside the program are found there."""
+    inherited = {name: value for name, value in os.environ.items() if (name, value) != SPINS}
+    folder = program.resolve().parent
+    if not any(folder.glob("lib*.so*")):
+        return inherited
+    before = inherited.get("LD_LIBRARY_PATH")
+    return {**inherited, "LD_LIBRARY_PATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
+
+
+def _speed(lines: Sequence[dict[str, Any]], **asked: int) -> float | None:
+    """avg_ts of the line for what was asked."""
+    for line in lines:
+        if all(line.get(name) == value for name, value in asked.items()) and isinstance(line.get("avg_ts"), float):
+            return line["avg_ts"]
+    return None

@@ -1,0 +1,333 @@
+"""What the memory of the documents says: a view is chosen and loaded, clues are recalled, answers told and weighed.
+
+The memory is lent to one question at a time and never changed: it has its length back afterwards. All of a memory
+stands before a question where that is short, else the blocks that the question's words lead to; what is asked of the
+whole walks through all of it, view by view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain, islice
+from threading import RLock
+from typing import TYPE_CHECKING, Protocol
+
+from minimemo.ask.answer import is_part, is_refusal
+from minimemo.ask.clues import (
+    CAPS,
+    Clue,
+    ClueKind,
+    collapse_loops,
+    full_sentences,
+    is_informative,
+    parse_draft,
+    parse_lines,
+    select_clues,
+)
+from minimemo.ask.prompts import Prompts, instruction
+from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
+from minimemo.ask.writer import Piece, Writer, Written, pieces
+from minimemo.errors import InputError
+from minimemo.events import Event
+from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, walk, whole
+from minimemo.text.scripts import WORDS_A_TOKEN, Language
+from minimemo.text.words import normalize
+
+if TYPE_CHECKING:
+    from minimemo.engine.cache import KVCache
+    from minimemo.search.retriever import Retriever
+
+# Tokens of memory that stand before a question. 16,711 tokens of xquad_en, 0.5B: answers from memory alone have F1
+# 0.195 with the whole before them, 0.211 with 4,096 tokens, 0.299 with 1,024 (40 questions); answers with clues 0.515
+# with the whole, 0.528 with 4,096 (14 questions).
+VIEW_TOKENS = 4096  # for clues and paragraphs
+ANSWER_VIEW_TOKENS = 1024  # for a short answer from memory alone
+VIEW_HITS = 4  # So many passages' blocks come first into a view, then their neighbours, then those of other passages.
+
+WALK_VIEW_TOKENS = (
+    2048  # Each view of a walk through a long memory holds so many tokens; from longer ones less is told.
+)
+LEAST_VIEW_TOKENS = 512  # Views of a short memory that is told in SHORT_PARTS hold so many at least.
+WALK_VIEWS = 24  # Longer memories are walked in views of up to twice the tokens, then in stretches.
+WALK_TOKENS = 128  # The reply from each view of a walk ends there, unless the replies are the summary.
+WALK_CLUES = 3  # Each view gives so many clues for a question on the whole.
+SHORT_PARTS = 4  # A short document is summarized in so many parts; in one part, the 0.5B left out its second half.
+# Tokens that are told of each part of a document, at least. Where that is too long for a summary, twice as much is told
+# of each part, and the summary is composed of it.
+PART_TOKENS = 40
+
+AGREED_TOKENS = 64  # A longer answer from passages stands without being weighed against the memory's.
+# Weight of the memory's judgement of a short answer, the passages' being 1. F1 gained over passages alone with the 0.5B
+# on literaryqa, loogle, xquad_en, xquad_zh (42 questions of the last): .1: +11.3, 0, -0.3, -0.8; .2: +11.3, +6.0, +1.3,
+# -0.6; .5: +10.6, +6.0, +1.9, -3.0. The mean a token in place of the sum: xquad_en -7.9.
+MEMORY_WEIGHT = 0.2
+
+
+class Memory(Protocol):
+    """The stored memory of one or several documents, as a session asks for it."""
+
+    @property
+    def extents(self) -> Sequence[Extent]: ...
+
+    def load(self, view: MemoryView, room: int) -> KVCache:
+        """Fills a cache with a view; it has room for so many tokens more."""
+
+
+class DocumentMemory:
+    """The memory of one or several documents, asked in words.
+
+    Keeps the view that was loaded last with its cache, the passages that the last question led to, and the replies of
+    the last walk. open_memory: called at the first question that needs the memory. language: the documents'; each
+    question brings its own.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        retriever: Retriever,
+        open_memory: Callable[[], Memory],
+        language: Language,
+        prompts: Mapping[Language, Prompts],
+    ) -> None:
+        self._writer = writer
+        self._retriever = retriever
+        self._open = cache(open_memory)
+        self._language = language
+        self._prompts = prompts
+        self._view: MemoryView | None = None
+        self._cache: KVCache | None = None
+        self._length = 0  # of the view in the cache, in tokens
+        self._loans = 0
+        self._lending = RLock()  # a forgotten stream may end its loan in any thread
+        self._spans: tuple[str, list[Span]] = ("", [])  # the last question, and the passages that it leads to
+        self._asked: tuple[list[int], int] = ([], 0)  # what the last walk asked each view, and its limit
+        self._replies: dict[MemoryView, str] = {}  # to that
+
+    # -- what memory says --------------------------------------------------------------------------------------------
+
+    def clues(self, question: Question, kinds: Sequence[ClueKind]) -> tuple[tuple[Clue, ...], str]:
+        """Asks for clues of all `kinds` in one batch over the memory; also returns the draft, "" when not asked for, or
+        empty.
+
+        Recalled passages and rewritten questions are asked for in the documents' language, since they are to be found
+        in it; a draft in the question's.
+        """
+        languages: list[Language] = [question.language if kind == "draft" else self._language for kind in kinds]
+        rows = [self._row(kind, question, language) for kind, language in zip(kinds, languages, strict=True)]
+        room = max(map(len, rows)) + CLUE_TOKENS
+        writer, view = self._writer, self._choose(question, VIEW_TOKENS, room)
+        with self._lend(question, view, room) as memory, question.stage("recall"):
+            stop = writer.tokenizer.stop_ids
+            written = writer.engine.generate_batch(memory(), rows, max_tokens=CLUE_TOKENS, stop=stop)
+            replies = {kind: writer.tokenizer.decode(ids) for kind, ids in zip(kinds, written, strict=True)}
+        draft = parse_draft(replies.pop("draft", ""))
+        if is_refusal(draft, question.prompts.not_found):
+            draft = ""
+        items: dict[ClueKind, list[str]] = {kind: parse_lines(reply) for kind, reply in replies.items()}
+        if draft:
+            items["draft"] = [draft]
+        echoes = [instruction(getattr(self._prompts[self._language], kind)) for kind in replies]
+        return select_clues(items, question=question.text, instructions=echoes), draft
+
+    def answer(self, question: Question, prompt: str) -> Generator[Piece, None, Written]:
+        """Yields the answer to a prompt that ends the memory's turn, in pieces."""
+        writer, ids = self._writer, self._writer.end_of_turn(question.prompts.system, prompt)
+        room = len(ids) + question.max_tokens
+        view = self._choose(question, VIEW_TOKENS if question.kind == "paragraph" else ANSWER_VIEW_TOKENS, room)
+        with self._lend(question, view, room) as memory, question.stage("answer", report=False):
+            tokens = writer.tokens(memory(), ids, question.max_tokens, question.min_tokens)
+            text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.on_event, memory)
+        return Written(text, len(ids), count)
+
+    def recalled(self, question: Question) -> tuple[Clue, ...]:
+        """Walks through the whole memory for sentences that answer the question, in order."""
+        row = self._row("recall", question, self._language)
+        views = self._walk_views(len(row) + WALK_TOKENS)
+        caps = CAPS if len(views) == 1 else {**CAPS, "recall": WALK_CLUES}
+        echoes = [instruction(self._prompts[self._language].recall)]
+        items: list[str] = []
+        for reply in self._walk(question, views, row, 0, WALK_TOKENS):
+            lines: dict[ClueKind, list[str]] = {"recall": parse_lines(reply)}
+            items += [c.text for c in select_clues(lines, question=question.text, instructions=echoes, caps=caps)]
+        return select_clues({"recall": items}, caps={"recall": len(items)})
+
+    def parts(self, question: Question, joined: bool) -> tuple[list[str], bool]:
+        """Walks through the whole memory and has each part of the document told, in order. Also returns whether all of
+        it is short enough to be a summary, which is only tried where it is to be `joined`."""
+        prompts, most = question.prompts, question.max_tokens
+
+        def asked(words: int) -> list[int]:
+            return self._writer.end_of_turn(prompts.system, prompts.part.format(words=words))
+
+        views = self._walk_views(len(asked(100)) + max(2 * SUMMARY_TOKENS, WALK_TOKENS), SHORT_PARTS)
+        limit, each = most // len(views), min(most, SUMMARY_TOKENS) // len(views)
+        joined = joined and (len(views) == 1 or each >= PART_TOKENS)
+        if not joined:
+            each, limit = 2 * PART_TOKENS, WALK_TOKENS
+        row = asked(max(10, 10 * round(each * WORDS_A_TOKEN[question.language] / 10)))
+        replies = self._walk(question, views, row, each // 2, min(limit, 2 * each))
+        parts = [full_sentences(collapse_loops(reply)) for reply in replies]
+        nothing = tuple(filter(None, [normalize(prompts.not_found)]))  # a user's prompts may have no such words
+        return [part for part in parts if is_informative(part) and not normalize(part).startswith(nothing)], joined
+
+    def agreed(self, question: Question, prompt: str) -> Generator[Piece, None, Written]:
+        """Yields the answer to a whole prompt with passages, or the memory's short answer where passages and memory
+        together find that likelier. Nothing is given out before both are whole; an answer from passages of more than
+        AGREED_TOKENS streams on from there, and the memory is not asked.
+
+        Either source misleads a small model in its own way: passages that do not hold the answer, a memory that is seen
+        as a whole. An answer is weighed by its log-probability given each source, as sequences are in
+        retrieval-augmented generation (RAG-Sequence; Lewis et al., arXiv:2005.11401, section 2.1).
+        """
+        writer, ids, most = self._writer, self._writer.whole_turn(question.prompts.system, prompt), question.max_tokens
+        fresh = writer.engine.new_cache(len(ids) + most)
+        tokens = writer.tokens(fresh, ids, most)
+        with question.stage("answer", report=False):
+            first = list(islice(tokens, AGREED_TOKENS + 1))
+        if len(first) <= AGREED_TOKENS:
+            second, by_memory = self._weigh(question, first, min(AGREED_TOKENS, most))
+            if by_memory:
+                fresh.truncate(len(ids) - 1)
+                by_passages = self._likelihoods(fresh, ids[-1], [first, second])
+                one, two = (a + MEMORY_WEIGHT * b for a, b in zip(by_passages, by_memory, strict=True))
+                first = second if two > one else first
+        with question.stage("answer", report=False):
+            text, count = yield from pieces(writer.texts(chain(first, tokens)), most, question.on_event)
+        return Written(text, len(ids), count)
+
+    def _weigh(self, question: Question, first: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
+        """Asks the memory for a short answer, in tokens, and how likely it finds `first` and that. No likelihoods where
+        it has no other, or only a part of `first`: of two that say the same, the shorter one is likelier whatever is
+        right."""
+        writer, prompts = self._writer, question.prompts
+        ids = writer.end_of_turn(prompts.system, prompts.memory_answer.format(question=question.text))
+        room = len(ids) + max_tokens
+        view = self._choose(question, ANSWER_VIEW_TOKENS, room)
+        with self._lend(question, view, room) as memory, question.stage("weigh"):
+            cache = memory()
+            length, decode = cache.length, writer.tokenizer.decode
+            second = list(writer.tokens(cache, ids, max_tokens))
+            if second in ([], first) or is_part(decode(second), decode(first)):
+                return second, []
+            cache.truncate(length + len(ids) - 1)
+            return second, self._likelihoods(cache, ids[-1], [first, second])
+
+    def _likelihoods(self, cache: KVCache, last: int, replies: Sequence[Sequence[int]]) -> list[float]:
+        """Log-probability of each reply behind a prompt of which all but the last token is in the cache."""
+        return self._writer.engine.likelihoods(cache, [last], replies, self._writer.tokenizer.stop_ids)
+
+    def _row(self, kind: ClueKind, question: Question, language: Language) -> list[int]:
+        """Ids of the prompt for a kind of clue."""
+        prompts = self._prompts[language]
+        template: str = getattr(prompts, kind)
+        return self._writer.end_of_turn(prompts.system, template.format(question=question.text))
+
+    def _walk(
+        self, question: Question, views: Sequence[MemoryView], row: list[int], least: int, limit: int
+    ) -> list[str]:
+        """Asks each view and returns the replies, of `least` (or a quarter of the view's own) to `limit` tokens. They
+        are kept until something else is asked: an interrupted walk goes on where it stopped."""
+        if (row, limit) != self._asked:
+            self._asked, self._replies = (row, limit), {}
+        for number, view in enumerate(views):
+            question.on_event(Event("walk", number, len(views), "views"))
+            if view in self._replies:
+                continue
+            with self._lend(question, view, len(row) + limit) as memory, question.stage("recall", report=False):
+                tokens = self._writer.tokens(memory(), row, limit, min(least, view.tokens // 4))
+                self._replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
+        question.on_event(Event("walk", len(views), len(views), "views"))
+        return [self._replies[view] for view in views]
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, question: Question, most: int, room: int) -> MemoryView:
+        """Chooses a view of at most `most` tokens, behind which `room` tokens of context stay free: all there is, or
+        the blocks of the passages that the question retrieves. Raises InputError when none fits."""
+        with question.stage("choose"):
+            if (everything := self._whole(most, room)) is not None:
+                return everything
+            extents = self._open().extents
+            return chosen(extents, self._ranked(question.text, extents), self._budget(most, room))
+
+    def _walk_views(self, room: int, parts: int = 1) -> list[MemoryView]:
+        """Returns at most WALK_VIEWS views that go through the whole memory in order, in at most `parts` where those
+        have no more than WALK_VIEW_TOKENS each; one where LEAST_VIEW_TOKENS hold all of it.
+
+        Where they do not hold all of it, each is longer, at most twice WALK_VIEW_TOKENS; then stretches are left out.
+        """
+        extents = self._open().extents
+        blocks, first = sum(extent.blocks for extent in extents), extents[0]
+
+        def size(count: int) -> int:
+            """Tokens of a view of which `count` hold all."""
+            return first.opening + -(-blocks // count) * first.block_tokens
+
+        each = min(WALK_VIEW_TOKENS, max(size(parts), LEAST_VIEW_TOKENS))
+        if (everything := self._whole(each, room)) is not None:
+            return [everything]
+        each = max(each, min(2 * WALK_VIEW_TOKENS, size(WALK_VIEWS)))
+        return walk(extents, self._budget(each, room), WALK_VIEWS)
+
+    def _whole(self, most: int, room: int) -> MemoryView | None:
+        """All there is, where that is at most `most` tokens and leaves `room`."""
+        everything = whole(self._open().extents)
+        return everything if everything.tokens <= min(most, self._writer.max_context - room) else None
+
+    def _ranked(self, text: str, extents: Sequence[Extent]) -> Iterator[Block]:
+        """Yields the blocks of the first VIEW_HITS passages that a question retrieves, their neighbours, the others."""
+        if self._spans[0] != text:  # several views serve one question
+            (hits,) = self._retriever.retrieve([text], 1 + sum(extent.blocks for extent in extents))
+            self._spans = text, [Span(hit.document, hit.chunk.token_start, hit.chunk.token_end) for hit in hits]
+        spans = iter(self._spans[1])
+        first = list(blocks_of(extents, islice(spans, VIEW_HITS)))
+        yield from first
+        yield from neighbours(extents, first)
+        yield from blocks_of(extents, spans)
+
+    def _budget(self, most: int, room: int) -> int:
+        """Tokens of a view, at most `most` or the least that makes a view, behind which `room` are free; InputError
+        when even that does not fit."""
+        first, context = self._open().extents[0], self._writer.max_context
+        least = first.opening + 2 * first.block_tokens  # a block, and one that the opening may end in
+        budget = min(max(most, least), context - room)
+        if budget < least:
+            raise InputError(
+                f"question: its prompt and reply take {room} tokens of a context of {context}, and the document needs "
+                f"{least}: shorten it, or lower max_tokens"
+            )
+        return budget
+
+    @contextmanager
+    def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[Callable[[], KVCache]]:
+        """Lends a view's cache, with room for `room` tokens more at least, and removes what the question added.
+
+        Gives a function that returns the cache while the loan stands, and raises InputError once another one began: a
+        stream left half read cannot write under the next question. A view that is loaded already is not loaded again.
+        """
+        memory = self._cache
+        if memory is None or view != self._view or self._length + room > memory.capacity:
+            with question.stage("memory"):
+                with self._lending:
+                    self._loans += 1
+                    memory = self._view = self._cache = None  # before the next one is made: two may be too much
+                memory = self._open().load(view, max(room, memory_room()))
+                self._view, self._cache, self._length = view, memory, memory.length
+        with self._lending:
+            self._loans += 1
+            loan, lent = self._loans, memory
+            lent.truncate(self._length)
+
+        def current() -> KVCache:
+            if loan != self._loans:
+                raise InputError("this answer was left half read and another question came after it: ask it again")
+            return lent
+
+        try:
+            yield current
+        finally:
+            with self._lending:
+                if loan == self._loans:
+                    lent.truncate(self._length)

@@ -1,0 +1,184 @@
+"""What a decoder is made of: matrices, dense on any device, packed codes with native products on a CPU, quantized ones
+with Triton's on a GPU; and the weights of its layers.
+
+A packed matrix is read as it is by products of few rows, where memory traffic decides. Many rows, where arithmetic
+decides, are rounded to 8-bit integers and multiplied with it, or it is widened into a scratch buffer that all layers
+share, and torch multiplies. A product gives what it was given: float32 in, float32 out, whatever it is computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minimemo.kernels import QuantizedMatrix, quantized_linear
+from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
+from minimemo.kernels.native.shortlist import Shortlist
+
+FEW_ROWS = 16  # rows up to which the packed product is quicker than widening the matrix and multiplying
+
+
+class Projection(Protocol):
+    """A matrix of shape (out, in): x (N, in) -> (N, out)."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Reads the rows `ids` (N,) of the matrix, (N, in): an embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A dense matrix: weight (out, in), bias (out,) or None, of the inputs' dtype."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, in) times weight (out, in) in the weight's dtype, plus bias (out,) -> (N, out) in x's dtype."""
+    if weight.dtype == x.dtype:
+        return F.linear(x, weight, bias)
+    out = F.linear(x.to(weight.dtype), weight).to(x.dtype)
+    return out if bias is None else out.add_(bias)
+
+
+class Scratch:
+    """One buffer of `dtype`, as large as the largest matrix that was ever widened into it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(0, dtype=dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._buffer.dtype
+
+    def take(self, rows: int, columns: int) -> Tensor:
+        """Lends (rows, columns), overwritten by the next call."""
+        if self._buffer.numel() < rows * columns:
+            self._buffer = self._buffer.new_empty(rows * columns)
+        return self._buffer[: rows * columns].view(rows, columns)
+
+
+class PackedLinear:
+    """Packed matrices of one width, one below the other, and a bias (out,) or None. The weights are never rounded.
+
+    Activations of few rows are rounded to 14 bits of the largest of 32 neighbours; those of many to 8, or, given a
+    scratch buffer, to its dtype.
+    """
+
+    def __init__(self, parts: Sequence[PackedMatrix], bias: Tensor | None, scratch: Scratch | None) -> None:
+        self._parts = tuple(parts)
+        self.packed = concatenate(parts)
+        self.bias = bias
+        self.scratch = scratch
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.packed.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] <= FEW_ROWS or self.scratch is None:
+            return packed_linear(x, self.packed, self.bias, exact=x.shape[0] <= FEW_ROWS)
+        weight = self.scratch.take(*self.shape)
+        first = 0
+        for part in self._parts:
+            expand_into(part, weight[first : first + part.out_features])
+            first += part.out_features
+        return product(x, weight, self.bias)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return expand_rows(self._parts[0], ids)
+
+
+class QuantizedLinear:
+    """Quantized matrices of one width on a GPU, one below the other, and a bias (out,) or None: read as they are by
+    products of few rows, widened by those of many."""
+
+    def __init__(self, parts: Sequence[QuantizedMatrix], bias: Tensor | None) -> None:
+        self.parts = tuple(parts)
+        self.bias = bias
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        biases = [None] * len(self.parts)
+        if self.bias is not None:
+            biases = list(self.bias.split([part.shape[0] for part in self.parts]))
+        products = [quantized_linear(x, part, bias) for part, bias in zip(self.parts, biases, strict=True)]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        (matrix,) = self.parts
+        return matrix.rows(ids).widened(torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """The weights of one layer, fused where one input feeds several products."""
+
+    attention_norm: Tensor  # (C,)
+    qkv: Projection  # ((H + 2G) D, C)
+    out: Projection  # (C, H D)
+    mlp_norm: Tensor  # (C,)
+    gate_up: Projection  # (2I, C)
+    down: Projection  # (C, I)
+    q_norm: Tensor | None = None  # (D,)
+    k_norm: Tensor | None = None  # (D,)
+    post_attention_norm: Tensor | None = None  # (C,), Gemma
+    post_mlp_norm: Tensor | None = None  # (C,), Gemma
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights of a decoder."""
+
+    embedding: Projection  # (V, C)
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor  # (C,)
+    head: Projection  # (V, C); the embedding itself when tied
+    shortlist: Shortlist | None = None  # of the head
+
+
+def product_dtype(matrix: Projection) -> torch.dtype:
+    """The number type in which many rows are multiplied with a matrix."""
+    if isinstance(matrix, Linear):
+        return matrix.weight.dtype
+    if isinstance(matrix, PackedLinear):
+        return matrix.scratch.dtype if matrix.scratch else torch.int8
+    return torch.float32

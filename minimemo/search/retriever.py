@@ -1,0 +1,106 @@
+"""Texts -> passages: a query is looked up by its vector and by its words, since each finds what the other misses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from minimemo.errors import InputError
+from minimemo.search.embedder import Embedder
+from minimemo.search.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
+from minimemo.search.lexical import LexicalIndex
+from minimemo.search.vectors import VectorIndex
+from minimemo.text.chunks import Chunk
+from minimemo.text.sentences import sentence_spans
+from minimemo.text.words import quoted, terms
+
+QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage for a query, with its score (higher is better), the names of the rankings that have it among their
+    first, and which of the documents searched it is from."""
+
+    chunk: Chunk
+    score: float
+    sources: tuple[str, ...]
+    document: int = 0
+
+
+class Retriever:
+    """Searches the passages of one or several documents, by vectors and by words, and fuses the two."""
+
+    def __init__(self, index: VectorIndex, chunks: Sequence[Chunk], embedder: Embedder, documents: Sequence[int] = ()):
+        """index: the vectors of the chunks, made by `embedder`. documents: which of several documents each chunk is
+        from; none given: all are from one."""
+        self._index = index
+        self._chunks = chunks
+        self._documents = documents or [0] * len(chunks)
+        self._embedder = embedder
+        self._lexical = LexicalIndex([chunk.text for chunk in chunks])
+
+    def holds(self, word: str) -> bool:
+        """Whether a passage has this word, whatever its case; of several, each. True of one that is not searched by."""
+        return all(term in self._lexical for term in terms(word))
+
+    def retrieve(self, queries: Sequence[str], k: int = 3, *, regions: bool = False) -> list[list[Hit]]:
+        """The k best passages of each query, best first; fewer when the document has fewer.
+
+        Scores are fused standard scores: how far a passage stands out from all others for that query, to half by what
+        it quotes, if anything. regions: for what a document tells at length rather than in one place, see
+        `over_regions`.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if not queries or not self._chunks:
+            return [[] for _ in queries]
+        phrases = [(row, phrase) for row, query in enumerate(queries) for phrase in quoted(query)]
+        texts = [*queries, *(phrase for _, phrase in phrases)]
+        cosines = self._cosines(texts)
+        words = np.stack([self._lexical.scores(text) for text in texts])
+        scores = fuse_expanded(cosines, words, self._lexical, texts, lambda rows: self._index.nearest(rows, NEIGHBOURS))
+        fused = with_phrases(scores[: len(queries)], scores[len(queries) :], [row for row, _ in phrases])
+        if regions:
+            fused = over_regions(fused, self._documents)
+        rankings = {"embedding": cosines, "lexical": words}
+        tops = {name: np.argsort(-scores, axis=1, kind="stable")[:, :k] for name, scores in rankings.items()}
+
+        def hit(row: int, i: int) -> Hit:
+            sources = [name for name, top in tops.items() if i in top[row] and rankings[name][row, i] > 0]
+            # a passage that is among the first of neither is there by both together, or by what it stands beside
+            return Hit(self._chunks[i], float(fused[row, i]), tuple(sources or tops), self._documents[i])
+
+        best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
+        return [[hit(row, i) for i in best[row]] for row in range(len(queries))]
+
+    def _cosines(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(texts, passages); 0 for a text of words that the embedder does not know."""
+        cosines = np.empty((len(texts), len(self._chunks)), np.float32)
+        scores, ids = self._index.search(self._embedder.embed_queries(texts), len(self._chunks))
+        np.put_along_axis(cosines, ids, scores, axis=1)
+        cosines[~self._embedder.reads(texts)] = 0
+        return cosines
+
+    def quote(self, query: str, hits: Sequence[Hit], k: int = 3) -> list[Hit]:
+        """The sentences of retrieved passages that say best what the query asks for, best first, at most k, as chunks:
+        the best, and those that come within QUOTED of it. A sentence weighs its own score among the others and its
+        passage's."""
+        sentences: list[Chunk] = []
+        passages: list[Hit] = []  # of each sentence
+        for hit in hits:
+            for start, end in sentence_spans(hit.chunk.text):
+                at, text = hit.chunk.start + start, hit.chunk.text[start:end]
+                sentences.append(Chunk(len(sentences), at, at + len(text), text))
+                passages.append(hit)
+        vectors = self._embedder.embed_passages([chunk.text for chunk in sentences])
+        retriever = Retriever(VectorIndex.build(vectors), sentences, self._embedder)
+        (ranked,) = retriever.retrieve([query], max(1, len(sentences)))
+        pairs = [(hit, passages[hit.chunk.index]) for hit in ranked]
+        weighed = [replace(hit, score=hit.score + of.score, document=of.document) for hit, of in pairs]
+        weighed.sort(key=lambda hit: -hit.score)
+        best = weighed[0].score if weighed else 0.0
+        return [*weighed[:1], *(hit for hit in weighed[1:k] if hit.score > best - (1 - QUOTED) * abs(best))]
