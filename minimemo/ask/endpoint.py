@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 KEYS = ("MINIMEMO_API_KEY", "OPENAI_API_KEY")
 _PATH = "/chat/completions"
-_NO_LIMIT = 1 << 20  # tokens: an endpoint does not say how many it takes, and refuses what is too long
-_LINE = 1 << 20  # bytes of one event; a real one has some hundred
-_BODY = 1 << 24  # bytes of an answer that is not streamed
-_QUOTED = 200  # characters of a server's own words
+_NO_LIMIT = 1 << 20  # Tokens; an endpoint does not say how many it takes, and refuses what is too long.
+_LINE = 1 << 20  # Bytes of one event at most; a real one has some hundred.
+_BODY = 1 << 24  # Bytes of an answer that is not streamed, at most.
+_QUOTED = 200  # Characters of a server's words that an error repeats.
 
 
 def is_address(text: object) -> bool:
-    """Whether a generator is named by an address, not as a model."""
+    """Tells whether a generator is named by an address, not as a model."""
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
 
 
 class Delta(NamedTuple):
-    """The next part of an answer; the tokens of prompt and answer where the server tells them."""
+    """The next part of an answer; the tokens of prompt and answer where the server says how many."""
 
     text: str
     prompt_tokens: int | None = None
@@ -44,8 +44,8 @@ class Delta(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """url: with or without /chat/completions; a bare host gets /v1 before it. model: "" for a server that has one.
-    timeout: seconds without a byte. Raises InputError for what is no address."""
+    """Names an endpoint. url: with or without /chat/completions; a bare host gets /v1 before it. model: "" for a server
+    that has one. timeout: seconds without a byte. Raises InputError for what is no address."""
 
     url: str
     model: str = ""
@@ -71,14 +71,14 @@ class Endpoint:
         return parts._replace(path=whole).geturl()
 
     def stream(self, messages: Sequence[dict[str, str]], max_tokens: int) -> Iterator[Delta]:
-        """The answer to a chat in parts, greedy. Raises GeneratorError."""
+        """Yields the answer to a chat in parts, greedy. Raises GeneratorError."""
         from http.client import HTTPException
         from urllib.error import HTTPError, URLError
 
         try:
             with closing(self._open(messages, max_tokens)) as response:
                 if response.headers.get_content_type() == "application/json":
-                    yield self._whole(response.read(_BODY))
+                    yield self._delta(response.read(_BODY), "message")[0]
                 else:
                     yield from self._events(response)
         except HTTPError as error:
@@ -126,37 +126,27 @@ class Endpoint:
             data = line.removeprefix(b"data:").strip()
             if data == b"[DONE]":
                 return
-            chunk = self._parsed(data)
-            try:
-                choice = (chunk.get("choices") or [{}])[0]
-                ended = ended or choice.get("finish_reason") is not None
-                delta = _delta((choice.get("delta") or {}).get("content"), chunk)
-            except (AttributeError, TypeError, KeyError):  # of other shapes than the protocol's
-                self._foreign(data)
+            delta, last = self._delta(data, "delta")
+            ended = ended or last
             yield delta
         if first and not first.startswith((b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r")):
             self._foreign(first)
         if not ended:
             self._cut("the stream has no end")
 
-    def _whole(self, body: bytes) -> Delta:
-        """An answer of a server that does not stream."""
-        content = self._parsed(body)
-        try:
-            return _delta((content["choices"][0].get("message") or {}).get("content"), content)
-        except (AttributeError, TypeError, LookupError):  # of other shapes than the protocol's
-            self._foreign(body)
-
-    def _parsed(self, data: bytes) -> dict[str, Any]:
+    def _delta(self, data: bytes, key: str) -> tuple[Delta, bool]:
+        """Reads a chunk of a stream (key "delta") or a whole answer ("message"); also returns whether it is the end."""
         try:
             content = json.loads(data)
-        except ValueError:
+            if content.get("error"):
+                raise GeneratorError(f"{self.address}: the server failed: {_message(content)}; its log says more")
+            choice = (content.get("choices") or [{}])[0] if key == "delta" else content["choices"][0]
+            text, usage = (choice.get(key) or {}).get("content"), content.get("usage") or {}
+            text = text if isinstance(text, str) else ""
+            delta = Delta(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            return delta, choice.get("finish_reason") is not None
+        except (ValueError, AttributeError, TypeError, LookupError):  # of other shapes than the protocol's
             self._foreign(data)
-        if not isinstance(content, dict):
-            self._foreign(data)
-        if content.get("error"):
-            raise GeneratorError(f"{self.address}: the server failed: {_message(content)}; its log says more")
-        return content
 
     def _refused(self, error: HTTPError) -> NoReturn:
         try:
@@ -196,8 +186,8 @@ class Endpoint:
 
 
 class EndpointGenerator:
-    """An endpoint as what writes answers. `count`: tokens of a text, by the memory's tokenizer: the endpoint's own is
-    not known, so budgets are kept about, and its own numbers are told where it gives them."""
+    """Writes answers with an endpoint. count: counts a text's tokens by the memory's tokenizer: the endpoint's is not
+    known, so budgets are kept about; an answer has the endpoint's numbers where it gives them."""
 
     def __init__(self, endpoint: Endpoint, count: Callable[[str], int]) -> None:
         self._endpoint = endpoint
@@ -232,13 +222,6 @@ class EndpointGenerator:
                 "tokens: raise --max-tokens, or name another with --generator-model"
             )
         return Written(reply, prompt_tokens or self.prompt_tokens(system, text), tokens or self.count(reply))
-
-
-def _delta(content: object, told: dict[str, Any]) -> Delta:
-    usage = told.get("usage") or {}
-    return Delta(
-        content if isinstance(content, str) else "", usage.get("prompt_tokens"), usage.get("completion_tokens")
-    )
 
 
 def _message(content: Any) -> str:

@@ -41,38 +41,32 @@ class Passage:
         return replace(self, start=start, end=end, text=self.text[start - self.start : end - self.start])
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A text to search with and what it is: "question" or a clue's kind."""
-
-    kind: str
-    text: str
-
-
 def rank_passages(
-    queries: Sequence[Query],
+    kinds: Sequence[str],
     hits: Sequence[Sequence[Hit]],
     lead: int = 1,
     stand_out: float = 0.0,
     documents: Sequence[str] = ("",),
 ) -> tuple[Passage, ...]:
-    """Unites all hits (one list a query, best first) into passages, best first.
+    """Unites the hits of several queries (one list each, best first) into passages, best first.
+
+    kinds: what each query is, "question" or a clue's kind. documents: the names of those that hits count through.
 
     A passage weighs the mean of what the `lead` first queries score it and the mean of what the others do: what one
     clue alone finds weighs little, what all find as much as what the question finds. Left out are passages below
     `stand_out` (0 to 1) times the best weight, but for those that stand out among a leading query's own hits, and a
     leading query's first hit comes before all others: no clue can push them out. A passage keeps its best score and
-    the kinds that found it. documents: the names of those that hits count through.
+    the kinds that retrieved it.
     """
     hits_at: dict[_Place, list[tuple[Hit, str]]] = {}
     weights: dict[_Place, float] = {}
     first: set[_Place] = set()
     kept: set[_Place] = set()
-    for number, (query, query_hits) in enumerate(zip(queries, hits, strict=True)):
-        share = 1 / lead if number < lead else 1 / max(_VOTERS, len(queries) - lead)
+    for number, (kind, query_hits) in enumerate(zip(kinds, hits, strict=True)):
+        share = 1 / lead if number < lead else 1 / max(_VOTERS, len(kinds) - lead)
         for rank, hit in enumerate(query_hits):
             place = hit.document, hit.chunk.start, hit.chunk.end
-            hits_at.setdefault(place, []).append((hit, query.kind))
+            hits_at.setdefault(place, []).append((hit, kind))
             weights[place] = weights.get(place, 0.0) + share * hit.score
             if number < lead and hit.score >= stand_out * query_hits[0].score:
                 kept.add(place)

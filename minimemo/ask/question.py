@@ -188,13 +188,16 @@ class Question:
     language: Language
     prompts: Prompts
     max_tokens: int
-    min_tokens: int
     generator: TextGenerator
     engine: Engine
     on_event: Listener
+    min_tokens: int = field(init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _begun: float = field(default=0.0, init=False)
     _prefilled: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.min_tokens = min(PARAGRAPH_TOKENS, self.max_tokens) if self.kind == "paragraph" else 0
 
     def begin(self) -> None:
         """Starts the clock, and the count of prefilled tokens."""

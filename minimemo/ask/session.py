@@ -16,26 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from minimemo.ask.answer import Answer, AnswerMode, Found, Mode, cite, is_supported
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import (
-    Passage,
-    Query,
-    fit_passages,
-    quotation,
-    quoted_first,
-    rank_passages,
-    render_passages,
-)
+from minimemo.ask.evidence import Passage, fit_passages, quotation, quoted_first, rank_passages, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
-from minimemo.ask.question import (
-    CLUE_TOKENS,
-    MIN_EVIDENCE,
-    PARAGRAPH_TOKENS,
-    Kind,
-    Question,
-    checked_question,
-    kind_given,
-)
+from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, Kind, Question, checked_question, kind_given
 from minimemo.ask.turns import Turns
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.errors import InputError
@@ -92,7 +76,6 @@ class Session:
         on_event: Listener = silent,
     ) -> None:
         self.language = language
-        self._engine = engine
         self._retriever = retriever
         self._documents = documents
         self._prompts = prompts
@@ -177,8 +160,8 @@ class Session:
         if remembers:
             clues, draft = self._clues(question, ("recall", "rewrite") if paragraph else ("recall", "rewrite", "draft"))
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
-        queries = [Query(c.kind, f"{question.text} {c.text}" if c.kind == "draft" else c.text) for c in clues]
-        queries.insert(0, Query("question", question.text))
+        texts = [f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text for clue in clues]
+        queries = [("question", question.text), *((clue.kind, text) for clue, text in zip(clues, texts, strict=True))]
         passages = self._search(question, queries, stand_out=0 if paragraph else STAND_OUT)
         return (yield from self._from_passages(question, Found(clues, draft, passages)))
 
@@ -193,7 +176,7 @@ class Session:
         prompt = template.format(question=question.text)
         passages: tuple[Passage, ...] = ()
         if question.mode == "memorag":
-            ranked = self._search(question, [Query("question", question.text)])
+            ranked = self._search(question, [("question", question.text)])
             passages = self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: prompt)
         yield (found := Found(passages=passages))
         return self._finished(question, found, (yield from self._memory.answer(question, prompt)))
@@ -222,7 +205,7 @@ class Session:
         """
         with question.stage("retrieve"):
             (hits,) = self._retriever.retrieve([question.text], QUOTATION_HITS)
-            ranked = rank_passages([Query("question", question.text)], [hits], documents=self._documents)
+            ranked = rank_passages(["question"], [hits], documents=self._documents)
             sentences = self._retriever.quote(question.text, hits)
         ranked = quoted_first(ranked, sentences, self._documents)
         found = Found(passages=self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: ""))
@@ -234,7 +217,7 @@ class Session:
     def _gist(self, question: Question) -> Steps:
         """Answers from sentences that every part of the memory recalls, and from the passages that those retrieve."""
         clues = self._memory.recalled(question)
-        queries = [Query("question", question.text), *(Query(clue.kind, clue.text) for clue in clues)]
+        queries = [("question", question.text), *((clue.kind, clue.text) for clue in clues)]
         # the best of each clue before the second of any, and as many as fit: breadth is asked for
         ranked = self._search(question, queries, lead=len(queries))
         points = [clue.text for clue in clues]
@@ -255,7 +238,8 @@ class Session:
             parts = list(filter(None, (without_inventions(part, self._retriever.holds) for part in parts)))
         lines = [line for part in parts for line in parse_lines(part)]
         clues = select_clues({"point": lines}, caps={"point": len(lines)})
-        queries = [Query(c.kind, c.text) for c in clues] or [Query("summary", question.prompts.summary_query)]
+        queries: list[tuple[str, str]] = [(clue.kind, clue.text) for clue in clues]
+        queries = queries or [("summary", question.prompts.summary_query)]
         ranked = self._search(question, queries, lead=len(queries))
 
         def prompt(passages: Sequence[Passage] = ()) -> str:
@@ -278,17 +262,18 @@ class Session:
         return self._memory.clues(question, kinds)
 
     def _search(
-        self, question: Question, queries: Sequence[Query], lead: int = 1, stand_out: float = 0
+        self, question: Question, queries: Sequence[tuple[str, str]], lead: int = 1, stand_out: float = 0
     ) -> tuple[Passage, ...]:
-        """What the queries retrieve, best first; see `rank_passages`."""
+        """What the queries retrieve, best first; queries: "question" or a clue's kind, and the text. See
+        `rank_passages`."""
         paragraph = question.kind == "paragraph"
         most = PARAGRAPH_HITS if paragraph and question.language == "en" else QUESTION_HITS
         with question.stage("retrieve"):
-            texts = [query.text for query in queries]
+            kinds, texts = zip(*queries, strict=True)
             hits = self._retriever.retrieve(texts, max(most, CLUE_HITS), regions=paragraph)
-            limits = [most if query.kind == "question" else CLUE_HITS for query in queries]
+            limits = [most if kind == "question" else CLUE_HITS for kind in kinds]
             kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
-            return rank_passages(queries, kept, lead, stand_out, self._documents)
+            return rank_passages(kinds, kept, lead, stand_out, self._documents)
 
     def _fit(
         self, question: Question, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
@@ -340,18 +325,9 @@ class Session:
         return self._checked(text, mode, kind_given(text, mode), detect_language(text, self.language), max_tokens)
 
     def _checked(self, text: str, mode: AnswerMode, kind: Kind, language: Language, max_tokens: int) -> Question:
-        question = Question(
-            text,
-            mode,
-            kind,
-            language,
-            self._prompts[language],
-            max_tokens,
-            min_tokens=min(PARAGRAPH_TOKENS, max_tokens) if kind == "paragraph" else 0,
-            generator=self._writer if mode == "memory" else self._generator,
-            engine=self._engine,
-            on_event=self._on_event,
-        )
+        generator = self._writer if mode == "memory" else self._generator
+        prompts, engine, on_event = self._prompts[language], self._writer.engine, self._on_event
+        question = Question(text, mode, kind, language, prompts, max_tokens, generator, engine, on_event)
         question.check()
         return question
 

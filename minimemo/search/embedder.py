@@ -1,4 +1,4 @@
-"""Texts -> unit vectors, with the pooling, prompts and length that the model's own files ask for.
+"""An encoder turns texts into unit vectors, with the pooling, prompts and length that the model's files ask for.
 
 Reads the sentence-transformers layout: config.json, model.safetensors, tokenizer.json, modules.json, the pooling
 module's config.json, and, where present, sentence_bert_config.json and config_sentence_transformers.json.

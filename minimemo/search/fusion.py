@@ -4,7 +4,7 @@ Cosines lie in a narrow band and BM25 has no scale of its own; what compares is 
 others (distribution-based score fusion). One rare word, though, stands out far more than any cosine can, and more so
 the longer the document: towards LIMIT it counts ever less. And a passage that does not say the question's words would
 lose to one that does, however near its meaning: the first CANDIDATES are scored again with the words of their nearest
-passages. nDCG@10 (bench/retrieval.py, multilingual-e5-small) without and with those: cranfield 0.545 and 0.568,
+passages. nDCG@10 (bench.search, multilingual-e5-small) without and with those: cranfield 0.545 and 0.568,
 medquad 0.612 and 0.656, vcsum_headline 0.798 and 0.803, xquad and cmrc within 0.003. Ranks alone (reciprocal rank
 fusion) lose how far a passage stands out.
 """

@@ -1,4 +1,4 @@
-"""BM25 over passages (Robertson and Zaragoza 2009): finds the names and numbers that vectors blur.
+"""BM25 over passages (Robertson and Zaragoza 2009) finds the names and numbers that vectors blur.
 
 A passage often says "it" or "NASH" where its neighbours say the name that a question uses: it may borrow their words
 (document expansion: Singhal and Pereira 1999; Tao et al. 2006).
@@ -33,8 +33,8 @@ class LexicalIndex:
                 postings[term].append((row, count))
         self._rows = len(texts)
         self._postings = {
-            term: (np.array([row for row, _ in found], np.int64), np.array([count for _, count in found], np.float32))
-            for term, found in postings.items()
+            term: (np.array([row for row, _ in rows], np.int64), np.array([count for _, count in rows], np.float32))
+            for term, rows in postings.items()
         }
 
     def __contains__(self, term: str) -> bool:
@@ -43,7 +43,7 @@ class LexicalIndex:
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """The score of every passage (n,), 0 where it shares no term with the query."""
         scores = np.zeros(self._rows, np.float32)
-        for rows, counts in self._found(query):
+        for rows, counts in self._matches(query):
             scores[rows] += self._weights(counts, self._lengths[rows], len(rows))
         return scores
 
@@ -55,19 +55,21 @@ class LexicalIndex:
         scores = np.zeros(len(rows), np.float32)
         share = np.float32(BORROWED)
         lengths = (self._lengths[rows] + share * self._lengths[near].sum(axis=1)) / (1 + share * near.shape[1])
-        for holders, counts in self._found(query):
-            own = np.zeros(self._rows, np.float32)
-            own[holders] = counts
-            scores += self._weights(own[rows] + share * own[near].sum(axis=1), lengths, len(holders))
+        for holders, counts in self._matches(query):
+            all_counts = np.zeros(self._rows, np.float32)
+            all_counts[holders] = counts
+            expanded = all_counts[rows] + share * all_counts[near].sum(axis=1)
+            scores += self._weights(expanded, lengths, len(holders))
         return scores
 
-    def _found(self, query: str) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    def _matches(self, query: str) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """For each term of a query that any passage has, the passages that have it, and how often."""
         return [self._postings[term] for term in dict.fromkeys(terms(query)) if term in self._postings]
 
     def _weights(
         self, counts: npt.NDArray[np.float32], lengths: npt.NDArray[np.float32], holders: int
     ) -> npt.NDArray[np.float32]:
-        """What a term that `holders` passages hold adds to passages that say it so often and are so long."""
+        """What a term that `holders` passages hold adds to the scores of passages with such counts and lengths."""
         rarity = np.float32(math.log1p((self._rows - holders + 0.5) / (holders + 0.5)))
         scale = counts + np.float32(K1) * (np.float32(1 - B) + B * lengths)
         return np.asarray(rarity * np.float32(K1 + 1) * counts / scale, np.float32)

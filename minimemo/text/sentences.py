@@ -6,7 +6,7 @@ import re
 
 from minimemo.text.words import terms
 
-LEAST = 5  # terms of a sentence; a shorter one, a heading mostly, goes with the next. 4 to 8 are even (LOG.md)
+LEAST = 5  # terms of a sentence; a shorter one, a heading mostly, goes with the next. from 4 to 8 all are even
 
 _CLOSERS = "[\"'”’」』）)】》〉\\]]*"
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")

@@ -7,7 +7,7 @@ import pytest
 
 from minimemo.ask.answer import Answer, Passage, cite, is_refusal, is_supported, support
 from minimemo.ask.clues import Clue
-from minimemo.ask.evidence import Query, fit_passages, rank_passages, render_passages
+from minimemo.ask.evidence import fit_passages, rank_passages, render_passages
 
 DOCUMENT = "".join(f"<{n:02}>" + chr(ord("a") + n) * 36 for n in range(20))  # 20 passages of 40 characters
 
@@ -35,12 +35,12 @@ def passage(start: int, end: int, score: float = 0.5) -> Passage:
     return Passage(start, end, DOCUMENT[start:end], score)
 
 
-QUERIES = [Query("question", "q"), Query("recall", "r"), Query("draft", "d")]
+KINDS = ["question", "recall", "draft"]
 
 
 def test_union_keeps_best_score_sources_and_finders():
     ranked = rank_passages(
-        QUERIES,
+        KINDS,
         [
             [hit(0, 40, 0.5), hit(40, 80, 0.4)],
             [hit(40, 80, 0.9, "bm25"), hit(80, 120, 0.8)],
@@ -57,50 +57,50 @@ def test_union_keeps_best_score_sources_and_finders():
 def test_only_what_stands_out_is_shown():
     """Three passages of which one holds the answer: F1 of the 0.5B model was 0.40, with that one alone 0.57."""
     hits = [[hit(0, 40, 6.0), hit(40, 80, 4.5), hit(80, 120, 4.4)]]
-    assert [p.start for p in rank_passages(QUERIES[:1], hits, stand_out=0.75)] == [0, 40]
-    assert [p.start for p in rank_passages(QUERIES[:1], hits)] == [0, 40, 80]
+    assert [p.start for p in rank_passages(KINDS[:1], hits, stand_out=0.75)] == [0, 40]
+    assert [p.start for p in rank_passages(KINDS[:1], hits)] == [0, 40, 80]
     alike = [[hit(0, 40, 0.0), hit(40, 80, 0.0)]]  # one vector for all, no common word
-    assert len(rank_passages(QUERIES[:1], alike, stand_out=0.75)) == 2
+    assert len(rank_passages(KINDS[:1], alike, stand_out=0.75)) == 2
 
 
 def test_a_bad_clue_adds_nothing_and_takes_nothing_away():
     asked = [hit(0, 40, 6.0), hit(40, 80, 5.0), hit(80, 120, 2.0)]
     bad = [hit(400, 440, 9.0), hit(440, 480, 8.9)]
-    alone = rank_passages(QUERIES[:1], [asked], stand_out=0.75)
-    beside = rank_passages(QUERIES, [asked, bad, [hit(480, 520, 9.0)]], stand_out=0.75)
+    alone = rank_passages(KINDS[:1], [asked], stand_out=0.75)
+    beside = rank_passages(KINDS, [asked, bad, [hit(480, 520, 9.0)]], stand_out=0.75)
     assert [p.start for p in beside] == [p.start for p in alone] == [0, 40]
     # even when every clue agrees on the wrong passage, what the question finds stays, and comes first
-    led_astray = rank_passages([*QUERIES, Query("rewrite", "w")], [asked, bad, bad, bad], stand_out=0.75)
+    led_astray = rank_passages([*KINDS, "rewrite"], [asked, bad, bad, bad], stand_out=0.75)
     assert [p.start for p in led_astray] == [0, 400, 440, 40]
 
 
 def test_what_most_clues_find_is_shown_too():
     asked = [hit(0, 40, 6.0), hit(80, 120, 3.0)]
     clues = [[hit(80, 120, 8.0), hit(0, 40, 1.0)], [hit(80, 120, 6.0)]]
-    ranked = rank_passages(QUERIES, [asked, *clues], stand_out=0.75)
+    ranked = rank_passages(KINDS, [asked, *clues], stand_out=0.75)
     assert [p.start for p in ranked] == [0, 80]
     assert ranked[1].found_by == ("question", "recall", "draft") and ranked[1].score == 8.0
 
 
 def test_clues_cannot_push_out_what_the_question_finds_first():
-    ranked = rank_passages(QUERIES, [[hit(400, 440, 0.1)], [hit(0, 40, 0.9)], [hit(40, 80, 0.8)]])
+    ranked = rank_passages(KINDS, [[hit(400, 440, 0.1)], [hit(0, 40, 0.9)], [hit(40, 80, 0.8)]])
     assert [p.start for p in ranked] == [400, 0, 40]
 
 
 def test_ties_go_to_what_more_queries_found_then_to_document_order():
     ranked = rank_passages(
-        QUERIES, [[], [hit(80, 120, 0.5), hit(40, 80, 0.5)], [hit(40, 80, 0.5), hit(0, 40, 0.5)]], lead=0
+        KINDS, [[], [hit(80, 120, 0.5), hit(40, 80, 0.5)], [hit(40, 80, 0.5), hit(0, 40, 0.5)]], lead=0
     )
     assert [p.start for p in ranked] == [40, 0, 80]
 
 
 def test_every_leading_query_gets_its_first_hit_in_front():
     hits = [[hit(0, 40, 0.9), hit(40, 80, 0.89)], [hit(400, 440, 0.3), hit(80, 120, 0.2)]]
-    assert [p.start for p in rank_passages(QUERIES[:2], hits, lead=2)] == [0, 400, 40, 80]
+    assert [p.start for p in rank_passages(KINDS[:2], hits, lead=2)] == [0, 400, 40, 80]
 
 
 def test_nothing_found():
-    assert rank_passages(QUERIES, [[], [], []]) == ()
+    assert rank_passages(KINDS, [[], [], []]) == ()
     assert fit_passages([], 100, len) == ()
     assert render_passages(()) == ""
 

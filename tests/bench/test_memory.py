@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -250,7 +251,8 @@ def test_the_loaded_cache_is_the_prefilled_one(bench: Workbench, library: Librar
     assert cache.length == TOKENS and logits.shape == (FOLLOW, bench.engine.config.vocab_size)
     one_by_one = torch.cat([bench.engine.prefill(cache, [token]).clone() for token in sample.follow[:3]])
     assert torch.allclose(logits[:3], one_by_one, atol=1e-4)
-    cache.keys[0, 0, 5, 0] += 1
+    with torch.inference_mode():
+        cache.keys[0, 0, 5, 0] += 1
     assert digest(cache) != digest(hot)
 
 
@@ -301,6 +303,7 @@ def test_the_whole_command(
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))  # without the profile that other tests find
     monkeypatch.setattr(command, "CALIBRATION_TOKENS", 200)
     monkeypatch.setattr(command, "ROUNDS", 1)
+    monkeypatch.setattr(command, "Workbench", partial(Workbench, max_tokens=3))
     assert _main(tiny_models, data, "--tokens", str(TOKENS + 120)) == 0
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])

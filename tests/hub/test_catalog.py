@@ -68,7 +68,9 @@ def entry_of(*sources: Source, data: bytes = DATA, extras: dict[str, bytes] | No
 
 def test_the_catalogue_is_light() -> None:
     heavy = {"torch", "numpy", "gguf", "huggingface_hub"}
-    code = f"import sys, minimemo.hub.catalog as c; c.pulled(); print(sorted({heavy} & set(sys.modules)))"
+    work = "c.pulled(); f.as_directory(pathlib.Path())"  # a directory: no GGUF file is read
+    code = f"import pathlib, sys, minimemo.hub.catalog as c, minimemo.hub.folder as f; {work}"
+    code += f"; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

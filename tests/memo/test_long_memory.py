@@ -40,7 +40,7 @@ def test_every_mode_answers(mode: str, memo: minimemo.Memo) -> None:
     answer = memo.ask("What did user number 33 say of room 231?", mode, max_tokens=8)  # type: ignore[arg-type]
     assert answer.prompt_tokens > 0
     assert engine.prefilled - before == answer.prefilled_tokens < CONTEXT * (3 if mode == "gist" else 1)
-    cache = memo.session()._recollection._memory._cache
+    cache = memo.session()._memory._cache
     assert cache is not None and 500 < cache.length <= cache.capacity <= CONTEXT
 
 
@@ -51,7 +51,7 @@ def test_a_summary(memo: minimemo.Memo) -> None:
 def test_a_warm_question_decodes_nothing(memo: minimemo.Memo) -> None:
     question = "What did user number 33 say of room 231?"
     first = memo.ask(question, "memory", max_tokens=4)
-    stored = memo.session()._recollection._views._memory()
+    stored = memo.session()._memory._open()
     decoded = stored.decoded  # type: ignore[attr-defined]
     assert 0 < decoded < stored.extents[0].blocks
     again = memo.ask(question, "memory", max_tokens=4)
@@ -68,7 +68,7 @@ def test_the_view_holds_the_passage_that_the_question_finds(memo: minimemo.Memo)
     (passage,) = memo.ask(question, "rag", max_tokens=4).passages[:1]
     chunk = next(chunk for chunk in memo.chunks() if chunk.start == passage.start)
     memo.ask(question, "memory", max_tokens=4)
-    view = memo.session()._recollection._memory._view
+    view = memo.session()._memory._view
     extents = memo.memory().extents
     assert view is not None
     held = {(part.memory, part.block) for part in view.parts}

@@ -111,7 +111,7 @@ def test_a_memo_of_earlier_times(missing: tuple[str, ...], tmp_path: Path) -> No
     memo.verify()
     told = memo.inspect()
     assert (told["memory"]["tokens"], told["memory"]["opening_tokens"], told["quality"]) == (155, 100, None)
-    (chunk,) = memo.checked_chunks()
+    (chunk,) = memo.chunks()
     assert chunk.text == "The lamp was lit on 9 October.\n\nThe keeper said: be brief. 你好。"
     reader, codec = memo.memory_file()
     keys, _ = codec.decode(reader.payload(0), 155)

@@ -98,7 +98,7 @@ def test_retrieval_finds_what_the_gold_paragraph_gives(name: str) -> None:
     [
         ("lighthouse", "When was the light lit for the first time?", "1852"),
         ("茶马驿", "掌管驿站的女人叫什么名字？", "顾三娘"),
-        # The text names who paid and who built, and the 0.5B model takes neither (LOG.md, 2026-11-25).
+        # The text names who paid and who built, and the 0.5B model takes neither.
         pytest.param("茶马驿", "石桥是谁修的？", "罗守田", marks=pytest.mark.xfail(strict=True)),
     ],
 )

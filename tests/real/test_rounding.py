@@ -105,7 +105,7 @@ def test_greedy_text_is_that_of_float32(
 ) -> None:
     """128 tokens of 8 of ten prompts, five in Chinese, from packed weights: default options (a bfloat16 cache where the
     hardware multiplies it), a float32 cache, and prompts put through float32 products too. What differs are choices
-    between two tokens whose logits lie within a few hundredths of each other (LOG.md has the counts).
+    between two tokens whose logits lie within a few hundredths of each other.
     """
     engine, tokenizer, same = minimemo.load_model(model.located, options).engine, model.tokenizer, []
     opening, closing = tokenizer.turn(None)

@@ -54,30 +54,16 @@ def graph(paths: Mapping[str, Path]) -> Graph:
 
 
 def circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
-    """Groups of modules each of which imports all others of its group, by way of others (Tarjan 1972)."""
-    number: dict[str, int] = {}
-    lowest: dict[str, int] = {}
-    stack: list[str] = []
-    groups: list[list[str]] = []
-
-    def visit(name: str) -> None:
-        number[name] = lowest[name] = len(number)
-        stack.append(name)
-        for other in sorted(edges[name]):
-            if other not in number:
-                visit(other)
-                lowest[name] = min(lowest[name], lowest[other])
-            elif other in stack:
-                lowest[name] = min(lowest[name], number[other])
-        if lowest[name] == number[name]:
-            at = stack.index(name)
-            groups.append(sorted(stack[at:]))
-            del stack[at:]
-
+    """Groups of modules each of which imports all others of its group, by way of others."""
+    below: Graph = {}
     for name in edges:
-        if name not in number:
-            visit(name)
-    return [group for group in groups if len(group) > 1]
+        below[name], todo = set(), [name]
+        while todo:
+            new = edges[todo.pop()] - below[name]
+            below[name] |= new
+            todo += new
+    rings = {tuple(sorted(other for other in below[name] if name in below[other])) for name in edges}
+    return [list(ring) for ring in sorted(rings) if ring]
 
 
 def longest_chain(edges: Mapping[str, set[str]]) -> list[str]:

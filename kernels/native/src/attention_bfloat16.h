@@ -1,24 +1,13 @@
 // bfloat16 keys and values: vdpbf16ps multiplies pairs and adds them up in float32.
 #pragma once
 
-#include "attention_direct.h"
 #include "attention_kernels.h"
 
 namespace minimemo {
 namespace {
 
-struct Bfloat16Math {
-  typedef Floats Sum;
-  typedef __m512i Cell;
-  static INLINE Cell load(const uint32_t* b) { return _mm512_load_si512(b); }
-  static INLINE Cell broadcast(const uint32_t* a) { return _mm512_set1_epi32(int(*a)); }
+struct Bfloat16Math : FloatSums, IntegerCells {
   static INLINE Sum step(Sum sum, Cell a, Cell b) { return _mm512_dpbf16_ps(sum, __m512bh(a), __m512bh(b)); }
-  static INLINE Sum next_plane(Sum sum) { return sum; }
-  static INLINE Sum join(Sum high, Sum low) { return high + low; }
-  static INLINE Floats finish(Sum sum, const RowTerms&, int) { return sum; }
-  static INLINE Floats finish_on(Floats c, Sum sum, const RowTerms& terms, int row) {
-    return multiply_add(c, splat(terms.keep[row]), sum);
-  }
 };
 
 INLINE __m256i rounded(Floats v) { return __m256i(_mm512_cvtneps_pbh(v)); }

@@ -27,8 +27,17 @@ struct Ahead {
   }
 };
 
-struct FloatMath {
+struct FloatSums {
   typedef Floats Sum;
+  static INLINE Sum next_plane(Sum sum) { return sum; }
+  static INLINE Sum join(Sum high, Sum low) { return high + low; }
+  static INLINE Floats finish(Sum sum, const RowTerms&, int) { return sum; }
+  static INLINE Floats finish_on(Floats c, Sum sum, const RowTerms& terms, int row) {
+    return multiply_add(c, splat(terms.keep[row]), sum);
+  }
+};
+
+struct FloatMath : FloatSums {
   typedef Floats Cell;
   static INLINE Cell load(const uint32_t* b) { return load_floats(reinterpret_cast<const float*>(b)); }
   static INLINE Cell broadcast(const uint32_t* a) {
@@ -37,11 +46,6 @@ struct FloatMath {
     return splat(v);
   }
   static INLINE Sum step(Sum sum, Cell a, Cell b) { return multiply_add(a, b, sum); }
-  static INLINE Sum next_plane(Sum sum) { return sum; }
-  static INLINE Floats finish(Sum sum, const RowTerms&, int) { return sum; }
-  static INLINE Floats finish_on(Floats c, Sum sum, const RowTerms& terms, int row) {
-    return multiply_add(c, splat(terms.keep[row]), sum);
-  }
 };
 
 // A's planes lie one after the other in a row, the most significant first; all meet the same B.

@@ -38,6 +38,12 @@ struct Header {  // the first 64 bytes of a buffer; positions are from its begin
 static_assert(sizeof(Header) == 64, "the header is part of the format");
 constexpr uint32_t kMagic = 0x31574d4d;  // "MMW1"
 
+INLINE Header header_of(const uint8_t* matrix) {
+  Header h;
+  __builtin_memcpy(&h, matrix, sizeof h);
+  return h;
+}
+
 inline int64_t tiles_of(const Header& h) { return (int64_t(h.rows) + kTile - 1) / kTile; }
 inline int64_t blocks_of(const Header& h) { return (int64_t(h.columns) + kBlock - 1) / kBlock; }
 inline int64_t supers_of(const Header& h) { return (int64_t(h.columns) + kSuper - 1) / kSuper; }

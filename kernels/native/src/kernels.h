@@ -37,8 +37,7 @@ constexpr int kAhead = 3072;  // bytes to prefetch ahead: 1024 to 8192 measured;
 template <int kBits, int kGroup, bool kFine, int kRows>
 void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& groups, int64_t first_tile,
                int64_t last_tile, float* out, int64_t stride, const float* bias) {
-  Header h;
-  std::memcpy(&h, matrix, sizeof h);
+  const Header h = header_of(matrix);
   constexpr int kPer = kBlock / kGroup;  // groups of a block
   constexpr int kVectors = kTile / kLanes;
   const int n = x.n;
@@ -105,8 +104,7 @@ void dot_either(const uint8_t* matrix, const Activations& x, const GroupSums& su
 
 void dot(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first, int64_t last, float* out,
          int64_t stride, const float* bias) {
-  Header h;
-  std::memcpy(&h, matrix, sizeof h);
+  const Header h = header_of(matrix);
   const auto run = h.group == 16 ? (h.bits == 6 ? dot_either<6, 16> : dot_either<8, 16>)
                    : h.bits == 4 ? dot_either<4, 32>
                    : h.bits == 5 ? dot_either<5, 32>
@@ -219,8 +217,7 @@ void expand_rows(const uint8_t* matrix, const Header& h, const int64_t* ids, int
 // Rows ids[0 .. count - 1], or first .. first + count - 1 where ids is null, as floats or bfloat16.
 template <typename Out>
 void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t count, Out* out, int64_t stride) {
-  Header h;
-  std::memcpy(&h, matrix, sizeof h);
+  const Header h = header_of(matrix);
   const auto run = h.bits == 4   ? expand_rows<4, Out>
                    : h.bits == 5 ? expand_rows<5, Out>
                    : h.bits == 6 ? expand_rows<6, Out>

@@ -209,10 +209,9 @@ EXPORT int64_t minimemo_plan(const int8_t* codes, const float* scales, const flo
 }
 
 // `to`: that many zeroed bytes.
-EXPORT void minimemo_pack(const void* header, const int8_t* codes, const float* scales, const float* offsets, uint8_t* to,
+EXPORT void minimemo_pack(const uint8_t* header, const int8_t* codes, const float* scales, const float* offsets, uint8_t* to,
                           int threads) {
-  Header h;
-  std::memcpy(&h, header, sizeof h);
+  const Header h = header_of(header);
   std::memcpy(to, &h, sizeof h);
   for_each(Work::kLong, threads, tiles_of(h),
            [&](int64_t tile) { pack_tile(h, codes, scales, offsets, tile, to); });
@@ -220,9 +219,8 @@ EXPORT void minimemo_pack(const void* header, const int8_t* codes, const float* 
 
 // Whether `bytes` bytes are a packed matrix as this code would have laid it out. Reads nothing past them.
 EXPORT int minimemo_check(const uint8_t* matrix, int64_t bytes) {
-  Header h;
-  if (bytes < int64_t(sizeof h)) return 0;
-  std::memcpy(&h, matrix, sizeof h);
+  if (bytes < int64_t(sizeof(Header))) return 0;
+  const Header h = header_of(matrix);
   const auto kind = [](int32_t k, int32_t least) { return k >= least && k <= kTwoLevel; };
   if (h.magic != kMagic || h.rows < 0 || h.columns <= 0 || (h.group != 16 && h.group != 32) || h.columns % h.group)
     return 0;

@@ -10,7 +10,7 @@ Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int cou
   for (int p = 0; p < count; p++) {
     Part& part = parts_[p];
     part.matrix = matrices[p];
-    std::memcpy(&part.h, matrices[p], sizeof(Header));
+    part.h = header_of(matrices[p]);
     part.first_row = rows_;
     rows_ += part.h.rows;
     // A quarter of a thread's share, 32 to 256 KiB of codes: neighbouring reads for the prefetcher (two threads, GB/s:

@@ -102,7 +102,7 @@ struct Step {
 
   // Queries and keys of one token normalized and rotated, its keys and values written into its cache. Keys
   // that a memory is to hold are rounded to the cache's type before they are rotated too, as it will give them back;
-  // others only after it: rounding twice costs identical text (LOG.md).
+  // others only after it: rounding twice costs identical text.
   void store(const StackLayer& layer, int index, const StackCache& cache, int64_t slot, int64_t token) {
     const float* cosines = c.cosines[layer.rotation] + token * m.dim;
     const float* sines = c.sines[layer.rotation] + token * m.dim;

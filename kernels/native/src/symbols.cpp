@@ -9,7 +9,7 @@ namespace {
 
 enum Fault { kFine, kDigits, kGaps, kFew, kMany, kRange, kMarks };
 
-constexpr int kLarge = 255, kLargest = 32767, kMaxPacked = 5;
+constexpr int kLarge = 255, kLargest = 32767;
 constexpr int64_t kCodeLimit = 65534;  // a gap's symbol and its sign
 
 int32_t little_endian(const uint8_t* p) {

@@ -1,28 +1,15 @@
 #if defined(__x86_64__)
-#include "base.h"
+#include "format.h"
 #include "target.h"
 #include "transform.h"
 
 TARGET_BEGIN(AVX512)
+#include "simd_avx512.h"
+
 namespace minimemo {
 namespace {
 
 constexpr int64_t kAhead = 16;  // rows
-
-INLINE __m512 widened(const uint16_t* from) {
-  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-}
-
-INLINE __m512i four(const int8_t* from) {  // symbols of a token, to all columns
-  int32_t v;
-  __builtin_memcpy(&v, from, 4);
-  return _mm512_set1_epi32(v);
-}
-
-// sum += four products of codes and symbols a lane. Not the intrinsic: around it GCC 12 copies and spills all sums.
-INLINE void add_products(__m512i& sum, __m512i codes, __m512i symbols) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(symbols));
-}
 
 // 28 sums, 2 vectors of the basis and one broadcast in 32 registers.
 template <int kRows>
