@@ -65,7 +65,7 @@ class _Command(argparse.ArgumentParser):
 
     _inside = False
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # reached by: argparse
         if self._inside:
             return super().parse_known_args(args, namespace)
         self._inside = True

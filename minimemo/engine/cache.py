@@ -1,4 +1,4 @@
-"""The hot form of a memory: keys after RoPE and values, ready for attention.
+"""The cache is the hot form of a memory: keys after RoPE and values, ready for attention.
 
 Rule of this file: one writer, and `length` moves once a step, after every layer has written.
 """
@@ -45,11 +45,9 @@ class KVCache:
         self.length = 0
         self.start = 0
         self.packed: PackedKV | None = None
-        self._room = (
-            empty_packed(num_layers * num_kv_heads, packed_tokens, head_dim, bits, device)
-            if bits and packed_tokens
-            else None
-        )
+        self._room: PackedKV | None = None  # for all tokens that are to be packed
+        if bits and packed_tokens:
+            self._room = empty_packed(num_layers * num_kv_heads, packed_tokens, head_dim, bits, device)
 
     @property
     def capacity(self) -> int:
@@ -84,7 +82,6 @@ class KVCache:
 
     def advance(self, tokens: int) -> None:
         """Makes `tokens` freshly written ones part of the sequence."""
-        self.require(tokens)
         self.length += tokens
 
     def append(self, keys: Tensor, values: Tensor) -> None:

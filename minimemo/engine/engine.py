@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minimemo.engine.cache import KVCache
-from minimemo.engine.sampling import Sampler, Sampling, likeliest
+from minimemo.engine.sampling import Sampling, likeliest
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.threads import check_fork
@@ -52,8 +52,6 @@ class Engine:
         memory_bits: int | None = None,
         chunk: int = PREFILL_CHUNK,
     ) -> None:
-        if chunk < 1:
-            raise ValueError(f"engine: chunk must be at least 1 token, got {chunk}")
         self.decoder = decoder
         self.chunk = chunk
         self.kv_dtype = kv_dtype or decoder.dtype
@@ -75,17 +73,13 @@ class Engine:
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for `capacity` tokens on the decoder's device."""
-        c = self.config
-        return KVCache(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.kv_dtype, self.decoder.device)
+        return self.new_memory(0, capacity)
 
     def new_memory(self, tokens: int, capacity: int) -> KVCache:
         """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended."""
-        c = self.config
-        return KVCache(
-            *(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.kv_dtype, self.decoder.device),
-            packed_tokens=tokens,
-            bits=self.memory_bits,
-        )
+        c, device = self.config, self.decoder.device
+        shape = c.num_layers, c.num_kv_heads, c.head_dim, capacity
+        return KVCache(*shape, self.kv_dtype, device, packed_tokens=tokens, bits=self.memory_bits)
 
     def prefill(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache, chunk by chunk; logits (1, V) after the last one."""
@@ -135,14 +129,14 @@ class Engine:
         truncates it.
         """
         sampling = sampling or Sampling()
-        choose, needed = Sampler(sampling), "likeliest" if sampling.greedy else "last"
+        needed = "likeliest" if sampling.greedy else "last"
         logits = self.prefill(cache, ids)
         for count in range(1, max_tokens + 1):
             if count <= min_tokens:
                 ended = int(logits[0].argmax()) in stop
                 barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
                 logits = logits.index_fill(-1, barred, float("-inf"))
-            token = choose(logits)[0]
+            token = sampling.choose(logits)[0]
             if token in stop:
                 return
             yield token

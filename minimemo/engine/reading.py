@@ -1,4 +1,4 @@
-"""Reading a sequence of any length in fixed memory: first tokens that stay, and a window that slides over the rest.
+"""A sequence of any length is read in fixed memory: its first tokens stay, and a window slides over the rest.
 
 Attention sinks and a sliding window are StreamingLLM's (arXiv 2309.17453). Every token sees the first ones and at least
 the last `Window.tokens`. Positions are those of the slots in the cache (section 3.2 there): they never pass its
@@ -26,15 +26,11 @@ from minimemo.kernels import hugepages
 @dataclass(frozen=True, slots=True)
 class Window:
     """What a token sees of a long sequence: the `sinks` first tokens and at least the `tokens` last ones; `step` more
-    gather before the cache slides. Raises ValueError for less than a token of window or step."""
+    gather before the cache slides."""
 
     sinks: int
     tokens: int
     step: int
-
-    def __post_init__(self) -> None:
-        if self.sinks < 0 or self.tokens < 1 or self.step < 1:
-            raise ValueError(f"window: {self}, sinks must not be negative, the others positive")
 
     @property
     def capacity(self) -> int:
@@ -65,6 +61,7 @@ class Reading:
         if window and window.step < engine.chunk:
             raise ValueError(f"reading: {window} slides by less than a chunk of {engine.chunk}")
         self.window = window
+        self.chunk = engine.chunk  # a reading can be restored at multiples of it
         self.position = 0
         self._engine = engine
         self._cache = engine.new_cache(capacity)
@@ -74,16 +71,6 @@ class Reading:
             on_cpu = keys.device.type == "cpu"
             self._raw = hugepages.empty(keys.shape, keys.dtype) if on_cpu else torch.empty_like(keys)
 
-    @property
-    def slots(self) -> int:
-        """Tokens that the cache has room for: what the memory taken depends on."""
-        return self._cache.capacity
-
-    @property
-    def chunk(self) -> int:
-        """A reading can be restored at multiples of this."""
-        return self._engine.chunk
-
     def read(self, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Reads on; hands over what a memory is made of, chunk by chunk, each valid until the next is asked for."""
         for at in range(0, len(ids), self.chunk):
@@ -91,11 +78,11 @@ class Reading:
             if self.window and self._cache.length + len(piece) > self._cache.capacity:
                 self._slide(self.window)
             slot = self._cache.length
-            (found,) = self._engine.read(self._cache, piece)
+            (chunk,) = self._engine.read(self._cache, piece)
             if self._raw is not None:
-                self._raw[:, :, slot : self._cache.length] = found.keys
+                self._raw[:, :, slot : self._cache.length] = chunk.keys
             start, self.position = self.position, self.position + len(piece)
-            yield replace(found, start=start)
+            yield replace(chunk, start=start)
 
     def kept(self, position: int) -> tuple[range, range]:
         """Tokens that are held when `position` of them are read: the sinks, and the last ones."""
@@ -111,29 +98,21 @@ class Reading:
         """
         if self.position or position % self.chunk:
             raise ValueError(f"reading: cannot go on at {position} after {self.position} tokens, chunk {self.chunk}")
-        spans = self.kept(position)
+        cache, (sinks, last) = self._cache, self.kept(position)
         for start, keys, values in parts:
-            for span in spans:
-                self._put(
-                    spans, range(max(start, span.start), min(start + keys.shape[2], span.stop)), start, keys, values
-                )
-        held = sum(map(len, spans))
-        if self._cache.length != held:
-            raise ValueError(f"reading: {self._cache.length} of {held} tokens were given to go on at {position}")
+            for span, shift in ((sinks, 0), (last, last.start - len(sinks))):
+                first, end = max(start, span.start), min(start + keys.shape[2], span.stop)
+                slot = first - shift
+                if first < end and slot == cache.length:
+                    raw, own = (x[:, :, first - start : end - start].to(cache.keys.device) for x in (keys, values))
+                    if self._raw is not None:
+                        self._raw[:, :, slot : slot + end - first] = raw
+                    cache.append(raw, own)
+                    self._rotate(slot, raw)
+        count = len(sinks) + len(last)
+        if cache.length != count:
+            raise ValueError(f"reading: {cache.length} of {count} tokens were given to go on at {position}")
         self.position = position
-
-    def _put(self, spans: tuple[range, range], span: range, start: int, keys: Tensor, values: Tensor) -> None:
-        """Appends tokens `span`, which are held in the order of `spans`, out of a part that begins at `start`."""
-        cache = self._cache
-        slot = span.start if span.start < spans[0].stop else span.start - spans[1].start + spans[0].stop
-        if not span or slot != cache.length:
-            return
-        own = slice(span.start - start, span.stop - start)
-        raw = keys[:, :, own].to(cache.keys.device)
-        if self._raw is not None:
-            self._raw[:, :, slot : slot + len(span)] = raw
-        cache.append(raw, values[:, :, own].to(cache.keys.device))
-        self._rotate(slot, raw)
 
     @torch.inference_mode()
     def _slide(self, window: Window) -> None:

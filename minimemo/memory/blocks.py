@@ -22,7 +22,7 @@ FIRST_PREVIOUS = bytes(HASH_BYTES)  # stands for the hash before the first block
 
 
 def token_array(ids: Sequence[int] | np.ndarray) -> np.ndarray:
-    """ids as a read-only (n,) int32 array of its own; raises ValueError for anything but token ids."""
+    """Copies ids into a read-only (n,) int32 array; raises ValueError for anything but token ids."""
     wide = np.asarray(ids)
     if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iu"):
         raise ValueError(f"token ids must be a list of whole numbers, got {wide.dtype} of shape {wide.shape}")
@@ -78,67 +78,48 @@ class BlockAssembler:
 
     def __init__(self, start: int = 0, previous: bytes = FIRST_PREVIOUS) -> None:
         self._start = start  # of the pending block
-        self._filled = 0  # tokens pending
-        self._ids = np.empty(BLOCK_TOKENS, dtype=np.int32)
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._kind: tuple[object, ...] | None = None  # dtype, device, L, G, D of the first chunk
         self._previous = previous
-        self._open = True
+        self._pending = 0  # tokens
+        self._pieces: list[tuple[np.ndarray, Tensor, Tensor]] = []  # ids, keys and values of the pending tokens
+        self._kind: tuple[object, ...] | None = None  # dtype, device, L, G, D of the first chunk
 
     def push(self, ids: Sequence[int] | np.ndarray, keys: Tensor, values: Tensor) -> list[KVBlock]:
         """The blocks that this chunk completes. ids (c,), keys (before RoPE) and values (L, G, c, D); all are copied.
 
-        Raises ValueError for chunks that fit neither each other nor the chunks before, and after `finish`.
+        Raises ValueError for chunks that fit neither each other nor the chunks before.
         """
-        found = token_array(ids)
-        self._check(found, keys, values)
-        blocks = []
-        at = 0
-        while at < len(found):
-            if self._keys is None or self._values is None:
-                shape = (*keys.shape[:2], BLOCK_TOKENS, keys.shape[3])
-                self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
-            count = min(BLOCK_TOKENS - self._filled, len(found) - at)
-            to = slice(self._filled, self._filled + count)
-            self._ids[to] = found[at : at + count]
-            self._keys[:, :, to] = keys[:, :, at : at + count]
-            self._values[:, :, to] = values[:, :, at : at + count]
-            self._filled += count
-            at += count
-            if self._filled == BLOCK_TOKENS:
+        tokens = token_array(ids)
+        if keys.ndim != 4 or keys.shape != values.shape or keys.dtype != values.dtype or keys.shape[2] != len(tokens):
+            raise ValueError(
+                f"block assembler: {len(tokens)} ids, keys {keys.dtype} {tuple(keys.shape)} and "
+                f"values {values.dtype} {tuple(values.shape)} do not fit together"
+            )
+        kind = (keys.dtype, keys.device, *keys.shape[:2], keys.shape[3])
+        if kind != (self._kind or kind):
+            raise ValueError(f"block assembler: a chunk of {kind} after chunks of {self._kind}")
+        self._kind = kind
+        blocks, at = [], 0
+        while at < len(tokens):
+            end = min(len(tokens), at + BLOCK_TOKENS - self._pending)
+            self._pieces.append((tokens[at:end], keys[:, :, at:end].clone(), values[:, :, at:end].clone()))
+            self._pending += end - at
+            at = end
+            if self._pending == BLOCK_TOKENS:
                 blocks.append(self._cut())
         return blocks
 
     def finish(self) -> KVBlock | None:
-        """The last, partial block, or None when the tokens came out even. Nothing can be pushed afterwards."""
-        self._open = False
-        return self._cut() if self._filled else None
+        """The last, partial block, or None when the tokens came out even."""
+        return self._cut() if self._pending else None
 
     def _cut(self) -> KVBlock:
-        if self._keys is None or self._values is None:
-            raise ValueError("block assembler: no tokens are pending")
-        keys, values, count = self._keys, self._values, self._filled
-        if count < BLOCK_TOKENS:
-            keys, values = keys[:, :, :count].clone(), values[:, :, :count].clone()
-        ids = token_array(self._ids[:count])
-        block = KVBlock(self._start, ids, keys, values, self._previous, block_hash(self._previous, ids))
-        self._start += count
-        self._filled = 0
-        self._keys = self._values = None
-        self._previous = block.hash
-        return block
+        import torch
 
-    def _check(self, ids: np.ndarray, keys: Tensor, values: Tensor) -> None:
-        if not self._open:
-            raise ValueError("block assembler: already finished")
-        if keys.ndim != 4 or keys.shape != values.shape or keys.dtype != values.dtype or keys.shape[2] != len(ids):
-            raise ValueError(
-                f"block assembler: {len(ids)} ids, keys {keys.dtype} {tuple(keys.shape)} and "
-                f"values {values.dtype} {tuple(values.shape)} do not fit together"
-            )
-        kind = (keys.dtype, keys.device, *keys.shape[:2], keys.shape[3])
-        if self._kind is None:
-            self._kind = kind
-        if kind != self._kind:
-            raise ValueError(f"block assembler: a chunk of {kind} after chunks of {self._kind}")
+        parts = list(zip(*self._pieces, strict=True))
+        ids = token_array(np.concatenate(parts[0]))
+        keys, values = (torch.cat(part, dim=2) for part in parts[1:])
+        block = KVBlock(self._start, ids, keys, values, self._previous, block_hash(self._previous, ids))
+        self._start += self._pending
+        self._previous = block.hash
+        self._pending, self._pieces = 0, []
+        return block

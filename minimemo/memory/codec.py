@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
 
@@ -55,19 +55,15 @@ class KVLayout:
 
 
 class Codec(Protocol):
-    """Blocks to byte streams and back. `lossless`: decoded tensors are bit-equal and in the layout's dtype."""
+    """Turns blocks into byte streams and back. lossless: decoded tensors are bit-equal and in the layout's dtype;
+    level: of zstd, worth its time on these streams."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    lossless: bool
+    level: int
 
     @property
     def layout(self) -> KVLayout: ...
-
-    @property
-    def lossless(self) -> bool: ...
-
-    @property
-    def level(self) -> int: ...  # of zstd, worth its time on these streams
 
     def params(self) -> dict[str, Any]:
         """JSON-able; `make_codec(name, params)` gives an equal codec."""
@@ -122,9 +118,7 @@ def sinks_from(planes: Streams, layout: KVLayout, tokens: int) -> Tensor:
 
 def byte_planes(x: Tensor) -> Streams:
     """The bytes of x as it lies in memory: all first bytes of its numbers, all second ones ..."""
-    if x.numel() == 0:
-        return (b"",) * x.itemsize
-    planes = x.contiguous().view(torch.uint8).reshape(-1, x.itemsize).t().contiguous()
+    planes = x.contiguous().view(torch.uint8).reshape(x.numel(), x.itemsize).t().contiguous()
     return tuple(plane.numpy().tobytes() for plane in planes)
 
 
@@ -146,8 +140,7 @@ def expect_streams(streams: Streams, count: int) -> None:
 
 
 def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
-    """keys and values on the CPU, right in shape and dtype, finite."""
-    found = []
+    """The block's keys and values on the CPU. Raises as `Codec.encode` does."""
     for what, x in (("keys", block.keys), ("values", block.values)):
         if x.shape != layout.shape(block.tokens) or x.dtype != layout.torch_dtype:
             raise ValueError(f"codec: {what} {x.dtype} {tuple(x.shape)} in a memory of {layout}")
@@ -157,8 +150,7 @@ def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
                 f"the model gave NaN or infinite {what} in layer {layer} for tokens {block.start} to "
                 f"{block.start + block.tokens - 1}: its weights are damaged or {layout.dtype} is too narrow for it"
             )
-        found.append(x.cpu())
-    return found[0], found[1]
+    return block.keys.cpu(), block.values.cpu()
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> None:

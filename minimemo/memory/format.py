@@ -1,4 +1,4 @@
-"""memory.bin, format v1: blocks of streams on disk. It knows neither codecs nor models: streams are bytes.
+"""memory.bin, format v1: blocks of streams on disk. The format knows neither codecs nor models: streams are bytes.
 
     prologue  magic "MINIMEMO" | u16 version | u16 zero | u32 header length | header: canonical JSON | u32 CRC-32C
               of all before
@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from crc32c import crc32c
 
 from minimemo.memory.blocks import HASH_BYTES
 
 MAGIC, END_MAGIC = b"MINIMEMO", b"OMEMINIM"
 VERSION = 1
+LEVEL = 3  # of zstd; on int4 streams level 1 is 0.3 % larger, level 19 1 % smaller and 80 times slower
 MAX_HEADER = 1 << 20  # bytes
 MAX_FRAMES = 4096  # a block; a transform codec has about 30 for each group of layers, of which Llama 2 13B has 40
 MAX_RAW_BLOCK = 512 << 20  # bytes of a block inflated: 256 tokens of an 80-layer float32 model are 168 MB
@@ -49,6 +51,22 @@ def index_entry(frames: int) -> np.dtype:
 def canonical(header: Mapping[str, Any]) -> bytes:
     """Sorted keys, no spaces, ASCII: one header, one spelling. ValueError or TypeError for what JSON cannot hold."""
     return json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def prologue(header: Mapping[str, Any]) -> bytes:
+    """All that stands before the blocks. Raises ValueError for a header that is too long or no JSON."""
+    encoded = canonical(header)
+    if len(encoded) > MAX_HEADER:
+        raise ValueError(f"memory writer: a header of {len(encoded)} bytes exceeds {MAX_HEADER}")
+    head = PROLOGUE.pack(MAGIC, VERSION, 0, len(encoded)) + encoded
+    return head + CRC.pack(crc32c(head))
+
+
+def ending(offset: int, tokens: int, entries: Sequence[bytes], frames: int) -> bytes:
+    """All that stands behind the blocks, which end at `offset`."""
+    index = b"".join(entries)
+    footer = FOOTER.pack(offset, tokens, len(entries), frames, crc32c(index))
+    return index + footer + CRC.pack(crc32c(footer)) + END_MAGIC
 
 
 def shuffled(ids: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Four bits a number, with a grid for each group: no profile needed."""
+"""The codec of four bits a number: a grid for each group, no profile needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from minimemo.memory.codec import (
     sinks_of,
     whole_number,
 )
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 
 # Measured on Qwen2.5-Coder-0.5B: mean KL of the next 128 tokens after 2,048 of four documents, English and Chinese,
 # and ratio of all streams in bfloat16 under zstd 3 to fp16. Key group x value group: 64 x 64 0.0049 at 3.95, 64 x 128
@@ -66,16 +66,19 @@ class Int4Codec:
                 raise MemoError(f"codec: {group} must be even, got {getattr(self, group)}")
 
     def params(self) -> dict[str, Any]:
-        options = {"sinks": self.sinks, "key_group": self.key_group, "value_group": self.value_group}
-        return {**asdict(self.layout), **options}
+        params = asdict(self)
+        return {**params.pop("layout"), **params}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)
         exact = sinks_of(block, keys, values, self.sinks)
         kept = exact.shape[3]
-        key_streams = _quantize(_rows(keys[:, :, kept:]), 1, self.key_group)
-        value_streams = _quantize(_rows(values[:, :, kept:]), 2, self.value_group)
-        return *key_streams, *value_streams, *byte_planes(exact)
+        key_rows, value_rows = (x[:, :, kept:].transpose(1, 2).flatten(2).float() for x in (keys, values))
+        return (
+            *_quantize(key_rows, 1, self.key_group),
+            *_quantize(value_rows, 2, self.value_group),
+            *byte_planes(exact),
+        )
 
     def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
         """As the protocol says; in float32, so that a cache rounds once, after RoPE."""
@@ -89,11 +92,6 @@ class Int4Codec:
         values = _dequantize(streams[5:10], rest, 2, self.value_group)
         heads_first = [x.unflatten(2, (heads, dim)).transpose(1, 2) for x in (keys, values)]
         return torch.cat((sinks[0], heads_first[0]), dim=2), torch.cat((sinks[1], heads_first[1]), dim=2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """(L, G, n, D) -> (L, n, G D) float32."""
-    return x.transpose(1, 2).flatten(2).float()
 
 
 def _quantize(x: Tensor, dim: int, group: int) -> Streams:

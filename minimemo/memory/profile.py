@@ -1,4 +1,4 @@
-"""A profile: what a transform codec knows of one model before it sees a document. One for all documents of the model.
+"""A profile holds what a transform codec knows of one model before it sees a document; all documents share it.
 
 All layers and heads of a token are one vector, for keys (before RoPE) and for values: neighbours in depth repeat each
 other, and one orthonormal basis over all of them needs a quarter of the bits of one a layer (KVTC, arXiv 2511.01815,
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +47,16 @@ class Transform:
     basis: Tensor
     deviation: Tensor
 
+    @property
+    def fits(self) -> bool:
+        """Whether shapes and dtypes are those of a profile: a file may come from a stranger."""
+        tensors = self.mean, self.weight, self.basis, self.deviation
+        if [x.dim() for x in tensors] != [1, 1, 2, 1] or not len(self.weight):
+            return False
+        dtypes = [x.dtype for x in tensors] == [torch.float32, torch.float32, torch.float16, torch.float32]
+        shapes = self.basis.shape == (len(self.deviation), len(self.mean)) and len(self.mean) % len(self.weight) == 0
+        return dtypes and shapes and bool((self.weight > 0).all())
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -56,6 +67,14 @@ class Opening:
 
     ids: Tensor
     kv: Tensor
+
+    @property
+    def fits(self) -> bool:
+        """Whether the shapes are those of a profile."""
+        return self.ids.dim() == 1 and self.kv.dim() == 5 and self.kv.shape[3] == len(self.ids)
+
+
+_Part = TypeVar("_Part", Transform, Opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +132,8 @@ class Statistics:
         basis = vectors.flip(1).T.contiguous()
         # The sign of an eigenvector is the solver's whim: fix it, so that one text gives one profile.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
-        return Transform(
-            mean.float(),
-            weight.float(),
-            (basis * largest.sign()).half(),
-            variance.flip(0).clamp_min(0).sqrt().float(),
-        )
+        deviation = variance.flip(0).clamp_min(0).sqrt()
+        return Transform(mean.float(), weight.float(), (basis * largest.sign()).half(), deviation.float())
 
     def deviation(self, layers: int) -> Tensor:
         """(layers,) standard deviation of each layer's numbers around their means, float64."""
@@ -127,11 +142,7 @@ class Statistics:
 
 
 def save_profile(
-    model: str,
-    keys: Sequence[Transform],
-    values: Sequence[Transform],
-    folder: Path,
-    openings: Sequence[Opening] = (),
+    model: str, keys: Sequence[Transform], values: Sequence[Transform], folder: Path, openings: Sequence[Opening] = ()
 ) -> Profile:
     """Writes a profile into `folder`, named by model and hash, whole or not at all. Raises InputError if it cannot."""
     kinds: dict[str, Sequence[Transform | Opening]] = {"keys": keys, "values": values, "openings": openings}
@@ -142,12 +153,11 @@ def save_profile(
         for name in (field.name for field in fields(part))
     }
     content = save(tensors, {"profile": json.dumps([_FORMAT, model])})  # one entry: their order is not fixed
-    found = hashlib.sha256(content).hexdigest()[:32]
-    path = folder / _name(model, found)
+    hash_ = hashlib.sha256(content).hexdigest()[:32]
     with _writing(folder) as temporary:
         temporary.write_bytes(content)
-        put(temporary, path)
-    return Profile(model, tuple(keys), tuple(values), tuple(openings), found)
+        put(temporary, folder / f"{model[:16]}-{hash_}.safetensors")
+    return Profile(model, tuple(keys), tuple(values), tuple(openings), hash_)
 
 
 def check_writable(folder: Path) -> None:
@@ -158,7 +168,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
-    """A file's hidden place in `folder`, where nothing is afterwards."""
+    """Gives a hidden place for a file in `folder`, and leaves nothing there."""
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,14 +183,11 @@ def _writing(folder: Path) -> Iterator[Path]:
         ) from None
 
 
-def _name(model: str, hash_: str) -> str:
-    return f"{model[:16]}-{hash_}.safetensors"
-
-
 def profile_of(model: str, folder: Path) -> str | None:
     """The hash of the newest profile of a model (by fingerprint), None when it has none."""
-    found = sorted(folder.glob(f"{model[:16]}-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-    return found[-1].stem.split("-")[1] if found else None
+    files = folder.glob(f"{model[:16]}-*.safetensors")
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return newest.stem.split("-")[1] if newest else None
 
 
 def profile_file(hash_: str, *folders: Path) -> Path:
@@ -202,41 +209,22 @@ def load_profile(hash_: str, *folders: Path) -> Profile:
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get("profile", "[]"))
-            halves = {kind: _halves(file, kind) for kind in ("keys", "values")}
-            openings = _openings(file)
+            keys, values = (_parts(file, kind, Transform) for kind in ("keys", "values"))
+            openings = _parts(file, "openings", Opening)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise MemoError(f"{path}: cannot be read ({error})") from None
-    known = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
-    if not known or len(halves["keys"]) != len(halves["values"]) or not halves["keys"]:
+    ours = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
+    if not ours or len(keys) != len(values) or not keys:
         raise MemoError(f"{path}: no profile that this minimemo reads")
-    return Profile(str(described[1]), halves["keys"], halves["values"], openings, hash_)
+    parts: tuple[Transform | Opening, ...] = (*keys, *values, *openings)
+    if not all(part.fits for part in parts):
+        raise MemoError(f"{path}: its tensors do not fit together")
+    return Profile(str(described[1]), keys, values, openings, hash_)
 
 
-def _halves(file: safe_open, kind: str) -> tuple[Transform, ...]:
-    names = set(file.keys())
-    found: list[Transform] = []
-    while f"{kind}.{len(found)}.mean" in names:
-        at = len(found)
-        half = Transform(*(file.get_tensor(f"{kind}.{at}.{name}") for name in Transform.__dataclass_fields__))
-        if [tensor.dim() for tensor in (half.mean, half.weight, half.basis, half.deviation)] != [1, 1, 2, 1]:
-            raise MemoError(f"profile: {kind} of group {at} are of other shapes than a profile's")
-        components, joint = half.basis.shape
-        shared = len(half.weight) > 0 and joint % len(half.weight) == 0
-        fits = half.mean.shape == (joint,) and half.deviation.shape == (components,) and shared
-        kinds = (half.mean.dtype, half.weight.dtype, half.basis.dtype, half.deviation.dtype)
-        known = kinds == (torch.float32, torch.float32, torch.float16, torch.float32)
-        if not (fits and known and bool((half.weight > 0).all())):
-            raise MemoError(f"profile: {kind} of group {at} do not fit together")
-        found.append(half)
-    return tuple(found)
-
-
-def _openings(file: safe_open) -> tuple[Opening, ...]:
-    names = set(file.keys())
-    found: list[Opening] = []
-    while f"openings.{len(found)}.ids" in names:
-        opening = Opening(*(file.get_tensor(f"openings.{len(found)}.{name}") for name in Opening.__dataclass_fields__))
-        if opening.ids.dim() != 1 or opening.kv.dim() != 5 or opening.kv.shape[3] != len(opening.ids):
-            raise MemoError(f"profile: opening {len(found)} does not fit together")
-        found.append(opening)
-    return tuple(found)
+def _parts(file: safe_open, kind: str, form: type[_Part]) -> tuple[_Part, ...]:
+    """The tensors KIND.0.NAME, KIND.1.NAME ... of a file, whatever their shapes."""
+    stored, names, parts = set(file.keys()), [field.name for field in fields(form)], list[_Part]()
+    while f"{kind}.{len(parts)}.{names[0]}" in stored:
+        parts.append(form(*(file.get_tensor(f"{kind}.{len(parts)}.{name}") for name in names)))
+    return tuple(parts)

@@ -15,31 +15,15 @@ from crc32c import crc32c
 
 from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
+from minimemo.memory import format as layout
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
-from minimemo.memory.format import (
-    CRC,
-    END,
-    END_MAGIC,
-    FOOTER,
-    MAGIC,
-    MAX_FRAMES,
-    MAX_HEADER,
-    MAX_RAW_BLOCK,
-    PROLOGUE,
-    VERSION,
-    canonical,
-    index_entry,
-    unshuffled,
-)  # fmt: skip
 from minimemo.memory.view import Extent
 
 
 @dataclass(frozen=True, slots=True)
 class BlockInfo:
-    """Block `index` of a file: its first token's position, tokens, chained hash, and where its bytes lie."""
+    """A block's tokens, chained hash, and where its bytes lie."""
 
-    index: int
-    start: int
     tokens: int
     hash: bytes
     offset: int
@@ -47,7 +31,7 @@ class BlockInfo:
 
 
 class MemoryReader:
-    """A memory.bin, mapped into memory and never loaded whole. Close it, or use it in a `with` statement.
+    """Reads a memory.bin, mapped into memory and never loaded whole. Close it, or use it in a `with` statement.
 
     Opening checks everything but the frames; a frame is checked whenever it is read. Any method may be called from
     several threads. Raises MemoError for whatever is not a whole, undamaged file of this version.
@@ -58,7 +42,7 @@ class MemoryReader:
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if size < PROLOGUE.size + CRC.size + END:
+                if size < layout.PROLOGUE.size + layout.CRC.size + layout.END:
                     raise self._damaged("it is too short")
                 self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -93,12 +77,11 @@ class MemoryReader:
         """What the index says of a block. IndexError when there is none."""
         entry = self._entry(index)
         length = int(entry["frames"]["length"].sum())
-        start = index * BLOCK_TOKENS
-        return BlockInfo(index, start, int(entry["tokens"]), entry["hash"].tobytes(), int(entry["offset"]), length)
+        return BlockInfo(int(entry["tokens"]), entry["hash"].tobytes(), int(entry["offset"]), length)
 
     @property
     def extent(self) -> Extent:
-        """Raises MemoError when the header does not say where the document begins."""
+        """The memory's length, and where its document begins. Raises MemoError when the header does not say."""
         opening, tokens = self.header.get("opening_tokens", 0), self.tokens
         if type(opening) is not int or not 0 <= opening <= tokens:
             raise self._damaged(f"{opening!r} of {tokens} tokens before the document")
@@ -106,11 +89,7 @@ class MemoryReader:
 
     def ids(self, index: int) -> np.ndarray:
         """(n,) int32 token ids of a block."""
-        return unshuffled(self._inflated(index, 0))
-
-    def all_ids(self) -> np.ndarray:
-        """(tokens,) int32."""
-        return np.concatenate([np.empty(0, np.int32), *(self.ids(index) for index in range(len(self)))])
+        return layout.unshuffled(self._inflated(index, 0))
 
     def payload(self, index: int) -> tuple[bytes, ...]:
         """The codec's streams of a block."""
@@ -139,65 +118,57 @@ class MemoryReader:
             on_event(Event("verify", index + 1, len(self), "blocks"))
 
     def _read_header(self) -> dict[str, Any]:
-        magic, version, zero, length = PROLOGUE.unpack_from(self._map)
-        if magic != MAGIC:
+        magic, version, zero, length = layout.PROLOGUE.unpack_from(self._map)
+        if magic != layout.MAGIC:
             raise MemoError(f"{self.path}: not a memory of minimemo; build one: minimemo build DOCUMENT")
-        if version != VERSION:
+        if version != layout.VERSION:
             raise MemoError(
-                f"{self.path}: memory format {version}, but this minimemo reads format {VERSION}; "
+                f"{self.path}: memory format {version}, but this minimemo reads format {layout.VERSION}; "
                 "build it again: minimemo build DOCUMENT"
             )
-        end = PROLOGUE.size + length
-        if zero or length > MAX_HEADER or end + CRC.size + END > len(self._map):
-            raise self._damaged("header length")
-        if CRC.unpack_from(self._map, end)[0] != crc32c(self._map[:end]):
-            raise self._damaged("header checksum")
-        self._blocks_at = end + CRC.size
-        encoded = self._map[PROLOGUE.size : end]
+        end = layout.PROLOGUE.size + length
+        fits = end + layout.CRC.size + layout.END <= len(self._map)
+        self._require(zero == 0 and length <= layout.MAX_HEADER and fits, "header length")
+        self._require(layout.CRC.unpack_from(self._map, end)[0] == crc32c(self._map[:end]), "header checksum")
+        self._blocks_at = end + layout.CRC.size
+        encoded = self._map[layout.PROLOGUE.size : end]
         try:
-            header = json.loads(encoded)
-            plain = canonical(header) == encoded
+            header: dict[str, Any] = json.loads(encoded)
+            canonical = isinstance(header, dict) and layout.canonical(header) == encoded
         except (ValueError, RecursionError):
-            plain = False
-        if not plain or not isinstance(header, dict):
-            raise self._damaged("header is not canonical JSON")
+            canonical = False
+        self._require(canonical, "header is not canonical JSON")
         return header
 
     def _read_index(self) -> np.ndarray:
-        end = len(self._map) - END
-        footer = self._map[end : end + FOOTER.size]
-        (checksum,) = CRC.unpack_from(self._map, end + FOOTER.size)
-        if self._map[end + FOOTER.size + CRC.size :] != END_MAGIC:
-            raise self._damaged("the end is missing")
-        if checksum != crc32c(footer):
-            raise self._damaged("footer checksum")
-        offset, tokens, blocks, frames, index_checksum = FOOTER.unpack(footer)
-        if not 1 <= frames <= MAX_FRAMES or offset < self._blocks_at:
-            raise self._damaged("footer")
-        entry = index_entry(frames)
-        if offset + blocks * entry.itemsize != end:
-            raise self._damaged("index length")
-        if crc32c(self._map[offset:end]) != index_checksum:
-            raise self._damaged("index checksum")
+        """The index, whose frames tile the space between header and index, with blocks that are full but for the last
+        and sizes that are sane."""
+        end = len(self._map) - layout.END
+        footer = self._map[end : end + layout.FOOTER.size]
+        (checksum,) = layout.CRC.unpack_from(self._map, end + layout.FOOTER.size)
+        self._require(self._map[-len(layout.END_MAGIC) :] == layout.END_MAGIC, "the end is missing")
+        self._require(checksum == crc32c(footer), "footer checksum")
+        offset, tokens, blocks, frames, index_checksum = layout.FOOTER.unpack(footer)
+        self._require(1 <= frames <= layout.MAX_FRAMES and offset >= self._blocks_at, "footer")
+        entry = layout.index_entry(frames)
+        self._require(offset + blocks * entry.itemsize == end, "index length")
+        self._require(crc32c(self._map[offset:end]) == index_checksum, "index checksum")
         index = np.frombuffer(self._map[offset:end], entry)
-        self._check_index(index, offset, tokens)
+        lengths, raw = (index["frames"][part].astype(np.int64) for part in ("length", "raw"))
+        edges = self._blocks_at + np.concatenate(([0], lengths.sum(axis=1).cumsum()))
+        tile = edges[-1] == offset and np.array_equal(index["offset"], edges[:-1].astype(np.uint64))
+        self._require(tile, "index: blocks do not follow each other")
+        counts = index["tokens"].astype(np.int64)
+        sane = (counts[:-1] == BLOCK_TOKENS).all() and ((counts >= 1) & (counts <= BLOCK_TOKENS)).all()
+        self._require(sane, "index: tokens of a block")
+        self._require(counts.sum() == tokens and np.array_equal(raw[:, 0], 4 * counts), "index: tokens")
+        sane = (raw[:, 1:].sum(axis=1) <= layout.MAX_RAW_BLOCK).all() and ((raw == 0) == (lengths == 0)).all()
+        self._require(sane, "index: sizes of frames")
         return index
 
-    def _check_index(self, index: np.ndarray, end: int, tokens: int) -> None:
-        """Frames tile the space between header and index; blocks are full but for the last; sizes are sane."""
-        lengths = index["frames"]["length"].astype(np.int64)
-        raw = index["frames"]["raw"].astype(np.int64)
-        edges = self._blocks_at + np.concatenate(([0], lengths.sum(axis=1).cumsum()))
-        if edges[-1] != end or not np.array_equal(index["offset"], edges[:-1].astype(np.uint64)):
-            raise self._damaged("index: blocks do not follow each other")
-        if (index["tokens"][:-1] != BLOCK_TOKENS).any() or not (
-            (index["tokens"] >= 1) & (index["tokens"] <= BLOCK_TOKENS)
-        ).all():
-            raise self._damaged("index: tokens of a block")
-        if index["tokens"].sum() != tokens or not np.array_equal(raw[:, 0], 4 * index["tokens"].astype(np.int64)):
-            raise self._damaged("index: tokens")
-        if (raw[:, 1:].sum(axis=1) > MAX_RAW_BLOCK).any() or ((raw == 0) != (lengths == 0)).any():
-            raise self._damaged("index: sizes of frames")
+    def _require(self, holds: bool | np.bool_, what: str) -> None:
+        if not holds:
+            raise self._damaged(what)
 
     def _entry(self, index: int) -> np.void:
         if not 0 <= index < len(self):

@@ -1,4 +1,4 @@
-"""Symbols of known spread -> byte streams that an entropy coder of whole bytes codes well, and back.
+"""Symbols whose spread is known -> byte streams that an entropy coder of whole bytes codes well, and back.
 
 zstd codes literals by Huffman, at least one bit a byte, with one table a frame. So components of like spread share a
 stream (a band), and k small symbols share a byte: base A digits, A^k <= 256. Where nearly all symbols are zero, the
@@ -16,7 +16,7 @@ import numpy as np
 
 from minimemo.errors import MemoError
 from minimemo.kernels import native
-from minimemo.kernels.symbols import unpack_symbols
+from minimemo.kernels.native.symbols import unpack_symbols
 
 # (spread in steps from which it applies, symbols a byte); within a kind, finer edges only part the statistics.
 # Measured on Qwen2.5-Coder-0.5B; the whole table is 2-3 % above the entropy of the single components.
@@ -41,42 +41,50 @@ class Band:
 
 def bands(spread: np.ndarray) -> tuple[Band, ...]:
     """The bands of components whose standard deviations, in steps, are `spread` (r,), falling."""
-    found: list[Band] = []
-    at = 0
+    plan: list[Band] = []
     for edge, packed in _EDGES:
+        start = plan[-1].stop if plan else 0
         stop = len(spread) if edge == 0.0 else int(np.searchsorted(-spread, -edge, side="right"))
-        if stop > at:
-            found.append(Band(at, stop, packed))
-            at = stop
-    return tuple(found)
+        if stop > start:
+            plan.append(Band(start, stop, packed))
+    return tuple(plan)
 
 
 def pack(symbols: np.ndarray, plan: Sequence[Band]) -> tuple[bytes, ...]:
-    """symbols (r, n) int32 -> one stream a band, then that of remainders and that of the large numbers (int32)."""
-    streams, rest = [], _Numbers()
+    """symbols (r, n) int32 -> one stream a band, then that of remainders and that of the large numbers (int32).
+
+    Remainders are whole numbers >= 0, mostly small: a byte each, the large ones as int32 besides.
+    """
+    streams, remainders = [], [np.empty(0, np.int64)]
     for band in plan:
         part = symbols[band.start : band.stop]
-        streams.append(_pack_gaps(part, rest) if band.packed == _SPARSE else _pack_digits(part, band.packed, rest))
-    return *streams, *rest.streams()
+        stream, rest = _pack_gaps(part) if band.packed == _SPARSE else _pack_digits(part, band.packed)
+        streams.append(stream)
+        remainders.append(rest.astype(np.int64))
+    numbers = np.concatenate(remainders)
+    large = numbers[numbers >= _LARGE].astype("<i4")
+    return *streams, np.minimum(numbers, _LARGE).astype(np.uint8).tobytes(), large.tobytes()
 
 
 def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
     """The inverse: (r, n) int16. Raises MemoError when the streams do not hold that many symbols."""
     if len(streams) != len(plan) + 2:
         raise MemoError(f"{len(streams)} streams of symbols instead of {len(plan) + 2}")
-    _check_lengths(streams, plan, tokens)
-    if native.unavailable() is None:
-        try:
-            return unpack_symbols(streams, [b.stop - b.start for b in plan], [b.packed for b in plan], tokens)
-        except ValueError as error:
-            raise MemoError(str(error)) from None
-    return _unpack(streams, plan, tokens)
+    # Before anything is widened: a hostile frame may inflate to far more than its block's symbols can need.
+    symbols = (plan[-1].stop if plan else 0) * tokens
+    if max(map(len, streams)) > 4 * (symbols + 2 * len(plan) + 1):  # large numbers have four bytes
+        raise MemoError("a block's stream is longer than its symbols can need")
+    if native.unavailable() is not None:
+        return _unpack(streams, plan, tokens)
+    try:
+        return unpack_symbols(streams, [b.stop - b.start for b in plan], [b.packed for b in plan], tokens)
+    except ValueError as error:
+        raise MemoError(str(error)) from None
 
 
 def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
     """In numpy, for machines without the native library."""
-    _check_lengths(streams, plan, tokens)
-    rest = _Numbers.of(streams[-2], streams[-1])
+    rest = _Remainders(streams[-2], streams[-1])
     symbols = np.zeros((plan[-1].stop if plan else 0, tokens), dtype=np.int16)
     for band, stream in zip(plan, streams, strict=False):
         part = symbols[band.start : band.stop]
@@ -84,69 +92,42 @@ def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.n
             _unpack_gaps(stream, part, rest)
         else:
             _unpack_digits(stream, part, band.packed, rest)
-    rest.check_used()
+    if len(rest.take(None)):
+        raise MemoError("a block holds more remainders than its symbols ask for")
     return symbols
 
 
-def _check_lengths(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> None:
-    """Before anything is widened: a hostile frame may inflate to far more than its block's symbols can need."""
-    symbols = (plan[-1].stop if plan else 0) * tokens
-    if max(map(len, streams)) > 4 * (symbols + 2 * len(plan) + 1):  # large numbers have four bytes
-        raise MemoError("a block's stream is longer than its symbols can need")
+class _Remainders:
+    """The remainders of a block, taken in order."""
 
-
-class _Numbers:
-    """A sequence of whole numbers >= 0, mostly small: a byte each, the large ones as int32 besides."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-        self._at = 0
-
-    @classmethod
-    def of(cls, small: bytes, large: bytes) -> _Numbers:
-        found = cls()
-        numbers = np.frombuffer(small, dtype=np.uint8).astype(np.int64)
-        is_large = numbers == _LARGE
+    def __init__(self, small: bytes, large: bytes) -> None:
+        self._left = np.frombuffer(small, dtype=np.uint8).astype(np.int64)
+        is_large = self._left == _LARGE
         if len(large) != 4 * int(is_large.sum()):
             raise MemoError("a block's large numbers are of another count than their marks")
-        numbers[is_large] = np.frombuffer(large, dtype="<i4")
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < 2**16 - 2:  # a gap's symbol and its sign
+        self._left[is_large] = np.frombuffer(large, dtype="<i4")
+        if self._left.size and not 0 <= self._left.min() <= self._left.max() < 2**16 - 2:  # a gap's symbol and sign
             raise MemoError("a block holds a symbol out of range")
-        found._parts = [numbers]
-        return found
 
-    def put(self, numbers: np.ndarray) -> None:
-        self._parts.append(numbers.astype(np.int64))
-
-    def take(self, count: int) -> np.ndarray:
-        taken = self._parts[0][self._at : self._at + count]
-        if len(taken) != count:
+    def take(self, count: int | None) -> np.ndarray:
+        """The next ones; None: all that are left."""
+        taken, self._left = self._left[:count], self._left[len(self._left) if count is None else count :]
+        if count is not None and len(taken) != count:
             raise MemoError("a block holds fewer remainders than its symbols ask for")
-        self._at += count
         return taken
 
-    def check_used(self) -> None:
-        if self._at != len(self._parts[0]):
-            raise MemoError("a block holds more remainders than its symbols ask for")
 
-    def streams(self) -> tuple[bytes, bytes]:
-        numbers = np.concatenate(self._parts) if self._parts else np.empty(0, dtype=np.int64)
-        large = numbers >= _LARGE
-        return np.minimum(numbers, _LARGE).astype(np.uint8).tobytes(), numbers[large].astype("<i4").tobytes()
-
-
-def _pack_digits(part: np.ndarray, packed: int, rest: _Numbers) -> bytes:
+def _pack_digits(part: np.ndarray, packed: int) -> tuple[bytes, np.ndarray]:
+    """`packed` symbols a byte, and what those at the end of their reach leave."""
     reach = _REACH[packed]
     digits = np.clip(part, -reach, reach)
-    at_end = np.abs(digits) == reach
-    rest.put(np.abs(part[at_end]) - reach)
+    rest = np.abs(part[np.abs(digits) == reach]) - reach
     base, short = 2 * reach + 1, -part.shape[1] % packed
     digits = np.pad(digits + reach, ((0, 0), (0, short)), constant_values=reach)
-    grouped = digits.reshape(-1, packed)
-    return (grouped @ base ** np.arange(packed)).astype(np.uint8).tobytes()
+    return (digits.reshape(-1, packed) @ base ** np.arange(packed)).astype(np.uint8).tobytes(), rest
 
 
-def _unpack_digits(stream: bytes, part: np.ndarray, packed: int, rest: _Numbers) -> None:
+def _unpack_digits(stream: bytes, part: np.ndarray, packed: int, rest: _Remainders) -> None:
     reach = _REACH[packed]
     base, each = 2 * reach + 1, -(-part.shape[1] // packed)
     codes = np.frombuffer(stream, dtype=np.uint8)
@@ -161,21 +142,19 @@ def _unpack_digits(stream: bytes, part: np.ndarray, packed: int, rest: _Numbers)
     part[at_end] += np.sign(part[at_end]) * beyond.astype(np.int16)
 
 
-def _pack_gaps(part: np.ndarray, rest: _Numbers) -> bytes:
-    """Gap to the next nonzero symbol, its sign in the lowest bit of what is left for the remainders."""
+def _pack_gaps(part: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """The gaps between nonzero symbols, and their count (two numbers) and sizes, with the signs in the lowest bits."""
     flat = part.reshape(-1)
     at = np.flatnonzero(flat)
-    gaps = np.diff(at, prepend=-1) - 1
-    values = flat[at]
-    rest.put(np.array([len(at) % _LARGE, len(at) // _LARGE]))
-    rest.put(2 * (np.abs(values) - 1) + (values < 0))
+    gaps, values = np.diff(at, prepend=-1) - 1, flat[at]
     skips = gaps // _LARGE  # 255: nothing here, go on
     stream = np.full(len(gaps) + int(skips.sum()), _LARGE, dtype=np.uint8)
     stream[np.arange(len(gaps)) + np.cumsum(skips)] = gaps % _LARGE
-    return stream.tobytes()
+    signed = 2 * (np.abs(values) - 1) + (values < 0)
+    return stream.tobytes(), np.concatenate(([len(at) % _LARGE, len(at) // _LARGE], signed))
 
 
-def _unpack_gaps(stream: bytes, part: np.ndarray, rest: _Numbers) -> None:
+def _unpack_gaps(stream: bytes, part: np.ndarray, rest: _Remainders) -> None:
     low, high = rest.take(2)
     coded = rest.take(int(low + _LARGE * high))
     codes = np.frombuffer(stream, dtype=np.uint8).astype(np.int64)

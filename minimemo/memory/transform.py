@@ -87,8 +87,8 @@ class TransformCodec:
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
-    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `packing` for
-    keys and for values; all those of the tail in one, each after its length (u32).
+    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
+    for keys and for values; all those of the tail in one, each after its length (u32).
     """
 
     name = "klt"
@@ -135,20 +135,17 @@ class TransformCodec:
         kept = len(self.profile.openings[opening - 1].ids) if opening else exact.shape[3]
         fine = max(0, min(TAIL - following, block.tokens - kept))
         last = block.tokens - fine
-        middle = [x[:, :, kept:last] for x in (keys, values)]
-        tail = self._encode(self._fine, [x[:, :, last:] for x in (keys, values)]) if fine else ()
-        return (
-            bytes([opening, fine]) if opening or fine else b"",
-            *byte_planes(exact),
-            *self._encode(self._parts, middle),
-            b"".join(_LENGTH.pack(len(stream)) + stream for stream in tail),
-        )
+        head = bytes([opening, fine]) if opening or fine else b""
+        middle = self._encode(self._parts, keys[:, :, kept:last], values[:, :, kept:last])
+        tail = self._encode(self._fine, keys[:, :, last:], values[:, :, last:]) if fine else ()
+        joined = b"".join(_LENGTH.pack(len(stream)) + stream for stream in tail)
+        return head, *byte_planes(exact), *middle, joined
 
-    def _encode(self, groups: Sequence[tuple[_Part, _Part]], kinds: Sequence[Tensor]) -> Iterator[bytes]:
-        """kinds: keys and values (L, G, n, D)."""
-        for layers, parts in self._by_layers(groups):
-            for part, x in zip(parts, kinds, strict=True):
-                yield from part.encode(joint(x[layers]))
+    def _encode(self, groups: Sequence[tuple[_Part, _Part]], keys: Tensor, values: Tensor) -> Iterator[bytes]:
+        """Yields the streams of keys and values (L, G, n, D), group by group."""
+        for layers, (key, value) in self._by_layers(groups):
+            yield from key.encode(joint(keys[layers]))
+            yield from value.encode(joint(values[layers]))
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0

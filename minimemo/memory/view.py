@@ -1,4 +1,4 @@
-"""Views: which tokens of which memories a question gets, in which order. Numbers only; `loading.py` fills a cache.
+"""Views: which tokens of which memories a question gets, in which order. Numbers only; load.py fills a cache.
 
 Keys are stored before RoPE, so a block can be placed anywhere: a view leaves blocks out, closes the gaps and may take
 from several memories of one model. Its tokens stand at consecutive positions from 0, whatever the memory's length.
@@ -7,8 +7,8 @@ from several memories of one model. Its tokens stand at consecutive positions fr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,6 @@ class Extent:
     tokens: int
     opening: int
     block_tokens: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.opening <= self.tokens or self.block_tokens < 1:
-            raise ValueError(f"memory: {self.opening} of {self.tokens} tokens before the document, {self.block_tokens}")
 
     @property
     def blocks(self) -> int:
@@ -47,6 +43,10 @@ class Part:
     first: int
     end: int
 
+    @property
+    def tokens(self) -> int:
+        return self.end - self.first
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryView:
@@ -54,14 +54,9 @@ class MemoryView:
 
     parts: tuple[Part, ...]
 
-    def __post_init__(self) -> None:
-        for part in self.parts:
-            if min(part.memory, part.block, part.first) < 0 or part.end <= part.first:
-                raise ValueError(f"memory view: {part} holds no tokens")
-
     @property
     def tokens(self) -> int:
-        return sum(part.end - part.first for part in self.parts)
+        return sum(part.tokens for part in self.parts)
 
 
 Block = tuple[int, int]  # memory number, block number
@@ -78,13 +73,13 @@ def chosen(extents: Sequence[Extent], ranked: Iterable[Block], budget: int) -> M
     A block that does not fit ends the choice: what follows it is worth less.
     """
     opening = _view(extents, ())
-    held = {(part.memory, part.block): part.end - part.first for part in opening.parts}
+    held = {(part.memory, part.block): part.tokens for part in opening.parts}
     left = budget - opening.tokens
     kept: set[Block] = set()
     for block in ranked:
         if block in kept:
             continue
-        left -= _tokens(extents, block) - held.get(block, 0)
+        left -= _part(extents, block).tokens - held.get(block, 0)
         if left < 0:
             break
         kept.add(block)
@@ -92,7 +87,7 @@ def chosen(extents: Sequence[Extent], ranked: Iterable[Block], budget: int) -> M
 
 
 def blocks_of(extents: Sequence[Extent], spans: Iterable[Span]) -> Iterator[Block]:
-    """The blocks that hold each span, span by span."""
+    """Yields the blocks that hold each span, span by span."""
     for span in spans:
         extent = extents[span.memory]
         first = (extent.opening + span.start) // extent.block_tokens
@@ -102,11 +97,20 @@ def blocks_of(extents: Sequence[Extent], spans: Iterable[Span]) -> Iterator[Bloc
 
 
 def neighbours(extents: Sequence[Extent], blocks: Iterable[Block]) -> Iterator[Block]:
-    """The blocks before and after each."""
+    """Yields the blocks before and after each."""
     for memory, block in blocks:
         for near in (block - 1, block + 1):
             if 0 <= near < extents[memory].blocks:
                 yield memory, near
+
+
+def ranked(extents: Sequence[Extent], spans: Sequence[Span], first: int) -> Iterator[Block]:
+    """Yields the blocks of the `first` spans, then their neighbours, then those of the other spans."""
+    rest = iter(spans)
+    best = list(blocks_of(extents, islice(rest, first)))
+    yield from best
+    yield from neighbours(extents, best)
+    yield from blocks_of(extents, rest)
 
 
 def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:
@@ -125,28 +129,18 @@ def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:
 
 def _view(extents: Sequence[Extent], blocks: Collection[Block]) -> MemoryView:
     """The opening of the first memory and the blocks, in order, without the openings of the others."""
-    wanted = set(blocks)
-    parts = []
-    for memory, block in sorted(wanted.union(_opening(extents))):
-        extent = extents[memory]
-        at = block * extent.block_tokens
-        end = min(extent.tokens - at, extent.block_tokens)
-        if (memory, block) not in wanted:
-            end = min(end, extent.opening - at)
-        first = end - _tokens(extents, (memory, block)) if memory else 0
-        if first < end:
-            parts.append(Part(memory, block, first, end))
-    return MemoryView(tuple(parts))
+    parts = {block: _part(extents, block) for block in blocks}
+    for number in range(-(-extents[0].opening // extents[0].block_tokens) if extents else 0):
+        part = _part(extents, (0, number))
+        opening = extents[0].opening - number * extents[0].block_tokens
+        parts.setdefault((0, number), replace(part, end=min(part.end, opening)))
+    return MemoryView(tuple(part for part in sorted(parts.values()) if part.tokens))
 
 
-def _tokens(extents: Sequence[Extent], block: Block) -> int:
-    """Tokens of a block that a view of it takes: openings are left out but for the first memory's."""
+def _part(extents: Sequence[Extent], block: Block) -> Part:
+    """The tokens of a block that a view of it takes: openings are left out but for the first memory's."""
     memory, number = block
     extent = extents[memory]
-    first = number * extent.block_tokens
-    end = min(extent.tokens, first + extent.block_tokens)
-    return max(0, end - (max(first, extent.opening) if memory else first))
-
-
-def _opening(extents: Sequence[Extent]) -> list[Block]:
-    return [(0, block) for block in range(-(-extents[0].opening // extents[0].block_tokens))] if extents else []
+    at = number * extent.block_tokens
+    end = min(extent.tokens - at, extent.block_tokens)
+    return Part(memory, number, min(end, max(0, extent.opening - at)) if memory else 0, end)

@@ -20,23 +20,9 @@ from crc32c import crc32c
 
 from minimemo.files import put
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, token_array
-from minimemo.memory.format import (
-    CRC,
-    END_MAGIC,
-    FOOTER,
-    MAGIC,
-    MAX_FRAMES,
-    MAX_HEADER,
-    MAX_RAW_BLOCK,
-    PROLOGUE,
-    VERSION,
-    canonical,
-    index_entry,
-    shuffled,
-)  # fmt: skip
+from minimemo.memory.format import CRC, LEVEL, MAX_FRAMES, MAX_RAW_BLOCK, ending, index_entry, prologue, shuffled
 from minimemo.memory.reader import MemoryReader
 
-LEVEL = 3  # zstd; on int4 streams level 1 is 0.3 % larger, level 19 1 % smaller and 80 times slower
 _FRAMES = struct.Struct("<I")
 
 
@@ -52,11 +38,7 @@ class MemoryWriter:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, level: int = LEVEL) -> None:
-        encoded = canonical(header)
-        if len(encoded) > MAX_HEADER:
-            raise ValueError(f"memory writer: a header of {len(encoded)} bytes exceeds {MAX_HEADER}")
-        prologue = PROLOGUE.pack(MAGIC, VERSION, 0, len(encoded)) + encoded
-        self._head = prologue + CRC.pack(crc32c(prologue))
+        self._head = prologue(header)
         self._path = Path(path)
         self._part, self._journal = (self._path.with_name(f"{self._path.name}.{end}") for end in ("part", "journal"))
         self._compressor = zstandard.ZstdCompressor(level=level)
@@ -95,9 +77,7 @@ class MemoryWriter:
     ) -> None:
         try:
             if kind is None:
-                index = b"".join(self._entries)
-                footer = FOOTER.pack(self._offset, self._tokens, len(self._entries), self._frames, crc32c(index))
-                self._write(index + footer + CRC.pack(crc32c(footer)) + END_MAGIC)
+                self._write(ending(self._offset, self._tokens, self._entries, self._frames))
                 self._files()[0].close()
                 put(self._part, self._path)
                 self._journal.unlink()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minimemo.ask.writer import Writer
-from minimemo.engine.sampling import Sampler, Sampling
+from minimemo.engine.sampling import Sampling
 from minimemo.errors import InputError
 from tests.helpers import assert_close
 from tests.tiny import tiny_engine
@@ -185,12 +185,12 @@ def test_a_full_cache_says_so() -> None:
 
 def test_sampling_limits_and_seed() -> None:
     logits = torch.tensor([[0.0, 3.0, 2.9, -5.0, 2.0]]).repeat(400, 1)
-    assert set(Sampler(Sampling())(logits)) == {1}
-    assert set(Sampler(Sampling(1.0, top_p=0.5))(logits)) == {1, 2}
-    assert set(Sampler(Sampling(1.0, top_p=0.1))(logits)) == {1}
-    drawn = Sampler(Sampling(2.0, seed=4))(logits)
-    assert len(set(drawn)) == 5 and drawn == Sampler(Sampling(2.0, seed=4))(logits)
-    share = Sampler(Sampling(1.0))(logits.repeat(20, 1)).count(1) / 8000
+    assert set(Sampling().choose(logits)) == {1}
+    assert set(Sampling(1.0, top_p=0.5).choose(logits)) == {1, 2}
+    assert set(Sampling(1.0, top_p=0.1).choose(logits)) == {1}
+    drawn = Sampling(2.0, seed=4).choose(logits)
+    assert len(set(drawn)) == 5 and drawn == Sampling(2.0, seed=4).choose(logits)
+    share = Sampling(1.0).choose(logits.repeat(20, 1)).count(1) / 8000
     assert abs(share - float(logits[0].softmax(0)[1])) < 0.03
     for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"temperature": float("nan")}):
         with pytest.raises(InputError, match=next(iter(bad))):

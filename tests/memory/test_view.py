@@ -82,11 +82,3 @@ def test_a_walk_of_few_steps_takes_the_first_and_the_last() -> None:
     views = walk(ONE, 30, most=3)
     assert len(views) == 3 and all(view.tokens <= 30 for view in views)
     assert views[0].parts[1].block == 1 and views[-1].parts[-1].block == 9
-
-
-def test_empty_parts_are_refused() -> None:
-    for part in (Part(0, 0, 3, 3), Part(0, -1, 0, 3), Part(-1, 0, 0, 3), Part(0, 0, -1, 3)):
-        with pytest.raises(ValueError, match="holds no tokens"):
-            MemoryView((part,))
-    with pytest.raises(ValueError, match="before the document"):
-        Extent(5, 6, 256)
