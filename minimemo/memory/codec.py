@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
 

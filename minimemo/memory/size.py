@@ -1,4 +1,4 @@
-"""Bytes of a memory.bin before anything is coded: the steps that a size takes, and what a budget buys.
+"""Bytes of a memory.bin before anything is coded: the steps that a tier or a size takes, and what a budget buys.
 
 Components of keys and values are close to Laplacian (that of most transform coefficients; Lam and Goodman, IEEE Trans.
 Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a grid has a closed form.
@@ -7,7 +7,7 @@ Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a gr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from minimemo.errors import InputError
 from minimemo.files import size
-from minimemo.memory.tiers import RATIOS, transform_recipe
+from minimemo.memory.tiers import RATIOS, make_codec
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import KVLayout
@@ -33,6 +33,23 @@ MARGINS = ((15.0, 1.16), (45.0, 1.09))
 # KL divergence (nats, next tokens) at a ratio: bench.memory, qwen2.5-coder-0.5b, means of ten documents. Other models
 # and documents come within a factor of two.
 MEASURED = ((15.25, 0.0083), (25.33, 0.0168), (45.43, 0.0418), (100.1, 0.129))
+
+
+def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
+    if tier not in RATIOS:
+        return tier, make_codec(tier, asdict(layout)).params()
+    if profile is None:
+        raise ValueError(f"tier {tier} needs a profile")
+    return transform_recipe(layout, profile, steps_for(profile, layout.fp16_bytes / RATIOS[tier]))
+
+
+def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of the transform codec with these steps of keys and values."""
+    from minimemo.memory.transform import SINKS
+
+    named = {"key_step": steps[0], "value_step": steps[1]}
+    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
 
 
 def entropy(spread: np.ndarray) -> np.ndarray:
