@@ -220,9 +220,10 @@ def _runs(numbers: Sequence[int]) -> str:
 
 def _pages(content: bytes, name: str, password: str | None) -> list[Page]:
     """What the child process tells of a PDF."""
-    command = [sys.executable, "-c", "from minimemo.readers.pdf import child; child()", password or ""]
+    command = [sys.executable, "-c", "from minimemo.readers.pdf import child; child()"]
+    first_line = json.dumps(password or "").encode() + b"\n"  # not as an argument, which `ps` shows to everybody
     try:
-        done = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, input=first_line + content, capture_output=True, timeout=SECONDS, check=False)
         told: Any = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise InputError(f"{name}: reading the PDF took more than {SECONDS} s; split it into smaller ones") from None
@@ -237,7 +238,9 @@ def _pages(content: bytes, name: str, password: str | None) -> list[Page]:
 
 
 def child() -> None:
-    """Reads a PDF from standard input and writes its pages as JSON; dies with what is wrong in it."""
+    """Reads a password (a line of JSON) and a PDF from standard input, writes its pages as JSON; dies with what is
+    wrong in it.
+    """
     if sys.platform != "win32":
         import resource
 
@@ -245,9 +248,10 @@ def child() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     import pypdfium2 as pdfium
 
+    password = json.loads(sys.stdin.buffer.readline())
     content = sys.stdin.buffer.read()
     try:
-        document = pdfium.PdfDocument(content, password=sys.argv[1] or None)
+        document = pdfium.PdfDocument(content, password=password or None)
     except pdfium.PdfiumError as error:
         locked = "password" in str(error).lower()
         damaged = "a damaged PDF; save it again from a viewer"

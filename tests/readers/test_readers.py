@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,21 @@ def test_a_pdf_is_known_by_its_content_and_has_pages(tmp_path: Path) -> None:
     assert document.text.split("\n\n") == PAGES
     starts = [document.text.index(page) for page in PAGES]
     assert [(place.start, place.page) for place in document.places] == [(starts[0], 1), (starts[1], 2)]
+
+
+def test_a_password_is_no_argument_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments are shown to every user of the machine, by `ps`."""
+    started: list[list[str]] = []
+    run = subprocess.run
+
+    def watched(command: list[str], **options: Any) -> Any:
+        started.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    (tmp_path / "a.pdf").write_bytes(small_pdf(PAGES))
+    assert read_document(tmp_path / "a.pdf", password="s3cret \u00e9").text
+    assert started and "s3cret" not in str(started)
 
 
 def test_markdown_subtitles_mail_and_html(tmp_path: Path) -> None:
