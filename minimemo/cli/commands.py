@@ -30,9 +30,9 @@ from minimemo.runtime import RunOptions
 
 
 def pull(arguments: argparse.Namespace) -> None:
-    from minimemo.hub.catalog import CATALOG, defaults, pull
+    from minimemo.hub.catalog import CATALOG, defaults, pull, writer
 
-    for name in arguments.name or defaults():
+    for name in arguments.name or filter(None, [*defaults(), writer()]):
         with progress(arguments.quiet) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
