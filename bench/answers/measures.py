@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.answers.verdicts import JUDGED, verdict
 from bench.common.data import Question
 from bench.common.intervals import interval
 from bench.common.scores import MAIN, scores
@@ -24,6 +25,16 @@ class Row:
         self.metric = MAIN.get(question.type, "f1")
 
     @property
+    def verdict(self) -> str:
+        """One of VERDICTS."""
+        return verdict(self.question, self.record)
+
+    @property
+    def is_right(self) -> bool:
+        """Of a question that is judged by rules."""
+        return self.verdict.startswith("right")
+
+    @property
     def points(self) -> float:
         """0 to 100, by the main metric of the question's type."""
         return 100 * self.scores[self.metric]
@@ -31,6 +42,20 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able. `mode` is the one asked in; `gold` is answered as `rag` is."""
         q = self.question
+        if q.type in JUDGED:
+            return {
+                "mode": self.mode,
+                "id": q.id,
+                "doc_id": q.doc_id,
+                "kind": q.kind,
+                "question": q.text,
+                "expected": list(q.answers) or None,
+                "answer": self.record["text"],
+                "verdict": self.verdict,
+                "supported": self.record["supported"],
+                "passages": [[p["start"], p["end"], p["cited"]] for p in self.record["passages"]],
+                "seconds": self.record["seconds"],
+            }
         return {**self.record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
 
     def evidence(self) -> float | None:
