@@ -9,7 +9,8 @@ questions. Memos and answers are kept in minimemo's cache folder: a run may be s
 was, and costs nothing when it is run again. Each set begins with its smallest documents.
 
 everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
-of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly.
+of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
+(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it.
 
 --support: how often `supported` is right, without a model:
 every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
@@ -29,7 +30,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.answers.measures import Row, summary
+from bench.answers.measures import SEARCHED, Row, summary
 from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
 from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
@@ -47,7 +48,7 @@ COLUMNS = (
     ("high", "6.1f"), ("em", "5.2f"), ("evidence", "5.2f"), ("s", "6.2f"), ("prompt", "6.0f"), ("reply", "6.0f"),
 )  # fmt: skip
 JUDGED_COLUMNS = (
-    ("set", "<12"), ("mode", "<17"), ("figure", "<16"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
+    ("set", "<12"), ("mode", "<17"), ("figure", "<24"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
     ("high", "6.1f"), ("s", "6.2f"),
 )  # fmt: skip
 SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others", "6.3f"), ("n_others", "6"))
@@ -81,11 +82,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
     runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
-    judged = {name for name, rows in asked.items() if rows and rows[0].type in JUDGED}
-    sets = {name: (verdicts if name in judged else compared)(rows) for name, rows in answered.items() if rows}
+    tables = {name: TABLES.get(rows[0].type, compared) for name, rows in asked.items() if rows}
+    sets = {name: tables[name](rows) for name, rows in answered.items() if rows}
     flat = [(name, {"set": name, "mode": mode}, each) for name in sets for mode, each in sets[name].items()]
-    _print(COLUMNS, [{**of, **row} for name, of, row in flat if name not in judged])
-    _print(JUDGED_COLUMNS, [{**of, **row} for name, of, rows in flat if name in judged for row in rows])
+    _print(COLUMNS, [{**of, **row} for name, of, row in flat if tables[name] is compared])
+    _print(JUDGED_COLUMNS, [{**of, **row} for name, of, rows in flat if tables[name] is not compared for row in rows])
     left = sum(map(len, asked.values())) - sum(map(len, answered.values()))
     return {"model": runner.model.located.source, "memory": args.memory, "unanswered": left, "sets": sets}
 
@@ -113,7 +114,8 @@ def answer_all(
             for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                for mode in (m for m in modes if m != "gold" or question.evidence):
+                fit = SEARCHED if question.first else [m for m in modes if m != "gold" or question.evidence]
+                for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
                     if file:
@@ -142,6 +144,23 @@ def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
             gains = [100.0 * (one.is_right - rag.is_right) for one, rag in pairs]
             table[f"{mode}_minus_rag"] = [{"figure": "right", "n": len(gains), **interval(gains)}]
     return table
+
+
+def followed(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
+    """mode -> for how many of the follow-ups, and of the questions that stand alone, the right passage is retrieved."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
+        records = [(answers[mode].question.why == "alone", answers[mode].record) for answers in rows]
+        for kind, alone in (("follow-ups", False), ("others", True)):
+            for way in ("alone", "conversation"):
+                hits = [100.0 * record[way] for each, record in records if each == alone and record[way] is not None]
+                if hits:
+                    row = {"figure": f"{kind}, {way}", "n": len(hits), **interval(hits)}
+                    table.setdefault(mode, []).append(row)
+    return table
+
+
+TABLES = {**dict.fromkeys(JUDGED, verdicts), "followup": followed}  # by the type of questions; others are `compared`
 
 
 def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bench.common.data import Question
 from bench.common.intervals import interval
 from bench.common.scores import MAIN, scores
 
-_SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
+SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
 
 
 class Row:
@@ -41,26 +41,20 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able. `mode` is the one asked in; `gold` is answered as `rag` is."""
-        q = self.question
-        if q.type in JUDGED:
-            return {
-                "mode": self.mode,
-                "id": q.id,
-                "doc_id": q.doc_id,
-                "kind": q.kind,
-                "question": q.text,
-                "expected": list(q.answers) or None,
-                "answer": self.record["text"],
-                "verdict": self.verdict,
-                "supported": self.record["supported"],
-                "passages": [[p["start"], p["end"], p["cited"]] for p in self.record["passages"]],
-                "seconds": self.record["seconds"],
-            }
-        return {**self.record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
+        q, record = self.question, self.record
+        if not (q.type in JUDGED or q.first):
+            return {**record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
+        asked = {"mode": self.mode, "id": q.id, "doc_id": q.doc_id, "why": q.why, "question": q.text}
+        asked |= {"expected": list(q.answers) or None, "seconds": record["seconds"]}
+        if q.first:
+            return {**asked, "first": q.first, "alone": record["alone"], "conversation": record["conversation"]}
+        places = [[p["start"], p["end"], p["cited"]] for p in record["passages"]]
+        told = {"answer": record["text"], "verdict": self.verdict, "supported": record["supported"]}
+        return {**asked, **told, "passages": places}
 
     def evidence(self) -> float | None:
         """Share of the evidence's characters that stood in the prompt; None where that is not known."""
-        passages = self.record["passages"] if self.mode in _SEARCHED else ()
+        passages = self.record["passages"] if self.mode in SEARCHED else ()
         return covered(self.question.evidence, passages) if passages else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,15 +17,17 @@ import minimemo
 from bench.common.data import Question
 from bench.common.kept import Kept
 from minimemo.ask import PROMPTS, Session, Writer, detect_language
+from minimemo.ask.answer import Found
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
 from minimemo.memory.tiers import DEFAULT
+from minimemo.readers import read_document
 from minimemo.runtime import Runtime
 from minimemo.search.retriever import Retriever
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
-from minimemo.text.document import Document, read_document
+from minimemo.text.document import Document
 
 MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
 _NO_MEMORY = ("closed", "gold", "rag")
@@ -65,14 +68,38 @@ class Runner:
             made_of.append(question.evidence)
         elif mode not in _NO_MEMORY:
             made_of.append(asdict(self._with_memory().manifest.recipe))
-        made_of += [mode, question.text, max_tokens, [asdict(p) for p in PROMPTS.values()], code_version()]
-        if self.generator:
-            made_of.append(self.generator.located.fingerprint)
+        made_of += [
+            mode,
+            question.text,
+            max_tokens,
+            *([question.first] if question.first else []),
+            [asdict(p) for p in PROMPTS.values()],
+            code_version(),
+        ]
+        made_of += [self.generator.located.fingerprint] if self.generator else []
+        made_of += [question.first, question.held] if question.first else []
         record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
         return {"id": question.id, "doc_id": question.doc_id, **record}
 
+    def _followed(self, question: Question, mode: str) -> dict[str, Any]:
+        """Whether the passages that a question would be answered from have its `held`: asked alone, and in a
+        conversation after `first`; None where memos hold no conversations."""
+        begin = time.perf_counter()
+        record: dict[str, Any] = {"text": "", "passages": [], "alone": None, "conversation": None}
+        talks: dict[str, Any] = {"alone": self._session_of(mode)}
+        if hasattr(Memo, "chat"):
+            talks["conversation"] = cast(Any, self._with_memory()).chat()
+            talks["conversation"].ask(question.first, mode)
+        for name, talk in talks.items():
+            with closing(talk.stream(question.text, mode)) as steps:
+                passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
+            record[name] = any(question.held in passage.text for passage in passages)
+        return {**record, "seconds": time.perf_counter() - begin}
+
     def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
-        session = self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
+        if question.type == "followup":
+            return self._followed(question, mode)
+        session = self._session_of(mode)
         begin = time.perf_counter()
         if mode == "gold":
             texts = [self._open(question).text[start:end] for start, end in question.evidence]
@@ -80,6 +107,9 @@ class Runner:
         else:
             answer = session.ask(question.text, cast(Any, mode), max_tokens)
         return {"seconds": time.perf_counter() - begin, **answer.to_dict()}
+
+    def _session_of(self, mode: str) -> Session:
+        return self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
 
     def _open(self, question: Question) -> Document:
         if self._document is None or question.doc_id != self._doc_id:

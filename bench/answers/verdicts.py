@@ -79,13 +79,13 @@ def figures(rows: Sequence[tuple[Question, str, float]]) -> list[dict[str, Any]]
     """Shares in percent with their intervals, of questions with their verdicts and seconds.
 
     right (with or without doubt), right, doubted and refuses wrongly: of those that the document answers; says no: of
-    the others, and of each kind of them; wrong, doubted and wrong, sure: of all. s: of an answer (median).
+    the others, and of each reason why they have none; wrong, doubted and wrong, sure: of all. s: of an answer (median).
     """
     answered = [each for question, each, _ in rows if question.answers]
     others: dict[str, list[str]] = {"says no": [each for question, each, _ in rows if not question.answers]}
     for question, each, _ in rows:
-        if question.kind and not question.answers:
-            others.setdefault(f"says no: {question.kind}", []).append(each)
+        if question.why and not question.answers:
+            others.setdefault(f"says no: {question.why}", []).append(each)
     every = [each for _, each, _ in rows]
     parts = [
         ("right", answered, ("right", "right, doubted")),

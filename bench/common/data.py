@@ -33,7 +33,9 @@ class Question:
     answer_span: tuple[int, int] | None = None
     type: str = "extractive"
     path: Path = Path()  # of the document
-    kind: str = ""  # of what a set of this project's own tries
+    why: str = ""  # it is hard, or has no answer: of sets of bench/data
+    first: str = ""  # The question that this one follows up,
+    held: str = ""  # and what the passage that answers this one holds.
 
 
 def questions(
@@ -66,7 +68,9 @@ def questions(
             (r["answer_span"][0], r["answer_span"][1]) if "answer_span" in r else None,
             r.get("type", "extractive"),
             paths[r["doc_id"]],
-            r.get("kind", ""),
+            r.get("why", ""),
+            r.get("first", ""),
+            r.get("held", ""),
         )
         for r in (rows[at] for at in sorted(spread[:limit]))
     ]

@@ -10,7 +10,8 @@ import pytest
 
 from bench.answers import __main__ as command
 from bench.answers.verdicts import figures, refuses, verdict
-from bench.common.data import EVERYDAY, Question, read_rows
+from bench.common.data import DATA, EVERYDAY, SETS, Question, document_text, questions, read_rows
+from minimemo.memo.memo import Memo
 from tests.conftest import TinyModels
 
 NOT_HERE = pytest.mark.skipif(not EVERYDAY.exists(), reason="../shared is not here")
@@ -77,7 +78,7 @@ def test_patterns() -> None:
 
 def test_figures() -> None:
     """Two thirds right of what is answered, a third of them doubted; one wrong and sure of all five."""
-    answered, other = Question("1", "doc", "?", ("Oslo",), ()), Question("2", "doc", "?", (), (), kind="year")
+    answered, other = Question("1", "doc", "?", ("Oslo",), ()), Question("2", "doc", "?", (), (), why="year")
     rows = [(answered, "right", 1.0), (answered, "right, doubted", 2.0), (answered, "refused", 9.0)]
     table = figures([*rows, (other, "said no", 3.0), (other, "wrong, sure", 3.0)])
     shares = {row["figure"]: (row["n"], round(row["mean"], 1)) for row in table}
@@ -119,3 +120,68 @@ def test_everyday_is_asked(tmp_path: Path, tiny_models: TinyModels, capsys: pyte
     assert written[2]["expected"] is None and written[0].keys() >= {"answer", "verdict", "supported", "passages"}
     assert command.main([*asked, "--generator", model]) == 0
     assert capsys.readouterr().out
+
+
+def documents(rows: list[Question]) -> dict[str, str]:
+    return {q.doc_id: document_text(DATA, q.doc_id) for q in rows}
+
+
+@NOT_HERE
+def test_unanswerable_questions_have_no_answer() -> None:
+    """What would answer one, where words can tell, is not in its document; the answers of the others are."""
+    rows = questions(DATA, "unanswerable", 999)
+    texts = {doc: text.lower() for doc, text in documents(rows).items()}
+    absent = {row["id"]: row.get("absent", []) for row in read_rows(SETS / "unanswerable.jsonl")}
+    others = [q for q in rows if not q.answers]
+    assert len(others) >= 160 and len(rows) - len(others) >= 80 and len(texts) >= 30
+    assert len({q.id for q in rows}) == len({q.text for q in rows}) == len(rows)
+    for q in rows:
+        assert bool(q.answers) != bool(q.why) and q.type == "held"
+        assert any(answer.lower() in texts[q.doc_id] for answer in q.answers) == bool(q.answers), q.text
+        assert not [word for word in absent[q.id] if word.lower() in texts[q.doc_id]], q.text
+    chinese = sum(any("一" <= char <= "龥" for char in q.text) for q in others)
+    assert chinese >= 70 and len(others) - chinese >= 90
+    assert {q.why for q in others} == {"year", "name", "unit", "negation", "untold", "elsewhere"}
+
+
+@NOT_HERE
+def test_follow_ups_have_one_right_passage() -> None:
+    rows = questions(DATA, "followups", 999)
+    texts = documents(rows)
+    assert sum(q.why != "alone" for q in rows) >= 64 and sum(q.why == "alone" for q in rows) >= 16
+    assert {q.why for q in rows} == {"pronoun", "name", "ellipsis", "other", "subject", "alone"}
+    for q in rows:
+        at = texts[q.doc_id].index(q.held)
+        near = texts[q.doc_id][max(0, at - 250) : at + 250]
+        assert texts[q.doc_id].count(q.held) == 1 and any(answer in near for answer in q.answers), q.text
+        assert q.first and q.first != q.text and q.type == "followup"
+
+
+def test_follow_ups_are_retrieved_alone_and_in_a_conversation(
+    tmp_path: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["Ann sold herrings in Bergen. ", "The mill burned in 1852. ", "Paper came from Oslo by ship. "]
+    for folder in ("docs", "sets"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "docs/doc.txt").write_text("\n\n".join(40 * place for place in places), encoding="utf-8")
+    row = {"doc_id": "doc", "type": "followup", "first": "Who sold herrings?", "first_answer": "Ann", "answers": ["x"]}
+    rows = [
+        {**row, "id": "1", "question": "When did the mill burn?", "held": "mill burned", "why": "pronoun"},
+        {**row, "id": "2", "question": "When did the mill burn?", "held": "not there", "why": "alone"},
+    ]
+    (tmp_path / "sets/followups.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("bench.common.data.SETS", tmp_path / "sets")
+    asked = ["--sets", "followups", "--data", str(tmp_path), "--modes", "closed,rag", "--fresh"]
+    asked += ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
+
+    def shown() -> dict[str, float]:
+        assert command.main(asked) == 0
+        table = json.loads(capsys.readouterr().out.splitlines()[-1])["sets"]["followups"]
+        assert list(table) == ["rag"], "nothing is retrieved in mode closed"
+        return {row["figure"]: row["mean"] for row in table["rag"]}
+
+    assert shown() == {"follow-ups, alone": 100, "others, alone": 0}
+    monkeypatch.setattr(Memo, "chat", lambda memo: memo.session(), raising=False)
+    assert shown() == {
+        "follow-ups, alone": 100, "follow-ups, conversation": 100, "others, alone": 0, "others, conversation": 0,
+    }  # fmt: skip
