@@ -35,7 +35,7 @@ from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
 from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
 from bench.common.intervals import interval
-from bench.common.report import Columns, command, heading, line, parser
+from bench.common.report import command, parser, show
 from minimemo.ask.answer import Passage, is_supported
 from minimemo.errors import InputError
 from minimemo.memory.tiers import DEFAULT, TIERS
@@ -78,22 +78,19 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if unknown := sorted(set(modes) - set(MODES)):
         raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
     if args.support:
-        return {"support": _support(args.data, names)}
+        rows = [support(args.data, name) for name in names]
+        show(SUPPORT_COLUMNS, rows)
+        return {"support": rows}
     asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
     runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
     tables = {name: TABLES.get(rows[0].type, compared) for name, rows in asked.items() if rows}
     sets = {name: tables[name](rows) for name, rows in answered.items() if rows}
     flat = [(name, {"set": name, "mode": mode}, each) for name in sets for mode, each in sets[name].items()]
-    _print(COLUMNS, [{**of, **row} for name, of, row in flat if tables[name] is compared])
-    _print(JUDGED_COLUMNS, [{**of, **row} for name, of, rows in flat if tables[name] is not compared for row in rows])
+    show(COLUMNS, [{**of, **row} for name, of, row in flat if tables[name] is compared])
+    show(JUDGED_COLUMNS, [{**of, **row} for name, of, rows in flat if tables[name] is not compared for row in rows])
     left = sum(map(len, asked.values())) - sum(map(len, answered.values()))
     return {"model": runner.model.located.source, "memory": args.memory, "unanswered": left, "sets": sets}
-
-
-def _print(columns: Columns, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        print(heading(columns), *(line(columns, row) for row in rows), sep="\n")
 
 
 def answer_all(
@@ -175,14 +172,6 @@ def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
         if mode != "rag" and gains:
             table[f"{mode}_minus_rag"] = interval(gains)
     return table
-
-
-def _support(data: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    print(heading(SUPPORT_COLUMNS))
-    rows = [support(data, name) for name in names]
-    for row in rows:
-        print(line(SUPPORT_COLUMNS, row))
-    return rows
 
 
 def support(data: Path, name: str) -> dict[str, Any]:
