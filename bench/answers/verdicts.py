@@ -20,22 +20,21 @@ JUDGED = ("pattern", "held")  # types of questions
 VERDICTS = ("right", "right, doubted", "wrong, doubted", "wrong, sure", "refused", "said no")
 _LONG = 160  # characters; a longer answer may refuse one point and answer the others
 
-_TOLD = (
-    r"(?:mention|state|specif|provide|give|found|indicate|disclose|describe|include|answer|list|say|said|tell|contain)"
-)
+_TOLD = r"(?:mention|state|specif|provide|give|found|indicate|disclose|describe|include|answer|list|say|said|tell|told|contain)"
 _PAPER = r"(?:documents?|texts?|passages?|context|excerpts?|article|information)"
 _REFUSAL = re.compile(
     rf"""
-    ^\W*(?:not\ (?:{_TOLD}|available|known|applicable)|unknown\W*$|n/?a\W*$|none\W*$)
+    ^\W*(?:not\ (?:{_TOLD}|available|known|applicable|in\ the)|unknown\W*$|n/?a\W*$|none\W*$)
   | \b{_PAPER}\b.{{0,40}}?\b(?:do(?:es)?\ not|don't|doesn't|did\ not|didn't|never)\ (?:\w+\ )?{_TOLD}
   | \bnot\ (?:\w+\ )?{_TOLD}\w*\ (?:in|by|within|from)\ (?:the|this|these|any)\ (?:\w+\ )?{_PAPER}
-  | \b(?:is|are|was|were)\ not\ (?:mentioned|stated|specified|disclosed|indicated|known)\b
-  | \bno\ (?:\w+\ )?(?:information|mention|answer)\b
+  | \b(?:is|are|was|were)\ (?:not\ (?:mentioned|stated|specified|disclosed|indicated|known)|unknown|unclear)\b
+  | \b(?:no\ (?:\w+\ )?(?:information|mention|answer)|nothing\ in\ (?:the|these)\ {_PAPER})\b
   | \b(?:can\ ?not|can't|could\ not|couldn't|unable\ to)\ (?:be\ )?(?:answer|determine|find|found|tell|say)
   | \bdo(?:n't|\ not)\ know\b
   | ^\W*(?:不知道|不清楚|不详|不詳|未知|无\W*$|無\W*$|没有答案|沒有答案)
   | (?:未|没有?|沒有?|不)\w{{0,2}}(?:提及|提到|提供|说明|說明|说到|指出|给出|給出|写明|寫明|涉及|找到)
   | (?:未|没有?|沒有?|不)\w{{0,2}}(?:记载|記載|明确|明確|相关|相關)
+  | (?:文档|文檔|文件|文中|文章|原文|段落|资料|資料)\w{{0,4}}(?:未|没有?|沒有?|不)\w{{0,2}}[说說讲講写寫含]
   | (?:无法|無法|不能)\w{{0,4}}(?:确定|確定|回答|找到|得知|判断|判斷|知道)
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -55,7 +55,7 @@ def test_wrong_answers(text: str, answers: list[str]) -> None:
         "Not found", "Not found.", "", " \n", "The document does not say.", "The passages don't mention the cost.",
         "It is not mentioned in the text.", "Unknown", "No information is given.", "I do not know.",
         "This cannot be determined from the passages.", "未提及", "文中没有提到石桥的长度。", "无法确定。",
-        "文档未说明。", "原文並未提到。", "不知道",
+        "文档未说明。", "原文並未提到。", "不知道", "文档没有说。", "Not in the document.", "It is unknown.",
     ],
 )  # fmt: skip
 def test_refusals(text: str) -> None:
