@@ -35,7 +35,8 @@ from minimemo.errors import InputError
 from minimemo.files import profiles_dir
 from minimemo.memory.codec import Codec
 from minimemo.memory.profile import load_profile, profile_of
-from minimemo.memory.tiers import TIERS, codec_of, needs_profile, recipe_of
+from minimemo.memory.size import recipe_of
+from minimemo.memory.tiers import TIERS, codec_of, needs_profile
 from minimemo.runtime import DTYPES, RunOptions, load_model
 
 NAMES = (*TIERS, *RIVALS, *PCA)

@@ -30,7 +30,7 @@ from minimemo.errors import InputError
 from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import KVLayout, Streams
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 from minimemo.models.rope import RopeTable
 
 GROUP = 32

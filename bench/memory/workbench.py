@@ -27,7 +27,7 @@ from minimemo.ask.writer import Writer
 from minimemo.engine.cache import KVCache
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import Codec, ExactCodec, KVLayout
-from minimemo.memory.load import DecodedBlocks, StoredBlocks, load
+from minimemo.memory.load import StoredMemory
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import whole
 from minimemo.memory.writer import MemoryWriter
@@ -120,11 +120,9 @@ class Workbench:
                     following = len(prefilled.ids) - block.start - block.tokens
                     writer.add(block.hash, block.ids, codec.encode(block, following))
             encoded = time.perf_counter()
-            cache = self.engine.new_cache(len(prefilled.ids) + ROOM)
-            ready = time.perf_counter()
             with MemoryReader(path) as reader:
-                stored = StoredBlocks(reader, codec)
-                load(DecodedBlocks([stored], kept_bytes=0), whole([stored.extent]), self.engine.decoder.rope, cache)
+                ready = time.perf_counter()
+                cache = StoredMemory([(reader, codec)], self.engine).load(whole([reader.extent]), ROOM)
                 loaded = time.perf_counter()
                 sizes = reader.sizes()
         elements = prefilled.keys.numel() + prefilled.values.numel()

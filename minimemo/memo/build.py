@@ -26,8 +26,8 @@ from minimemo.memo.memorize import Earlier, reading_rule, write_memory
 from minimemo.memo.passages import reuse_passages, tokenize, write_passages
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.profile import Profile, load_profile, profile_of
-from minimemo.memory.size import fit, over
-from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile, recipe_of
+from minimemo.memory.size import fit, over, recipe_of
+from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile
 from minimemo.models.layers import product_dtype
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime

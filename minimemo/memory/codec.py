@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
 
@@ -58,12 +58,14 @@ class Codec(Protocol):
     """Turns blocks into byte streams and back. lossless: decoded tensors are bit-equal and in the layout's dtype;
     level: of zstd, worth its time on these streams."""
 
-    name: str
-    lossless: bool
-    level: int
-
+    @property
+    def name(self) -> str: ...
     @property
     def layout(self) -> KVLayout: ...
+    @property
+    def lossless(self) -> bool: ...
+    @property
+    def level(self) -> int: ...
 
     def params(self) -> dict[str, Any]:
         """JSON-able; `make_codec(name, params)` gives an equal codec."""

@@ -22,7 +22,7 @@ from minimemo.memory.codec import (
     sinks_of,
     whole_number,
 )
-from minimemo.memory.writer import LEVEL
+from minimemo.memory.format import LEVEL
 
 # Measured on Qwen2.5-Coder-0.5B: mean KL of the next 128 tokens after 2,048 of four documents, English and Chinese,
 # and ratio of all streams in bfloat16 under zstd 3 to fp16. Key group x value group: 64 x 64 0.0049 at 3.95, 64 x 128

@@ -6,7 +6,6 @@ Rule of this file: nothing heavy is imported with it, the command line lists the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from minimemo.errors import MemoError
 from minimemo.files import profiles_dir
 
 if TYPE_CHECKING:
-    from minimemo.memory.codec import Codec, KVLayout
+    from minimemo.memory.codec import Codec
     from minimemo.memory.profile import Profile
 
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
@@ -34,25 +33,6 @@ _OPTIONS: Mapping[str, set[str]] = {
 def needs_profile(tier: str) -> bool:
     """Whether a tier is the transform codec's."""
     return tier in RATIOS
-
-
-def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tuple[str, dict[str, Any]]:
-    """(codec, parameters) of a tier; profile: of the model, for the tiers that need one."""
-    from minimemo.memory.size import steps_for
-
-    if tier not in RATIOS:
-        return tier, make_codec(tier, asdict(layout)).params()
-    if profile is None:
-        raise ValueError(f"tier {tier} needs a profile")
-    return transform_recipe(layout, profile, steps_for(profile, layout.fp16_bytes / RATIOS[tier]))
-
-
-def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
-    """(codec, parameters) of the transform codec with these steps of keys and values."""
-    from minimemo.memory.transform import SINKS
-
-    named = {"key_step": steps[0], "value_step": steps[1]}
-    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
 
 
 def codec_of(name: str, params: Mapping[str, Any], *folders: Path) -> Codec:
