@@ -24,6 +24,8 @@ from torch import Tensor
 
 from bench.common.report import command, heading, line, parser
 from minimemo.errors import InputError
+from minimemo.kernels import PackedSource, Source, empty_packed, pack_into
+from minimemo.kernels.formats import quantized_matrix
 
 HEADS, KV_HEADS, DIM = 32, 8, 128
 SCALE = DIM**-0.5
@@ -107,22 +109,21 @@ def _copies(cache: int, nbytes: int) -> int:
 
 
 def _attention_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_attention, triton_pack, triton_packed
+    from minimemo.kernels.triton.attention import attention
 
     shapes = [(512, past) for past in (0, 4096, 16384)]
     for rows, past in shapes + [(rows, past) for past in (4096, 16384, 65536) for rows in (1, 3)]:
         chunk = rows == 512  # a causal chunk, else a decode step over what is past
-        tokens, where = (past + rows, {"query_positions": past}) if chunk else (past, {})
+        tokens, span = (past + rows, (0, rows, past)) if chunk else (past, (0, rows))
         size = 4 * KV_HEADS * tokens * DIM
         shape = (_copies(cache, size), KV_HEADS, tokens, DIM)
         q, k, v = _random(HEADS, rows, DIM), _random(*shape), _random(*shape)
         flops = 4 * HEADS * DIM * (rows * past + (rows * (rows + 1) // 2 if chunk else 0))
-        kernel = triton_attention.prefill_attention if chunk else triton_attention.decode_attention
         mask = torch.ones(rows, tokens, dtype=torch.bool, device="cuda").tril(past) if chunk and past else None
         causal = {"attn_mask": mask, "is_causal": chunk and not past, "enable_gqa": True}
 
-        def dense(i: int, q=q, k=k, v=v, kernel=kernel, where=where) -> object:
-            return kernel(q, k[i], v[i], scale=SCALE, **where)
+        def dense(i: int, q=q, k=k, v=v, span=span) -> object:
+            return attention(q, [Source(k[i], v[i], *span)], SCALE)
 
         def peer(i: int, q=q, k=k, v=v, causal=causal) -> object:
             return F.scaled_dot_product_attention(q[None], k[None, i], v[None, i], **causal)
@@ -130,41 +131,34 @@ def _attention_cases(cache: int) -> Iterator[Case]:
         name, beside = f"{'prefill' if chunk else 'decode'} {rows} rows over {past}", 4 * q.numel() if chunk else 0
         yield Case(name, dense, size + beside, flops, peer, len(k))
         for bits in (8, 4):
-            packed = [triton_pack.pack_kv(k[i], v[i], bits) for i in range(len(k))]
-            options = {"scale": SCALE, **where, **({"shares": 1} if chunk else {})}
-            narrow = lambda i, q=q, p=packed, o=options: triton_packed.packed_attention(q, p[i], **o)  # noqa: E731
+            packed = [empty_packed(KV_HEADS, tokens, DIM, bits, "cuda") for _ in k]
+            for i, room in enumerate(packed):
+                pack_into(room, 0, k[i], v[i])
+            sources = [PackedSource(room, *span) for room in packed]
+            narrow = lambda i, q=q, sources=sources: attention(q, [sources[i]], SCALE)  # noqa: E731
             yield Case(f"{name}, {bits} bits", narrow, size * bits // 16 + beside, flops, None, len(k))
 
 
 def _store_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_pack, triton_rope
+    from minimemo.kernels.triton import rope
 
     tokens = 8192
     k, v = _random(KV_HEADS, tokens, DIM), _random(KV_HEADS, tokens, DIM)
     for bits in (8, 4):
-        pack = lambda i, bits=bits: triton_pack.pack_kv(k, v, bits)  # noqa: E731
+        packed = empty_packed(KV_HEADS, tokens, DIM, bits, "cuda")
+        pack = lambda i, packed=packed: pack_into(packed, 0, k, v)  # noqa: E731
         yield Case(f"pack {tokens} tokens, {bits} bits", pack, 4 * k.numel() + k.numel() * bits // 4)
     table = torch.randn(tokens, DIM, device="cuda")
     to_k, to_v = torch.empty_like(k), torch.empty_like(v)
-    store = lambda i: triton_rope.rope_store(k, v, table, table, to_k, to_v, 0)  # noqa: E731
+    store = lambda i: rope.rope_store(k, v, table, table, to_k, to_v, 0)  # noqa: E731
     yield Case(f"rope store {tokens} tokens", store, 8 * k.numel())
-    layers, kept, block = 24, 1024, 256
-    width = layers * KV_HEADS * DIM
-    codes = torch.randint(-20, 20, (block, kept), device="cuda", dtype=torch.int8)
-    basis, mean = torch.randn(kept, width, device="cuda").half(), torch.randn(width, device="cuda")
-    hot, scales = _random(layers, KV_HEADS, block, DIM), torch.ones(layers, device="cuda")
-    tables = table[None, :block].contiguous()
-    turn = triton_rope.Rotations(tables, tables, torch.zeros(layers, dtype=torch.int32, device="cuda"))
-    inverse = lambda i: triton_rope.inverse_transform(codes, 0.1, basis, mean, scales, hot, 0, turn)  # noqa: E731
-    nbytes, flops = codes.numel() + 2 * basis.numel() + 2 * hot.numel(), 2 * block * kept * width
-    yield Case(f"inverse transform of {block} tokens", inverse, nbytes, flops)
 
 
 def _row_cases(cache: int) -> Iterator[Case]:
-    from minimemo.kernels import triton_matmul, triton_norm
+    from minimemo.kernels.triton import elementwise, linear
 
     x, weight = _random(512, 4096), _random(4096)
-    norm = lambda i: triton_norm.rms_norm(x, weight, 1e-6)  # noqa: E731
+    norm = lambda i: elementwise.rms_norm(x, weight, 1e-6)  # noqa: E731
     yield Case("rms norm 512 x 4096", norm, 4 * x.numel(), 0, lambda i: F.rms_norm(x, (4096,), weight, 1e-6))
     for outputs, columns in ((9728, 896), (896, 4864), (151936, 896)):
         count = _copies(cache, outputs * columns)
@@ -173,12 +167,12 @@ def _row_cases(cache: int) -> Iterator[Case]:
         for bits in (8, 4):
             codes = torch.randint(-8, 8, (outputs, columns), device="cuda", dtype=torch.int8)
             codes = codes if bits == 8 else codes + 8
-            packed = [triton_matmul.quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
+            packed = [quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
             for rows in (1, 3):
                 y = _random(rows, columns)
 
                 def run(i: int, y: Tensor = y, packed: list = packed) -> object:
-                    return triton_matmul.quantized_matmul(y, packed[i])
+                    return linear.quantized_linear(y, packed[i])
 
                 def peer(i: int, y: Tensor = y, dense: list = dense) -> object:
                     return F.linear(y, dense[i])

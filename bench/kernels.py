@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ from torch import Tensor
 from bench.common.machine import clock, last_level_cache, least, memory_gb_s, products_gflop_s
 from bench.common.report import command, heading, line, numbers, parser
 from minimemo.errors import InputError
-from minimemo.kernels import native, native_attention, reference, torch_ops
+from minimemo.kernels import PackedSource, Source, native, reference, torch_ops
+from minimemo.kernels.native.attention import attention
 from minimemo.models.weights import dense_dtype
 
 
@@ -162,43 +164,35 @@ def _dense(matrix: native.PackedMatrix) -> Tensor:
 
 
 def _prefill(dtype: str, depth: int, peak: float, seconds: float) -> dict[str, Any]:
-    tokens, threads = depth + CHUNK, torch.get_num_threads()
+    tokens = depth + CHUNK
     k, v = _keys(tokens, dtype)
     q = torch.randn(HEADS, CHUNK, DIM, generator=torch.Generator().manual_seed(1)).to(k.dtype)
-    where, wide = torch.arange(depth, tokens), q.float()
-
-    def ours(i: int) -> Tensor:
-        return native_attention.attention(wide, k, v, scale=SCALE, query_positions=where, threads=threads)[0]
-
-    times = _least([ours, lambda i: torch_ops.attention(q, k, v, scale=SCALE, query_positions=where)], seconds)
+    wide, sources = q.float(), [Source(k, v, 0, CHUNK, depth)]
+    ours = lambda i: attention(wide, sources, SCALE)[0]  # noqa: E731
+    times = _least([ours, lambda i: torch_ops.attention(q, sources, SCALE)], seconds)
     last = slice(CHUNK - 16, CHUNK)
-    exact = reference.attention(
-        wide[:, last].double(), k.double(), v.double(), scale=SCALE, query_positions=where[last]
-    )
+    expected = reference.attention(wide[:, last].double(), [Source(k, v, 0, 16, tokens - 16)], SCALE)[0]
     flops = 4e-9 * HEADS * DIM * sum(range(depth + 1, tokens + 1))
-    of = {"kernel": "prefill", "of": dtype, "depth": depth, "rows": CHUNK, "error": _error(ours(0)[:, last], exact[0])}
+    of = {"kernel": "prefill", "of": dtype, "depth": depth, "rows": CHUNK, "error": _error(ours(0)[:, last], expected)}
     return _row(flops, peak, *times, **of)
 
 
 def _decode(store: str, depth: int, counts: Sequence[int], memory: float, seconds: float) -> Iterator[dict[str, Any]]:
-    threads = torch.get_num_threads()
-    first, size = _segment(store, depth)
-    segments = [first, *(_segment(store, depth)[0] for _ in range(5 * last_level_cache() // size))]
-    dense = isinstance(first, native_attention.DenseSegment)
-    k, v = (first.keys, first.values) if dense else reference.unpack_kv(first.packed)
+    first, size = _source(store, depth)
+    copies = [first, *(_source(store, depth)[0] for _ in range(5 * last_level_cache() // size))]
     for count in counts:
         q = torch.randn(HEADS, count, DIM, generator=torch.Generator().manual_seed(count))
+        sources = [replace(source, count=count) for source in copies]
 
-        def ours(i: int, q: Tensor = q) -> Tensor:
-            one = [segments[i % len(segments)]]
-            return native_attention.segment_attention(q, one, scale=SCALE, threads=threads)[0]
+        def ours(i: int, q: Tensor = q, sources: list[Any] = sources) -> Tensor:
+            return attention(q, [sources[i % len(sources)]], SCALE)[0]
 
-        def peer(i: int, q: Tensor = q) -> object:
-            segment = segments[(i + len(segments) // 2) % len(segments)]
-            return torch_ops.attention(q.to(k.dtype), segment.keys, segment.values, scale=SCALE)
+        def peer(i: int, q: Tensor = q, sources: list[Any] = sources) -> object:
+            source = sources[(i + len(sources) // 2) % len(sources)]
+            return torch_ops.attention(q.to(source.keys.dtype), [source], SCALE)
 
-        times = _least([ours, peer] if dense else [ours], seconds)
-        error = _error(ours(0), reference.attention(q.double(), k.double(), v.double(), scale=SCALE)[0])
+        times = _least([ours, peer] if isinstance(first, Source) else [ours], seconds)
+        error = _error(ours(0), reference.attention(q.double(), sources[:1], SCALE)[0])
         of = {"kernel": "decode", "of": store, "depth": depth, "rows": count, "error": error}
         yield _row(size / 1e9, memory, *times, **of)
 
@@ -209,15 +203,15 @@ def _keys(tokens: int, dtype: str) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def _segment(store: str, tokens: int) -> tuple[Any, int]:
-    """A segment and its bytes."""
+def _source(store: str, tokens: int) -> tuple[Source | PackedSource, int]:
+    """A source and its bytes."""
     if not store.startswith("packed"):
         k, v = _keys(tokens, store)
-        return native_attention.DenseSegment(k, v), k.nbytes + v.nbytes
+        return Source(k, v, 0, 1), k.nbytes + v.nbytes
     packed = reference.pack_kv(*_keys(tokens, "float32"), int(store[-1]))
     tensors = (packed.key_codes, packed.key_scale, packed.key_low)
     tensors += (packed.value_codes, packed.value_scale, packed.value_low)
-    return native_attention.PackedSegment(packed), sum(tensor.nbytes for tensor in tensors)
+    return PackedSource(packed, 0, 1), sum(tensor.nbytes for tensor in tensors)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -37,8 +37,9 @@ from minimemo.hub.catalog import CATALOG, defaults
 from minimemo.runtime import open_embedder
 from minimemo.search.embedder import Embedder
 from minimemo.search.fusion import NEIGHBOURS, fuse_expanded
-from minimemo.search.index import Retriever, VectorIndex
 from minimemo.search.lexical import LexicalIndex
+from minimemo.search.retriever import Retriever
+from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, Chunk, split
 
 COLLECTIONS = "cranfield,medquad,vcsum_headline,cmrc,xquad_en,xquad_zh"

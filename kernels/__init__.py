@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from .attention import attend
 from .elementwise import add_rms_norm, apply_rope, gated_mlp_activation, rms_norm, rope_store
-from .packed import PACK_GROUP, PackedKV, empty_packed
-from .packing import pack_into
-from .quantized import QuantizedMatrix, quantized_linear
-from .source import PackedSource, Source
+from .formats import PACK_GROUP, PackedKV, PackedSource, QuantizedMatrix, Source, empty_packed
+from .linear import quantized_linear
+from .pack import pack_into
 from .transform import Basis
 
 __all__ = [

@@ -5,42 +5,43 @@ Triton's on a GPU, native ones for a few rows on a CPU, where a torch operation 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import native, torch_ops
-from .placement import TRITON_DIMS, triton_serves
+from . import native, torch_ops, triton
+from .formats import MAX_DIM
+from .native import elementwise as on_cpu
 
-_TRITON_WIDTH = 16384  # of a norm: numbers that the registers of a program hold
 _NATIVE_ROWS = 16  # norms of more are worth several threads
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
-    if triton_serves(x, weight) and x.shape[-1] <= _TRITON_WIDTH:
-        from . import triton_norm
+    if triton.serves(x, weight) and x.shape[-1] <= triton.MAX_WIDTH:
+        from .triton import elementwise as on_gpu
 
-        return triton_norm.rms_norm(x, weight, eps)
+        return on_gpu.rms_norm(x, weight, eps)
     if _native_serves(x, weight):
-        return native.rms_norm(x, weight, eps)
-    return torch_ops.rms_norm(x, weight, eps)
+        return on_cpu.rms_norm(x, weight, eps)
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
-    if triton_serves(x, residual, weight) and x.shape[-1] <= _TRITON_WIDTH:
-        from . import triton_norm
+    if triton.serves(x, residual, weight) and x.shape[-1] <= triton.MAX_WIDTH:
+        from .triton import elementwise as on_gpu
 
-        return triton_norm.add_rms_norm(x, residual, weight, eps)
+        return on_gpu.add_rms_norm(x, residual, weight, eps)
     total = x + residual
     return rms_norm(total, weight, eps), total
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
     """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
-    if triton_serves(gate_up):
-        from . import triton_norm
+    if triton.serves(gate_up):
+        from .triton import elementwise as on_gpu
 
-        return triton_norm.gated_mlp_activation(gate_up, activation)
+        return on_gpu.gated_mlp_activation(gate_up, activation)
     return torch_ops.gated_mlp_activation(gate_up, activation)
 
 
@@ -50,10 +51,10 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Computed in float32 and rounded once to x.dtype, element by element: the same key gives the same bits whatever it
     is batched with, which is what lets a restored exact memory equal the cache it came from.
     """
-    if triton_serves(x) and x.dim() == 3 and x.shape[2] <= TRITON_DIMS:
-        from . import triton_rope
+    if triton.serves(x) and x.dim() == 3 and x.shape[2] <= MAX_DIM:
+        from .triton import rope
 
-        return triton_rope.apply_rope(x, cos.contiguous(), sin.contiguous())
+        return rope.apply_rope(x, cos.contiguous(), sin.contiguous())
     return torch_ops.apply_rope(x, cos, sin)
 
 
@@ -65,11 +66,10 @@ def rope_store(
     end = start + keys.shape[1]
     if not 0 <= start <= end <= cache_keys.shape[1]:
         raise ValueError(f"start: {start} with {keys.shape[1]} tokens in a cache of {cache_keys.shape[1]}")
-    if triton_serves(keys, values) and triton_serves(cache_keys, cache_values) and keys.shape[2] <= TRITON_DIMS:
-        from . import triton_rope
+    if triton.serves(keys, values) and triton.serves(cache_keys, cache_values) and keys.shape[2] <= MAX_DIM:
+        from .triton import rope
 
-        tables = cos.contiguous(), sin.contiguous()
-        triton_rope.rope_store(keys, values, *tables, cache_keys, cache_values, start)
+        rope.rope_store(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start)
         return
     cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
     cache_values[:, start:end] = values

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from .packed import PACK_GROUP, PackedKV
+from .formats import PACK_GROUP, PackedKV, PackedSource, Source
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -29,110 +31,28 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def inverse_transform(
-    codes: Tensor,
-    step: float,
-    basis: Tensor,
-    mean: Tensor,
-    layer_scale: Tensor,
-    kv_heads: int,
-    rotations: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """(codes * step @ basis + mean) * layer_scale, rotated -> (L, G, n, D), in basis's dtype.
+def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> tuple[Tensor, Tensor]:
+    """Grouped-query attention of each query token over the union of its sources, by one softmax over all keys.
 
-    codes (n, A), basis (A, L * G * D), mean (L * G * D,), layer_scale (L,); rotations: cos, sin (L, n, D), for keys.
+    q (H, N, D) -> out (H, N, D) and the log-sum-exp of the scores (H, N); a token that sees nothing gives zeros, -inf.
     """
-    layers, tokens = layer_scale.shape[0], codes.shape[0]
-    x = codes.to(basis.dtype) * step @ basis + mean.to(basis.dtype)
-    x = x.view(tokens, layers, kv_heads, -1).permute(1, 2, 0, 3) * layer_scale.to(basis.dtype)[:, None, None, None]
-    if rotations is None:
-        return x
-    return apply_rope(x, *(table.to(basis.dtype)[:, None] for table in rotations))
-
-
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    query_positions: Tensor | None = None,
-    key_start: int = 0,
-    window: int | None = None,
-    sinks: int = 0,
-    soft_cap: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Grouped-query attention with the log-sum-exp of each row.
-
-    q (H, N, D); k, v (G, T, D), key j at position key_start + j. `query_positions` (N,) None: every query sees every
-    key; otherwise a query at position p sees keys at positions p - window < j <= p, and those of the first `sinks`
-    positions that precede it (arXiv 2309.17453). soft_cap: scores become cap * tanh(score / cap) (arXiv 2408.00118).
-    Returns out (H, N, D) and lse (H, N); a query that sees nothing gives zeros and -inf.
-    """
-    group = q.shape[0] // k.shape[0]
-    k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
-    scores = q @ k.transpose(-1, -2) * scale
-    if soft_cap is not None:
-        scores = soft_cap * torch.tanh(scores / soft_cap)
-    if query_positions is not None:
-        keys = torch.arange(k.shape[1], device=q.device) + key_start
-        seen = keys[None, :] <= query_positions[:, None]
-        if window is not None:
-            sink = (keys >= 0) & (keys < sinks)
-            seen &= (keys[None, :] > query_positions[:, None] - window) | sink[None, :]
-        scores = scores.masked_fill(~seen, float("-inf"))
-    lse = torch.logsumexp(scores, dim=-1)
-    weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()
-    return weights @ v, lse
-
-
-def shared_prefix_attention(
-    q: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    tail_k: Tensor,
-    tail_v: Tensor,
-    row_starts: Tensor,
-    tail_lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None = None,
-    sinks: int = 0,
-    soft_cap: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Each row of a batch over the prefix and its own tail, one row after the other.
-
-    q (H, N, D), row b's queries from row_starts[b] to row_starts[b + 1]; prefix_k, prefix_v (G, T, D) at positions
-    0 .. T - 1; tail_k, tail_v (B, G, S, D) at positions T on, of which the first tail_lengths[b] are meaningful and end
-    with the keys of row b's queries. Result as in `attention`.
-    """
-    starts, outs, lses = row_starts.tolist(), [], []
-    for row, length in enumerate(tail_lengths.tolist()):
-        first, last = starts[row], starts[row + 1]
-        end = prefix_k.shape[1] + length
-        out, lse = attention(
-            q[:, first:last],
-            torch.cat((prefix_k, tail_k[row, :, :length]), dim=1),
-            torch.cat((prefix_v, tail_v[row, :, :length]), dim=1),
-            scale=scale,
-            query_positions=torch.arange(end - (last - first), end, device=q.device),
-            window=window,
-            sinks=sinks,
-            soft_cap=soft_cap,
-        )
-        outs.append(out)
-        lses.append(lse)
-    return torch.cat(outs, dim=1), torch.cat(lses, dim=1)
-
-
-def merge_attention(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint key sets from the two parts. out (H, N, D), lse (H, N).
-
-    The online-softmax identity (arXiv 1805.02867; used for shared prefixes in arXiv 2402.05099).
-    """
-    lse = torch.logaddexp(lse_a, lse_b)
-    safe = lse.nan_to_num(neginf=0.0)
-    return out_a * (lse_a - safe).exp()[..., None] + out_b * (lse_b - safe).exp()[..., None], lse
+    scores, values = [], []
+    token = torch.arange(q.shape[1], device=q.device)[:, None]
+    for source in sources:
+        pair = unpack_kv(source.packed) if isinstance(source, PackedSource) else (source.keys, source.values)
+        k, v = (x.to(q.dtype).repeat_interleave(q.shape[0] // x.shape[0], dim=0) for x in pair)
+        key, behind = torch.arange(k.shape[1], device=q.device), token - source.first
+        seen = (behind >= 0) & (behind < source.count) & (key >= 0)
+        if source.last_seen is not None:
+            last = source.last_seen + behind
+            seen &= key <= last
+            if source.window is not None:
+                seen &= key > last - source.window
+        scores.append((q @ k.transpose(1, 2) * scale).masked_fill(~seen, float("-inf")))
+        values.append(v)
+    joined = torch.cat(scores, dim=2)
+    lse = torch.logsumexp(joined, dim=2)
+    return (joined - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ torch.cat(values, dim=1), lse
 
 
 def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:

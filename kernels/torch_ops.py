@@ -7,16 +7,16 @@ A causal chunk is the unmasked past merged with the causal square of the chunk i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
+from .formats import PackedSource, Source
+
 _NEVER = float("-inf")
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
@@ -43,53 +43,53 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    query_positions: Tensor | None = None,
-    key_start: int = 0,
-    window: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Grouped-query attention with the log-sum-exp of each row (arguments and result as in `reference.attention`).
+def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
+    """`attention.attend` source by source, merged by log-sum-exp (arXiv 2402.05099) where several reach a token.
 
-    Computed in the dtype of k and v; out has q's.
-    With `query_positions`, and no window, positions must be the last N key positions in order (a causal chunk).
-    Raises ValueError for shapes or dtypes that do not fit together.
+    Each is computed in the dtype of its keys, packed ones in q's. Without a window, the last token of a source with
+    last_seen must sit at its last key (a causal chunk). Raises ValueError for what does not fit together.
     """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    out, lse = q.new_zeros(q.shape), q.new_full(q.shape[:2], _NEVER, dtype=wide)
+    for source in sources:
+        span = slice(source.first, source.first + source.count)
+        if isinstance(source, PackedSource):
+            k, v = (x.to(q.dtype) for x in reference.unpack_kv(source.packed))
+        else:
+            k, v = source.keys, source.values
+        part, part_lse = _attention(q[:, span].to(k.dtype), k, v, scale, source.last_seen, source.window)
+        part = part.to(q.dtype)
+        if len(sources) == 1 and source.count == q.shape[1]:
+            return part
+        out[:, span], lse[:, span] = _merge(out[:, span], lse[:, span], part, part_lse)
+    return out
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int | None, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """Of one source and its tokens: out (H, N, D), log-sum-exp of the scores (H, N)."""
     heads, rows, dim = q.shape
     kv_heads, tokens, _ = k.shape
     if k.shape != v.shape or k.shape[2] != dim or heads % kv_heads:
         raise ValueError(f"attention: q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not fit")
     if k.dtype != v.dtype:
         raise ValueError(f"attention: dtypes differ: k {k.dtype}, v {v.dtype}")
-    if q.dtype != k.dtype:
-        narrow = q.to(k.dtype)
-        out, lse = attention(
-            narrow, k, v, scale=scale, query_positions=query_positions, key_start=key_start, window=window
-        )
-        return out.to(q.dtype), lse
-    if query_positions is None:
+    if last_seen is None:
         return _unmasked(q, k, v, scale)
-    if query_positions.shape != (rows,):
-        raise ValueError(f"attention: {rows} queries but query_positions {tuple(query_positions.shape)}")
     if window is not None:
-        return _windowed(q, k, v, scale, query_positions, key_start, window)
+        return _windowed(q, k, v, scale, last_seen, window)
     past = tokens - rows
-    if past < 0 or int(query_positions[0]) != key_start + past or int(query_positions[-1]) != key_start + tokens - 1:
-        raise ValueError("attention: a causal chunk needs its queries at the last key positions")
+    if past < 0 or last_seen != past:
+        raise ValueError(f"attention: {rows} queries from key {last_seen} on do not end at the last of {tokens} keys")
     if rows == 1:
         return _unmasked(q, k, v, scale)
-    own = _square(q, k[:, past:], v[:, past:], scale)
-    if past == 0:
-        return own
-    return merge_attention(*_unmasked(q, k[:, :past], v[:, :past], scale), *own)
+    chunk = _square(q, k[:, past:], v[:, past:], scale)
+    return chunk if past == 0 else _merge(*_unmasked(q, k[:, :past], v[:, :past], scale), *chunk)
 
 
-def merge_attention(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint key sets; out (H, N, D), lse (H, N). See `reference.merge_attention`."""
+def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over the union of two disjoint key sets: the online-softmax identity (arXiv 1805.02867)."""
     lse = torch.logaddexp(lse_a, lse_b)
     safe = lse.masked_fill(lse == _NEVER, 0.0)
     weight_a, weight_b = (lse_a - safe).exp_().unsqueeze(-1), (lse_b - safe).exp_().unsqueeze(-1)
@@ -128,18 +128,18 @@ def _square(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     return _flash(q, k, v, scale, causal=True)
 
 
-def _windowed(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, positions: Tensor, key_start: int, window: int
-) -> tuple[Tensor, Tensor]:
+def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int, window: int) -> tuple[Tensor, Tensor]:
     """Sliding window: only the keys that some query sees are touched, by an explicit mask over those."""
     heads, rows, dim = q.shape
-    first = min(max(int(positions.min()) - window + 1 - key_start, 0), k.shape[1])
-    last = min(max(int(positions.max()) + 1 - key_start, first), k.shape[1])
+    first = min(max(last_seen - window + 1, 0), k.shape[1])
+    last = min(max(last_seen + rows, first), k.shape[1])
     k, v = k[:, first:last], v[:, first:last]
     if last == first:
         return torch.zeros_like(q), torch.full((heads, rows), _NEVER, device=q.device)
-    keys = torch.arange(key_start + first, key_start + last, device=q.device)
-    hidden = (keys[None, :] > positions[:, None]) | (keys[None, :] <= positions[:, None] - window)
+    behind = torch.arange(last_seen, last_seen + rows, device=q.device)[:, None] - torch.arange(
+        first, last, device=q.device
+    )
+    hidden = (behind < 0) | (behind >= window)
     group = heads // k.shape[0]
     folded = q.reshape(k.shape[0], group * rows, dim)
     scores = (folded.float() @ k.float().transpose(-1, -2)).mul_(scale).view(k.shape[0], group, rows, -1)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from . import native
+from .native.library import library
 
-_GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/transform.h
+_GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/src/transform.h
 _BLOCK = 32  # columns that share a scale in a packed matrix
 
 
@@ -64,7 +65,7 @@ class Basis:
         out.copy_((x + mean).view(tokens, heads, dim).transpose(0, 1) * scale[:, None, None])
 
     def _inverse_natively(self, symbols: Tensor, step: float, mean: Tensor, scale: Tensor, out: Tensor) -> None:
-        library = native._library()
+        opened = library()
         codes, scales = self._packed
         job = _InverseTransform(
             symbols.data_ptr(), len(self.rows), self.dense, out.shape[1], self.rows.shape[1], out.shape[2], step,
@@ -72,7 +73,7 @@ class Basis:
             out.data_ptr(), out.stride(0),
         )  # fmt: skip
         threads = torch.get_num_threads()
-        if library.minimemo_inverse_transform(library.variant, byref(job), sizeof(job), threads):
+        if opened.minimemo_inverse_transform(opened.variant, byref(job), sizeof(job), threads):
             raise MemoryError("no memory for the inverse transform")
 
     @cached_property
@@ -85,7 +86,7 @@ class Basis:
         rows, columns = self.rows.shape
         if self.exact or rows == 0 or columns % _BLOCK or native.unavailable() is not None:
             return None
-        if native._library().variant == 0:  # portable: 6 times slower than torch here
+        if library().variant == 0:  # portable: 6 times slower than torch here
             return None
         codes = torch.empty(rows, columns, dtype=torch.int8)
         scales = torch.empty(rows, columns // _BLOCK)
@@ -97,17 +98,17 @@ class Basis:
 
     @cached_property
     def _packed(self) -> tuple[Tensor, Tensor]:
-        """For the inverse: codes and scales of the dense rows as native/transform.h has them."""
+        """For the inverse: codes and scales of the dense rows as native/src/transform.h has them."""
         groups, tiles = -(-self.dense // _GROUP), self.rows.shape[1] // _COLUMNS
         codes = torch.zeros(tiles, groups, _GROUP // 4, _COLUMNS, dtype=torch.int32)  # four of a byte each
         scales = torch.empty(tiles, groups, _COLUMNS)
         for group in range(groups):
             part = self.rows[group * _GROUP : min((group + 1) * _GROUP, self.dense)].float()
-            rounded, found = _rounded(part, 0)
+            rounded, steps = _rounded(part, 0)
             whole = torch.nn.functional.pad(rounded.add_(128).int(), (0, 0, 0, -len(part) % 4)).unflatten(0, (-1, 4))
             quads = whole[:, 0] | whole[:, 1] << 8 | whole[:, 2] << 16 | whole[:, 3] << 24
             codes[:, group, : len(quads)] = quads.view(-1, tiles, _COLUMNS).transpose(0, 1)
-            scales[:, group] = found.view(tiles, _COLUMNS)
+            scales[:, group] = steps.view(tiles, _COLUMNS)
         return codes, scales
 
 
@@ -120,12 +121,11 @@ def _rounded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _inverts() -> bool:
     if native.unavailable() is not None:
         return False
-    library = native._library()
-    return bool(library.minimemo_inverts(library.variant))
+    return bool(library().minimemo_inverts(library().variant))
 
 
 class _InverseTransform(Structure):
-    """InverseTransform of native/transform.h."""
+    """InverseTransform of native/src/transform.h."""
 
     _fields_ = (
         ("symbols", c_void_p),

@@ -79,8 +79,7 @@ DEFAULT_OPTIONS = RunOptions()
 def _torch_dtype(name: str | None) -> torch.dtype:
     import torch
 
-    dtype = getattr(torch, str(name))
-    assert isinstance(dtype, torch.dtype)
+    dtype: torch.dtype = getattr(torch, str(name))
     return dtype
 
 
@@ -96,7 +95,7 @@ class LocatedModel:
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """One engine with its tokenizer; serves any number of memos, one call at a time."""
+    """One engine with its tokenizer; serves any number of memos."""
 
     located: LocatedModel
     engine: Engine

@@ -7,7 +7,6 @@ from torch import Tensor
 
 # Largest allowed |found - expected| relative to the largest |expected|, by the dtype computed in.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-BFLOAT16_SUMS = 5e-5  # float32 results of sums over bfloat16 products, such as a log-sum-exp
 
 
 def assert_close(found: Tensor, expected: Tensor, name: str = "result", within: float | None = None) -> None:

@@ -20,8 +20,9 @@ from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
 from minimemo.memory.tiers import DEFAULT
-from minimemo.search.index import Retriever, VectorIndex
-from minimemo.text.chunks import DEFAULT_OVERLAP, DEFAULT_SIZE, split
+from minimemo.search.retriever import Retriever
+from minimemo.search.vectors import VectorIndex
+from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.document import Document, read_document
 
 MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
@@ -106,7 +107,7 @@ class Runner:
             assert self._document is not None
             text, embedder = self._document.text, self.embedder.embedder
             size = min(DEFAULT_SIZE, embedder.passage_room)
-            chunks = split(text, embedder.offsets(text), size=size, overlap=DEFAULT_OVERLAP)
+            chunks = split(text, embedder.offsets(text), size=size)
             groups = [chunks[at : at + GROUP] for at in range(0, len(chunks), GROUP)]  # as a build embeds them
             vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
             self._session = Session(

@@ -121,14 +121,13 @@ class Workbench:
                     writer.add(block.hash, block.ids, codec.encode(block, following))
             encoded = time.perf_counter()
             with MemoryReader(path) as reader:
-                ready = time.perf_counter()
                 cache = StoredMemory([(reader, codec)], self.engine).load(whole([reader.extent]), ROOM)
                 loaded = time.perf_counter()
                 sizes = reader.sizes()
         elements = prefilled.keys.numel() + prefilled.values.numel()
         return cache, Cost(
             len(prefilled.ids), elements, sum(sizes.values()), sizes["payload"],
-            prefilled.seconds, encoded - begin, loaded - ready,
+            prefilled.seconds, encoded - begin, loaded - encoded,
         )  # fmt: skip
 
     def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
@@ -141,15 +140,16 @@ class Workbench:
 
     def replies(self, sample: Sample, cache: KVCache) -> dict[str, str]:
         """The model's answer from the cache alone to each question, by its id."""
-        prompts, replies = PROMPTS[sample.language], {}
+        tokenizer, prompts, replies = self.model.tokenizer, PROMPTS[sample.language], {}
         for at in range(0, len(sample.asked), BATCH):
             batch = sample.asked[at : at + BATCH]
             texts = [prompts.memory_answer.format(question=asked.text) for asked in batch]
-            rows = [self._writer.end_of_turn(prompts.system, text) for text in texts]
-            for asked, reply in zip(batch, self._writer.reply_batch(cache, rows, self.max_tokens), strict=True):
-                said = reply.strip()
+            rows = [self._writer.turn(prompts.system, text, begun=True) for text in texts]
+            written = self.engine.generate_batch(cache, rows, max_tokens=self.max_tokens, stop=tokenizer.stop_ids)
+            for asked, reply in zip(batch, written, strict=True):
+                said = tokenizer.decode(reply).strip()
                 # a base model does not know how to stop
-                replies[asked.id] = said if self.model.tokenizer.has_chat_template else said.split("\n", 1)[0]
+                replies[asked.id] = said if tokenizer.has_chat_template else said.split("\n", 1)[0]
         return replies
 
     def kept(self, what: str, parts: Sequence[Any], make: Callable[[], Any]) -> Any:

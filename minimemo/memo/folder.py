@@ -208,20 +208,15 @@ def keep_tail(file: Path, stamp: Mapping[str, Any], instead_of: Mapping[str, Any
     with suppress(OSError):
         if instead_of is not None:
             _kept_tail(instead_of).unlink(missing_ok=True)
-        path, room = _kept_tail(stamp), TAILS_BYTES - file.stat().st_size
+        path, left = _kept_tail(stamp), TAILS_BYTES
         path.parent.mkdir(parents=True, exist_ok=True)
-        others = [(other.stat(), other) for other in path.parent.iterdir() if other != path]
-        for status, other in sorted(others, key=lambda pair: -pair[0].st_mtime_ns):
-            room -= status.st_size
-            if room < 0:
-                other.unlink(missing_ok=True)
-        if file.stat().st_size <= TAILS_BYTES:
-            part = path.with_name(f"{path.name}.{os.getpid()}.part")
-            try:
-                shutil.move(file, part)  # perhaps across file systems
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        shutil.move(file, part)  # perhaps across file systems
+        os.replace(part, path)
+        for tail in sorted(path.parent.iterdir(), key=lambda tail: -tail.stat().st_mtime_ns):
+            left -= tail.stat().st_size
+            if left < 0:
+                tail.unlink(missing_ok=True)
 
 
 def _kept_tail(stamp: Mapping[str, Any]) -> Path:

@@ -91,10 +91,6 @@ class MemoryReader:
         """(n,) int32 token ids of a block."""
         return layout.unshuffled(self._inflated(index, 0))
 
-    def all_ids(self) -> np.ndarray:
-        """(tokens,) int32."""
-        return np.concatenate([np.empty(0, np.int32), *(self.ids(index) for index in range(len(self)))])
-
     def payload(self, index: int) -> tuple[bytes, ...]:
         """The codec's streams of a block."""
         return tuple(self._inflated(index, number) for number in range(1, self._index["frames"].shape[1]))

@@ -1,4 +1,4 @@
-"""Bytes of a memory.bin before anything is coded: the steps that a size takes, and what a budget buys.
+"""Bytes of a memory.bin before anything is coded: the steps that a tier or a size takes, and what a budget buys.
 
 Components of keys and values are close to Laplacian (that of most transform coefficients; Lam and Goodman, IEEE Trans.
 Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a grid has a closed form.

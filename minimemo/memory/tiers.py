@@ -1,4 +1,4 @@
-"""Tiers and codecs by name: what a user asks of a memory, in one word -> a codec with its parameters -> the codec.
+"""Tiers and codecs by name: the words that a user asks for a memory with, and the codec that a memory names.
 
 Rule of this file: nothing heavy is imported with it, the command line lists the tiers.
 """

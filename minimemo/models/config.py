@@ -94,19 +94,6 @@ class ModelConfig:
         if not self.query_scale:
             object.__setattr__(self, "query_scale", self.head_dim**-0.5)
 
-    # Costs, kept beside the numbers they follow from.
-
-    def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
-        """Bytes of keys and values a token takes over all layers (2 bytes an element: the fp16 yardstick)."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
-
-    def matmul_parameters(self) -> int:
-        """Weights that each token is multiplied with, the output head included."""
-        qkv = self.hidden_size * (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        out = self.num_heads * self.head_dim * self.hidden_size
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        return self.num_layers * (qkv + out + mlp) + self.vocab_size * self.hidden_size
-
     def layer_rope(self, layer: int) -> RopeConfig:
         """The rotary settings that `layer` uses."""
         return self.local_rope if self.local_rope and self.windows[layer] is not None else self.rope

@@ -26,7 +26,7 @@ from minimemo.kernels import (
     gated_mlp_activation,
     rms_norm,
 )
-from minimemo.kernels.shortlist import largest_linear
+from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights
 from minimemo.models.native import most_tokens, native_stack
@@ -89,7 +89,7 @@ class Decoder:
         """Runs ids (N,), the rows' new tokens one row after the other, and appends them to the rows' caches.
 
         raw_keys: (L, G, N, D), filled with the keys before RoPE. logits: "last" (rows, V) of each row's last token,
-        "likeliest", the same where only the largest needs to be right (kernels/shortlist.py), "all" (N, V), or "none"
+        "likeliest", the same where only the largest needs to be right (native/shortlist.py), "all" (N, V), or "none"
         (empty). Returned in float32.
         """
         counts = [row.count for row in rows]

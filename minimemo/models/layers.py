@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minimemo.kernels import QuantizedMatrix, quantized_linear
 from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
-from minimemo.kernels.shortlist import Shortlist
+from minimemo.kernels.native.shortlist import Shortlist
 
 FEW_ROWS = 16  # rows up to which the packed product is quicker than widening the matrix and multiplying
 

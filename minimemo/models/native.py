@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from minimemo.kernels.native_attention import too_wide
-from minimemo.kernels.native_stack import Stack, StackLayer
+from minimemo.kernels.native.attention import too_wide
+from minimemo.kernels.native.stack import Stack, StackLayer
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, PackedLinear
 

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
-from minimemo.kernels import native
+from minimemo.kernels import native, triton
+from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, quantized_matrix
 from minimemo.kernels.hugepages import Arena
-from minimemo.kernels.placement import has_triton
-from minimemo.kernels.quantized import GROUPS, QuantizedMatrix
-from minimemo.kernels.shortlist import Shortlist, shortlist
+from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder
 from minimemo.models.layers import (
@@ -146,21 +145,19 @@ def load_decoder(
     config = config or ModelConfig.from_directory(directory)
     dtype = dtype or preferred_dtype(device)
     if packed is None:
-        packed = native.unavailable() is None if device == "cpu" else has_triton()
+        packed = native.unavailable() is None if device == "cpu" else triton.installed()
     with TensorFiles(directory) as files, torch.no_grad():
         return Decoder(config, _assemble(config, files, dtype, device, packed, on_event))
 
 
 def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[QuantizedMatrix]:
     """The matrices in the form of Triton's kernel; none where one of them is of another kind or another group."""
-    from minimemo.kernels.triton_matmul import quantized_matrix
-
     if not all(files.is_coded(name) for name in names):
         return []
     matrices = []
     for name in names:
         codes, scales, offsets = files.codes(name)
-        if codes.shape[1] // scales.shape[1] not in GROUPS:
+        if codes.shape[1] // scales.shape[1] not in QUANTIZED_GROUPS:
             return []
         bits = 4 if int(codes.min()) >= 0 and int(codes.max()) < 16 else 8
         halves = None if offsets is None else offsets.half().to(device)

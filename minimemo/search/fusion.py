@@ -1,10 +1,10 @@
-"""Scores by vectors and by words become one: standard scores over the passages, words' ones saturated, are added.
+"""Scores by vectors and by words -> one: standard scores over the passages, words' ones saturated, weighted and added.
 
 Cosines lie in a narrow band and BM25 has no scale of its own; what compares is how far a passage stands out from the
 others (distribution-based score fusion). One rare word, though, stands out far more than any cosine can, and more so
 the longer the document: towards LIMIT it counts ever less. And a passage that does not say the question's words would
 lose to one that does, however near its meaning: the first CANDIDATES are scored again with the words of their nearest
-passages. nDCG@10 (bench/search.py, multilingual-e5-small) without and with those: cranfield 0.545 and 0.568,
+passages. nDCG@10 (bench.search, multilingual-e5-small) without and with those: cranfield 0.545 and 0.568,
 medquad 0.612 and 0.656, vcsum_headline 0.798 and 0.803, xquad and cmrc within 0.003. Ranks alone (reciprocal rank
 fusion) lose how far a passage stands out.
 """
@@ -55,8 +55,8 @@ def fuse_expanded(
     """
     expanded = words.copy()
     first = np.argsort(-fuse(vectors, words, weight), axis=1, kind="stable")[:, :CANDIDATES]
-    rows, places = np.unique(first, return_inverse=True)  # queries on one subject share most of them
-    near = nearest(rows)[places.reshape(first.shape)]
+    named, places = np.unique(first, return_inverse=True)  # queries on one subject share most of them
+    near = nearest(named)[places.reshape(first.shape)]
     for row in np.flatnonzero(np.ptp(vectors, axis=1) > 0).tolist():
         expanded[row, first[row]] = lexical.expanded_scores(queries[row], first[row], near[row])
     return fuse(vectors, expanded, weight)
@@ -69,8 +69,8 @@ def with_phrases(
     `owners[i]`. "Highlight the parts related to "Governing Law"" says its subject in two words of eight."""
     fused = queries.copy()
     for row in set(owners):
-        quoted = [at for at, owner in enumerate(owners) if owner == row]
-        fused[row] = (fused[row] + phrases[quoted].mean(axis=0)) / 2
+        own = [at for at, owner in enumerate(owners) if owner == row]
+        fused[row] = (fused[row] + phrases[own].mean(axis=0)) / 2
     return fused
 
 

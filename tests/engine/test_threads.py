@@ -16,8 +16,8 @@ from minimemo.errors import MinimemoError
 from minimemo.kernels import native
 from minimemo.models.layers import PackedLinear, Scratch
 from minimemo.models.weights import load_decoder
+from tests.kernels.native.test_stack import _pack
 from tests.models.test_decoder import _reference
-from tests.test_native_stack import _pack
 from tests.tiny import tiny_decoder, tiny_engine
 
 IDS = [(37 * i) % 60 + 3 for i in range(70)]

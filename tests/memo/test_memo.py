@@ -22,7 +22,7 @@ from minimemo.events import Event
 from minimemo.files import exchange
 from minimemo.memo.library import remembered
 from tests.conftest import TinyModels
-from tests.memories import whole_memory
+from tests.memories import all_ids, whole_memory
 from tests.tiny import write_model
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(14))
@@ -190,7 +190,7 @@ def test_a_flipped_byte_of_the_memory_is_found_by_asking(copy: Path, tiny_models
             told = [event.stage for event in notes if event.unit == "note"]
             if not told:
                 with memo.reader() as reader, pytest.raises(MemoError, match="checksum"):
-                    reader.all_ids()
+                    all_ids(reader)
                 continue
             (note,) = told
             assert "memory.bin: damaged (checksum of block" in note and "computed from its text" in note

@@ -20,6 +20,7 @@ from minimemo.memo.quality import QualityCard, _load, places
 from minimemo.memory.codec import ExactCodec, KVLayout
 from minimemo.runtime import LanguageModel, OpenEmbedder, load_model, open_embedder
 from tests.conftest import TinyModels
+from tests.memories import all_ids
 
 LINES = [f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(150)]
 LONG, MIDDLE, SHORT = "".join(LINES), "".join(LINES[:60]), "".join(LINES[:9])
@@ -54,7 +55,7 @@ def test_the_figures_are_those_of_a_plain_computation(
     """Prefill, code, decode, compare: by hand, with the log-probabilities in float64."""
     memo = build(LONG, tmp_path / "a.memo", model, embedder, memory)
     (reader, codec), engine = memo.memory_file(), model.engine
-    ids = reader.all_ids().tolist()
+    ids = all_ids(reader).tolist()
     assert [(judged.end, judged.tokens) for judged in memo.manifest.quality] == [(1024, 64), (4096, 64)]
     (first, second), logits = memo.manifest.quality, []
     exact = engine.new_cache(1200)

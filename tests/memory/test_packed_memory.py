@@ -20,9 +20,9 @@ from minimemo.models.decoder import Decoder, Row
 from minimemo.models.weights import load_decoder
 from tests.conftest import TinyModels
 from tests.helpers import assert_close
+from tests.kernels.native.test_stack import _pack
 from tests.memories import whole_memory
 from tests.models.test_decoder import FAMILIES, _reference
-from tests.test_native_stack import _pack
 from tests.tiny import tiny_config, tiny_decoder
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(14))

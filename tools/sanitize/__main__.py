@@ -17,17 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = (
-    "test_native.py",
-    "test_native_attention.py",
-    "test_native_stack.py",
-    "test_packed_memory.py",
-    "test_packing.py",
-    "test_shortlist.py",
-    "test_transform.py",
-)
+TESTS = ("kernels/native", "kernels/test_transform.py", "memory/test_packed_memory.py", "memory/test_symbols.py")
 # They start processes that have limits of memory or compile, which says nothing about kernels.
-LEFT_OUT = "not wheel and not a_memo_is_asked and not exact_memory and not command_line"
+LEFT_OUT = "not a_memo_is_asked and not exact_memory and not command_line"
 FLAGS = (
     "-std=c++17",
     "-O1",
@@ -52,11 +44,11 @@ SANITIZERS = {
 }
 _PLUGIN = """
 import os
-from minimemo.kernels import native
+from minimemo.kernels.native import library
 
-assert native.__file__.startswith(os.getcwd()), f"{native.__file__} is not the copy"
-native._openmp_entry = lambda: None
-assert native.unavailable() is None, native.unavailable()
+assert library.__file__.startswith(os.getcwd()), f"{library.__file__} is not the copy"
+library._openmp_entry = lambda: None
+assert library.unavailable() is None, library.unavailable()
 """
 
 
@@ -92,7 +84,7 @@ def runtime(name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sanitize", description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=tuple(SANITIZERS), help="one of them")
-    parser.add_argument("tests", nargs="*", default=TESTS, help="files of tests/, and options of pytest after --")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="of tests/; options of pytest after --")
     options = parser.parse_args()
     if sys.platform != "linux" or shutil.which("g++") is None:
         print("sanitize: needs Linux and GCC")
@@ -103,7 +95,7 @@ def main() -> int:
             folder = Path(scratch)
             copy(folder)
             compile_library(folder, sanitizer)
-            tests = [f"tests/{name}" if name.endswith(".py") else name for name in options.tests]
+            tests = [name if name.startswith("-") else f"tests/{name}" for name in options.tests]
             command = [sys.executable, "-m", "pytest", "-x", "-s", "-p", "no:cacheprovider", "-p", "own_threads"]
             command += ["-m", "not real", "-k", LEFT_OUT, *tests]
             if sanitizer == "thread":  # which wants addresses where it expects them

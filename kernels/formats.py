@@ -1,0 +1,234 @@
+"""The data that kernels read and write, and the check of a tensor against what a kernel expects.
+
+Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import hugepages
+
+CPU = torch.device("cpu")
+PACK_GROUP = 64  # tokens that share a key scale
+MAX_DIM = 256  # numbers of a head that kernels take
+QUANTIZED_GROUPS = (32, 64, 128)  # columns of a quantized matrix that share a scale
+
+
+@dataclass(frozen=True, slots=True)
+class PackedKV:
+    """Keys and values of whole groups of 64 tokens; T is a multiple of 64, W = D with 8 bits and D / 2 with 4.
+
+    key[t, d] = code * key_scale + key_low, per channel over a group; value[t, d] = code * value_scale + value_low, per
+    token. Codes are unsigned. With 4 bits byte i holds dim i in its low half and dim i + D / 2 in its high half.
+    """
+
+    bits: int  # 8 or 4
+    key_codes: Tensor  # (G, T, W) uint8
+    key_scale: Tensor  # (G, T / 64, D) float16
+    key_low: Tensor  # (G, T / 64, D) float16
+    value_codes: Tensor  # (G, T, W) uint8
+    value_scale: Tensor  # (G, T) float16
+    value_low: Tensor  # (G, T) float16
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(G, T, D)."""
+        heads, tokens, width = self.key_codes.shape
+        return heads, tokens, width * 8 // self.bits
+
+    def part(self, heads: slice, tokens: int) -> PackedKV:
+        """A view of some heads' first `tokens` tokens, whole groups."""
+        groups = tokens // PACK_GROUP
+        return PackedKV(
+            self.bits,
+            self.key_codes[heads, :tokens],
+            self.key_scale[heads, :groups],
+            self.key_low[heads, :groups],
+            self.value_codes[heads, :tokens],
+            self.value_scale[heads, :tokens],
+            self.value_low[heads, :tokens],
+        )
+
+
+def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.device | str) -> PackedKV:
+    """Room for `tokens` packed tokens, a multiple of 64, with undefined content."""
+    if bits not in (8, 4):
+        raise ValueError(f"bits: {bits}, expected 8 or 4")
+    if dim % 2 or not 2 <= dim <= MAX_DIM:
+        raise ValueError(f"head dim: {dim}, expected an even number up to {MAX_DIM}")
+    if tokens % PACK_GROUP:
+        raise ValueError(f"tokens: {tokens}, expected a multiple of {PACK_GROUP}")
+    on_cpu = torch.device(device).type == "cpu"
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+        whole = (kv_heads, *shape)
+        return hugepages.empty(whole, dtype) if on_cpu else torch.empty(whole, dtype=dtype, device=device)
+
+    groups, width = tokens // PACK_GROUP, dim * bits // 8
+    codes = [empty(tokens, width, dtype=torch.uint8) for _ in range(2)]
+    return PackedKV(
+        bits, codes[0], empty(groups, dim), empty(groups, dim), codes[1], empty(tokens), empty(tokens)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Keys and values (G, T, D) that query tokens first .. first + count - 1 attend to.
+
+    last_seen: index of the last key that the first of them sees; each next one sees one more. None: all see all.
+    window: of the keys seen, only the last so many.
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int
+    count: int
+    last_seen: int | None = None
+    window: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(G, T, D)."""
+        return self.keys.shape  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSource:
+    """Packed keys and values, else as Source."""
+
+    packed: PackedKV
+    first: int
+    count: int
+    last_seen: int | None = None
+    window: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(G, T, D)."""
+        return self.packed.shape
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedMatrix:
+    """weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit codes 0 .. 15.
+
+    At 4 bits byte i of a group of columns holds column i in its low half and column i + group/2 in its high half.
+    """
+
+    bits: int  # 8 or 4
+    codes: Tensor  # (out, in) int8, or (out, in / 2) uint8
+    scales: Tensor  # (out, in / group) float16
+    offsets: Tensor | None  # like scales
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1] * 8 // self.bits
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (self.codes, self.scales, self.offsets) if x is not None)
+
+    def rows(self, ids: Tensor) -> QuantizedMatrix:
+        """The rows `ids` (N,)."""
+        return QuantizedMatrix(
+            self.bits, self.codes[ids], self.scales[ids], None if self.offsets is None else self.offsets[ids]
+        )
+
+    def widened(self, dtype: torch.dtype) -> Tensor:
+        """(out, in) in `dtype`, computed in float32."""
+        grouped = self.codes.unflatten(1, (self.scales.shape[1], -1))
+        if self.bits == 4:
+            grouped = torch.cat((grouped & 15, grouped >> 4), dim=2)
+        wide = grouped.float().mul_(self.scales.float().unsqueeze(2))
+        if self.offsets is not None:
+            wide.add_(self.offsets.float().unsqueeze(2))
+        return wide.flatten(1).to(dtype)
+
+
+def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
+    """codes (out, in) int8, scales and offsets (out, in / group) float16, group 32, 64 or 128 -> the kernel's layout.
+
+    Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
+    rounded to float16. Raises ValueError naming what does not fit.
+    """
+    check("codes", codes, (None, None), (torch.int8,))
+    rows, columns = codes.shape
+    check("scales", scales, (rows, None), (torch.float16,), codes.device)
+    group = columns // max(scales.shape[1], 1)
+    if group not in QUANTIZED_GROUPS or group * scales.shape[1] != columns:
+        raise ValueError(f"scales: {scales.shape[1]} groups of {columns} columns, expected groups of 32, 64 or 128")
+    if offsets is not None:
+        check("offsets", offsets, scales.shape, (torch.float16,), codes.device)
+        offsets = offsets.contiguous()
+    if bits == 8:
+        return QuantizedMatrix(8, codes.contiguous(), scales.contiguous(), offsets)
+    if bits != 4:
+        raise ValueError(f"bits: {bits}, expected 8 or 4")
+    least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if least < -8 or most > (7 if least < 0 else 15):
+        raise ValueError(f"codes: from {least} to {most}, expected -8 to 7 or 0 to 15")
+    if least < 0:
+        codes = codes + 8
+        shift = -8 * scales.float()
+        offsets = (shift if offsets is None else offsets.float() + shift).half()
+    low, high = codes.view(rows, -1, 2, group // 2).to(torch.uint8).unbind(2)
+    return QuantizedMatrix(4, (low | high << 4).reshape(rows, -1), scales.contiguous(), offsets)
+
+
+def check(
+    name: str,
+    tensor: Tensor,
+    shape: Sequence[int | None],
+    dtypes: Collection[torch.dtype],
+    device: torch.device | None = None,
+) -> None:
+    """Raises ValueError naming `name` unless the tensor has this shape (None: any), one of these dtypes, rows without
+    gaps (the last stride is 1), and lies on that device (None: on any)."""
+    if len(tensor.shape) != len(shape) or any(
+        w != n for w, n in zip(shape, tensor.shape, strict=True) if w is not None
+    ):
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected ({expected})")
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name}: {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if shape and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ValueError(f"{name}: elements of a row must lie side by side, the last stride is {tensor.stride(-1)}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name}: on {tensor.device}, expected {device}")
+
+
+def check_packed(packed: PackedKV, device: torch.device) -> None:
+    """Raises ValueError naming the part of a packed cache that is not as PackedKV says, lies with gaps inside a kv head
+    or apart from what it goes with, or on another device."""
+    if packed.bits not in (8, 4):
+        raise ValueError(f"bits: {packed.bits}, expected 8 or 4")
+    check("key_codes", packed.key_codes, (None, None, None), (torch.uint8,), device)
+    heads, tokens, dim = packed.shape
+    if tokens % PACK_GROUP or dim % 2 or not 2 <= dim <= MAX_DIM:
+        raise ValueError(f"key_codes: {tokens} tokens of {dim} dimensions, expected whole groups of {PACK_GROUP}")
+    grid, line, half = (heads, tokens // PACK_GROUP, dim), (heads, tokens), (torch.float16,)
+    check("value_codes", packed.value_codes, packed.key_codes.shape, (torch.uint8,), device)
+    check("key_scale", packed.key_scale, grid, half, device)
+    check("key_low", packed.key_low, grid, half, device)
+    check("value_scale", packed.value_scale, line, half, device)
+    check("value_low", packed.value_low, line, half, device)
+    check_gapless("key_codes", packed.key_codes)
+    check_gapless("key_scale", packed.key_scale)
+    for name, part, other in (
+        ("value_codes", packed.value_codes, packed.key_codes),
+        ("key_low", packed.key_low, packed.key_scale),
+        ("value_low", packed.value_low, packed.value_scale),
+    ):
+        if part.numel() and part.stride() != other.stride():
+            raise ValueError(f"{name}: strides {part.stride()}, expected {other.stride()}")
+
+
+def check_gapless(name: str, tensor: Tensor) -> None:
+    """Raises ValueError unless the tokens of a head follow each other without gaps; heads may lie apart."""
+    if tensor.numel() and tensor.stride()[1:] != (tensor.shape[2], 1):
+        raise ValueError(f"{name}: strides {tensor.stride()}; tokens of a head must follow each other without gaps")

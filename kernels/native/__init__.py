@@ -1,0 +1,15 @@
+"""Native kernels for a CPU: Python's side of the C++ in src/, an operation a file.
+
+The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it
+cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
+"""
+
+from __future__ import annotations
+
+from .library import NativeUnavailable, unavailable, variants
+from .linear import PackedMatrix, concatenate, expand_into, expand_rows, pack_weights, packed_linear
+
+__all__ = [
+    "NativeUnavailable", "PackedMatrix", "concatenate", "expand_into", "expand_rows", "pack_weights", "packed_linear",
+    "unavailable", "variants",
+]  # fmt: skip

@@ -1,0 +1,115 @@
+"""The library that the C++ in src/ compiles to: finding it, opening it once, and the types of its functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+_ABI = 12
+_VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
+_FUNCTIONS = {
+    "abi": (c_int, []),
+    "start": (None, [c_void_p]),
+    "variant": (c_char_p, [c_int]),
+    "plan": (c_int64, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int, c_char_p, c_int]),
+    "pack": (None, [c_char_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int]),
+    "check": (c_int, [c_void_p, c_int64]),
+    "linear": (c_int, [c_int, POINTER(c_void_p), c_int, c_void_p, c_int64, c_void_p, c_void_p, c_int, c_int]),
+    "attention_variant": (c_char_p, [c_int]),
+    "attention": (c_int, [c_int, c_void_p, c_int64, c_int]),
+    "pack_kv": (c_int, [c_void_p, c_void_p, c_int, c_int64, c_int, c_int]),
+    "rms_norm": (None, [c_int, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p]),
+    "stack": (c_int, [c_int, c_int, c_void_p, c_void_p]),
+    "inverts": (c_int, [c_int]),
+    "unpack_symbols": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
+    "inverse_transform": (c_int, [c_int, c_void_p, c_int64, c_int]),
+    "coarsen": (c_double, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_int]),
+    "shortlist": (c_int, [c_int, c_void_p, c_void_p, c_float, c_void_p, c_int64, c_void_p, c_int]),
+    "expand": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64, c_int]),
+}  # results and arguments of minimemo_*, as src/ has them
+
+
+class NativeUnavailable(RuntimeError):
+    """The native library cannot be used here; the message says why."""
+
+
+class Library(ctypes.CDLL):
+    """The functions of src/, which let go of the interpreter's lock while they run.
+
+    variant: of products. attention_variant: the best that attention may take; it has one more, for bfloat16.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(self, f"minimemo_{name}")
+            function.restype, function.argtypes = result, arguments
+        self.variant = self.attention_variant = 0
+
+
+def unavailable() -> str | None:
+    """Why the native library cannot be used, or None when it can."""
+    result = _opened()
+    return result if isinstance(result, str) else None
+
+
+def variants() -> tuple[str, ...]:
+    """The instruction sets that this processor runs, best last."""
+    opened = library()
+    return tuple(name for number, name in enumerate(_VARIANTS) if opened.minimemo_variant(number))
+
+
+def library() -> Library:
+    """The library. Raises NativeUnavailable."""
+    if isinstance(result := _opened(), str):
+        raise NativeUnavailable(result)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _opened() -> Library | str:
+    """The library, or why there is none: looked for once, whatever comes of it."""
+    try:
+        return _open()
+    except NativeUnavailable as reason:
+        return str(reason)
+
+
+def _open() -> Library:
+    choice = os.environ.get("MINIMEMO_NATIVE", "")
+    if choice not in ("", "off", *_VARIANTS):
+        raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: expected off or one of {', '.join(_VARIANTS)}")
+    if choice == "off":
+        raise NativeUnavailable("turned off by MINIMEMO_NATIVE=off")
+    files = sorted(Path(__file__).parents[1].glob("_native*.so"))
+    if not files:
+        raise NativeUnavailable("not built: installing minimemo found no C++17 compiler; get one and install it again")
+    try:
+        opened = Library(files[0])
+    except (OSError, AttributeError) as error:
+        raise NativeUnavailable(f"{files[0].name} does not load ({error}); install minimemo again") from None
+    if opened.minimemo_abi() != _ABI:
+        raise NativeUnavailable(f"{files[0].name} is of another version; install minimemo again")
+    runnable = [number for number in range(len(_VARIANTS)) if opened.minimemo_variant(number)]
+    opened.variant = _VARIANTS.index(choice) if choice else runnable[-1]
+    if opened.variant not in runnable:
+        raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: this processor does not run it")
+    opened.attention_variant = 3 if opened.variant == 2 else opened.variant
+    opened.minimemo_start(_openmp_entry())
+    return opened
+
+
+def _openmp_entry() -> int | None:
+    """GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for): looked up through
+    torch's own library, which finds that one among several that may be loaded. None where torch uses another."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None

@@ -1,0 +1,235 @@
+"""`python -m minimemo.kernels.triton.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
+
+Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
+and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
+Exits 1 where a kernel spills, needs more shared memory than there is, or multiplies matrices without tensor cores.
+
+The cases are every kernel in each dtype, head dim and bit width that models use. Their tensors are on torch's meta
+device: shapes, dtypes and strides without memory. Launches come from the launchers themselves, so block sizes and
+compiled-in constants are those of a real run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..formats import PackedSource, QuantizedMatrix, Source, empty_packed
+from . import installed
+
+if TYPE_CHECKING:
+    from .launch import Launch
+
+_TARGETS = {80: 163 * 1024, 90: 227 * 1024}  # compute capability: shared memory that a block may use, bytes
+
+
+_SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """products: whether the kernel multiplies matrices, so that its code must hold tensor core instructions."""
+
+    name: str
+    launch: Launch
+    products: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One kernel for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
+
+    kernel: str
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    limit: int
+    tensor_cores: str
+    problem: str
+
+
+def compile_all(pattern: str = "") -> Iterator[Report]:
+    """Compiles the cases whose name holds `pattern`, two at a time; in order of the cases."""
+    jobs = [(case.name, target) for case in cases() if pattern in case.name for target in _TARGETS]
+    workers = min(4, os.cpu_count() or 1)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare, initargs=(cache,)) as pool,
+    ):
+        yield from pool.map(_compile, *zip(*jobs, strict=True))
+
+
+def _prepare(cache: str) -> None:
+    """Before triton is imported: an empty cache, fused multiply-add as a JIT launch has it, no interpreter."""
+    os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
+
+
+def _compile(name: str, target: int) -> Report:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    case = next(case for case in cases() if case.name == name)
+    signature, constants, attributes = specialize(case.launch, target)
+    source = ASTSource(case.launch.kernel, signature, constants, attributes)
+    options = {"num_warps": case.launch.num_warps, "num_stages": case.launch.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    registers, spills = _resources(compiled.asm["cubin"])
+    ptx, limit, shared = compiled.asm["ptx"], _TARGETS[target], compiled.metadata.shared
+    cores = "wgmma" if "wgmma.mma" in ptx else "mma" if "mma.sync" in ptx else "-"
+    problems = [f"spills {spills} bytes"] if spills else []
+    problems += [f"needs {shared} bytes of shared memory"] if shared > limit else []
+    problems += ["no tensor core instruction"] if case.products and cores == "-" else []
+    return Report(name, f"sm_{target}", registers, spills, shared, limit, cores, ", ".join(problems))
+
+
+def specialize(
+    launch: Launch, target: int
+) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
+    """(signature, compiled-in values, attributes) that a JIT launch derives from its arguments: pointers aligned to 16
+    bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
+    names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    compiled_in = launch.constants_for(target)
+    for index, parameter in enumerate(launch.kernel.params):
+        value = compiled_in[parameter.name] if parameter.is_constexpr else launch.arguments[parameter.name]
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        if parameter.is_constexpr or value is None or (plain and value == 1 and not parameter.do_not_specialize):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = "*" + names[value.dtype]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32" if value < 1 << 31 else "i64"
+        if isinstance(value, torch.Tensor) or (plain and value % 16 == 0 and not parameter.do_not_specialize):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """(registers of a thread, bytes of its local memory: spilled registers and arrays) by triton's own cuobjdump."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    counts = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return counts["REG"], counts["STACK"] + counts["LOCAL"]
+
+
+def cases() -> list[Case]:
+    """Every case, in a fixed order."""
+    return [*_attention_cases(), *_packed_cases(), *_row_cases()]
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _attention_cases() -> Iterator[Case]:
+    from .attention import attention_launches
+
+    def case(name: str, q: Tensor, k: Tensor, last_seen: int | None, window: int | None = None) -> Case:
+        launches, _ = attention_launches(q, [Source(k, k, 0, q.shape[1], last_seen, window)], 0.1)
+        return Case(name, launches[0], q.dtype != torch.float32)
+
+    variants = [(dim, torch.bfloat16) for dim in (64, 80, 96, 128, 256)]
+    for dim, dtype in (*variants, (128, torch.float16), (128, torch.float32), (256, torch.float32)):
+        q, k = _meta(16, 512, dim, dtype=dtype), _meta(4, 8192, dim, dtype=dtype)
+        yield case(f"prefill {_SHORT[dtype]} D={dim}", q, k, 7680)
+        yield case(f"decode {_SHORT[dtype]} D={dim}", q[:, :3], k, None)
+    for dim in (128, 256):
+        for queries in (8, 16):  # 32 and 64 rows
+            q, k = _meta(16, queries, dim, dtype=torch.bfloat16), _meta(4, 8192, dim, dtype=torch.bfloat16)
+            yield case(f"{queries} queries bf16 D={dim}", q, k, 8000)
+    yield case("prefill window fp16 D=128", _meta(16, 512, 128), _meta(4, 8192, 128), 7680, 1024)
+    q, k = _meta(16, 3, 256, dtype=torch.bfloat16), _meta(4, 8192, 256, dtype=torch.bfloat16)
+    launches, _ = attention_launches(q, [Source(k, k, 0, 3)], 0.1)
+    yield Case("merge bf16 D=256", launches[-1], False)
+
+
+def _packed_cases() -> Iterator[Case]:
+    from .attention import attention_launches
+    from .pack import pack_launch
+
+    for bits in (8, 4):
+        for dim in (64, 96, 128, 256) if bits == 8 else (64, 128, 256):
+            packed, q = empty_packed(4, 8192, dim, bits, "meta"), _meta(16, 512, dim, dtype=torch.bfloat16)
+            counts = {"prefill": (512, 7680), "decode": (3, None)} | ({"16 queries": (16, 8000)} if dim >= 128 else {})
+            for name, (count, last_seen) in counts.items():
+                launches, _ = attention_launches(q[:, :count], [PackedSource(packed, 0, count, last_seen)], 0.1)
+                yield Case(f"packed {name} {bits} bits bf16 D={dim}", launches[0], True)
+        x, packed = _meta(4, 512, 128, dtype=torch.bfloat16), empty_packed(4, 8192, 128, bits, "meta")
+        refused = _meta(2, 4, 8, dtype=torch.int32)
+        yield Case(f"pack {bits} bits bf16 D=128", pack_launch(packed, 64, x, x, refused), False)
+
+
+def _row_cases() -> Iterator[Case]:
+    from .elementwise import gate_launch, norm_launch
+    from .linear import linear_launch
+    from .rope import store_launch
+
+    for dim in (128, 256):
+        x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
+        cache = _meta(4, 8192, dim, dtype=torch.bfloat16)
+        yield Case(f"rope store bf16 D={dim}", store_launch(x, x, table, table, cache, cache, 100), False)
+    for width in (896, 16384):
+        x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
+        yield Case(f"add and rms norm bf16 C={width}", norm_launch(x, x, weight, 1e-6, x, x), False)
+    for activation in ("silu", "gelu_tanh"):
+        gate_up, out = _meta(512, 9728, dtype=torch.bfloat16), _meta(512, 4864, dtype=torch.bfloat16)
+        yield Case(f"{activation} bf16", gate_launch(gate_up, activation, out), False)
+    for bits, codes in ((8, torch.int8), (4, torch.uint8)):
+        for outputs, columns, group in ((896, 4864, 32), (4864, 896, 64), (151936, 896, 128)):
+            grid = _meta(outputs, columns // group)
+            matrix = QuantizedMatrix(bits, _meta(outputs, columns * bits // 8, dtype=codes), grid, grid)
+            x, out = _meta(3, columns, dtype=torch.bfloat16), _meta(3, outputs, dtype=torch.bfloat16)
+            yield Case(f"linear {bits} bits bf16 out={outputs} g{group}", linear_launch(x, matrix, None, out), True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="aot", description="Compile every Triton kernel without a GPU.")
+    parser.add_argument("--json", action="store_true", help="one JSON array instead of the table")
+    parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name holds TEXT")
+    options = parser.parse_args(arguments)
+    if not installed():
+        print("aot: triton is not installed: pip install 'minimemo[gpu]' on Linux", file=sys.stderr)
+        return 2
+    reports = []
+    columns = "{:<40} {:<6} {:>4} {:>7} {:>8} {:>8}  {:<6} {}"
+    if not options.json:
+        print(columns.format("kernel", "target", "regs", "spilled", "shared", "limit", "cores", ""))
+    for report in compile_all(options.only):
+        reports.append(report)
+        if not options.json:
+            print(columns.format(*asdict(report).values()), flush=True)
+    failed = sum(bool(report.problem) for report in reports)
+    if options.json:
+        print(json.dumps([asdict(report) for report in reports]))
+    else:
+        print(f"{len(reports)} compiled, {failed} with problems")
+    return 1 if failed or not reports else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

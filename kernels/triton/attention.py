@@ -1,0 +1,178 @@
+"""Attention of a pass over several sources of keys on a GPU, after FlashAttention-2 (arXiv 2307.08691) and
+Flash-Decoding: a shared memory and the rows' own tails, in one merge (arXiv 2402.05099).
+
+Each source is read once for all query tokens that attend to it, into parts that one kernel merges by log-sum-exp.
+Nothing here waits for the GPU. The kernel of this file serves dense keys, that of packed.py packed ones. A program
+takes a block of query rows (tiles.py) and a share of the key blocks that those rows see; blocks that every row sees
+whole run without a mask. Few rows over many keys are cut into shares.
+
+Operands are (heads, tokens, D) with D side by side and any other strides, so cache slices go in as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..formats import PackedSource, Source, check
+from . import FLOATS
+from .launch import Launch
+from .merge import merge_launch
+from .packed import packed_launch
+from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax, seen, seen_blocks, shares_for, tiling
+
+
+def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
+    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype,
+    laid out token by token.
+
+    Tokens without a source give zeros. Raises ValueError naming what does not fit.
+    """
+    launches, out = attention_launches(q, sources, scale)
+    for launch in launches:
+        launch.run()
+    return out
+
+
+def attention_launches(
+    q: Tensor, sources: Sequence[Source | PackedSource], scale: float
+) -> tuple[list[Launch], Tensor]:
+    """The launches of `attention` in order, and its result, which the last of them writes.
+
+    Sources of one share whose tokens do not overlap fill the same part.
+    """
+    check("q", q, (None, None, None), FLOATS)
+    heads, queries, dim = q.shape
+    out = q.new_empty((queries, heads, dim)).transpose(0, 1)
+    spans = []
+    for source in sources:
+        if not 0 <= source.first <= source.first + source.count <= queries:
+            last = source.first + source.count - 1
+            raise ValueError(f"source: query tokens {source.first} .. {last} of {queries}")
+        if source.shape[0] == 0 or heads % source.shape[0]:
+            raise ValueError(f"q: {heads} heads do not divide into the keys' {source.shape[0]}")
+        spans.append((slice(source.first, source.first + source.count), shares_for(q, source)))
+    if spans == [(slice(0, queries), 1)]:
+        return [_launch(q, sources[0], scale, 1, out[None], None)], out
+    places: list[int] = []
+    filled: list[list[slice]] = []  # for each part the spans that fill it
+    for span, shares in spans:
+        at = next((i for i, others in enumerate(filled) if shares == 1 and _apart(span, others)), len(filled))
+        if at == len(filled):
+            filled.extend([] for _ in range(shares))
+        for part in filled[at : at + shares]:
+            part.append(span)
+        places.append(at)
+    parts = q.new_empty((max(len(filled), 1), *q.shape), dtype=torch.float32)
+    lse = parts.new_empty(parts.shape[:3])
+    if any(sum(span.stop - span.start for span in part) < queries for part in filled or [[]]):
+        lse.fill_(float("-inf"))  # tokens that a part says nothing about
+    launches = [
+        _launch(q[:, span], source, scale, shares, parts[at:, :, span], lse[at:, :, span])
+        for source, (span, shares), at in zip(sources, spans, places, strict=True)
+    ]
+    return [*launches, merge_launch(parts, lse, out)], out
+
+
+def _apart(span: slice, others: Sequence[slice]) -> bool:
+    return all(span.stop <= other.start or other.stop <= span.start for other in others)
+
+
+def _launch(
+    q: Tensor, source: Source | PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor | None
+) -> Launch:
+    if isinstance(source, PackedSource):
+        return packed_launch(q, source, scale, shares, out, lse)
+    k, v = source.keys, source.values
+    check("keys", k, (None, None, q.shape[2]), (q.dtype,), q.device)
+    check("values", v, k.shape, (q.dtype,), q.device)
+    arguments = {
+        "k": k, "v": v, "stride_kg": k.stride(0), "stride_kt": k.stride(1), "stride_vg": v.stride(0),
+        "stride_vt": v.stride(1),
+    }  # fmt: skip
+    tiles = tiling(q.shape[1] * (q.shape[0] // k.shape[0]), k.shape[2], q.dtype)
+    return attention_launch(_attend, q, source, scale, shares, out, lse, tiles, arguments, {})
+
+
+@triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
+def _attend(
+    q, k, v, out, lse, last_seen, queries, tokens,
+    stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
+    stride_lh, window, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    head, share = tl.program_id(1), tl.program_id(2)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    token = row // GROUP
+    valid = token < queries
+    index = token + last_seen
+    dims = tl.arange(0, BLOCK_D)
+    query_head = head * GROUP + row % GROUP
+    inside = valid[:, None] & (dims < D)[None, :]
+    at = query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
+    queries_block = tl.load(q + at, mask=inside, other=0.0)
+    if WIDEN:
+        queries_block = queries_block.to(tl.float32)
+    k += head.to(tl.int64) * stride_kg
+    v += head.to(tl.int64) * stride_vg
+
+    first, full_from, full_to, masked = seen_blocks(
+        index, valid, tokens, window, share, tl.num_programs(2), CAUSAL, WINDOWED, BLOCK_N
+    )
+    sums = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    for block in range(full_from, full_to):
+        sums, largest, total = _visit(
+            queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
+            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, WIDEN, MASKED=False,
+        )  # fmt: skip
+    for i in range(0, masked):
+        block = masked_block(i, first, full_from, full_to)
+        sums, largest, total = _visit(
+            queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
+            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, WIDEN, MASKED=True,
+        )  # fmt: skip
+
+    factor, row_lse = finish(largest, total)
+    at = query_head[:, None] * stride_oh + token[:, None] * stride_on + dims[None, :]
+    out += share.to(tl.int64) * stride_op
+    tl.store(out + at, (sums * factor[:, None]).to(out.dtype.element_ty), mask=inside)
+    if lse is not None:
+        tl.store(lse + share.to(tl.int64) * stride_lp + query_head * stride_lh + token, row_lse, mask=valid)
+
+
+@triton.jit
+def _visit(
+    queries, k, v, start, sums, largest, total, stride_kt, stride_vt, index, tokens, window, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+    WIDEN: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """One block of keys: scores, online softmax, weighted sum of values."""
+    offsets = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    start_wide = tl.cast(start, tl.int64)
+    key_at = k + start_wide * stride_kt + offsets[:, None] * stride_kt + dims[None, :]
+    value_at = v + start_wide * stride_vt + offsets[:, None] * stride_vt + dims[None, :]
+    if MASKED:
+        inside = (start + offsets < tokens)[:, None] & (dims < D)[None, :]
+        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
+    elif D < BLOCK_D:
+        inside = (dims < D)[None, :]
+        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
+    else:
+        keys, values = tl.load(key_at), tl.load(value_at)
+    if WIDEN:
+        keys, values = keys.to(tl.float32), values.to(tl.float32)
+    scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
+    if MASKED:
+        scores = tl.where(seen(start + offsets, index, tokens, window, CAUSAL, WINDOWED), scores, float("-inf"))
+    weights, correction, largest, total = online_softmax(scores, largest, total, MASKED)
+    sums = tl.dot(weights.to(values.dtype), values, sums * correction[:, None], input_precision="ieee")
+    return sums, largest, total

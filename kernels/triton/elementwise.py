@@ -1,0 +1,125 @@
+"""Row-wise operations of a decoder on a GPU: RMSNorm, with the residual added on the way, and gated activations.
+
+Bound by memory traffic: each number is read once and written once. Computed in float32, rounded once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..formats import check
+from . import FLOATS, MAX_WIDTH
+from .launch import Launch
+
+_BLOCK = 1024
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    rows = _rows("x", x)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    norm_launch(rows, None, weight, eps, _rows("out", out), None).run()
+    return out
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
+    rows, other = _rows("x", x), _rows("residual", residual)
+    if residual.shape != x.shape:
+        raise ValueError(f"residual: shape {tuple(residual.shape)}, expected {tuple(x.shape)}")
+    out, total = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
+    norm_launch(rows, other, weight, eps, _rows("out", out), _rows("sum", total)).run()
+    return out, total
+
+
+def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
+    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    if activation not in ("silu", "gelu_tanh"):
+        raise ValueError(f"activation must be silu or gelu_tanh, got {activation!r}")
+    if gate_up.dim() == 0 or gate_up.shape[-1] % 2:
+        raise ValueError(f"gate_up: shape {tuple(gate_up.shape)}, expected an even number of columns")
+    rows = _rows("gate_up", gate_up)
+    out = torch.empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2), dtype=gate_up.dtype, device=gate_up.device)
+    gate_launch(rows, activation, _rows("out", out)).run()
+    return out
+
+
+def norm_launch(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out: Tensor, total: Tensor | None
+) -> Launch:
+    """x, residual, out, total: (rows, C)."""
+    rows, width = x.shape
+    check("x", x, (None, None), FLOATS)
+    check("weight", weight, (width,), (x.dtype,), x.device)
+    if residual is not None:
+        check("residual", residual, (rows, width), (x.dtype,), x.device)
+    if not 1 <= width <= MAX_WIDTH:
+        raise ValueError(f"x: {width} columns, expected 1 to {MAX_WIDTH}")
+    block = triton.next_power_of_2(width)
+    return Launch(
+        _rms_norm,
+        (rows,),
+        {
+            "x": x, "residual": residual, "weight": weight, "out": out, "total": total, "eps": float(eps),
+            "stride_x": x.stride(0), "stride_r": residual.stride(0) if residual is not None else 0,
+        },
+        {"C": width, "BLOCK": block},
+        num_warps=min(16, max(1, block // 512)),
+        num_stages=1,
+    )  # fmt: skip
+
+
+def gate_launch(gate_up: Tensor, activation: str, out: Tensor) -> Launch:
+    """gate_up (rows, 2I), out (rows, I)."""
+    check("gate_up", gate_up, (None, None), FLOATS)
+    rows, width = out.shape
+    return Launch(
+        _gate,
+        (rows, triton.cdiv(width, _BLOCK)),
+        {"gate_up": gate_up, "out": out, "width": width, "stride_g": gate_up.stride(0)},
+        {"GELU": activation == "gelu_tanh", "BLOCK": _BLOCK},
+        num_warps=4,
+        num_stages=1,
+    )
+
+
+def _rows(name: str, x: Tensor) -> Tensor:
+    """(..., C) as (rows, C) without a copy where strides allow it."""
+    if x.dim() == 0 or (x.shape[-1] > 1 and x.stride(-1) != 1):
+        raise ValueError(f"{name}: shape {tuple(x.shape)}, strides {x.stride()}: expected rows without gaps")
+    return x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty((0, x.shape[-1]))
+
+
+@triton.jit
+def _rms_norm(
+    x, residual, weight, out, total, eps, stride_x, stride_r, C: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < C
+    values = tl.load(x + row * stride_x + columns, mask=inside, other=0.0).to(tl.float32)
+    if residual is not None:
+        values += tl.load(residual + row * stride_r + columns, mask=inside, other=0.0).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + row * C + columns, rounded, mask=inside)
+        values = rounded.to(tl.float32)
+    factor = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / C + eps)
+    scaled = values * factor * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * C + columns, scaled.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["width"])
+def _gate(gate_up, out, width, stride_g, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    gate = tl.load(gate_up + row * stride_g + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * stride_g + width + columns, mask=inside, other=0.0).to(tl.float32)
+    # gelu_tanh(x) = x / (1 + exp(-2 z)), z = sqrt(2 / pi) (x + 0.044715 x^3): both are x times a logistic function.
+    z = gate
+    if GELU:
+        z = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    tl.store(out + row * width + columns, (gate * tl.sigmoid(z) * up).to(out.dtype.element_ty), mask=inside)

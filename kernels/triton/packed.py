@@ -1,0 +1,137 @@
+"""Attention straight on packed keys and values (formats.py): codes are read as they are and widened in registers.
+
+The walk over key blocks is that of attention.py. A row is handled as two halves, dimensions i and i + D/2, which share
+a byte at 4 bits, so that a product is the sum of two and no byte is read twice. Widened numbers are rounded once, to
+the dtype of the queries.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..formats import PACK_GROUP, PackedSource, check, check_packed
+from . import FLOATS
+from .launch import Launch
+from .pack import half_block, load_codes, packed_arguments
+from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax, seen, seen_blocks, tiling
+
+
+def packed_launch(
+    q: Tensor, source: PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor | None
+) -> Launch:
+    """As `tiles.attention_launch`."""
+    packed = source.packed
+    check_packed(packed, q.device)
+    kv_heads, _, dim = packed.shape
+    check("q", q, (None, None, dim), FLOATS)
+    tiles = tiling(q.shape[1] * (q.shape[0] // kv_heads), dim, q.dtype)
+    tiles["blocks"]["BLOCK_D"] = half_block(dim)
+    if dim <= 128:
+        tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
+    constants = {"BITS": packed.bits, "PACK": PACK_GROUP}
+    return attention_launch(
+        _attend_packed, q, source, scale, shares, out, lse, tiles, packed_arguments(packed), constants
+    )
+
+
+@triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
+def _attend_packed(
+    q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, last_seen, queries, tokens,
+    stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
+    stride_lp, stride_lh, window, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    head, share = tl.program_id(1), tl.program_id(2)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    token = row // GROUP
+    valid = token < queries
+    index = token + last_seen
+    dims = tl.arange(0, BLOCK_D)
+    query_head = head * GROUP + row % GROUP
+    inside = valid[:, None] & (dims < D // 2)[None, :]
+    at = q + query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
+    q_first, q_second = tl.load(at, mask=inside, other=0.0), tl.load(at + D // 2, mask=inside, other=0.0)
+    if WIDEN:
+        q_first, q_second = q_first.to(tl.float32), q_second.to(tl.float32)
+    wide_head = head.to(tl.int64)
+    key_codes += wide_head * stride_cg
+    value_codes += wide_head * stride_cg
+    key_scale += wide_head * stride_kg
+    key_low += wide_head * stride_kg
+    value_scale += wide_head * stride_vg
+    value_low += wide_head * stride_vg
+
+    first, full_from, full_to, masked = seen_blocks(
+        index, valid, tokens, window, share, tl.num_programs(2), CAUSAL, WINDOWED, BLOCK_N
+    )
+    sums_first = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    sums_second = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    for block in range(full_from, full_to):
+        sums_first, sums_second, largest, total = _visit_packed(
+            q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, block * BLOCK_N,
+            sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
+            D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=False,
+        )  # fmt: skip
+    for i in range(0, masked):
+        block = masked_block(i, first, full_from, full_to)
+        sums_first, sums_second, largest, total = _visit_packed(
+            q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, block * BLOCK_N,
+            sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
+            D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=True,
+        )  # fmt: skip
+
+    factor, row_lse = finish(largest, total)
+    at = query_head[:, None] * stride_oh + token[:, None] * stride_on + dims[None, :]
+    out += share.to(tl.int64) * stride_op
+    tl.store(out + at, (sums_first * factor[:, None]).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + at + D // 2, (sums_second * factor[:, None]).to(out.dtype.element_ty), mask=inside)
+    if lse is not None:
+        tl.store(lse + share.to(tl.int64) * stride_lp + query_head * stride_lh + token, row_lse, mask=valid)
+
+
+@triton.jit
+def _visit_packed(
+    q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, start,
+    sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
+    D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """One block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
+    offsets, dims = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    real = dims < D // 2
+    inside = real[None, :] & (offsets >= 0)[:, None]
+    skip = tl.cast(start, tl.int64) * stride_ct
+    keys_first, keys_second = load_codes(key_codes + skip, offsets, dims, stride_ct, inside, D, BITS)
+    grid = tl.cast(start // PACK, tl.int64) * stride_kt + dims
+    keys_first = _widen_keys(keys_first, key_scale + grid, key_low + grid, real, q_first.dtype)
+    keys_second = _widen_keys(keys_second, key_scale + grid + D // 2, key_low + grid + D // 2, real, q_first.dtype)
+    products = tl.dot(q_first, tl.trans(keys_first), input_precision="ieee")
+    products = tl.dot(q_second, tl.trans(keys_second), products, input_precision="ieee")
+    scores = products * (scale * LOG2E)
+    if MASKED:
+        scores = tl.where(seen(start + offsets, index, tokens, window, CAUSAL, WINDOWED), scores, float("-inf"))
+    weights, correction, largest, total = online_softmax(scores, largest, total, MASKED)
+    weights = weights.to(q_first.dtype)
+
+    values_first, values_second = load_codes(value_codes + skip, offsets, dims, stride_ct, inside, D, BITS)
+    step = tl.load(value_scale + start + offsets).to(tl.float32)[:, None]
+    low = tl.load(value_low + start + offsets).to(tl.float32)[:, None]
+    values_first = (values_first * step + low).to(q_first.dtype)
+    values_second = (values_second * step + low).to(q_first.dtype)
+    sums_first = tl.dot(weights, values_first, sums_first * correction[:, None], input_precision="ieee")
+    sums_second = tl.dot(weights, values_second, sums_second * correction[:, None], input_precision="ieee")
+    return sums_first, sums_second, largest, total
+
+
+@triton.jit
+def _widen_keys(codes, scale, low, real, dtype: tl.constexpr):
+    """code * scale + low by channel; scale and low are pointers to one group's."""
+    step = tl.load(scale, mask=real, other=0.0).to(tl.float32)
+    least = tl.load(low, mask=real, other=0.0).to(tl.float32)
+    return (codes * step[None, :] + least[None, :]).to(dtype)

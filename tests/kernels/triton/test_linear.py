@@ -1,0 +1,80 @@
+"""Products with quantized matrices against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from minimemo.kernels.formats import QuantizedMatrix, quantized_matrix
+from minimemo.kernels.triton.linear import quantized_linear
+from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
+
+
+def _matrix(outputs: int, columns: int, group: int, bits: int, offsets: bool) -> tuple[QuantizedMatrix, Tensor]:
+    """The matrix, and its values in float64."""
+    generator = torch.Generator().manual_seed(outputs + columns)
+    low, high = (-127, 128) if bits == 8 else (0, 16)
+    codes = torch.randint(low, high, (outputs, columns), generator=generator, dtype=torch.int8).to(DEVICE)
+    scales = random(outputs, columns // group, dtype=torch.float16, seed=3)
+    offset = random(outputs, columns // group, dtype=torch.float16, seed=4) if offsets else None
+    wide = codes.double() * scales.double().repeat_interleave(group, 1)
+    if offset is not None:
+        wide += offset.double().repeat_interleave(group, 1)
+    return quantized_matrix(codes, scales, offset, bits=bits), wide
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "outputs", "columns", "group", "offsets"),
+    [(1, 17, 64, 32, True), (3, 33, 192, 64, False), (16, 5, 256, 128, True), (0, 4, 32, 32, False)],
+)
+def test_quantized_linear(
+    rows: int, outputs: int, columns: int, group: int, offsets: bool, dtype: torch.dtype, bits: int
+) -> None:
+    matrix, wide = _matrix(outputs, columns, group, bits, offsets)
+    x, bias = random(rows, columns, dtype=dtype, seed=1), random(outputs, dtype=dtype, seed=2)
+    assert matrix.shape == (outputs, columns)
+    assert_sums(quantized_linear(x, matrix, bias), x.double() @ wide.T + bias.double())
+    assert_sums(quantized_linear(x, matrix), x.double() @ wide.T)
+
+
+@fuzz
+def test_products_at_random(draw: Draw) -> None:
+    group, bits, dtype = draw.one_of(32, 64, 128), draw.one_of(8, 4), draw.one_of(*DTYPES)
+    rows, outputs, columns = draw.whole(0, 16), draw.whole(1, 70), group * draw.whole(1, 4)
+    low, high = draw.one_of((0, 16), (-8, 8)) if bits == 4 else (-128, 128)
+    codes = torch.randint(low, high, (outputs, columns), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    scales = draw.tensor(outputs, columns // group, dtype=torch.float16)
+    offsets = draw.tensor(outputs, columns // group, dtype=torch.float16) if draw.one_of(True, False) else None
+    matrix = quantized_matrix(codes.to(DEVICE), scales, offsets, bits=bits)
+    x = draw.tensor(rows, columns, dtype=dtype)
+    bias = draw.tensor(outputs, dtype=dtype) if draw.one_of(True, False) else None
+    expected = x.double() @ matrix.widened(torch.float64).T + (0 if bias is None else bias.double())
+    assert_sums(quantized_linear(x, matrix, bias), expected)
+
+
+def test_signed_codes_of_4_bits() -> None:
+    codes = (torch.arange(64, dtype=torch.int8, device=DEVICE) % 16 - 8).expand(3, 64)
+    scales = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float16, device=DEVICE)
+    x = random(2, 64)
+    found = quantized_linear(x, quantized_matrix(codes, scales, bits=4))
+    assert_sums(found, x.double() @ (codes.double() * scales.double()).T)
+
+
+def test_launch_checks_name_the_offender() -> None:
+    codes, scales = torch.zeros(4, 64, dtype=torch.int8), torch.ones(4, 2).half()
+    matrix = quantized_matrix(codes, scales, bits=8)
+    for call, message in (
+        (lambda: quantized_matrix(codes, scales[:, :1].repeat(1, 3), bits=8), "scales: 3 groups of 64 columns"),
+        (lambda: quantized_matrix(codes + 16, scales, bits=4), "codes: from 16 to 16"),
+        (lambda: quantized_matrix(codes - 9, scales, bits=4), "codes: from -9 to -9"),
+        (lambda: quantized_matrix(codes, scales, scales[:3], bits=8), "offsets: shape"),
+        (lambda: quantized_matrix(codes, scales, bits=5), "bits: 5"),
+        (lambda: quantized_linear(torch.zeros(17, 64), matrix), "x: 17 rows, expected at most 16"),
+        (lambda: quantized_linear(torch.zeros(2, 63), matrix), r"x: shape \(2, 63\), expected \(any, 64\)"),
+        (lambda: quantized_linear(torch.zeros(2, 64), matrix, torch.zeros(4).half()), "bias: torch.float16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
