@@ -63,6 +63,13 @@ def test_only_what_stands_out_is_shown():
     assert len(rank_passages(KINDS[:1], alike, stand_out=0.75)) == 2
 
 
+def test_passages_below_the_mean_are_not_lost():
+    """In a document of three or four passages, scores smoothed over neighbours are all negative."""
+    hits = [[hit(0, 40, -0.1), hit(40, 80, -0.11), hit(80, 120, -0.9)]]
+    assert [p.start for p in rank_passages(KINDS[:1], hits)] == [0, 40, 80]
+    assert [p.start for p in rank_passages(KINDS[:1], hits, stand_out=0.75)] == [0, 40]
+
+
 def test_a_bad_clue_adds_nothing_and_takes_nothing_away():
     asked = [hit(0, 40, 6.0), hit(40, 80, 5.0), hit(80, 120, 2.0)]
     bad = [hit(400, 440, 9.0), hit(440, 480, 8.9)]
