@@ -13,8 +13,6 @@ from minimemo.threads import spin_briefly
 
 TYPE_CHECKING = False  # typing's own takes 5 ms
 if TYPE_CHECKING:
-    from typing import Any
-
     from minimemo.ask import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
     from minimemo.ask.endpoint import Endpoint
     from minimemo.errors import FetchError, GeneratorError, InputError, MemoError, MinimemoError, ModelError
@@ -72,14 +70,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'minimemo' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # to a type checker the names above are all there are
 
-    value = getattr(import_module(f"minimemo.{_HOMES[name]}"), _NAMES.get(name, name))
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'minimemo' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"minimemo.{_HOMES[name]}"), _NAMES.get(name, name))
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -21,3 +23,33 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """The listener of callers who do not care."""
+
+
+class Clock:
+    """Times the stages of some work, and tells a listener of them."""
+
+    def __init__(self, on_event: Listener = silent) -> None:
+        self.on_event = on_event
+        self.start()
+
+    def start(self) -> None:
+        """Begins anew."""
+        self._seconds: dict[str, float] = {}
+        self._begun = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str, *, report: bool = True) -> Iterator[None]:
+        """Times a block; `report` false when the block reports its progress itself."""
+        if report:
+            self.on_event(Event(name, 0, 1))
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+        if report:
+            self.on_event(Event(name, 1, 1))
+
+    def timings(self) -> dict[str, float]:
+        """Returns the seconds of each stage, and "total"."""
+        return {**self._seconds, "total": time.perf_counter() - self._begun}

@@ -18,4 +18,4 @@ def whole_memory(memo: Memo) -> KVCache:
 
 def all_ids(reader: MemoryReader) -> np.ndarray:
     """(tokens,) int32, of all blocks."""
-    return np.concatenate([reader.ids(index) for index in range(len(reader))])
+    return np.concatenate([np.empty(0, np.int32), *(reader.ids(index) for index in range(len(reader)))])

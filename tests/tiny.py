@@ -146,3 +146,16 @@ def write_embedder(directory: Path, *, seed: int = 0) -> Path:
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content))
     return directory
+
+
+def matmul_parameters(config: ModelConfig) -> int:
+    """Weights that each token is multiplied with, the output head included."""
+    qkv = config.hidden_size * (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    out = config.num_heads * config.head_dim * config.hidden_size
+    mlp = 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * (qkv + out + mlp) + config.vocab_size * config.hidden_size
+
+
+def kv_bytes_per_token(config: ModelConfig, element_bytes: int = 2) -> int:
+    """Bytes of keys and values that a token takes over all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes

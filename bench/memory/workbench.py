@@ -144,7 +144,7 @@ class Workbench:
         for at in range(0, len(sample.asked), BATCH):
             batch = sample.asked[at : at + BATCH]
             texts = [prompts.memory_answer.format(question=asked.text) for asked in batch]
-            rows = [self._writer.end_of_turn(prompts.system, text) for text in texts]
+            rows = [self._writer.turn(prompts.system, text, begun=True) for text in texts]
             written = self.engine.generate_batch(cache, rows, max_tokens=self.max_tokens, stop=tokenizer.stop_ids)
             for asked, reply in zip(batch, written, strict=True):
                 said = tokenizer.decode(reply).strip()

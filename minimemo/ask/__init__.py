@@ -1,10 +1,10 @@
 """Question -> answer. The only room that knows prompts; it touches no tensors and imports no model."""
 
-from minimemo.ask.answer import Answer, Found, Mode
+from minimemo.ask.answer import Answer, Found
 from minimemo.ask.clues import Clue
 from minimemo.ask.evidence import Passage
 from minimemo.ask.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
-from minimemo.ask.question import checked_question
+from minimemo.ask.question import Mode, checked_question
 from minimemo.ask.session import Session
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.text.scripts import Language, detect_language

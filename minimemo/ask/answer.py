@@ -6,27 +6,19 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from minimemo.ask.clues import Clue
+from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
+from minimemo.ask.question import AnswerMode, Question
+from minimemo.ask.writer import Written
 from minimemo.text.scripts import Language
-from minimemo.text.words import content_units, normalize
-
-Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
-AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
+from minimemo.text.words import content_units
 
 SUPPORTED = 0.5  # This share of an answer's content words must stand in the passages.
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-_REFUSAL = re.compile(
-    r"not (?:found|mentioned|stated|specified|provided|given|available)|no (?:relevant )?information"
-    r"|(?:can ?not|can't|could not|unable to) (?:be )?(?:found|find|determined?|answer(?:ed)?)"
-    r"|do(?:es)? not (?:say|mention|contain|provide)"
-    r"|未提[及到]|[没沒]有?(?:提[及到]|找到|说明|說明|相关|相關)|无法(?:确定|回答|找到)|無法(?:確定|回答|找到)|未找到|不清楚"
-)
-_REFUSAL_WITHIN = 160  # Characters; a longer answer may say that of one point and answer the others.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 
@@ -69,6 +61,25 @@ class Answer:
     prefilled_tokens: int
     timings: dict[str, float]
 
+    @classmethod
+    def of(cls, question: Question, found: Found, written: Written) -> Answer:
+        """Judges what was written from what was found; a prompt that another model read counts as prefilled."""
+        elsewhere = 0 if question.generator is question.writer else written.prompt_tokens
+        return cls(
+            text=written.text,
+            question=question.text,
+            mode=question.mode,
+            language=question.language,
+            clues=found.clues,
+            draft=found.draft,
+            passages=cite(written.text, question.text, found.passages),
+            supported=is_supported(written.text, question.text, found.passages, question.prompts.not_found),
+            prompt_tokens=written.prompt_tokens,
+            generated_tokens=written.tokens,
+            prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
+            timings=question.clock.timings(),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists, dicts, strings and numbers, ready for JSON."""
         record = dataclasses.asdict(self)
@@ -77,21 +88,6 @@ class Answer:
             {**p, "sources": list(p["sources"]), "found_by": list(p["found_by"])} for p in record["passages"]
         ]
         return record
-
-
-def is_refusal(text: str, not_found: str = "") -> bool:
-    """Tells whether an answer says that nothing answers: in the agreed words, or as usual in a short text."""
-    plain = normalize(text)
-    agreed = normalize(not_found)
-    if not plain or (agreed and plain.startswith(agreed)):
-        return True
-    return len(plain) <= _REFUSAL_WITHIN and _REFUSAL.search(plain) is not None
-
-
-def is_part(answer: str, other: str) -> bool:
-    """Tells whether an answer's content words are all in another one; False when it has none ("yes")."""
-    units = content_units(answer)
-    return bool(units) and units <= content_units(other)
 
 
 def support(answer: str, question: str, text: str) -> float | None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from string import Formatter
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -27,6 +28,9 @@ MAX_DRAFT = 200  # characters: more is no draft but a piece of the document said
 ECHO = 0.9  # share of a text's shingles that stand in the instruction and question: more, and it says nothing new
 SAME = 0.7  # Jaccard overlap of two clues that find the same passages
 CONTAINED = 0.9  # share of a clue's shingles that stand in an earlier one
+
+
+_REFUSAL_WITHIN = 160  # Characters; a longer answer may say that of one point and answer the others.
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,12 @@ _ENDED = re.compile(rf"[。！？]|{_END}\s+|\n+")
 # Two or more words with capitals, after a word without punctuation: the first of a sentence, a title or a quotation may
 # be any word, and one such word is often "French" where the document has "France".
 _NAME = re.compile(r"(?<=[a-z] )[A-Z][a-z]+(?: [A-Z][a-z]+)+")
+_REFUSAL = re.compile(
+    r"not (?:found|mentioned|stated|specified|provided|given|available)|no (?:relevant )?information"
+    r"|(?:can ?not|can't|could not|unable to) (?:be )?(?:found|find|determined?|answer(?:ed)?)"
+    r"|do(?:es)? not (?:say|mention|contain|provide)"
+    r"|未提[及到]|[没沒]有?(?:提[及到]|找到|说明|說明|相关|相關)|无法(?:确定|回答|找到)|無法(?:確定|回答|找到)|未找到|不清楚"
+)
 _LOOP = re.compile(r"(.{1,3}?)\1{5,}|(.{4,160}?)\2{2,}", re.DOTALL)
 _TAIL_LOOP = re.compile(r"(.{8,120}?)\1{2,}\Z", re.DOTALL)
 
@@ -115,6 +125,21 @@ def without_inventions(text: str, holds: Callable[[str], bool]) -> str:
     return "".join(filter(grounded, (text[a:b] for a, b in pairwise([0, *ends, len(text)])))).strip()
 
 
+def is_refusal(text: str, not_found: str = "") -> bool:
+    """Tells whether an answer says that nothing answers: in the agreed words, or as usual in a short text."""
+    plain = normalize(text)
+    agreed = normalize(not_found)
+    if not plain or (agreed and plain.startswith(agreed)):
+        return True
+    return len(plain) <= _REFUSAL_WITHIN and _REFUSAL.search(plain) is not None
+
+
+def is_part(answer: str, other: str) -> bool:
+    """Tells whether an answer's content words are all in another one; False when it has none ("yes")."""
+    units = content_units(answer)
+    return bool(units) and units <= content_units(other)
+
+
 def parse_lines(output: str) -> list[str]:
     """The items of a model's list: JSON or quoted strings, else one a line; marks and labels removed."""
     text = collapse_loops(_FENCE.sub("", output).replace("\r", "\n")).strip()
@@ -149,7 +174,7 @@ def select_clues(
     An echo has nearly all its shingles in the question and the instructions together; a repeat is nearly a clue that
     came before it, or part of one. The question itself is no clue: the caller always searches with it.
     """
-    echoed = shingles(question).union(*(shingles(text) for text in instructions))
+    echoed = shingles(question).union(*(shingles(instruction(text)) for text in instructions))
     kept: list[Clue] = []
     seen: list[frozenset[str]] = []
     for kind, texts in items.items():
@@ -166,6 +191,11 @@ def select_clues(
             seen.append(grams)
             taken += 1
     return tuple(kept)
+
+
+def instruction(template: str) -> str:
+    """Strips a prompt of its placeholders: what a model that echoes its instructions would repeat."""
+    return " ".join(literal for literal, _, _, _ in Formatter().parse(template))
 
 
 def is_informative(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,14 +69,19 @@ def rank_passages(
             place = hit.document, hit.chunk.start, hit.chunk.end
             hits_at.setdefault(place, []).append((hit, kind))
             weights[place] = weights.get(place, 0.0) + share * hit.score
-            if number < lead and hit.score >= stand_out * query_hits[0].score:
+            if number < lead and hit.score >= _floor(query_hits[0].score, stand_out):
                 kept.add(place)
             if number < lead and rank == 0:
                 first.add(place)
-    floor = stand_out * max(weights.values(), default=0.0)
+    floor = _floor(max(weights.values(), default=0.0), stand_out)
     shown = [place for place in hits_at if place in kept or weights[place] >= floor]
     shown.sort(key=lambda place: (place not in first, -weights[place], place))
     return tuple(_passage(hits_at[place], documents[place[0]]) for place in shown)
+
+
+def _floor(best: float, stand_out: float) -> float:
+    """The least score beside the best one. Scores are about a mean of 0: in a short document all may lie below it."""
+    return best - (1 - stand_out) * abs(best) if stand_out else -inf
 
 
 def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:

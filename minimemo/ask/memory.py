@@ -7,14 +7,13 @@ whole walks through all of it, view by view.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
-from minimemo.ask.answer import is_part, is_refusal
 from minimemo.ask.clues import (
     CAPS,
     Clue,
@@ -22,17 +21,19 @@ from minimemo.ask.clues import (
     collapse_loops,
     full_sentences,
     is_informative,
+    is_part,
+    is_refusal,
     parse_draft,
     parse_lines,
     select_clues,
 )
-from minimemo.ask.prompts import Prompts, instruction
+from minimemo.ask.prompts import Prompts
 from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
 from minimemo.ask.writer import Piece, Writer, Written, pieces
 from minimemo.errors import InputError
 from minimemo.events import Event
-from minimemo.memory.view import Block, Extent, MemoryView, Span, blocks_of, chosen, neighbours, walk, whole
-from minimemo.text.scripts import WORDS_A_TOKEN, Language
+from minimemo.memory.view import Extent, MemoryView, Span, chosen, ranked, walk, whole
+from minimemo.text.scripts import WORDS_A_TOKEN
 from minimemo.text.words import normalize
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class DocumentMemory:
     """The memory of one or several documents, asked in words.
 
     Keeps the view that was loaded last with its cache, the passages that the last question led to, and the replies of
-    the last walk. open_memory: called at the first question that needs the memory. language: the documents'; each
-    question brings its own.
+    the last walk. open_memory: called at the first question that needs the memory. prompts: of the documents' language;
+    each question brings its own.
     """
 
     def __init__(
@@ -88,14 +89,13 @@ class DocumentMemory:
         writer: Writer,
         retriever: Retriever,
         open_memory: Callable[[], Memory],
-        language: Language,
-        prompts: Mapping[Language, Prompts],
+        prompts: Prompts,
     ) -> None:
         self._writer = writer
         self._retriever = retriever
         self._open = cache(open_memory)
-        self._language = language
         self._prompts = prompts
+        self._room = memory_room()  # behind every view, so that a longer question need not load it again
         self._view: MemoryView | None = None
         self._cache: KVCache | None = None
         self._length = 0  # of the view in the cache, in tokens
@@ -114,39 +114,40 @@ class DocumentMemory:
         Recalled passages and rewritten questions are asked for in the documents' language, since they are to be found
         in it; a draft in the question's.
         """
-        languages: list[Language] = [question.language if kind == "draft" else self._language for kind in kinds]
-        rows = [self._row(kind, question, language) for kind, language in zip(kinds, languages, strict=True)]
+        books = [question.prompts if kind == "draft" else self._prompts for kind in kinds]
+        templates: list[str] = [getattr(prompts, kind) for kind, prompts in zip(kinds, books, strict=True)]
+        rows = [self._row(p.system, text, question) for p, text in zip(books, templates, strict=True)]
         room = max(map(len, rows)) + CLUE_TOKENS
         writer, view = self._writer, self._choose(question, VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.stage("recall"):
-            stop = writer.tokenizer.stop_ids
-            written = writer.engine.generate_batch(memory(), rows, max_tokens=CLUE_TOKENS, stop=stop)
-            replies = {kind: writer.tokenizer.decode(ids) for kind, ids in zip(kinds, written, strict=True)}
-        draft = parse_draft(replies.pop("draft", ""))
-        if is_refusal(draft, question.prompts.not_found):
-            draft = ""
-        items: dict[ClueKind, list[str]] = {kind: parse_lines(reply) for kind, reply in replies.items()}
-        if draft:
-            items["draft"] = [draft]
-        echoes = [instruction(getattr(self._prompts[self._language], kind)) for kind in replies]
+        with self._lend(question, view, room) as memory, question.clock.stage("recall"):
+            written = writer.engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=writer.tokenizer.stop_ids)
+        items: dict[ClueKind, list[str]] = {}
+        draft = ""
+        for kind, reply in zip(kinds, map(writer.tokenizer.decode, written), strict=True):
+            if kind != "draft":
+                items[kind] = parse_lines(reply)
+            elif not is_refusal(parsed := parse_draft(reply), question.prompts.not_found):
+                items["draft"], draft = [parsed], parsed
+        echoes = [template for kind, template in zip(kinds, templates, strict=True) if kind != "draft"]
         return select_clues(items, question=question.text, instructions=echoes), draft
 
     def answer(self, question: Question, prompt: str) -> Generator[Piece, None, Written]:
         """Yields the answer to a prompt that ends the memory's turn, in pieces."""
-        writer, ids = self._writer, self._writer.end_of_turn(question.prompts.system, prompt)
+        writer, ids = self._writer, self._writer.turn(question.prompts.system, prompt, begun=True)
         room = len(ids) + question.max_tokens
         view = self._choose(question, VIEW_TOKENS if question.kind == "paragraph" else ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.stage("answer", report=False):
-            tokens = writer.tokens(memory(), ids, question.max_tokens, question.min_tokens)
-            text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.on_event, memory)
+        with self._lend(question, view, room) as memory, question.clock.stage("answer", report=False):
+            tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens)
+            check = partial(self._check, self._loans)
+            text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.clock.on_event, check)
         return Written(text, len(ids), count)
 
     def recalled(self, question: Question) -> tuple[Clue, ...]:
         """Walks through the whole memory for sentences that answer the question, in order."""
-        row = self._row("recall", question, self._language)
+        row = self._row(self._prompts.system, self._prompts.recall, question)
         views = self._walk_views(len(row) + WALK_TOKENS)
         caps = CAPS if len(views) == 1 else {**CAPS, "recall": WALK_CLUES}
-        echoes = [instruction(self._prompts[self._language].recall)]
+        echoes = [self._prompts.recall]
         items: list[str] = []
         for reply in self._walk(question, views, row, 0, WALK_TOKENS):
             lines: dict[ClueKind, list[str]] = {"recall": parse_lines(reply)}
@@ -159,7 +160,7 @@ class DocumentMemory:
         prompts, most = question.prompts, question.max_tokens
 
         def asked(words: int) -> list[int]:
-            return self._writer.end_of_turn(prompts.system, prompts.part.format(words=words))
+            return self._writer.turn(prompts.system, prompts.part.format(words=words), begun=True)
 
         views = self._walk_views(len(asked(100)) + max(2 * SUMMARY_TOKENS, WALK_TOKENS), SHORT_PARTS)
         limit, each = most // len(views), min(most, SUMMARY_TOKENS) // len(views)
@@ -181,48 +182,42 @@ class DocumentMemory:
         as a whole. An answer is weighed by its log-probability given each source, as sequences are in
         retrieval-augmented generation (RAG-Sequence; Lewis et al., arXiv:2005.11401, section 2.1).
         """
-        writer, ids, most = self._writer, self._writer.whole_turn(question.prompts.system, prompt), question.max_tokens
+        writer, ids, most = self._writer, self._writer.turn(question.prompts.system, prompt), question.max_tokens
         fresh = writer.engine.new_cache(len(ids) + most)
-        tokens = writer.tokens(fresh, ids, most)
-        with question.stage("answer", report=False):
+        tokens = writer.engine.generate(fresh, ids, max_tokens=most, stop=writer.tokenizer.stop_ids)
+        with question.clock.stage("answer", report=False):
             first = list(islice(tokens, AGREED_TOKENS + 1))
         if len(first) <= AGREED_TOKENS:
             second, by_memory = self._weigh(question, first, min(AGREED_TOKENS, most))
             if by_memory:
                 fresh.truncate(len(ids) - 1)
-                by_passages = self._likelihoods(fresh, ids[-1], [first, second])
-                one, two = (a + MEMORY_WEIGHT * b for a, b in zip(by_passages, by_memory, strict=True))
-                first = second if two > one else first
-        with question.stage("answer", report=False):
-            text, count = yield from pieces(writer.texts(chain(first, tokens)), most, question.on_event)
+                replies, stop = [first, second], writer.tokenizer.stop_ids
+                by_passages = writer.engine.likelihoods(fresh, ids[-1:], replies, stop)
+                if by_passages[1] + MEMORY_WEIGHT * by_memory[1] > by_passages[0] + MEMORY_WEIGHT * by_memory[0]:
+                    first = second
+        with question.clock.stage("answer", report=False):
+            text, count = yield from pieces(writer.texts(chain(first, tokens)), most, question.clock.on_event)
         return Written(text, len(ids), count)
 
     def _weigh(self, question: Question, first: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
         """Asks the memory for a short answer, in tokens, and how likely it finds `first` and that. No likelihoods where
         it has no other, or only a part of `first`: of two that say the same, the shorter one is likelier whatever is
         right."""
-        writer, prompts = self._writer, question.prompts
-        ids = writer.end_of_turn(prompts.system, prompts.memory_answer.format(question=question.text))
+        writer, stop = self._writer, self._writer.tokenizer.stop_ids
+        ids = self._row(question.prompts.system, question.prompts.memory_answer, question)
         room = len(ids) + max_tokens
         view = self._choose(question, ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.stage("weigh"):
-            cache = memory()
-            length, decode = cache.length, writer.tokenizer.decode
-            second = list(writer.tokens(cache, ids, max_tokens))
+        with self._lend(question, view, room) as memory, question.clock.stage("weigh"):
+            length, decode = memory.length, writer.tokenizer.decode
+            second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop))
             if second in ([], first) or is_part(decode(second), decode(first)):
                 return second, []
-            cache.truncate(length + len(ids) - 1)
-            return second, self._likelihoods(cache, ids[-1], [first, second])
+            memory.truncate(length + len(ids) - 1)
+            return second, writer.engine.likelihoods(memory, ids[-1:], [first, second], stop)
 
-    def _likelihoods(self, cache: KVCache, last: int, replies: Sequence[Sequence[int]]) -> list[float]:
-        """Log-probability of each reply behind a prompt of which all but the last token is in the cache."""
-        return self._writer.engine.likelihoods(cache, [last], replies, self._writer.tokenizer.stop_ids)
-
-    def _row(self, kind: ClueKind, question: Question, language: Language) -> list[int]:
-        """Ids of the prompt for a kind of clue."""
-        prompts = self._prompts[language]
-        template: str = getattr(prompts, kind)
-        return self._writer.end_of_turn(prompts.system, template.format(question=question.text))
+    def _row(self, system: str, template: str, question: Question) -> list[int]:
+        """Ids that ask a question of the memory."""
+        return self._writer.turn(system, template.format(question=question.text), begun=True)
 
     def _walk(
         self, question: Question, views: Sequence[MemoryView], row: list[int], least: int, limit: int
@@ -232,13 +227,13 @@ class DocumentMemory:
         if (row, limit) != self._asked:
             self._asked, self._replies = (row, limit), {}
         for number, view in enumerate(views):
-            question.on_event(Event("walk", number, len(views), "views"))
+            question.clock.on_event(Event("walk", number, len(views), "views"))
             if view in self._replies:
                 continue
-            with self._lend(question, view, len(row) + limit) as memory, question.stage("recall", report=False):
-                tokens = self._writer.tokens(memory(), row, limit, min(least, view.tokens // 4))
+            with self._lend(question, view, len(row) + limit) as memory, question.clock.stage("recall", report=False):
+                tokens = self._writer.tokens(memory, row, limit, min(least, view.tokens // 4))
                 self._replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
-        question.on_event(Event("walk", len(views), len(views), "views"))
+        question.clock.on_event(Event("walk", len(views), len(views), "views"))
         return [self._replies[view] for view in views]
 
     # -- views -------------------------------------------------------------------------------------------------------
@@ -246,11 +241,12 @@ class DocumentMemory:
     def _choose(self, question: Question, most: int, room: int) -> MemoryView:
         """Chooses a view of at most `most` tokens, behind which `room` tokens of context stay free: all there is, or
         the blocks of the passages that the question retrieves. Raises InputError when none fits."""
-        with question.stage("choose"):
+        with question.clock.stage("choose"):
             if (everything := self._whole(most, room)) is not None:
                 return everything
             extents = self._open().extents
-            return chosen(extents, self._ranked(question.text, extents), self._budget(most, room))
+            spans, budget = self._spans_for(question.text, extents), self._budget(most, room)
+            return chosen(extents, ranked(extents, spans, VIEW_HITS), budget)
 
     def _walk_views(self, room: int, parts: int = 1) -> list[MemoryView]:
         """Returns at most WALK_VIEWS views that go through the whole memory in order, in at most `parts` where those
@@ -276,16 +272,12 @@ class DocumentMemory:
         everything = whole(self._open().extents)
         return everything if everything.tokens <= min(most, self._writer.max_context - room) else None
 
-    def _ranked(self, text: str, extents: Sequence[Extent]) -> Iterator[Block]:
-        """Yields the blocks of the first VIEW_HITS passages that a question retrieves, their neighbours, the others."""
-        if self._spans[0] != text:  # several views serve one question
+    def _spans_for(self, text: str, extents: Sequence[Extent]) -> list[Span]:
+        """The passages that a question retrieves, best first; several views serve one question."""
+        if self._spans[0] != text:
             (hits,) = self._retriever.retrieve([text], 1 + sum(extent.blocks for extent in extents))
             self._spans = text, [Span(hit.document, hit.chunk.token_start, hit.chunk.token_end) for hit in hits]
-        spans = iter(self._spans[1])
-        first = list(blocks_of(extents, islice(spans, VIEW_HITS)))
-        yield from first
-        yield from neighbours(extents, first)
-        yield from blocks_of(extents, spans)
+        return self._spans[1]
 
     def _budget(self, most: int, room: int) -> int:
         """Tokens of a view, at most `most` or the least that makes a view, behind which `room` are free; InputError
@@ -301,33 +293,29 @@ class DocumentMemory:
         return budget
 
     @contextmanager
-    def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[Callable[[], KVCache]]:
-        """Lends a view's cache, with room for `room` tokens more at least, and removes what the question added.
-
-        Gives a function that returns the cache while the loan stands, and raises InputError once another one began: a
-        stream left half read cannot write under the next question. A view that is loaded already is not loaded again.
-        """
+    def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[KVCache]:
+        """Lends a view's cache, with room for `room` tokens more at least, and removes what the question added. A view
+        that is loaded already is not loaded again."""
         memory = self._cache
         if memory is None or view != self._view or self._length + room > memory.capacity:
-            with question.stage("memory"):
+            with question.clock.stage("memory"):
                 with self._lending:
                     self._loans += 1
                     memory = self._view = self._cache = None  # before the next one is made: two may be too much
-                memory = self._open().load(view, max(room, memory_room()))
+                memory = self._open().load(view, max(room, self._room))
                 self._view, self._cache, self._length = view, memory, memory.length
         with self._lending:
             self._loans += 1
-            loan, lent = self._loans, memory
-            lent.truncate(self._length)
-
-        def current() -> KVCache:
-            if loan != self._loans:
-                raise InputError("this answer was left half read and another question came after it: ask it again")
-            return lent
-
+            loan = self._loans
+            memory.truncate(self._length)
         try:
-            yield current
+            yield memory
         finally:
             with self._lending:
                 if loan == self._loans:
-                    lent.truncate(self._length)
+                    memory.truncate(self._length)
+
+    def _check(self, loan: int) -> None:
+        """Raises InputError once another loan began: a stream left half read cannot write under the next question."""
+        if loan != self._loans:
+            raise InputError("this answer was left half read and another question came after it: ask it again")

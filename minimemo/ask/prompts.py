@@ -128,11 +128,6 @@ def memory_opening(language: Language, prompts: Mapping[Language, Prompts] = PRO
     return MemoryOpening(texts.system or None, texts.memory_intro, version)
 
 
-def instruction(template: str) -> str:
-    """Strips a prompt of its placeholders: what a model that echoes its instructions would repeat."""
-    return " ".join(literal for literal, _, _, _ in string.Formatter().parse(template))
-
-
 def load_prompts(path: str | Path) -> Mapping[Language, Prompts]:
     """Reads a user's prompts, JSON or TOML, `{"en": {"recall": "..."}, "zh": {...}}`; those it does not give stay.
 

@@ -8,22 +8,18 @@ else is asked for with words that say so.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
-from minimemo.ask.answer import AnswerMode, Mode
+from minimemo.ask.evidence import Passage, fit_passages, render_passages
 from minimemo.ask.prompts import Prompts
-from minimemo.ask.writer import TextGenerator
+from minimemo.ask.writer import TextGenerator, Writer
 from minimemo.errors import InputError
-from minimemo.events import Event, Listener
-from minimemo.text.scripts import Language
+from minimemo.events import Clock, Listener
+from minimemo.text.scripts import Language, detect_language
 
-if TYPE_CHECKING:
-    from minimemo.engine.engine import Engine
-
+Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
+AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
 Kind: TypeAlias = Literal["phrase", "paragraph", "quotation", "whole"]
 
 QUESTION_TOKENS = 1024  # The longest question that is let through.
@@ -151,7 +147,7 @@ def kind_of(text: str) -> Kind:
     return "paragraph" if _ASKED.search(text) or _ASKED_ZH.search(text) else "phrase"
 
 
-def kind_given(text: str, mode: Mode) -> Kind:
+def kind_given(text: str, mode: AnswerMode) -> Kind:
     """Tells what a mode gives of what is asked for: memory alone cannot quote, and passages do not hold the whole."""
     kind = kind_of(text)
     if kind == "whole":
@@ -173,83 +169,85 @@ def checked_question(text: str) -> str:
     return text
 
 
-@dataclass(slots=True)
 class Question:
     """One question on its way to an answer: what is asked for, within which limits, and what it took so far.
 
-    text: "" for a summary, which is asked for without words. kind: see `kind_given`. prompts: of the language that the
-    answer is asked for in. max_tokens, min_tokens: of the answer. generator: what writes it. engine: of the memory's
-    model, whose work is counted. on_event: hears of the stages.
+    text: None for a summary, which is asked for without words. documents: the documents' language, that of a question
+    without letters. prompts: of the question's language. max_tokens, min_tokens: of the answer. writer: of the memory's
+    model. generator: what writes the answer; only the memory's model can answer from memory alone.
+
+    Raises InputError for an unknown mode, an empty question, and where question and max_tokens leave no room.
     """
 
-    text: str
-    mode: AnswerMode
-    kind: Kind
-    language: Language
-    prompts: Prompts
-    max_tokens: int
-    generator: TextGenerator
-    engine: Engine
-    on_event: Listener
-    min_tokens: int = field(init=False)
-    _seconds: dict[str, float] = field(default_factory=dict, init=False)
-    _begun: float = field(default=0.0, init=False)
-    _prefilled: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.min_tokens = min(PARAGRAPH_TOKENS, self.max_tokens) if self.kind == "paragraph" else 0
+    def __init__(
+        self,
+        text: str | None,
+        mode: AnswerMode,
+        max_tokens: int,
+        documents: Language,
+        prompts: Mapping[Language, Prompts],
+        writer: Writer,
+        generator: TextGenerator,
+        on_event: Listener,
+    ) -> None:
+        if text is not None and mode not in get_args(Mode):
+            raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
+        self.mode = mode
+        self.max_tokens = max_tokens
+        self.text = "" if text is None else checked_question(text)
+        self.kind: Kind = "whole" if text is None else kind_given(self.text, mode)
+        self.language = detect_language(self.text, documents)
+        self.prompts = prompts[self.language]
+        self.min_tokens = min(PARAGRAPH_TOKENS, max_tokens) if self.kind == "paragraph" else 0
+        self.writer = writer
+        self.generator = writer if mode == "memory" else generator
+        self.clock = Clock(on_event)
+        self.begin()
+        self._check()
 
     def begin(self) -> None:
         """Starts the clock, and the count of prefilled tokens."""
-        self._begun, self._prefilled = time.perf_counter(), self.engine.prefilled
-
-    @property
-    def evidence_template(self) -> str:
-        """The prompt for what is written from passages."""
-        return self.prompts.answer if self.kind == "phrase" else self.prompts.paragraph
+        self.clock.start()
+        self.prefilled_before = self.writer.engine.prefilled
 
     def left(self, prompt: str) -> int:
         """Tokens of the generator's context that a prompt and its answer leave; negative when they do not fit."""
         taken = self.generator.prompt_tokens(self.prompts.system, prompt) + self.max_tokens
         return self.generator.max_context - taken
 
-    def check(self) -> None:
+    def answer_prompt(self, passages: Sequence[Passage]) -> str:
+        """Writes the prompt for an answer from passages."""
+        template = self.prompts.answer if self.kind == "phrase" else self.prompts.paragraph
+        evidence, not_found = render_passages(passages), self.prompts.not_found
+        return template.format(passages=evidence, question=self.text, not_found=not_found)
+
+    def fit(
+        self, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
+    ) -> tuple[Passage, ...]:
+        """Picks the best passages that fit the budget and, with the prompt that they stand in, the context."""
+        count, budget = self.generator.count, min(budget, self.left(prompt(())))
+        passages = fit_passages(ranked, budget, count)
+        while passages and (left := self.left(prompt(passages))) < 0:
+            budget += left  # joined texts may take a token more than their parts
+            passages = fit_passages(ranked, budget, count)
+        return passages
+
+    def _check(self) -> None:
         """Raises InputError when max_tokens leaves no room for a prompt, or when the question is longer than
         QUESTION_TOKENS, or leaves no room for passages where they are needed."""
         if self.max_tokens < 1:
             raise InputError(f"max_tokens is {self.max_tokens}: it must be at least 1")
-        prompts, searched = self.prompts, self.mode in ("memorag", "rag")
-        template = {"gist": prompts.gist, "summarize": prompts.summary}.get(self.mode, prompts.closed)
-        template = self.evidence_template if searched else template
-        room = self.left(template.format(question="", passages="", points="", parts="", not_found=prompts.not_found))
+        prompts, reserved = self.prompts, MIN_EVIDENCE if self.mode in ("memorag", "rag", "gist") else 0
+        if self.mode in ("memorag", "rag"):
+            bare = prompts.answer if self.kind == "phrase" else prompts.paragraph
+        else:
+            bare = {"gist": prompts.gist, "summarize": prompts.summary}.get(self.mode, prompts.closed)
+        room = self.left(bare.format(question="", passages="", points="", parts="", not_found=prompts.not_found))
         if room < 1:
             raise InputError(
                 f"max_tokens is {self.max_tokens}, too many for this model's context of {self.generator.max_context} "
                 f"tokens: lower it by {1 - room} or more"
             )
-        limit = min(QUESTION_TOKENS, room - (MIN_EVIDENCE if searched or self.mode == "gist" else 0))
-        count = self.generator.count(self.text)
-        if count > max(0, limit):
-            raise InputError(f"question is {count} tokens long, and at most {max(0, limit)} fit: shorten it")
-
-    @contextmanager
-    def stage(self, name: str, *, report: bool = True) -> Iterator[None]:
-        """Times a block; `report` false when the block reports its progress itself."""
-        if report:
-            self.on_event(Event(name, 0, 1))
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
-        if report:
-            self.on_event(Event(name, 1, 1))
-
-    @property
-    def prefilled(self) -> int:
-        """Tokens that the memory's model has prefilled since the question began."""
-        return self.engine.prefilled - self._prefilled
-
-    def timings(self) -> dict[str, float]:
-        """Seconds by stage, and "total"; a stage that streams includes what its reader did between two steps."""
-        return {**self._seconds, "total": time.perf_counter() - self._begun}
+        limit, count = max(0, min(QUESTION_TOKENS, room - reserved)), self.generator.count(self.text)
+        if count > limit:
+            raise InputError(f"question is {count} tokens long, and at most {limit} fit: shorten it")

@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias
 
-from minimemo.ask.answer import Answer, AnswerMode, Found, Mode, cite, is_supported
+from minimemo.ask.answer import Answer, Found
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import Passage, fit_passages, quotation, quoted_first, rank_passages, render_passages
+from minimemo.ask.evidence import Passage, quotation, quoted_first, rank_passages, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
-from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, Kind, Question, checked_question, kind_given
-from minimemo.ask.turns import Turns
+from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
-from minimemo.errors import InputError
 from minimemo.events import Listener, silent
-from minimemo.text.scripts import Language, detect_language
+from minimemo.text.scripts import Language
+from minimemo.threads import Turns
 
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
@@ -82,7 +81,7 @@ class Session:
         self._on_event = on_event
         self._writer = Writer(engine, tokenizer)
         self._generator = generator or self._writer
-        self._memory = DocumentMemory(self._writer, retriever, open_memory, language, prompts)
+        self._memory = DocumentMemory(self._writer, retriever, open_memory, prompts[language])
         self._turns = Turns()
 
     # -- verbs -------------------------------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ class Session:
         """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here,
         not later.
 
-        A stream may be left half read: it makes way for the next question of its thread, and after turns.LEFT seconds
+        A stream may be left half read: it makes way for the next question of its thread, and after threads.LEFT seconds
         for those of others. Going on with it after the memory was asked again is an InputError.
         """
         asked = self._question(question, mode, max_tokens)
@@ -107,15 +106,15 @@ class Session:
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Recalls sentences of the documents for a question."""
-        return self._alone(("recall",), question)[0]
+        return self._clues("recall", question)[0]
 
     def rewrite(self, question: str) -> tuple[Clue, ...]:
         """Asks other questions, in the documents' words, whose answers help with this one."""
-        return self._alone(("rewrite",), question)[0]
+        return self._clues("rewrite", question)[0]
 
     def draft(self, question: str) -> str:
         """Gives a first short answer from memory; "" when it has none."""
-        return self._alone(("draft",), question)[1]
+        return self._clues("draft", question)[1]
 
     def answer(self, question: str, evidence: Sequence[str], max_tokens: int = 256) -> Answer:
         """Answers from given texts, best first, as many as fit; no memory, no retrieval.
@@ -127,7 +126,9 @@ class Session:
             start = ranked[-1].end if ranked else 0
             ranked.append(Passage(start, start + len(text), text, score=0.0))
         asked = self._question(question, "rag", max_tokens)
-        return _last(self._in_turn(asked, self._from_passages(asked, Found(passages=tuple(ranked)))))
+        passages = asked.fit(ranked, EVIDENCE_TOKENS, asked.answer_prompt)
+        steps = self._write(asked, Found(passages=passages), asked.answer_prompt(passages))
+        return _last(self._in_turn(asked, steps))
 
     def summarize(self, max_tokens: int = 512) -> Answer:
         """Summarizes: what memory tells of each part of the document, composed where that is long; its sources by
@@ -136,7 +137,7 @@ class Session:
 
     def stream_summary(self, max_tokens: int = 512) -> Iterator[Found | Piece | Answer]:
         """Summarizes as `summarize` does, in steps like `stream`'s; one Piece where the parts are the summary."""
-        asked = self._checked("", "summarize", "whole", self.language, max_tokens)
+        asked = self._question(None, "summarize", max_tokens)
         return self._in_turn(asked, self._summary(asked))
 
     # -- ways to an answer -------------------------------------------------------------------------------------------
@@ -158,12 +159,21 @@ class Session:
         clues: tuple[Clue, ...] = ()
         draft = ""
         if remembers:
-            clues, draft = self._clues(question, ("recall", "rewrite") if paragraph else ("recall", "rewrite", "draft"))
+            kinds: tuple[ClueKind, ...] = ("recall", "rewrite") if paragraph else ("recall", "rewrite", "draft")
+            clues, draft = self._memory.clues(question, kinds)
         # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
+        # It is not shown: small models copy one that they are shown, right or wrong, which cost the 0.5B 13.7 points of
+        # F1 on xquad_zh (40 questions).
         texts = [f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text for clue in clues]
         queries = [("question", question.text), *((clue.kind, text) for clue, text in zip(clues, texts, strict=True))]
-        passages = self._search(question, queries, stand_out=0 if paragraph else STAND_OUT)
-        return (yield from self._from_passages(question, Found(clues, draft, passages)))
+        prompt = question.answer_prompt
+        stand_out = 0 if paragraph else STAND_OUT
+        passages = self._search(question, queries, EVIDENCE_TOKENS, prompt, stand_out=stand_out)
+        found = Found(clues, draft, passages)
+        if question.mode == "rag" or paragraph or self._generator is not self._writer:
+            return (yield from self._write(question, found, prompt(passages)))
+        yield found
+        return Answer.of(question, found, (yield from self._memory.agreed(question, prompt(passages))))
 
     def _from_memory(self, question: Question) -> Steps:
         """Answers from memory alone; in mode `memorag` with the passages that the question retrieves, as its sources.
@@ -174,27 +184,12 @@ class Session:
         prompts = question.prompts
         template = prompts.memory_paragraph if question.kind == "paragraph" else prompts.memory_answer
         prompt = template.format(question=question.text)
-        passages: tuple[Passage, ...] = ()
+        found = Found()
         if question.mode == "memorag":
-            ranked = self._search(question, [("question", question.text)])
-            passages = self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: prompt)
-        yield (found := Found(passages=passages))
-        return self._finished(question, found, (yield from self._memory.answer(question, prompt)))
-
-    def _from_passages(self, question: Question, found: Found) -> Steps:
-        """Answers from `found.passages` (best first), as many as the budget and the context hold."""
-        template, not_found = question.evidence_template, question.prompts.not_found
-
-        def prompt(passages: Sequence[Passage]) -> str:
-            evidence = render_passages(passages)
-            return template.format(passages=evidence, question=question.text, not_found=not_found)
-
-        # A draft only searches. Small models copy one that they are shown, right or wrong: it cost the 0.5B 13.7 points
-        # of F1 on xquad_zh (40 questions).
-        passages = self._fit(question, found.passages, EVIDENCE_TOKENS, prompt)
-        short = question.mode == "memorag" and question.kind == "phrase"
-        agreed = short and self._generator is self._writer
-        return (yield from self._write(question, replace(found, passages=passages), prompt(passages), agreed))
+            queries = [("question", question.text)]
+            found = Found(passages=self._search(question, queries, EVIDENCE_TOKENS, lambda _: prompt))
+        yield found
+        return Answer.of(question, found, (yield from self._memory.answer(question, prompt)))
 
     def _quotation(self, question: Question) -> Steps:
         """Gives the sentences that the question retrieves, as they stand in the document; the passages that hold them
@@ -203,23 +198,21 @@ class Session:
         What a 0.5B or 1.5B model copies when it is told to quote is mostly its own invention: F1 on contracts 22.6 and
         31.7, of the retrieved sentence 45 (28 and 14 questions).
         """
-        with question.stage("retrieve"):
+        with question.clock.stage("retrieve"):
             (hits,) = self._retriever.retrieve([question.text], QUOTATION_HITS)
             ranked = rank_passages(["question"], [hits], documents=self._documents)
             sentences = self._retriever.quote(question.text, hits)
         ranked = quoted_first(ranked, sentences, self._documents)
-        found = Found(passages=self._fit(question, ranked, EVIDENCE_TOKENS, lambda _: ""))
+        found = Found(passages=question.fit(ranked, EVIDENCE_TOKENS, lambda _: ""))
         yield found
         yield Piece(text := quotation(sentences, self._documents))
         named = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
-        return replace(self._finished(question, found, Written(text, 0, 0)), passages=found.passages, supported=named)
+        return replace(Answer.of(question, found, Written(text, 0, 0)), passages=found.passages, supported=named)
 
     def _gist(self, question: Question) -> Steps:
         """Answers from sentences that every part of the memory recalls, and from the passages that those retrieve."""
         clues = self._memory.recalled(question)
         queries = [("question", question.text), *((clue.kind, clue.text) for clue in clues)]
-        # the best of each clue before the second of any, and as many as fit: breadth is asked for
-        ranked = self._search(question, queries, lead=len(queries))
         points = [clue.text for clue in clues]
 
         def prompt(passages: Sequence[Passage]) -> str:
@@ -228,7 +221,8 @@ class Session:
 
         while points and question.left(prompt(())) < MIN_EVIDENCE:
             points.pop()
-        passages = self._fit(question, ranked, SUMMARY_EVIDENCE_TOKENS, prompt)
+        # the best of each clue before the second of any, and as many as fit: breadth is asked for
+        passages = self._search(question, queries, SUMMARY_EVIDENCE_TOKENS, prompt, lead=len(queries))
         return (yield from self._write(question, Found(clues, "", passages), prompt(passages)))
 
     def _summary(self, question: Question) -> Steps:
@@ -240,118 +234,79 @@ class Session:
         clues = select_clues({"point": lines}, caps={"point": len(lines)})
         queries: list[tuple[str, str]] = [(clue.kind, clue.text) for clue in clues]
         queries = queries or [("summary", question.prompts.summary_query)]
-        ranked = self._search(question, queries, lead=len(queries))
 
         def prompt(passages: Sequence[Passage] = ()) -> str:
             return question.prompts.summary.format(parts=_listed(parts or [p.text.strip() for p in passages]))
 
-        passages = self._fit(question, ranked, SUMMARY_EVIDENCE_TOKENS, (lambda _: "") if parts else prompt)
+        around = (lambda _: "") if parts else prompt  # passages are only the sources of what the parts tell
+        passages = self._search(question, queries, SUMMARY_EVIDENCE_TOKENS, around, lead=len(queries))
         found = Found(clues, "", passages)
         if parts and joined:
             yield found
             yield Piece(text := "\n\n".join(parts))
-            return self._finished(question, found, Written(text, 0, self._writer.count(text)))
+            return Answer.of(question, found, Written(text, 0, self._writer.count(text)))
         while len(parts) > 1 and question.left(prompt()) < 0:
             parts = parts[::2]  # thinner, but of the whole
         return (yield from self._write(question, found, prompt(passages)))
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _clues(self, question: Question, kinds: Sequence[ClueKind]) -> tuple[tuple[Clue, ...], str]:
-        """Clues of some kinds, and the draft when it is one of them."""
-        return self._memory.clues(question, kinds)
-
     def _search(
-        self, question: Question, queries: Sequence[tuple[str, str]], lead: int = 1, stand_out: float = 0
+        self,
+        question: Question,
+        queries: Sequence[tuple[str, str]],
+        budget: int,
+        prompt: Callable[[Sequence[Passage]], str],
+        lead: int = 1,
+        stand_out: float = 0,
     ) -> tuple[Passage, ...]:
-        """What the queries retrieve, best first; queries: "question" or a clue's kind, and the text. See
-        `rank_passages`."""
+        """The passages that the queries retrieve and the prompt has room for, `budget` tokens at most; see
+        `rank_passages` and `Question.fit`. queries: "question" or a clue's kind, and the text."""
         paragraph = question.kind == "paragraph"
         most = PARAGRAPH_HITS if paragraph and question.language == "en" else QUESTION_HITS
-        with question.stage("retrieve"):
+        with question.clock.stage("retrieve"):
             kinds, texts = zip(*queries, strict=True)
             hits = self._retriever.retrieve(texts, max(most, CLUE_HITS), regions=paragraph)
             limits = [most if kind == "question" else CLUE_HITS for kind in kinds]
             kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
-            return rank_passages(kinds, kept, lead, stand_out, self._documents)
+            ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
+        return question.fit(ranked, budget, prompt)
 
-    def _fit(
-        self, question: Question, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
-    ) -> tuple[Passage, ...]:
-        """The passages within the budget and, with the prompt that they stand in, within the context."""
-        budget = min(budget, question.left(prompt(())))
-        passages = fit_passages(ranked, budget, question.generator.count)
-        while passages and (left := question.left(prompt(passages))) < 0:
-            budget += left  # joined texts may take a token more than their parts
-            passages = fit_passages(ranked, budget, question.generator.count)
-        return passages
-
-    def _write(self, question: Question, found: Found, prompt: str, agreed: bool = False) -> Steps:
-        """Answers a prompt that stands alone; agreed: the memory is asked too, see `DocumentMemory.agreed`."""
+    def _write(self, question: Question, found: Found, prompt: str) -> Steps:
+        """Answers a prompt that stands alone."""
         yield found
-        if agreed:
-            written = yield from self._memory.agreed(question, prompt)
-        else:
-            with question.stage("answer", report=False):
-                written = yield from question.generator.write(
-                    question.prompts.system, prompt, question.max_tokens, question.on_event, question.min_tokens
-                )
-        return self._finished(question, found, written)
-
-    def _finished(self, question: Question, found: Found, written: Written) -> Answer:
-        elsewhere = 0 if question.generator is self._writer else written.prompt_tokens
-        return Answer(
-            text=written.text,
-            question=question.text,
-            mode=question.mode,
-            language=question.language,
-            clues=found.clues,
-            draft=found.draft,
-            passages=cite(written.text, question.text, found.passages),
-            supported=is_supported(written.text, question.text, found.passages, question.prompts.not_found),
-            prompt_tokens=written.prompt_tokens,
-            generated_tokens=written.tokens,
-            prefilled_tokens=question.prefilled + elsewhere,
-            timings=question.timings(),
-        )
+        with question.clock.stage("answer", report=False):
+            written = yield from question.generator.write(
+                question.prompts.system, prompt, question.max_tokens, question.clock.on_event, question.min_tokens
+            )
+        return Answer.of(question, found, written)
 
     # -- questions in turn -------------------------------------------------------------------------------------------
 
-    def _question(self, text: str, mode: Mode, max_tokens: int) -> Question:
-        """A checked question; InputError for what cannot be asked."""
-        if mode not in get_args(Mode):
-            raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
-        text = checked_question(text)
-        return self._checked(text, mode, kind_given(text, mode), detect_language(text, self.language), max_tokens)
+    def _question(self, text: str | None, mode: AnswerMode, max_tokens: int) -> Question:
+        asked = text, mode, max_tokens, self.language, self._prompts
+        return Question(*asked, self._writer, self._generator, self._on_event)
 
-    def _checked(self, text: str, mode: AnswerMode, kind: Kind, language: Language, max_tokens: int) -> Question:
-        generator = self._writer if mode == "memory" else self._generator
-        prompts, engine, on_event = self._prompts[language], self._writer.engine, self._on_event
-        question = Question(text, mode, kind, language, prompts, max_tokens, generator, engine, on_event)
-        question.check()
-        return question
-
-    def _alone(self, kinds: Sequence[ClueKind], text: str) -> tuple[tuple[Clue, ...], str]:
-        """The clues of some kinds alone, and the draft."""
-        turn, question = object(), self._question(text, "memory", CLUE_TOKENS)
-        with self._turns.step(turn, last=True):
-            question.begin()
-            return self._clues(question, kinds)
+    def _clues(self, kind: ClueKind, text: str) -> tuple[tuple[Clue, ...], str]:
+        """The clues of one kind alone, and the draft."""
+        question = self._question(text, "memory", CLUE_TOKENS)
+        with self._turns.step(question, last=True):
+            return self._memory.clues(question, [kind])
 
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
         """Takes the steps to an answer, and the answer as the last one, when no other question is being answered."""
-        turn, step = object(), None
+        step = None
         try:
             with closing(_with_answer(steps)) as whole:
                 while not isinstance(step, Answer):
                     if step is not None:
                         yield step
-                    with self._turns.step(turn):
+                    with self._turns.step(question):
                         if step is None:
                             question.begin()
                         step = next(whole)
         finally:
-            self._turns.end(turn)
+            self._turns.end(question)
         yield step
 
 

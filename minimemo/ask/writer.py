@@ -6,8 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from minimemo.ask.answer import is_refusal
-from minimemo.ask.clues import is_looping
+from minimemo.ask.clues import is_looping, is_refusal
 from minimemo.events import Event, Listener, silent
 
 if TYPE_CHECKING:
@@ -99,26 +98,21 @@ class Writer:
         return len(self.tokenizer.encode(text))
 
     def prompt_tokens(self, system: str, text: str) -> int:
-        return len(self.whole_turn(system, text))
+        return len(self.turn(system, text))
 
     def write(
         self, system: str, text: str, max_tokens: int, on_event: Listener, min_tokens: int = 0
     ) -> Generator[Piece, None, Written]:
         """Writes from a fresh cache of just the prompt's and the answer's size."""
-        ids = self.whole_turn(system, text)
+        ids = self.turn(system, text)
         tokens = self.tokens(self.engine.new_cache(len(ids) + max_tokens), ids, max_tokens, min_tokens)
         reply, count = yield from pieces(self.texts(tokens), max_tokens, on_event)
         return Written(reply, len(ids), count)
 
-    def whole_turn(self, system: str, text: str) -> list[int]:
-        """Encodes a prompt that stands alone; the model's reply comes next."""
+    def turn(self, system: str, text: str, begun: bool = False) -> list[int]:
+        """Encodes a prompt that is a turn of its own, or ends the one that a memory has `begun`; a reply comes next."""
         opening, closing = self.tokenizer.turn(system or None)
-        return [*opening, *self.tokenizer.encode(text), *closing]
-
-    def end_of_turn(self, system: str, text: str) -> list[int]:
-        """Encodes a prompt that ends the turn which a memory began."""
-        _, closing = self.tokenizer.turn(system or None)
-        return [*self.tokenizer.encode(text), *closing]
+        return [*([] if begun else opening), *self.tokenizer.encode(text), *closing]
 
     def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
         """Yields the tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before

@@ -162,7 +162,7 @@ def _models(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default=os.environ.get("MINIMEMO_MODEL"), metavar="NAME|DIR|FILE.gguf",
         help="the language model: a name from `minimemo list`, a directory or a .gguf file (default: the one that made "
-        "the memo; for a new memo, the one that `minimemo list` marks) [$MINIMEMO_MODEL]",
+        "the memo; for a new memo, the default of `minimemo list`) [$MINIMEMO_MODEL]",
     )  # fmt: skip
     command.add_argument(
         "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR",
@@ -170,8 +170,8 @@ def _models(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--dtype", choices=DTYPES,
-        help="number type of the model's large matrix products: int8 is fastest and rounds most, float32 rounds least "
-        "(default: the fastest here that loses nothing to speak of)",
+        help="number type of the model's large matrix products: int8 rounds most and is mostly fastest, float32 rounds "
+        "least (default: the fastest here)",
     )  # fmt: skip
     command.add_argument(
         "--kv-dtype", choices=KV_DTYPES,

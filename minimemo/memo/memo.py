@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from minimemo.ask import (
     PROMPTS,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # What writes answers: an endpoint or its address, a decoder or its name, or anything that writes as those do.
 Generator: TypeAlias = Endpoint | LanguageModel | TextGenerator | str | Path | None
-_T = TypeVar("_T")
 _REPLACED = 0.05  # seconds in which a memo that is being replaced is back
 
 
@@ -161,7 +160,7 @@ class Memo:
         from minimemo.search.retriever import Retriever
         from minimemo.search.vectors import VectorIndex
 
-        passages = [memo._once_more(memo._passages) for memo in self.memos]
+        passages = [memo._passages() for memo in self.memos]
         embedders = [memo.embedder() for memo in self.memos]
         return Retriever(
             VectorIndex.joined([index for _, index in passages]),
@@ -179,13 +178,22 @@ class Memo:
         return [Chunk(**chunk) for chunk in content["chunks"]]
 
     def _passages(self) -> tuple[list[Chunk], VectorIndex]:
-        """The passages with their vectors; MemoError unless all that asking needs is as it was written."""
+        """The passages with their vectors; MemoError unless all that asking needs is as it was written.
+
+        Where a build has put another memo in this one's place since it was opened, this becomes that one.
+        """
         from minimemo.search.vectors import VectorIndex
 
-        self._check_file(MEMORY)
-        self._check_file(INDEX, whole=True)
-        chunks = self.chunks()
-        return chunks, VectorIndex.open(self.folder / INDEX, count=len(chunks))
+        try:
+            self._check_file(MEMORY)
+            self._check_file(INDEX, whole=True)
+            chunks = self.chunks()
+            return chunks, VectorIndex.open(self.folder / INDEX, count=len(chunks))
+        except MemoError:
+            before, self.manifest = self.manifest, _load_manifest(self.folder)
+            if before == self.manifest:
+                raise
+            return self._passages()
 
     def reader(self) -> MemoryReader:
         """Opens memory.bin. Raises MemoError where it does not belong to this memo."""
@@ -235,17 +243,6 @@ class Memo:
         if not intact:
             what = f"{size} bytes where {written.bytes} belong" if size != written.bytes else "checksum"
             raise MemoError(f"{path}: damaged ({what}); {AGAIN}")
-
-    def _once_more(self, read: Callable[[], _T]) -> _T:
-        """Reads files, and once more where a build has put another memo in this one's place since it was opened."""
-        try:
-            return read()
-        except MemoError:
-            manifest = _load_manifest(self.folder)
-            if manifest == self.manifest:
-                raise
-            self.manifest = manifest
-            return read()
 
     def inspect(self) -> dict[str, Any]:
         """Tells what the memo is made of, JSON-able: sizes in bytes, tokens, the ratio to fp16 KV, models, settings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,15 @@ def neighbours(extents: Sequence[Extent], blocks: Iterable[Block]) -> Iterator[B
         for near in (block - 1, block + 1):
             if 0 <= near < extents[memory].blocks:
                 yield memory, near
+
+
+def ranked(extents: Sequence[Extent], spans: Sequence[Span], first: int) -> Iterator[Block]:
+    """Yields the blocks of the `first` spans, then their neighbours, then those of the other spans."""
+    rest = iter(spans)
+    best = list(blocks_of(extents, islice(rest, first)))
+    yield from best
+    yield from neighbours(extents, best)
+    yield from blocks_of(extents, rest)
 
 
 def walk(extents: Sequence[Extent], budget: int, most: int) -> list[MemoryView]:

@@ -18,7 +18,7 @@ from minimemo.ask.clues import (
     select_clues,
     without_inventions,
 )
-from minimemo.ask.prompts import PROMPTS, instruction
+from minimemo.ask.prompts import PROMPTS
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_echoes_are_dropped():
     clues = select_clues(
         {"recall": ["Sentences of the document that help to answer, one per line", "The king fled north."]},
         question="Where did the king flee?",
-        instructions=[instruction(PROMPTS["en"].recall)],
+        instructions=[PROMPTS["en"].recall],
     )
     assert clues == (Clue("recall", "The king fled north."),)
     clues = select_clues(
         {"rewrite": ["上面文档中有助于回答的原句", "国王逃到哪里？", "国王的都城在哪里？"]},
         question="国王逃到哪里？",
-        instructions=[instruction(PROMPTS["zh"].recall)],
+        instructions=[PROMPTS["zh"].recall],
     )
     assert clues == (Clue("rewrite", "国王的都城在哪里？"),)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from minimemo.ask.answer import Answer, Passage, cite, is_refusal, is_supported, support
-from minimemo.ask.clues import Clue
-from minimemo.ask.evidence import fit_passages, rank_passages, render_passages
+from minimemo.ask.answer import Answer, cite, is_supported, support
+from minimemo.ask.clues import Clue, is_refusal
+from minimemo.ask.evidence import Passage, fit_passages, rank_passages, render_passages
 
 DOCUMENT = "".join(f"<{n:02}>" + chr(ord("a") + n) * 36 for n in range(20))  # 20 passages of 40 characters
 
@@ -61,6 +61,13 @@ def test_only_what_stands_out_is_shown():
     assert [p.start for p in rank_passages(KINDS[:1], hits)] == [0, 40, 80]
     alike = [[hit(0, 40, 0.0), hit(40, 80, 0.0)]]  # one vector for all, no common word
     assert len(rank_passages(KINDS[:1], alike, stand_out=0.75)) == 2
+
+
+def test_passages_below_the_mean_are_not_lost():
+    """In a document of three or four passages, scores smoothed over neighbours are all negative."""
+    hits = [[hit(0, 40, -0.1), hit(40, 80, -0.11), hit(80, 120, -0.9)]]
+    assert [p.start for p in rank_passages(KINDS[:1], hits)] == [0, 40, 80]
+    assert [p.start for p in rank_passages(KINDS[:1], hits, stand_out=0.75)] == [0, 40]
 
 
 def test_a_bad_clue_adds_nothing_and_takes_nothing_away():

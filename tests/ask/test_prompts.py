@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from minimemo.ask.prompts import PROMPTS, instruction, load_prompts, memory_opening
+from minimemo.ask.clues import instruction
+from minimemo.ask.prompts import PROMPTS, load_prompts, memory_opening
 from minimemo.errors import InputError
 from minimemo.text.scripts import detect_language, information
 from minimemo.text.words import content_units, normalize, shingles

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from minimemo.ask import Answer, Mode, Piece, turns
+from minimemo import threads
+from minimemo.ask import Answer, Mode, Piece
 from minimemo.errors import InputError
 from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, House
 from tests.ask.test_session_views import FACTS, LONG
@@ -75,7 +76,7 @@ def test_other_verbs_wait_for_a_stream_that_is_read() -> None:
 
 def test_a_stream_left_half_read_makes_way_for_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """After LEFT seconds; going on with it is an error, and what the other wrote stays."""
-    monkeypatch.setattr(turns, "LEFT", 0.2)
+    monkeypatch.setattr(threads, "LEFT", 0.2)
     house = House()
     left = house.session.stream(QUESTION, "memory")
     next(left), next(left)
@@ -88,7 +89,7 @@ def test_a_stream_left_half_read_makes_way_for_another_thread(monkeypatch: pytes
 
 @pytest.mark.parametrize("end", ["closed", "forgotten"])
 def test_a_stream_that_is_closed_or_forgotten_makes_way_at_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LEFT", 1000.0)
+    monkeypatch.setattr(threads, "LEFT", 1000.0)
     house = House()
     held = [house.session.stream(QUESTION, "memory")]
     next(held[0]), next(held[0])

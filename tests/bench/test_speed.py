@@ -22,7 +22,7 @@ from minimemo.errors import InputError
 from minimemo.kernels import native
 from tests.conftest import TinyModels
 from tests.hub.test_converted import _tensors, _write_gguf
-from tests.tiny import tiny_config, tiny_decoder
+from tests.tiny import kv_bytes_per_token, matmul_parameters, tiny_config, tiny_decoder
 
 CONFIG = replace(tiny_config(vocab_size=400), intermediate_size=64)  # at least the tokens of the tiny tokenizer
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(12))
@@ -102,12 +102,12 @@ def test_share_of_the_ceiling(model: Path, kv_dtype: str | None, capsys: pytest.
     more = ["--kv-dtype", kv_dtype, "--depths", "128"] if kv_dtype else []  # two groups of 64 tokens
     assert _main(model, "--repeat", "1", *more) == 0
     result = _json(capsys.readouterr().out)
-    assert result["peer"] is None and result["weight_bytes"] >= CONFIG.matmul_parameters()  # 8-bit codes and scales
+    assert result["peer"] is None and result["weight_bytes"] >= matmul_parameters(CONFIG)  # 8-bit codes and scales
     # A packed number: a byte, two halves for 64 numbers of a channel's keys and two for the 16 of a token's values.
     element = 1 + (4 / 64 + 4 / 16) / 2 if kv_dtype else getattr(torch, result["kv_dtype"]).itemsize
     assert result["kv_dtype"] == (kv_dtype or result["kv_dtype"]) and result["peak_rss_bytes"] > 50e6
     for row in result["depths"]:
-        read = result["weight_bytes"] + (row["depth"] + 1 + 2 + 1) * CONFIG.kv_bytes_per_token(1) * element
+        read = result["weight_bytes"] + (row["depth"] + 1 + 2 + 1) * kv_bytes_per_token(CONFIG, 1) * element
         assert row["ceiling_share"] == pytest.approx(read * row["decode"] / 20e9)
 
 

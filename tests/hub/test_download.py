@@ -86,6 +86,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             else:
                 self.send_response(200)
             self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("Connection", "close")  # said, or a client may ask again over what is being closed
             self.end_headers()
             cut = hub.cut[path].pop(0) if hub.cut.get(path) else len(data)
             body = data[start : start + cut]

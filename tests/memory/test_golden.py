@@ -21,6 +21,7 @@ from minimemo.memory.codec import Codec
 from minimemo.memory.profile import load_profile
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tiers import make_codec
+from tests.memories import all_ids
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # (layer, token) -> key and value. Tokens 0 and 2: sinks or the opening; 196 to 259: the finer end; 256 begins a block.
@@ -81,7 +82,7 @@ def test_a_memory_of_every_codec(name: str, expected: list[list[float]], within:
     with reader:
         reader.verify()
         assert (codec.name, len(reader), reader.tokens) == (name, 2, 260)
-        assert reader.all_ids().tolist() == [(7919 * t) % 150_000 for t in range(260)]
+        assert all_ids(reader).tolist() == [(7919 * t) % 150_000 for t in range(260)]
         assert reader.extent.opening == 3
         assert codec.params() == reader.header["params"]
     for found, wanted in zip(numbers(GOLDEN / f"{name}.bin"), expected, strict=True):

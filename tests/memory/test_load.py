@@ -28,6 +28,7 @@ from minimemo.models.layers import Linear, Projection
 from minimemo.models.rope import RopeTable
 from tests.helpers import assert_close
 from tests.kv import blocks_of
+from tests.memories import all_ids
 from tests.tiny import tiny_config, tiny_decoder, tiny_engine
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -91,7 +92,7 @@ def test_exact_memory_equals_the_cache_it_came_from(tmp_path: Path, dtype: torch
     codec = codec_for("exact", engine)
     with store(tmp_path / "memory.bin", codec, blocks) as reader:
         restored = load_whole(reader, codec, engine, 50)
-        assert reader.all_ids().tolist() == ids
+        assert all_ids(reader).tolist() == ids
     assert restored.length == original.length == 600
     assert torch.equal(restored.keys[:, :, :600], original.keys[:, :, :600])
     assert torch.equal(restored.values[:, :, :600], original.values[:, :, :600])

@@ -19,6 +19,7 @@ from minimemo.memory.format import MAX_FRAMES
 from minimemo.memory.profile import MAX_JOINT, Profile, Statistics, groups, joint, save_profile
 from minimemo.memory.transform import TAIL, TransformCodec
 from minimemo.models.config import ModelConfig, RopeConfig
+from tests.tiny import matmul_parameters
 
 LAYOUT = KVLayout(num_layers=6, num_kv_heads=2, head_dim=16, dtype="float32")
 WIDTH, RANK = 32, 5
@@ -43,7 +44,7 @@ def test_bases_beside_the_weights(name: str) -> None:
     assert [layer for group in cut for layer in group] == list(range(layers))
     assert max(map(len, cut)) * kv_heads * dim <= MAX_JOINT and max(map(len, cut)) - min(map(len, cut)) <= 1
     bases = 2 * 2 * sum((len(group) * kv_heads * dim) ** 2 for group in cut)  # keys and values, float16
-    weights = config.matmul_parameters() + vocabulary * hidden
+    weights = matmul_parameters(config) + vocabulary * hidden
     assert bases < 0.1 * 2 * weights
     assert bases < 0.135 * weights / 2
     most = 2 * len(cut) * (14 + 2)  # streams: bands of symbols, remainders, large numbers

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("kernels/native", "kernels/test_transform.py", "memory/test_packed_memory.py", "memory/test_symbols.py")
 # They start processes that have limits of memory or compile, which says nothing about kernels.
-LEFT_OUT = "not wheel and not a_memo_is_asked and not exact_memory and not command_line"
+LEFT_OUT = "not a_memo_is_asked and not exact_memory and not command_line"
 FLAGS = (
     "-std=c++17",
     "-O1",

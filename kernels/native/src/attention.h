@@ -23,7 +23,7 @@ constexpr int64_t kNoWindow = INT64_MAX;
 enum Store : int32_t { kStoreFloat = 0, kStoreBfloat16 = 1, kStorePacked8 = 2, kStorePacked4 = 3 };
 
 // Keys and values that rows first_row .. last_row - 1 attend to. Tokens of a head follow each other without gaps.
-// Packed (kernels/packed.py): W = D bytes a token, or D / 2: byte i holds dim i in its low half, dim i + D/2 above.
+// Packed (kernels/formats.py): W = D bytes a token, or D / 2: byte i holds dim i in its low half, dim i + D/2 above.
 struct Segment {
   int32_t store;
   const void* keys;               // (G, T, D) elements, or (G, T, W) codes

@@ -1,4 +1,4 @@
-// Dense keys and values -> packed ones (kernels/packed.py has the format). Plain C++, the same bits as
+// Dense keys and values -> packed ones (kernels/formats.py has the format). Plain C++, the same bits as
 // kernels/reference.py.
 #include <atomic>
 

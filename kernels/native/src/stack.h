@@ -1,5 +1,5 @@
 // All layers of a decoder in one call: between its products a step of one token is a few microseconds of arithmetic, which
-// a call from Python for each would bury. The structures are filled in by kernels/native_stack.py.
+// a call from Python for each would bury. The structures are filled in by kernels/native/stack.py.
 #pragma once
 
 #include <cstdint>
