@@ -1,7 +1,5 @@
-"""Attention over one or several sources of keys: which kernel does it, and what every kernel is given.
-
-Candidates stand in a list, best first; each says why it cannot serve a call, and the first that can does. The last,
-torch, always can.
+"""This file picks the kernel that attends. Candidates stand in a list, best first; each says why it cannot serve a
+call, and the first that can does. The last, torch, always can.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ Sources: TypeAlias = Sequence[Source | PackedSource]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """refuses: why a kernel cannot serve (q, sources), or None. run: as `attend`."""
+    """A kernel that may attend. refuses: why it cannot serve (q, sources), or None. run: as `attend`."""
 
     name: str
     refuses: Callable[[Tensor, Sources], str | None]
@@ -30,7 +28,7 @@ class Candidate:
 
 
 def attend(q: Tensor, sources: Sources, scale: float) -> Tensor:
-    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
+    """Attends, grouped-query, from each query token to the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
 
     Raises ValueError for arguments that do not fit together.
     """

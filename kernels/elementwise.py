@@ -1,5 +1,5 @@
-"""What lies between a decoder's products: norms, activations, RoPE. Each function picks the kernel that serves a call:
-Triton's on a GPU, native ones for a few rows on a CPU, where a torch operation wakes a team of threads, else torch's.
+"""These functions do what lies between a decoder's products. Each picks the kernel that serves a call: Triton's on a
+GPU, a native one for norms of a few rows on a CPU, where a torch operation wakes a team of threads, else torch's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NATIVE_ROWS = 16  # norms of more are worth several threads
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    """Scales x (..., C) to unit root mean square, times weight (C,). arXiv 1910.07467."""
     if triton.serves(x, weight) and x.shape[-1] <= triton.MAX_WIDTH:
         from .triton import elementwise as on_gpu
 
@@ -27,7 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
+    """Returns (rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype first."""
     if triton.serves(x, residual, weight) and x.shape[-1] <= triton.MAX_WIDTH:
         from .triton import elementwise as on_gpu
 
@@ -37,7 +37,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """Takes gate_up (..., 2I) to act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
     if triton.serves(gate_up):
         from .triton import elementwise as on_gpu
 
@@ -77,5 +77,5 @@ def rope_store(
 
 def _native_serves(x: Tensor, weight: Tensor) -> bool:
     few = x.shape[-1] > 0 and x.numel() // x.shape[-1] <= _NATIVE_ROWS
-    alike = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu
     return few and alike and native.unavailable() is None

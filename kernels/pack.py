@@ -1,4 +1,4 @@
-"""Packing keys and values into a cache: which kernel does it."""
+"""This file picks the kernel that packs keys and values into a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products with the orthonormal basis of a transform codec, in both directions, on the CPU.
+"""`Basis` multiplies with the orthonormal basis of a transform codec, in both directions, on the CPU.
 
 Natively (forwards from AVX2 on, backwards from AVX-512 VNNI on) both are taken with 8-bit integers and float32 sums.
 Rounding the basis and the inputs adds errors of 0.8 % forwards and 0.5 % backwards of the numbers' root mean square,
@@ -37,7 +37,7 @@ class Basis:
         self.exact = exact
 
     def components(self, x: Tensor) -> Tensor:
-        """x (n, C) float32 -> x @ rows.T, (n, r) float32."""
+        """Multiplies x (n, C) float32 with rows.T -> (n, r) float32."""
         if self._matrix is not None:
             return native.packed_linear(x, self._matrix, exact=False)
         return x @ self._wide.T
@@ -82,7 +82,7 @@ class Basis:
 
     @cached_property
     def _matrix(self) -> native.PackedMatrix | None:
-        """For `components`."""
+        """The rows as `components` multiplies with them."""
         rows, columns = self.rows.shape
         if self.exact or rows == 0 or columns % _BLOCK or native.unavailable() is not None:
             return None
@@ -98,7 +98,7 @@ class Basis:
 
     @cached_property
     def _packed(self) -> tuple[Tensor, Tensor]:
-        """For the inverse: codes and scales of the dense rows as native/src/transform.h has them."""
+        """Codes and scales of the dense rows for the inverse, as native/src/transform.h has them."""
         groups, tiles = -(-self.dense // _GROUP), self.rows.shape[1] // _COLUMNS
         codes = torch.zeros(tiles, groups, _GROUP // 4, _COLUMNS, dtype=torch.int32)  # four of a byte each
         scales = torch.empty(tiles, groups, _COLUMNS)
@@ -113,7 +113,8 @@ class Basis:
 
 
 def _rounded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers up to 127 and the scale of each slice along `dim`, which is gone from it; both float32."""
+    """Rounds x to whole numbers up to 127, and returns them and the scale of each slice along `dim`, without that
+    dimension; both float32."""
     scales = x.abs().amax(dim) / 127
     return (x / scales.clamp_min(1e-30).unsqueeze(dim)).round_(), scales
 

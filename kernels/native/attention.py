@@ -1,4 +1,4 @@
-"""Attention on the CPU over dense and packed keys: Python's side of src/attention.h.
+"""This file attends on the CPU to dense and packed keys (src/attention.h).
 
 All results are float32. On AVX-512, products with bfloat16 keys take queries rounded to bfloat16 (as sums of two such
 numbers where a call has sources of other kinds too, which would else weigh too much or too little against these: join
@@ -62,21 +62,20 @@ class _Attention(Structure):
 
 
 def attention_variants() -> tuple[str, ...]:  # reached by: tests, which hold each against the definition
-    """The instruction sets that attention is compiled for and this processor runs, best last."""
+    """Names the instruction sets that attention is compiled for and this processor runs, best last."""
     names = (library().minimemo_attention_variant(number) for number in range(4))
     return tuple(name.decode() for name in names if name)
 
 
 def too_wide(group: int, dim: int) -> str | None:
-    """Why `group` query heads of `dim` numbers on one kv head are more than the kernels' buffers hold; None: they are
-    not."""
+    """Says why `group` query heads of `dim` numbers on one kv head are more than the kernels' buffers hold, or None."""
     if 1 <= dim <= MAX_DIM and group * (-dim // 16 * -16) <= _MAX_CELLS:
         return None
     return f"head dim {dim} in groups of {group} heads, at most {MAX_DIM} and {_MAX_CELLS} in all"
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of q (H, N, D) float32 over 1 to 64 sources of one window -> out (H, N, D), log-sum-exp (H, N) float32.
+    """Attends from q (H, N, D) float32 to 1 to 64 sources of one window -> out (H, N, D), log-sum-exp (H, N) float32.
 
     Dense keys are float32 or bfloat16. A token that sees no key gives zeros and -inf. Raises ValueError, naming the
     argument, for what does not fit, NativeUnavailable without the library.
@@ -132,7 +131,7 @@ def _place(segment: Segment, source: Source | PackedSource, rows: int, window: i
 
 
 def fill_dense(segment: Segment, keys: Tensor, values: Tensor, kv_heads: int, dim: int) -> None:
-    """keys, values (G, T, D): views of a larger cache (G, capacity, D) or whole. Raises ValueError."""
+    """Points a segment at keys and values (G, T, D), views of a larger cache or whole. Raises ValueError."""
     check("keys", keys, (kv_heads, None, dim), (torch.float32, torch.bfloat16), CPU)
     check("values", values, keys.shape, (keys.dtype,), CPU)
     check_gapless("keys", keys)
@@ -143,7 +142,7 @@ def fill_dense(segment: Segment, keys: Tensor, values: Tensor, kv_heads: int, di
 
 
 def fill_packed(segment: Segment, packed: PackedKV, kv_heads: int, dim: int) -> None:
-    """The tensors are the caller's to hold. Raises ValueError."""
+    """Points a segment at packed tensors, which are the caller's to hold. Raises ValueError."""
     check_packed(packed, CPU)
     if packed.shape[::2] != (kv_heads, dim):
         raise ValueError(f"key_codes: {packed.shape[0]} heads of {packed.shape[2]} dims, expected {kv_heads} of {dim}")

@@ -1,4 +1,4 @@
-"""Packing keys and values on the CPU: Python's side of src/attention_pack.cpp."""
+"""This file packs keys and values on the CPU (src/attention_pack.cpp)."""
 
 from __future__ import annotations
 

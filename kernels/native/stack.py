@@ -1,4 +1,4 @@
-"""All layers of a decoder in one native call: Python's side of src/stack.h."""
+"""This file runs all layers of a decoder in one native call (src/stack.h)."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class _Call(Structure):
 
 
 class Cache(Protocol):
-    """keys, values: (L, G, capacity, D), slot 0 of which holds token `start`; the first `start` tokens are packed, the
-    heads of all layers in a row (L G of them)."""
+    """Holds keys, values (L, G, capacity, D), in whose slot 0 lies token `start`; the first `start` tokens are packed,
+    the heads of all layers in a row (L G of them)."""
 
     keys: Tensor
     values: Tensor
@@ -83,7 +83,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StackLayer:
-    """One layer: norms (C,) or (D,) float32, packed matrices with biases (out,) or None, as in models/decoder.py."""
+    """Holds a layer's norms (C,) or (D,) float32, and packed matrices with biases (out,) or None."""
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -100,7 +100,7 @@ class StackLayer:
 
 
 class Stack:
-    """The layers, checked once; the tensors are held as long as this is."""
+    """Runs layers, which are checked once; their tensors are held as long as this is."""
 
     def __init__(
         self,
@@ -169,7 +169,9 @@ class Stack:
             _check("sin", sin, (tokens, dim))
         if not max(layer.rotation for layer in self._layers) < len(rotations) <= 2:
             raise ValueError(f"stack: {len(rotations)} kinds of rotation")
-        cosines, sines = ((c_void_p * 2)(*(pair[i].data_ptr() for pair in rotations)) for i in (0, 1))
+        cosines, sines = (
+            (c_void_p * 2)(*(table.data_ptr() for table in tables)) for tables in zip(*rotations, strict=True)
+        )
         call = _Call(
             *(x.data_ptr(), tokens, cosines, sines),
             (_Cache * len(rows))(*(self._cache(cache, count) for cache, count in rows)),
@@ -223,4 +225,4 @@ def _fill(to: _Layer, layer: StackLayer, index: int, shapes: dict[str, tuple[int
 def _check(name: str, tensor: Tensor, shape: Sequence[int], dtypes: Collection[torch.dtype] = (torch.float32,)) -> None:
     check(f"stack: {name}", tensor, shape, dtypes, CPU)
     if not tensor.is_contiguous():
-        raise ValueError(f"stack: {name}: strides {tensor.stride()}, expected none but of a whole tensor")
+        raise ValueError(f"stack: {name}: strides {tensor.stride()}, expected a tensor without gaps")

@@ -1,4 +1,4 @@
-"""Symbols of a transform codec out of their streams, natively (src/symbols.cpp)."""
+"""This file reads symbols of a transform codec out of their streams (src/symbols.cpp)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FAULTS = (
 
 
 def unpack_symbols(streams: Sequence[bytes], rows: Sequence[int], packed: Sequence[int], tokens: int) -> np.ndarray:
-    """Streams of bands of `rows` components, `packed` symbols a byte (0: gaps), then remainders and large numbers ->
-    (r, tokens) int16. Raises ValueError, one of FAULTS, when they are not the streams of so many symbols."""
+    """Unpacks streams of bands of `rows` components, `packed` symbols a byte (0: gaps), then remainders and large
+    numbers -> (r, tokens) int16. Raises ValueError, one of FAULTS, when they are not the streams of so many symbols."""
     count = len(rows)
     if len(streams) != count + 2 or len(packed) != count:
         raise ValueError(f"{len(streams)} streams for {count} bands")

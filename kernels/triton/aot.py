@@ -42,7 +42,7 @@ _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """products: whether the kernel multiplies matrices, so that its code must hold tensor core instructions."""
+    """A launch to compile. products: whether it multiplies matrices, so that its code must use tensor cores."""
 
     name: str
     launch: Launch
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One kernel for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
+    """What a kernel came to for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
 
     kernel: str
     target: str
@@ -75,7 +75,7 @@ def compile_all(pattern: str = "") -> Iterator[Report]:
 
 
 def _prepare(cache: str) -> None:
-    """Before triton is imported: an empty cache, fused multiply-add as a JIT launch has it, no interpreter."""
+    """Sets, before triton is imported, an empty cache, fused multiply-add as a JIT launch has it, no interpreter."""
     os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
 
 
@@ -101,7 +101,7 @@ def _compile(name: str, target: int) -> Report:
 def specialize(
     launch: Launch, target: int
 ) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
-    """(signature, compiled-in values, attributes) that a JIT launch derives from its arguments: pointers aligned to 16
+    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers aligned to 16
     bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
     names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"}
     signature: dict[str, str] = {}
@@ -124,7 +124,7 @@ def specialize(
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """(registers of a thread, bytes of its local memory: spilled registers and arrays) by triton's own cuobjdump."""
+    """Asks triton's cuobjdump for (registers of a thread, bytes of its local memory: spilled registers and arrays)."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -138,7 +138,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def cases() -> list[Case]:
-    """Every case, in a fixed order."""
+    """Lists every case, in a fixed order."""
     return [*_attention_cases(), *_packed_cases(), *_row_cases()]
 
 

@@ -1,5 +1,5 @@
-"""Attention of a pass over several sources of keys on a GPU, after FlashAttention-2 (arXiv 2307.08691) and
-Flash-Decoding: a shared memory and the rows' own tails, in one merge (arXiv 2402.05099).
+"""This file attends to several sources of keys on a GPU, after FlashAttention-2 (arXiv 2307.08691) and Flash-Decoding:
+a shared memory and the rows' own tails, in one merge (arXiv 2402.05099).
 
 Each source is read once for all query tokens that attend to it, into parts that one kernel merges by log-sum-exp.
 Nothing here waits for the GPU. The kernel of this file serves dense keys, that of packed.py packed ones. A program
@@ -27,11 +27,7 @@ from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
-    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype,
-    laid out token by token.
-
-    Tokens without a source give zeros. Raises ValueError naming what does not fit.
-    """
+    """As `attention.attend`, laid out token by token; a token without a source gives zeros. Raises ValueError."""
     launches, out = attention_launches(q, sources, scale)
     for launch in launches:
         launch.run()
@@ -41,7 +37,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 def attention_launches(
     q: Tensor, sources: Sequence[Source | PackedSource], scale: float
 ) -> tuple[list[Launch], Tensor]:
-    """The launches of `attention` in order, and its result, which the last of them writes.
+    """Returns the launches of `attention` in order, and its result, which the last of them writes.
 
     Sources of one share whose tokens do not overlap fill the same part.
     """
@@ -106,7 +102,7 @@ def _attend(
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     token = row // GROUP
@@ -154,7 +150,7 @@ def _visit(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
     WIDEN: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys: scores, online softmax, weighted sum of values."""
+    """Visits a block of keys: scores, online softmax, weighted sum of values."""
     offsets = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     start_wide = tl.cast(start, tl.int64)

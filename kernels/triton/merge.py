@@ -1,4 +1,4 @@
-"""Merging the parts of an attention, over disjoint sets of keys, by log-sum-exp.
+"""This kernel merges the parts of an attention, over disjoint sets of keys, by log-sum-exp.
 
 The identity is that of the online softmax (arXiv 1805.02867): a part counts with weight exp(lse).
 """
@@ -13,7 +13,7 @@ from .launch import Launch
 
 
 def merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
-    """parts (P, H, N, D) and lse (P, H, N), float32 without gaps -> out (H, N, D)."""
+    """Merges parts (P, H, N, D) by lse (P, H, N), float32 without gaps -> out (H, N, D)."""
     count, heads, queries, dim = parts.shape
     return Launch(
         _merge_parts,
@@ -34,7 +34,7 @@ def _merge_parts(
     parts, lse, out, count, queries, stride_pp, stride_ph, stride_lp, stride_oh, stride_on,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """One query of one head."""
+    """Merges one query (axis 0) of one head (axis 1)."""
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     dims = tl.arange(0, BLOCK_D)
     base = lse + head * queries + token

@@ -1,4 +1,4 @@
-"""Attention straight on packed keys and values (formats.py): codes are read as they are and widened in registers.
+"""This kernel attends straight to packed keys and values: codes are read as they are and widened in registers.
 
 The walk over key blocks is that of attention.py. A row is handled as two halves, dimensions i and i + D/2, which share
 a byte at 4 bits, so that a product is the sum of two and no byte is read twice. Widened numbers are rounded once, to
@@ -44,7 +44,7 @@ def _attend_packed(
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     token = row // GROUP
@@ -102,7 +102,7 @@ def _visit_packed(
     D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
+    """Visits a block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
     offsets, dims = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     real = dims < D // 2
     inside = real[None, :] & (offsets >= 0)[:, None]
@@ -131,7 +131,7 @@ def _visit_packed(
 
 @triton.jit
 def _widen_keys(codes, scale, low, real, dtype: tl.constexpr):
-    """code * scale + low by channel; scale and low are pointers to one group's."""
+    """Computes code * scale + low by channel; scale and low are pointers to one group's."""
     step = tl.load(scale, mask=real, other=0.0).to(tl.float32)
     least = tl.load(low, mask=real, other=0.0).to(tl.float32)
     return (codes * step[None, :] + least[None, :]).to(dtype)
