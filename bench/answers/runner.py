@@ -20,10 +20,11 @@ from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
 from minimemo.memory.tiers import DEFAULT
+from minimemo.readers import read_document
 from minimemo.search.retriever import Retriever
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
-from minimemo.text.document import Document, read_document
+from minimemo.text.document import Document
 
 MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
 _NO_MEMORY = ("closed", "gold", "rag")

@@ -85,7 +85,7 @@ class Answer:
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
         record["passages"] = [
-            {**p, "sources": list(p["sources"]), "found_by": list(p["found_by"])} for p in record["passages"]
+            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading")}} for p in record["passages"]
         ]
         return record
 

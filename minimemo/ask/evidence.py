@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from minimemo.text.document import Place
+
 if TYPE_CHECKING:
     from minimemo.search.retriever import Hit
 
@@ -26,6 +28,7 @@ class Passage:
     found_by: "question", or the kinds of clue that retrieved it.
     cited: whether the answer's words come from it (see `cite`).
     document: its name.
+    page, label, heading, time: where its beginning stands, see text.document.Place.
     """
 
     start: int
@@ -36,6 +39,17 @@ class Passage:
     found_by: tuple[str, ...] = ()
     cited: bool = False
     document: str = ""
+    page: int | None = None
+    label: str = ""
+    heading: tuple[str, ...] = ()
+    time: str = ""
+
+    def placed(self, place_of: Callable[[str, int], Place | None]) -> Passage:
+        """Returns it with the place where its first word stands; place_of: (document's name, character) -> place."""
+        place = place_of(self.document, self.start + len(self.text) - len(self.text.lstrip()))
+        if place is None:
+            return self
+        return replace(self, page=place.page, label=place.label, heading=place.heading, time=place.time)
 
     def cut(self, start: int, end: int) -> Passage:
         """Returns the part from character `start` to `end` of the document."""

@@ -22,6 +22,7 @@ from minimemo.ask.prompts import PROMPTS, Prompts
 from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
+from minimemo.text.document import Place
 from minimemo.text.scripts import Language
 from minimemo.threads import Turns
 
@@ -55,7 +56,8 @@ class Session:
 
     `open_memory` is called at the first question that needs the memory. It holds, for each document,
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
-    the retriever's. `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
+    the retriever's; `place_of` tells the place of a character of one.
+    `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
     questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
     `generator` writes what is not written over the memory: answers from passages, summaries, and those of mode
     `closed`. None: the memory's own model.
@@ -69,6 +71,7 @@ class Session:
         open_memory: Callable[[], Memory],
         *,
         documents: Sequence[str] = ("",),
+        place_of: Callable[[str, int], Place | None] = lambda _document, _start: None,
         language: Language = "en",
         prompts: Mapping[Language, Prompts] = PROMPTS,
         generator: TextGenerator | None = None,
@@ -77,6 +80,7 @@ class Session:
         self.language = language
         self._retriever = retriever
         self._documents = documents
+        self._place_of = place_of
         self._prompts = prompts
         self._on_event = on_event
         self._writer = Writer(engine, tokenizer)
@@ -203,7 +207,7 @@ class Session:
             ranked = rank_passages(["question"], [hits], documents=self._documents)
             sentences = self._retriever.quote(question.text, hits)
         ranked = quoted_first(ranked, sentences, self._documents)
-        found = Found(passages=question.fit(ranked, EVIDENCE_TOKENS, lambda _: ""))
+        found = Found(passages=self._placed(question.fit(ranked, EVIDENCE_TOKENS, lambda _: "")))
         yield found
         yield Piece(text := quotation(sentences, self._documents))
         named = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
@@ -270,7 +274,11 @@ class Session:
             limits = [most if kind == "question" else CLUE_HITS for kind in kinds]
             kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
-        return question.fit(ranked, budget, prompt)
+        return self._placed(question.fit(ranked, budget, prompt))
+
+    def _placed(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
+        """The passages, each with the page, heading or time of its beginning."""
+        return tuple(passage.placed(self._place_of) for passage in passages)
 
     def _write(self, question: Question, found: Found, prompt: str) -> Steps:
         """Answers a prompt that stands alone."""

@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
 
     build = command(commands.build, "read a document once and leave a memo of it", "build book.txt")
-    build.add_argument("document", help="a text file; - reads standard input")
+    build.add_argument("document", help="a PDF, EPUB, HTML, DOCX, Markdown, subtitle, mail or text file; - reads stdin")
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
     small = build.add_mutually_exclusive_group()
@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     back = "how far back each token of a long document sees (default: all while it fits the model, then 2048)"
     build.add_argument("--window", type=_positive, metavar="TOKENS", help=back)
     build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
+    build.add_argument("--password", help="of an encrypted PDF")
     _prompts(build)
 
     measure = "measure a model once, for the smaller memories; a build does it when needed"

@@ -49,8 +49,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
     if model is None:
         raise InputError("calibrate: name a model; `minimemo list` shows some")
     from minimemo.memo.calibrate import calibrate
+    from minimemo.readers import read_document
     from minimemo.runtime import load_model
-    from minimemo.text.document import read_document
 
     read = [read_document(path, arguments.encoding).text for path in texts]
     with progress(arguments.quiet) as on_event:
@@ -64,7 +64,8 @@ def build(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet) as on_event:
         memo = build(
             arguments.document, arguments.out, memory=arguments.memory, budget=arguments.budget,
-            window=arguments.window, encoding=arguments.encoding, **_run(arguments, on_event),
+            window=arguments.window, encoding=arguments.encoding, password=arguments.password,
+            **_run(arguments, on_event),
         )  # fmt: skip
     print_built(memo.inspect())
 

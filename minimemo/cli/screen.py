@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from minimemo.files import size
 
 if TYPE_CHECKING:
-    from minimemo.ask import Answer, Found, Piece
+    from minimemo.ask import Answer, Found, Passage, Piece
 
 
 def print_answer(
@@ -46,9 +46,16 @@ def print_answer(
         print("(the passages do not clearly hold this answer)")
     for passage in answer.passages:
         start = " ".join(passage.text.split())
-        place = f"{passage.document} " * named + f"{passage.start}-{passage.end}"
+        place = f"{passage.document} " * named + _place(passage)
         print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
     sys.stdout.flush()
+
+
+def _place(passage: Passage) -> str:
+    """The page, by its printed number where it has one; else the headings, the time, or the span of characters."""
+    if passage.page is not None:
+        return f"p. {passage.label or passage.page}"
+    return " > ".join(passage.heading) or passage.time or f"{passage.start}-{passage.end}"
 
 
 def as_json(value: object) -> str:

@@ -20,7 +20,7 @@ from minimemo.files import parse_size, profiles_dir
 from minimemo.memo.calibrate import calibrate
 from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, staging, sweep
 from minimemo.memo.library import remember
-from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
+from minimemo.memo.manifest import FILES, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo.memo import Memo
 from minimemo.memo.memorize import Earlier, reading_rule, write_memory
 from minimemo.memo.passages import reuse_passages, tokenize, write_passages
@@ -30,9 +30,10 @@ from minimemo.memory.size import fit, over, recipe_of
 from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile
 from minimemo.models.layers import product_dtype
 from minimemo.models.tokenizer import Tokenizer
+from minimemo.readers import read_document
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 from minimemo.text.chunks import DEFAULT_SIZE
-from minimemo.text.document import Document, read_document
+from minimemo.text.document import Document
 from minimemo.text.pieces import Encoded
 
 
@@ -46,13 +47,15 @@ def build(
     budget: int | str | None = None,
     window: int | None = None,
     encoding: str | None = None,
+    password: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
 ) -> Memo:
     """Reads a document once and leaves a memo folder; gives it back opened.
 
-    source: a text file, "-" for standard input, or a Document. out: the folder, by default the document's name with
+    source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. password: of an
+    encrypted PDF. out: the folder, by default the document's name with
     the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by default; where one needs a profile of the model
     and there is none, the model is measured first, which takes minutes, once. budget: bytes that memory.bin may take
     ("20MB" will do), instead of a tier; notes say what to expect. window: tokens back that each token of a longer
@@ -67,14 +70,16 @@ def build(
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
     if tier not in TIERS:
         raise InputError(f"memory {tier!r} is unknown; choose one of {', '.join(TIERS)}")
-    document = source if isinstance(source, Document) else read_document(source, encoding)
+    document = source if isinstance(source, Document) else read_document(source, encoding, password)
+    for note in document.notes:
+        on_event(Event(note, 1, 1, "note"))
     target = _target(source, document, out)
     options.limit_threads()
     models = Runtime(model, embedder, options, on_event)
     before = _intact(target)
     tokens = cache(lambda: tokenize(document, _tokenizer(models), on_event))
     plan = _plan(document, models, tier, limit, window, prompts, before, tokens)
-    if before is not None and before.manifest.recipe == plan.recipe:
+    if before is not None and before.manifest.recipe == plan.recipe and before.places() == document.places:
         sweep(target)
         remember(target)  # it may have been moved here
         on_event(Event("already built", 1, 1))
@@ -93,7 +98,7 @@ def build(
             ModelInfo(decoder.located.source, plan.recipe.model),
             ModelInfo(embedding.source, plan.recipe.embedder),
             plan.recipe,
-            {name: file_info(folder / MEMO / name) for name in (MEMORY, INDEX, CHUNKS)},
+            {name: file_info(folder / MEMO / name) for name in FILES if (folder / MEMO / name).exists()},
             quality,
         )
         manifest.save(folder / MEMO)

@@ -29,7 +29,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from minimemo.errors import InputError, MemoError
 from minimemo.files import cache_dir, exchange, put, write_whole
-from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
+from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest
 
 MEMO = "memo"  # what becomes the target
 TAIL, QUALITY, VECTORS = "tail", "quality.json", "vectors"  # what a build keeps to go on from
@@ -174,7 +174,7 @@ def memo_files(memo: Path) -> list[Path]:
             raise
         profile = None
     files = sorted(memo.iterdir(), key=lambda path: (path.name != NAME, path.name))
-    written = {NAME, MEMORY, INDEX, CHUNKS}
+    written = {NAME, *FILES}
     if isinstance(profile, str):  # an exported memo carries it
         written |= {path.name for path in files if path.name.endswith(f"-{profile}.safetensors")}
     others = [path.name for path in files if path.name not in written and not _CLUTTER.fullmatch(path.name)]

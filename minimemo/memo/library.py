@@ -25,7 +25,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import cache_dir, data_dir, memos_dir, profiles_dir, store_file, write_whole
 from minimemo.memo.folder import memo_files, sweep
-from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, NAME, Manifest
+from minimemo.memo.manifest import INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, LocatedModel, OpenEmbedder, RunOptions, Runtime
 
@@ -99,7 +99,7 @@ def export(memo: str | Path, out: str | Path) -> Path:
     source, target = Path(memo), Path(out)
     opened = open_memo(source)
     opened.verify()
-    files = [source / name for name in (NAME, MEMORY, INDEX, CHUNKS)]
+    files = [source / name for name in (NAME, *opened.manifest.files)]
     profile = opened.manifest.recipe.params.get("profile")
     if profile is not None:
         files.append(profile_file(profile, profiles_dir(), source))

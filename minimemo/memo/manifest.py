@@ -15,6 +15,8 @@ from minimemo.files import content_hash
 FORMAT = 1
 NAME = "manifest.json"
 MEMORY, INDEX, CHUNKS = "memory.bin", "index.bin", "chunks.json"
+PLACES = "places.json"  # of documents that have pages, headings or times
+FILES = (MEMORY, INDEX, CHUNKS, PLACES)
 AGAIN = "build it again: minimemo build DOCUMENT"
 
 
@@ -111,7 +113,7 @@ class Manifest:
                 ModelInfo(**body["model"]),
                 ModelInfo(**body["embedder"]),
                 Recipe(**body["recipe"]),
-                {name: FileInfo(**body["files"][name]) for name in (MEMORY, INDEX, CHUNKS)},
+                {name: FileInfo(**body["files"][name]) for name in FILES if name != PLACES or name in body["files"]},
                 tuple(Judged(**judged) for judged in body.get("quality", ())),
             )
         except (KeyError, TypeError) as error:

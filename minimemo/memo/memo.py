@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,9 @@ from minimemo.ask import (
 from minimemo.ask.endpoint import Endpoint, EndpointGenerator, is_address
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
-from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, Judged, Manifest, file_info
+from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
+from minimemo.text.document import Place
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
@@ -119,6 +121,7 @@ class Memo:
                 retriever,
                 partial(_open_memory, memos),
                 documents=self.names(),
+                place_of=self._place_of(),
                 language=cast(Language, self.manifest.document.language),
                 prompts=self.prompts,
                 generator=_writer(self.runtime, model),
@@ -177,6 +180,26 @@ class Memo:
         content = json.loads((self.folder / CHUNKS).read_text(encoding="utf-8"))
         return [Chunk(**chunk) for chunk in content["chunks"]]
 
+    def places(self) -> tuple[Place, ...]:
+        """Where stretches of the document stand, in order; none of plain text. MemoError when places.json is not what
+        was written."""
+        if PLACES not in self.manifest.files:
+            return ()
+        self._check_file(PLACES, whole=True)
+        content = json.loads((self.folder / PLACES).read_text(encoding="utf-8"))
+        return tuple(Place(**{**place, "heading": tuple(place["heading"])}) for place in content["places"])
+
+    def _place_of(self) -> Callable[[str, int], Place | None]:
+        """What tells of a document (its name here) in which place a character stands."""
+        places = {name: memo.places() for name, memo in zip(self.names(), self.memos, strict=True)}
+        starts = {name: [place.start for place in of] for name, of in places.items()}
+
+        def place_of(document: str, start: int) -> Place | None:
+            number = bisect_right(starts.get(document, ()), start)
+            return places[document][number - 1] if number else None
+
+        return place_of
+
     def _passages(self) -> tuple[list[Chunk], VectorIndex]:
         """The passages with their vectors; MemoError unless all that asking needs is as it was written.
 
@@ -228,7 +251,7 @@ class Memo:
 
     def check_files(self) -> None:
         """Raises MemoError for the first file that is not, byte for byte, what was written."""
-        for name in (CHUNKS, INDEX, MEMORY):
+        for name in sorted(self.manifest.files):
             self._check_file(name, whole=True)
 
     def _check_file(self, name: str, whole: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Document -> token ids, chunks.json and index.bin, in memory that its length adds little to.
+"""Document -> token ids, chunks.json, places.json and index.bin, in memory that its length adds little to.
 
 What is embedded is kept as it comes, so that a killed build goes on from there.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from minimemo.events import Event, Listener
 from minimemo.memo.folder import MEMO, VECTORS
-from minimemo.memo.manifest import CHUNKS, INDEX, Recipe
+from minimemo.memo.manifest import CHUNKS, INDEX, PLACES, Recipe
 from minimemo.memo.memo import Memo
 from minimemo.models.tokenizer import Tokenizer
 from minimemo.search.embedder import Embedder
@@ -46,7 +46,8 @@ def write_passages(
     scratch: Path,
     on_event: Listener,
 ) -> np.ndarray:
-    """Writes chunks.json and index.bin into the memo in `scratch`; gives the document's token ids, (n,) int32."""
+    """Writes chunks.json, index.bin and, where the document has places, places.json into the memo in `scratch`; gives
+    the document's token ids, (n,) int32."""
     text, (ids, offsets) = document.text, tokens()
     chunks = split(text, embedder.offsets(text), size=recipe.chunk_size)
     chunks = with_token_spans(chunks, offsets)
@@ -58,6 +59,10 @@ def write_passages(
     VectorIndex.build(vectors).save(scratch / MEMO / INDEX)
     content = {"document_sha256": document.sha256, "chunks": [asdict(chunk) for chunk in chunks]}
     (scratch / MEMO / CHUNKS).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    (scratch / MEMO / PLACES).unlink(missing_ok=True)  # of a killed build of the same text
+    if document.places:
+        content = {"document_sha256": document.sha256, "places": [asdict(place) for place in document.places]}
+        (scratch / MEMO / PLACES).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return ids
 
 

@@ -1,4 +1,4 @@
-"""A document from a file or a stream: bytes -> text, or one clear reason why not."""
+"""A document: its text, and where stretches of it stand; and text from the bytes of a file, or one reason why not."""
 
 from __future__ import annotations
 
@@ -19,15 +19,33 @@ _MARKS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stretch of a document's text stands; it begins at character `start` and goes on to the next place.
+
+    page: counted from 1; label: the page number that is printed, where it is known. heading: the headings above it, the
+    outermost first. time: "0:12:05" of speech.
+    """
+
+    start: int
+    page: int | None = None
+    label: str = ""
+    heading: tuple[str, ...] = ()
+    time: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """Text exactly as decoded: line ends, emoji and combining marks untouched. Offsets everywhere count its characters.
 
     name: what to call it, with a mark for each byte of a file's name that is no text. sha256: of the text in UTF-8.
+    places: where stretches of the text stand, in order. notes: what of the file is not in the text, for people.
     """
 
     name: str
     text: str
     sha256: str
+    places: tuple[Place, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, text: str, name: str = "text") -> Document:
@@ -41,26 +59,30 @@ class Document:
         return cls(name.encode(errors="replace").decode(), text, hashlib.sha256(content).hexdigest())
 
 
-def read_document(source: str | Path, encoding: str | None = None) -> Document:
-    """Reads a file, or standard input for "-". A byte order mark decides the encoding, else `encoding`, else UTF-8.
-
-    Raises InputError naming the file: missing, a directory, not readable, empty, binary, wrongly encoded.
-    """
+def file_bytes(source: str | Path) -> tuple[bytes, str]:
+    """The content of a file and its name, or of standard input for "-". Raises InputError naming the file."""
     name = "standard input" if str(source) == "-" else str(source)
     try:
         content = sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file; give a text file, or - for standard input") from None
     except IsADirectoryError:
-        raise InputError(f"{name}: is a directory; give one text file") from None
+        raise InputError(f"{name}: is a directory; give one file") from None
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}); check its permissions") from None
+    return content, Path(source).name if str(source) != "-" else "stdin"
+
+
+def decode(content: bytes, encoding: str | None, name: str) -> str:
+    """Bytes of a text file as text. A byte order mark decides the encoding, else `encoding`, else UTF-8.
+
+    Raises InputError naming the file (`name`) for what is binary or wrongly encoded.
+    """
     for mark, marked in _MARKS:
         if content.startswith(mark):
             content, encoding = content[len(mark) :], marked
             break
-    text = _decode(content, encoding or "utf-8", name)
-    return Document.of(text, Path(source).name if str(source) != "-" else "stdin")
+    return _decode(content, encoding or "utf-8", name)
 
 
 def _decode(content: bytes, encoding: str, name: str) -> str:

@@ -23,6 +23,7 @@ WORDS_A_TOKEN: Mapping[Language, float] = MappingProxyType({"en": 0.7, "zh": 1.4
 # A Chinese word is about 1.6 characters: without this weight one Chinese name turns an English question into Chinese.
 _HAN_PER_WORD = 1.6
 _HAN, _KANA_OR_HANGUL = re.compile(f"[{HAN}]"), re.compile(f"[{KANA}{HANGUL}]")
+_CJK = re.compile(f"[{CJK}]")
 _OTHER_WORD = re.compile(rf"(?:(?![{CJK}\d_])\w)+")
 
 # Texts longer than this many characters in all are judged by pieces from all over them: 114 MB took 12 s to count.
@@ -52,3 +53,8 @@ def information(text: str) -> int:
     rest, han = _HAN.subn("", text)
     rest, other_cjk = _KANA_OR_HANGUL.subn("", rest)
     return 3 * han + 2 * other_cjk + sum(map(str.isalnum, rest))
+
+
+def is_cjk(text: str) -> bool:
+    """Whether a text begins with a character of a script that is written without spaces."""
+    return _CJK.match(text) is not None

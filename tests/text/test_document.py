@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minimemo.errors import InputError
-from minimemo.text.document import read_document
+from minimemo.readers import read_document
 
 AWKWARD = "one\r\ntwo\rthree \U0001f469‍\U0001f52c e\u0301 你好，世界"
 

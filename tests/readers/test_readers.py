@@ -1,0 +1,172 @@
+"""Readers: the text of files that people have, and where each stretch of it stands; what cannot be read is one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import minimemo
+from minimemo.cli.arguments import main
+from minimemo.errors import InputError
+from minimemo.readers import read_document
+from minimemo.text.document import Document
+from tests.conftest import TinyModels
+
+FILES = Path(__file__).parents[3] / "shared/data/files"
+real_files = pytest.mark.skipif(not FILES.is_dir(), reason="needs ../shared/data/files")
+
+
+def small_pdf(pages: list[str]) -> bytes:
+    """A PDF with one line of text a page."""
+    kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    for i, text in enumerate(pages):
+        drawn = f"BT /F1 12 Tf 72 600 Td ({text}) Tj ET"
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * i} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>"
+        )
+        objects.append(f"<< /Length {len(drawn)} >>\nstream\n{drawn}\nendstream")
+    out, offsets = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        offsets.append(len(out))
+        out += f"{number} 0 obj\n{body}\nendobj\n".encode()
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    head = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
+    return out + f"{head}trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF".encode()
+
+
+PAGES = ["The lighthouse was built in 1874 by Anna Berg.", "The storm of the second year broke its lamp."]
+
+
+def read(tmp_path: Path, name: str, content: bytes | str) -> Document:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_document(path)
+
+
+def test_a_pdf_is_known_by_its_content_and_has_pages(tmp_path: Path) -> None:
+    document = read(tmp_path, "report.txt", small_pdf(PAGES))
+    assert document.text.split("\n\n") == PAGES
+    starts = [document.text.index(page) for page in PAGES]
+    assert [(place.start, place.page) for place in document.places] == [(starts[0], 1), (starts[1], 2)]
+
+
+def test_a_password_is_no_argument_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments are shown to every user of the machine, by `ps`."""
+    started: list[list[str]] = []
+    run = subprocess.run
+
+    def watched(command: list[str], **options: Any) -> Any:
+        started.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    (tmp_path / "a.pdf").write_bytes(small_pdf(PAGES))
+    assert read_document(tmp_path / "a.pdf", password="s3cret \u00e9").text
+    assert started and "s3cret" not in str(started)
+
+
+def test_markdown_subtitles_mail_and_html(tmp_path: Path) -> None:
+    notes = read(tmp_path, "a.md", "---\ntitle: x\n---\n# One\nText.\n\n## Two\nMore.\n")
+    assert notes.text == "# One\nText.\n\n## Two\nMore.\n"
+    assert [place.heading for place in notes.places] == [("One",), ("One", "Two")]
+    talk = read(
+        tmp_path, "a.srt", "1\n00:00:01,000 --> 00:00:02,000\nHello\n\n2\n01:02:03,000 --> 01:02:04,000\nworld\n"
+    )
+    assert talk.text == "Hello world"
+    assert [place.time for place in talk.places] == ["0:00:01", "1:02:03"]
+    mail = read(tmp_path, "a.eml", "Subject: Tea\nFrom: a@b.example\nDate: today\n\nCome at five.\n")
+    assert mail.text.endswith("Come at five.") and mail.places[0].heading == ("Tea",)
+    page = read(tmp_path, "a", "<!doctype html><title>T</title><nav>menu</nav><h1>One</h1><p>Text.<script>x()</script>")
+    assert page.text == "T\n\nOne\n\nText." and page.places[-1].heading == ("One",)
+
+
+def zipped(parts: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, content in parts.items():
+            package.writestr(name, content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pdf", b"%PDF-1.4 nothing", "damaged PDF"),
+        ("a.rtf", b"{\\rtf1 hello}", "Rich Text"),
+        ("a.doc", b"\xd0\xcf\x11\xe0" + bytes(600), "old Word"),
+        ("a.zip", zipped({"a.txt": "text"}), "ZIP archive"),
+        ("a.epub", b"PK\x03\x04 nothing", "damaged EPUB"),
+        ("a.epub", zipped({"META-INF/container.xml": "<!DOCTYPE a [<!ENTITY b 'c'>]><a/>"}), "defines entities"),
+        ("a.docx", zipped({"word/document.xml": "<!DOCTYPE a [<!ENTITY b 'c'>]><a/>"}), "defines XML entities"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path, name, content)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimemo.readers.office.LARGEST", 1 << 20)
+    monkeypatch.setattr("minimemo.readers.epub.LARGEST", 1 << 20)
+    bomb = zipped({"word/document.xml": "x" * (2 << 20)})
+    for name in ("a.docx", "a.epub"):
+        with pytest.raises(InputError, match="unpacks to more than 1 MB"):
+            read(tmp_path, name, bomb)
+
+
+@real_files
+def test_real_pdfs() -> None:
+    register = read_document(FILES / "pdf/federal-register-2020-17221.pdf")
+    assert "Federal Register / Vol." not in register.text and "\ufffe" not in register.text
+    assert [place.page for place in register.places] == [*range(1, 8), *range(9, 16)]
+    assert register.notes == ("page 8 of 15: scanned, the text is not read",)
+    assert read_document(FILES / "pdf/libreoffice-writer-password.pdf", password="openpassword").text
+    for name, message in (
+        ("libreoffice-writer-password", "--password"),
+        ("imagemagick-images", "ocrmypdf"),
+        ("empty", "PDF"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_document(FILES / f"pdf/{name}.pdf")
+
+
+@real_files
+def test_a_real_book_and_real_letters() -> None:
+    alice = read_document(FILES / "epub/alice.epub")
+    at = alice.text.index("A Mad Tea-Party") if "A Mad Tea-Party" in alice.text else -1
+    headings = [place.heading for place in alice.places]
+    assert at >= 0 or any("tea" in " ".join(heading).lower() for heading in headings)
+    assert len(set(headings)) >= 10
+    assert "Top left" in read_document(FILES / "docx/tables.docx").text
+    assert read_document(FILES / "docx/footnotes.docx").text
+
+
+def test_a_page_is_cited(tiny_models: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.pdf").write_bytes(small_pdf(PAGES))
+    memo = minimemo.build(tmp_path / "report.pdf", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo.verify()
+    places = json.loads((memo.folder / "places.json").read_text(encoding="utf-8"))["places"]
+    assert [place["page"] for place in places] == [1, 2]
+    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
+    asked = ["ask", str(memo.folder), "Who built the lighthouse?", "--mode", "rag", "--max-tokens", "4", *models]
+    assert main([*asked, "--json"]) == 0
+    passages = json.loads(capsys.readouterr().out)["passages"]
+    assert passages and all(p["text"].strip() == PAGES[p["page"] - 1] and p["heading"] == [] for p in passages)
+    assert main(asked) == 0
+    page = passages[0]["page"]
+    assert f"[p. {page}] {PAGES[page - 1]}" in capsys.readouterr().out
+    assert main(["export", str(memo.folder), str(tmp_path / "away.memo")]) == 0
+    assert (tmp_path / "away.memo/places.json").exists()
