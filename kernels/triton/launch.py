@@ -1,4 +1,4 @@
-"""A launch of a Triton kernel is a value: `run` executes it, aot.py compiles the very same one where no GPU is."""
+"""A launch of a Triton kernel is a value: `run` executes it, tools/aot.py compiles the same one where no GPU is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m minimemo.kernels.triton.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
+"""`python -m tools.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
 
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
 and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..formats import PackedSource, QuantizedMatrix, Source, empty_packed
-from . import installed
+from minimemo.kernels.formats import PackedSource, QuantizedMatrix, Source, empty_packed
+from minimemo.kernels.triton import installed
 
 if TYPE_CHECKING:
-    from .launch import Launch
+    from minimemo.kernels.triton.launch import Launch
 
 _TARGETS = {80: 163 * 1024, 90: 227 * 1024}  # compute capability: shared memory that a block may use, bytes
 
@@ -147,7 +147,7 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
 
 
 def _attention_cases() -> Iterator[Case]:
-    from .attention import attention_launches
+    from minimemo.kernels.triton.attention import attention_launches
 
     def case(name: str, q: Tensor, k: Tensor, last_seen: int | None, window: int | None = None) -> Case:
         launches, _ = attention_launches(q, [Source(k, k, 0, q.shape[1], last_seen, window)], 0.1)
@@ -169,8 +169,8 @@ def _attention_cases() -> Iterator[Case]:
 
 
 def _packed_cases() -> Iterator[Case]:
-    from .attention import attention_launches
-    from .pack import pack_launch
+    from minimemo.kernels.triton.attention import attention_launches
+    from minimemo.kernels.triton.pack import pack_launch
 
     for bits in (8, 4):
         for dim in (64, 96, 128, 256) if bits == 8 else (64, 128, 256):
@@ -185,9 +185,9 @@ def _packed_cases() -> Iterator[Case]:
 
 
 def _row_cases() -> Iterator[Case]:
-    from .elementwise import gate_launch, norm_launch
-    from .linear import linear_launch
-    from .rope import store_launch
+    from minimemo.kernels.triton.elementwise import gate_launch, norm_launch
+    from minimemo.kernels.triton.linear import linear_launch
+    from minimemo.kernels.triton.rope import store_launch
 
     for dim in (128, 256):
         x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
