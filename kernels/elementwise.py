@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import native, torch_ops, triton
 from .formats import MAX_DIM
-from .native import elementwise as on_cpu
+from .native.library import library
 
 _NATIVE_ROWS = 16  # norms of more are worth several threads
 
@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
         return on_gpu.rms_norm(x, weight, eps)
     if _native_serves(x, weight):
-        return on_cpu.rms_norm(x, weight, eps)
+        return _native_rms_norm(x, weight, eps)
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
@@ -69,13 +69,23 @@ def rope_store(
     if triton.serves(keys, values) and triton.serves(cache_keys, cache_values) and keys.shape[2] <= MAX_DIM:
         from .triton import rope
 
-        rope.rope_store(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start)
+        rope.store_launch(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start).run()
         return
     cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
     cache_values[:, start:end] = values
 
 
 def _native_serves(x: Tensor, weight: Tensor) -> bool:
-    few = x.shape[-1] > 0 and x.numel() // x.shape[-1] <= _NATIVE_ROWS
+    few = weight.shape == x.shape[-1:] != (0,) and x.numel() // x.shape[-1] <= _NATIVE_ROWS
     alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu
     return few and alike and native.unavailable() is None
+
+
+def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Norms float32 rows on the caller's thread."""
+    rows, weight, columns = x.contiguous(), weight.contiguous(), x.shape[-1]
+    out, opened = torch.empty_like(rows), library()
+    opened.minimemo_rms_norm(
+        opened.variant, rows.data_ptr(), weight.data_ptr(), eps, rows.numel() // columns, columns, out.data_ptr()
+    )
+    return out

@@ -63,11 +63,9 @@ def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.
         raise ValueError(f"head dim: {dim}, expected an even number up to {MAX_DIM}")
     if tokens % PACK_GROUP:
         raise ValueError(f"tokens: {tokens}, expected a multiple of {PACK_GROUP}")
-    on_cpu = torch.device(device).type == "cpu"
 
     def empty(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
-        whole = (kv_heads, *shape)
-        return hugepages.empty(whole, dtype) if on_cpu else torch.empty(whole, dtype=dtype, device=device)
+        return hugepages.empty((kv_heads, *shape), dtype, device)
 
     groups, width = tokens // PACK_GROUP, dim * bits // 8
     codes = [empty(tokens, width, dtype=torch.uint8) for _ in range(2)]
@@ -157,17 +155,10 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
     Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
     rounded to float16. Raises ValueError naming what does not fit.
     """
-    check("codes", codes, (None, None), (torch.int8,))
-    rows, columns = codes.shape
-    check("scales", scales, (rows, None), (torch.float16,), codes.device)
-    group = columns // max(scales.shape[1], 1)
-    if group not in QUANTIZED_GROUPS or group * scales.shape[1] != columns:
-        raise ValueError(f"scales: {scales.shape[1]} groups of {columns} columns, expected groups of 32, 64 or 128")
-    if offsets is not None:
-        check("offsets", offsets, scales.shape, (torch.float16,), codes.device)
-        offsets = offsets.contiguous()
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float16, QUANTIZED_GROUPS)
+    group = codes.shape[1] // scales.shape[1]
     if bits == 8:
-        return QuantizedMatrix(8, codes.contiguous(), scales.contiguous(), offsets)
+        return QuantizedMatrix(8, codes, scales, offsets)
     if bits != 4:
         raise ValueError(f"bits: {bits}, expected 8 or 4")
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
@@ -177,8 +168,26 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
         codes = codes + 8
         shift = -8 * scales.float()
         offsets = (shift if offsets is None else offsets.float() + shift).half()
-    low, high = codes.view(rows, -1, 2, group // 2).to(torch.uint8).unbind(2)
-    return QuantizedMatrix(4, (low | high << 4).reshape(rows, -1), scales.contiguous(), offsets)
+    low, high = codes.view(len(codes), -1, 2, group // 2).to(torch.uint8).unbind(2)
+    return QuantizedMatrix(4, (low | high << 4).reshape(len(codes), -1), scales, offsets)
+
+
+def checked_groups(
+    codes: Tensor, scales: Tensor, offsets: Tensor | None, dtype: torch.dtype, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns codes (out, in) int8, scales and offsets (out, in / group) `dtype`, group one of `sizes`, on one device,
+    without gaps. Raises ValueError naming what does not fit."""
+    codes, scales, offsets = codes.contiguous(), scales.contiguous(), None if offsets is None else offsets.contiguous()
+    check("codes", codes, (None, None), (torch.int8,))
+    rows, columns = codes.shape
+    check("scales", scales, (rows, None), (dtype,), codes.device)
+    groups = scales.shape[1]
+    if groups == 0 or columns % groups or columns // groups not in sizes:
+        expected = " or ".join(map(str, sizes))
+        raise ValueError(f"scales: {groups} groups of {columns} columns, expected groups of {expected}")
+    if offsets is not None:
+        check("offsets", offsets, scales.shape, (dtype,), codes.device)
+    return codes, scales, offsets
 
 
 def check(

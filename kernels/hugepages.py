@@ -18,11 +18,11 @@ from torch import Tensor
 HUGE = 2 << 20  # bytes; smaller buffers gain nothing
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Makes an uninitialized CPU tensor; its memory is taken when written, and on huge pages from 2 MiB on."""
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Makes an uninitialized tensor; a CPU's memory is taken when written, and on huge pages from 2 MiB on."""
     size = math.prod(shape) * dtype.itemsize
-    if not _worth_huge_pages(size):
-        return torch.empty(tuple(shape), dtype=dtype)
+    if torch.device(device).type != "cpu" or not _worth_huge_pages(size):
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
     return _mapped(size).view(dtype).view(tuple(shape))
 
 

@@ -1,4 +1,4 @@
-"""This file attends on the CPU to dense and packed keys (src/attention.h).
+"""This file attends on the CPU to dense and packed keys (src/attention.h), and packs them (src/attention_pack.cpp).
 
 All results are float32. On AVX-512, products with bfloat16 keys take queries rounded to bfloat16 (as sums of two such
 numbers where a call has sources of other kinds too, which would else weigh too much or too little against these: join
@@ -15,7 +15,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from ..formats import CPU, MAX_DIM, PackedKV, PackedSource, Source, check, check_gapless, check_packed
+from ..formats import CPU, MAX_DIM, PACK_GROUP, PackedKV, PackedSource, Source, check, check_gapless, check_packed
 from .library import library
 
 MAX_SOURCES = 64
@@ -115,6 +115,27 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
     if failed:
         raise MemoryError("no memory for partial results") if failed == 1 else RuntimeError("library of another build")
     return out, lse
+
+
+def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
+    """Packs keys and values (G, n, D), float32 or bfloat16, into tokens first .. first + n - 1 of `packed`, whole
+    groups of 64: the same bits as `reference.pack_kv`.
+
+    Raises ValueError for what does not fit, and for numbers that are not finite or beyond float16; the groups that
+    hold those are then not written.
+    """
+    heads, capacity, dim = packed.shape
+    source, target = Segment(), Segment()
+    fill_dense(source, keys, values, heads, dim)
+    fill_packed(target, packed, heads, dim)
+    tokens = keys.shape[1]
+    if tokens % PACK_GROUP or first % PACK_GROUP or not 0 <= first <= first + tokens <= capacity:
+        raise ValueError(f"keys: tokens {first} .. {first + tokens} are no whole groups of 64 within {capacity}")
+    wrong = library().minimemo_pack_kv(
+        ctypes.byref(source), ctypes.byref(target), heads, first // PACK_GROUP, dim, torch.get_num_threads()
+    )
+    if wrong:
+        raise ValueError(f"{'keys' if wrong == 1 else 'values'}: numbers that are not finite or too large for float16")
 
 
 def _place(segment: Segment, source: Source | PackedSource, rows: int, window: int | None) -> None:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formats import CPU, check
+from ..formats import CPU, check, checked_groups
 from ..hugepages import Arena
 from .library import library
 
+PACKED_GROUPS = (16, 32)  # columns of a packed matrix that share a scale
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
 
@@ -72,7 +73,8 @@ def pack_weights(
     arena: where the buffer is to lie; the matrices of a model share one. Raises ValueError for shapes or dtypes that do
     not fit together.
     """
-    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float32, PACKED_GROUPS)
+    check("codes", codes, codes.shape, (torch.int8,), CPU)
     rows, columns = codes.shape
     header = ctypes.create_string_buffer(_HEADER_BYTES)
     arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
@@ -81,22 +83,6 @@ def pack_weights(
     buffer = (arena or Arena(size)).take(size)
     library().minimemo_pack(header, *arrays, buffer.data_ptr(), threads)
     return PackedMatrix.from_buffers([buffer])
-
-
-def checked_groups(codes: Tensor, scales: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the arguments of `pack_weights`, contiguous. Raises ValueError as that does."""
-    codes, scales = codes.contiguous(), scales.contiguous()
-    check("codes", codes, (None, None), (torch.int8,), CPU)
-    rows, columns = codes.shape
-    check("scales", scales, (rows, None), (torch.float32,), CPU)
-    groups = scales.shape[1]
-    group = columns // groups if groups else 32
-    if columns == 0 or group not in (16, 32) or groups * group != columns:
-        raise ValueError(f"scales {tuple(scales.shape)} do not fit codes {tuple(codes.shape)} in groups of 16 or 32")
-    if offsets is not None:
-        offsets = offsets.contiguous()
-        check("offsets", offsets, scales.shape, (torch.float32,), CPU)
-    return codes, scales, offsets
 
 
 def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:

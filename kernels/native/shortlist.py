@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formats import CPU, check
+from ..formats import CPU, check, checked_groups
 from ..hugepages import Arena
 from .library import library
-from .linear import PackedMatrix, checked_groups, pack_weights
+from .linear import PACKED_GROUPS, PackedMatrix, pack_weights
 
 _GROUP = 32  # columns of one step of the copy
 
@@ -36,7 +36,7 @@ def shortlist(
     rows, columns = codes.shape
     if exact.shape != (rows, columns) or len(exact.buffers) != 1 or columns % _GROUP:
         raise ValueError(f"shortlist: codes {tuple(codes.shape)} are not of a matrix {exact.shape} of one part")
-    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float32, PACKED_GROUPS)
     rounded, steps = torch.empty_like(codes), torch.empty(rows, columns // _GROUP, dtype=torch.float32)
     lost = library().minimemo_coarsen(
         codes.data_ptr(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,14 +23,14 @@ class _Matrix(Structure):
     _fields_ = (("parts", POINTER(c_void_p)), ("bias", c_void_p), ("count", c_int64))
 
 
-_NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "post_attention_norm", "post_mlp_norm")
-_MATRICES = ("qkv", "out", "gate_up", "down")
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "post_attention_norm", "post_mlp_norm")
+MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 class _Layer(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in _NORMS),
-        *((name, _Matrix) for name in _MATRICES),
+        *((name, c_void_p) for name in NORMS),
+        *((name, _Matrix) for name in MATRICES),
         ("window", c_int64),
         ("rotation", c_int64),
     )
@@ -83,18 +83,10 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StackLayer:
-    """Holds a layer's norms (C,) or (D,) float32, and packed matrices with biases (out,) or None."""
+    """Holds a layer's NORMS, (C,) or (D,) float32 or None, and its MATRICES, packed, with biases (out,) or None."""
 
-    attention_norm: Tensor
-    mlp_norm: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    post_attention_norm: Tensor | None
-    post_mlp_norm: Tensor | None
-    qkv: tuple[PackedMatrix, Tensor | None]
-    out: tuple[PackedMatrix, Tensor | None]
-    gate_up: tuple[PackedMatrix, Tensor | None]
-    down: tuple[PackedMatrix, Tensor | None]
+    norms: Mapping[str, Tensor | None]
+    matrices: Mapping[str, tuple[PackedMatrix, Tensor | None]]
     window: int | None
     rotation: int
 
@@ -122,7 +114,7 @@ class Stack:
             )
         if reason := too_wide(heads // kv_heads, dim):
             raise ValueError(f"stack: {reason}")
-        hidden, intermediate = layers[0].qkv[0].in_features, layers[0].down[0].in_features
+        hidden, intermediate = (layers[0].matrices[name][0].in_features for name in ("qkv", "down"))
         shapes = {
             "attention_norm": (hidden,), "mlp_norm": (hidden,), "post_attention_norm": (hidden,),
             "post_mlp_norm": (hidden,), "q_norm": (dim,), "k_norm": (dim,),
@@ -204,15 +196,13 @@ class Stack:
 
 
 def _fill(to: _Layer, layer: StackLayer, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    if (layer.q_norm is None) != (layer.k_norm is None):
+    if (layer.norms["q_norm"] is None) != (layer.norms["k_norm"] is None):
         raise ValueError(f"stack: layer {index} has a norm of queries or keys alone")
-    for name in _NORMS:
-        norm: Tensor | None = getattr(layer, name)
+    for name, norm in layer.norms.items():
         if norm is not None:
             _check(f"layer {index} {name}", norm, shapes[name])
             setattr(to, name, norm.data_ptr())
-    for name in _MATRICES:
-        matrix, bias = getattr(layer, name)
+    for name, (matrix, bias) in layer.matrices.items():
         if matrix.shape != shapes[name]:
             raise ValueError(f"stack: layer {index} {name} is {matrix.shape}, expected {shapes[name]}")
         if bias is not None:

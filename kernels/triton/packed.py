@@ -9,35 +9,13 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..formats import PACK_GROUP, PackedSource, check, check_packed
-from . import FLOATS
-from .launch import Launch
-from .pack import half_block, load_codes, packed_arguments
-from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax, seen, seen_blocks, tiling
-
-
-def packed_launch(
-    q: Tensor, source: PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor | None
-) -> Launch:
-    """As `tiles.attention_launch`."""
-    packed = source.packed
-    check_packed(packed, q.device)
-    kv_heads, _, dim = packed.shape
-    check("q", q, (None, None, dim), FLOATS)
-    tiles = tiling(q.shape[1] * (q.shape[0] // kv_heads), dim, q.dtype)
-    tiles["blocks"]["BLOCK_D"] = half_block(dim)
-    if dim <= 128:
-        tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
-    constants = {"BITS": packed.bits, "PACK": PACK_GROUP}
-    return attention_launch(
-        _attend_packed, q, source, scale, shares, out, lse, tiles, packed_arguments(packed), constants
-    )
+from .pack import load_codes
+from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
-def _attend_packed(
+def attend_packed(
     q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, last_seen, queries, tokens,
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
     stride_lp, stride_lh, window, scale,

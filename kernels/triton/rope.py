@@ -21,13 +21,6 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def rope_store(
-    keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, cache_keys: Tensor, cache_values: Tensor, start: int
-) -> None:
-    """As `elementwise.rope_store`. Raises ValueError naming what does not fit."""
-    store_launch(keys, values, cos, sin, cache_keys, cache_values, start).run()
-
-
 def store_launch(
     keys: Tensor,
     values: Tensor | None,
@@ -37,7 +30,7 @@ def store_launch(
     cache_values: Tensor | None,
     start: int,
 ) -> Launch:
-    """Takes values and cache_values both or neither."""
+    """As `elementwise.rope_store`; values and cache_values both or neither. Raises ValueError."""
     check("keys", keys, (None, None, None), FLOATS)
     heads, tokens, dim = keys.shape
     if dim % 2 or not 2 <= dim <= MAX_DIM:

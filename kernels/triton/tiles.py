@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..formats import MAX_DIM, PackedSource, Source
-from .launch import Launch, widened
+from ..formats import PackedSource, Source
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -33,7 +32,7 @@ def shares_for(q: Tensor, source: Source | PackedSource) -> int:
 
 
 def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Chooses blocks, warps and stages of a `Launch`: the largest blocks that leave no register spilled (aot.py)."""
+    """Chooses blocks, warps and stages of a `Launch`: the largest blocks that spill no registers (tools/aot.py)."""
     block_m, block_d = _block_rows(rows, dim, dtype), max(16, triton.next_power_of_2(dim))
     if dtype == torch.float32:  # products without tensor cores
         block_n, warps = 16, 8 if block_m > 16 else 4
@@ -52,51 +51,6 @@ def _block_rows(rows: int, dim: int, dtype: torch.dtype) -> int:
     """Chooses a program's query rows: for few what a tensor core takes at once, for many what registers hold."""
     most = (128 if dim <= 128 else 64) if dtype != torch.float32 else (32 if dim <= 128 else 16)
     return min(most, max(16, triton.next_power_of_2(rows)))
-
-
-def attention_launch(
-    kernel: Any,
-    q: Tensor,
-    source: Source | PackedSource,
-    scale: float,
-    shares: int,
-    out: Tensor,
-    lse: Tensor | None,
-    tiles: dict[str, Any],
-    arguments: dict[str, Any],
-    constants: dict[str, Any],
-) -> Launch:
-    """Attends from q (H, N, D) to a source in `shares` shares, into the first `shares` parts of out (parts, H, N, D)
-    and lse (parts, H, N) float32, which a sole part does without.
-
-    arguments, constants: those of the kernel that say where and what the keys and values are.
-    """
-    heads, queries, dim = q.shape
-    kv_heads, tokens, _ = source.shape
-    if not 1 <= dim <= MAX_DIM:
-        raise ValueError(f"q: head dim {dim}, expected 1 to {MAX_DIM}")
-    if heads * q.stride(0) + queries * q.stride(1) >= 1 << 31:
-        raise ValueError(f"q: strides {q.stride()} reach beyond what 32 bits count")
-    if source.window is not None and (source.window < 1 or source.last_seen is None):
-        raise ValueError(f"window: {source.window}, expected 1 or more, and last_seen with it")
-    blocks = tiles.pop("blocks")
-    return Launch(
-        kernel,
-        (triton.cdiv(queries * (heads // kv_heads), blocks["BLOCK_M"]), kv_heads, shares),
-        {
-            "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
-            "last_seen": source.last_seen or 0,
-            "window": min(source.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
-            "scale": scale, "stride_qh": q.stride(0), "stride_qn": q.stride(1), "stride_op": out.stride(0),
-            "stride_oh": out.stride(1), "stride_on": out.stride(2),
-            "stride_lp": lse.stride(0) if lse is not None else 0, "stride_lh": lse.stride(1) if lse is not None else 0,
-        },
-        {
-            "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None,
-            "WINDOWED": source.window is not None, "WIDEN": widened(kernel, q.dtype), **constants, **blocks,
-        },
-        **tiles,
-    )  # fmt: skip
 
 
 @triton.jit
