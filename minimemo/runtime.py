@@ -154,7 +154,7 @@ def load_model(
         located.directory, located.config, dtype=options.product_dtype(), device=options.device, on_event=on_event
     )
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
-    return LanguageModel(located, engine, Tokenizer.load(located.directory))
+    return LanguageModel(located, engine, Tokenizer(located.directory))
 
 
 def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -> OpenEmbedder:
