@@ -98,7 +98,7 @@ def _milliseconds(path: Path, password: str) -> tuple[float, float]:
         opened = pdfium.PdfDocument(path, password=password)
         start = time.process_time()
         read = json.loads(json.dumps({"pages": list(pdf._read(opened)), "marks": list(pdf._marks(opened))}))
-        pages = [Page(*page, tuple(map(Line._make, lines))) for *page, lines in read["pages"]]
+        pages = [Page._make((*page[:4], tuple(map(Line._make, page[4])))) for page in read["pages"]]
         prose(pages, [Mark(*mark) for mark in read["marks"]])
         whole.append(time.process_time() - start)
     a_page = 1000 / max(len(opened), 1)

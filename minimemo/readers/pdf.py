@@ -72,7 +72,7 @@ def _pages(content: bytes, name: str, password: str | None) -> tuple[list[Page],
         raise InputError(f"{name}: a damaged PDF; open it in a viewer and save it again") from None
     if "error" in read:
         raise InputError(f"{name}: {read['error']}")
-    pages = [Page(*page[:4], tuple(map(Line._make, page[4]))) for page in read["pages"]]
+    pages = [Page._make((*page[:4], tuple(map(Line._make, page[4])))) for page in read["pages"]]
     return pages, [Mark(*mark) for mark in read["marks"]]
 
 
