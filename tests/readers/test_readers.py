@@ -171,3 +171,25 @@ def test_a_page_is_cited(tiny_models: TinyModels, tmp_path: Path, capsys: pytest
     assert f"[p. {page}] {PAGES[page - 1]}" in capsys.readouterr().out
     assert main(["export", str(memo.folder), str(tmp_path / "away.memo")]) == 0
     assert (tmp_path / "away.memo/places.json").exists()
+
+
+def test_one_document_that_fails_stops_no_other(
+    tiny_models: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    (folder / "a.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (folder / "b.pdf").write_bytes(small_pdf(PAGES))
+    (folder / "b.txt").write_text("Another text.")
+    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder), "-q"]
+    assert main(["build", str(folder), str(tmp_path / "gone.txt"), *models]) == 2
+    said = capsys.readouterr()
+    assert sorted(path.name for path in folder.glob("*.memo")) == ["b.memo", "b.txt.memo"]
+    assert said.out.count("ask it: minimemo ask") == 2
+    assert said.err.splitlines() == [
+        "minimemo: 2 of 4 documents were not built:",
+        f"  {folder}/a.pdf: a damaged PDF; open it in a viewer and save it again",
+        f"  {tmp_path}/gone.txt: no such file; give a text file, or - for standard input",
+    ]
+    assert main(["build", str(folder / "b.pdf"), str(folder / "b.txt"), "-o", "one.memo", *models]) == 2
+    assert "-o names one memo" in capsys.readouterr().err
