@@ -6,6 +6,7 @@ import io
 import posixpath
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -57,7 +58,7 @@ def read_epub(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
                 text.page(anchors.pages[""])
             read_html(book.read(path), name, text, anchors)
     except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, RuntimeError, EOFError,
-            zipfile.zlib.error) as error:  # fmt: skip
+            zlib.error) as error:  # fmt: skip
         raise InputError(f"{name}: a damaged EPUB ({error}); get it again") from None
     notes = [f"{missing} of {len(read)} parts are not in the file: their text is not read"] if missing else []
     return text.text, text.places, notes
@@ -138,7 +139,9 @@ def _nav(content: bytes) -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 def _ncx(root: Any) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """The same of an EPUB 2."""
-    stack = [(point, ()) for point in reversed(root.findall("n:navMap/n:navPoint", _NAMES))]
+    stack: list[tuple[Any, tuple[str, ...]]] = [
+        (point, ()) for point in reversed(root.findall("n:navMap/n:navPoint", _NAMES))
+    ]
     while stack:
         point, above = stack.pop()
         href, title = _entry(point)
