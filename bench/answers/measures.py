@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.answers.verdicts import JUDGED, verdict
+from bench.answers.verdicts import JUDGED, is_right, verdict
 from bench.common.data import Question
 from bench.common.intervals import interval
 from bench.common.scores import MAIN, scores
@@ -50,6 +50,9 @@ class Row:
             return {**asked, "first": q.first, "alone": record["alone"], "conversation": record["conversation"]}
         places = [[p["start"], p["end"], p["cited"]] for p in record["passages"]]
         told = {"answer": record["text"], "verdict": self.verdict, "supported": record["supported"]}
+        if signals := record.get("signals"):  # also of an answer that was not given for them
+            right = bool(q.answers) and is_right(record["guess"] or record["text"], q)
+            told |= {"guess": record["guess"], "signals": signals, "right": right, "confidence": record["confidence"]}
         return {**asked, **told, "passages": places}
 
     def evidence(self) -> float | None:

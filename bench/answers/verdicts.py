@@ -20,7 +20,8 @@ JUDGED = ("pattern", "held")  # types of questions
 VERDICTS = ("right", "right, doubted", "wrong, doubted", "wrong, sure", "refused", "said no")
 _LONG = 160  # characters; a longer answer may refuse one point and answer the others
 
-_TOLD = r"(?:mention|state|specif|provide|give|found|indicate|disclose|describe|include|answer|list|say|said|tell|told|contain)"
+_TOLD = r"""(?:mention|state|specif|provide|give|found|indicate|disclose|describe|include|answer|list|say|said|tell|told
+    |contain)"""
 _PAPER = r"(?:documents?|texts?|passages?|context|excerpts?|article|information)"
 _REFUSAL = re.compile(
     rf"""
