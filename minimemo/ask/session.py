@@ -30,7 +30,7 @@ from minimemo.threads import Turns
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.search.retriever import Retriever
+    from minimemo.search.retriever import Hit, Retriever
 
 Steps: TypeAlias = Generator[Found | Piece, None, Answer]
 
@@ -162,6 +162,8 @@ class Session:
             return (yield from self._paragraph(question))
         if question.mode == "memory":
             return (yield from self._from_memory(question))
+        if counted := self._retriever.counted(question.text):
+            return (yield from self._count(question, *counted))
         if not isinstance(self._generator, Writer):
             return (yield from self._elsewhere(question))
         answer = self._attempt(question, self._searched(question, Found(), stand_out=STAND_OUT))
@@ -170,6 +172,16 @@ class Session:
         yield Found(answer.clues, answer.draft, answer.passages)
         yield Piece(answer.text)
         return dataclasses.replace(answer, timings=question.clock.timings())
+
+    def _count(self, question: Question, number: int, hits: Sequence[Hit]) -> Steps:
+        """Gives a number of rows; the passages that hold them are its sources."""
+        with question.clock.stage("retrieve"):
+            ranked = rank_passages(["question"], [hits], documents=self._documents)
+        passages = self._placed(question.fit(ranked, EVIDENCE_TOKENS, lambda _: ""))
+        yield (found := Found(passages=tuple(dataclasses.replace(p, cited=True) for p in passages)))
+        yield Piece(text := str(number))
+        answer = Answer.of(question, found, Written(text, 0, 0))
+        return dataclasses.replace(answer, passages=found.passages, supported=True, confidence=1.0)
 
     def _attempt(self, question: Question, found: Found, told: str = "") -> Answer:
         """Answers with a phrase, or yes or no, from passages; says that the document does not where that is likelier to

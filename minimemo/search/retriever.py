@@ -16,7 +16,7 @@ from minimemo.search.lexical import LexicalIndex
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import Chunk
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.tables import headers
+from minimemo.text.tables import counted, headers
 from minimemo.text.words import is_blob, is_code, quoted, terms
 
 QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
@@ -88,6 +88,13 @@ class Retriever:
 
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [[hit(row, i) for i in best[row]] for row in range(len(queries))]
+
+    def counted(self, question: str) -> tuple[int, list[Hit]] | None:
+        """What a question asks the number of in a table, see `tables.counted`, and the passages that hold the rows."""
+        if len(set(self._documents)) != 1 or not (told := counted([chunk.text for chunk in self._chunks], question)):
+            return None
+        hits = [Hit(self._chunks[i], 1.0, ("lexical",), self._documents[i], self._headers[i]) for i in told[1]]
+        return told[0], hits
 
     def _cosines(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(texts, passages); 0 for a text of words that the embedder does not know."""

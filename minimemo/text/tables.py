@@ -19,6 +19,11 @@ MOST_ROWS = 3  # that a question names; more are no answer to what it asks of on
 _RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?\s*)?\|?\s*")
 _NAME = re.compile(r"(?=.*[^\W\d_])[^.!?。！？]{1,40}")  # of a column: no number, no sentence
 
+_HOW_MANY = re.compile(
+    r"\bhow\smany\s(?:different\s)?(\w+)|(?:多少|[几幾])[个個条條行位名笔筆份次]?(\w{1,4})", re.IGNORECASE
+)
+_ROWS = re.compile(r"\b(?:rows?|lines|entries|records|items)\b|[行条條]|记录|記錄", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -70,6 +75,38 @@ def named_rows(text: str, header: str, question: str) -> str:
         "; ".join(f"{name}: {value}" for name, value in zip(table.names, fields, strict=True) if value)
         for table, fields in chosen
     )
+
+
+def counted(passages: Sequence[str], question: str) -> tuple[int, list[int]] | None:
+    """Counts in a document's only table what a question asks the number of, and names the passages that hold the rows;
+    None where it asks for something else.
+
+    "How many orders did Ann place?" counts the rows with "Ann", if the first column is named so; of another column, or
+    "different" ones, each value counts once. "How many valves did she order?" is no count of rows.
+    """
+    if not (match := _HOW_MANY.search(question)):
+        return None
+    lines = [(number, line) for number, text in enumerate(passages) for line in text.split("\n")]
+    tables: list[Table] = []
+    rows: list[tuple[int, list[str]]] = []
+    table = None
+    for at, (number, line) in enumerate(lines):
+        if table and (fields := table.fields(line)):
+            rows.append((number, fields))
+        elif not (table and _RULE.fullmatch(line)):
+            table = _begun([line for _, line in lines[at : at + 1 + LEAST_ROWS]])
+            tables += [table] if table else []
+    if len(tables) != 1:
+        return None
+    noun, header = set(terms(match[1] or match[2])), set(terms(tables[0].header))
+    column = next((at for at, name in enumerate(tables[0].names) if noun & set(terms(name))), None)
+    if column is None and not _ROWS.search(match[0]):
+        return None
+    held = [set(terms(" ".join(fields))) for _, fields in rows]
+    sought = (set(terms(question)) - header - noun) & frozenset().union(*held)
+    chosen = [row for row, words in zip(rows, held, strict=True) if sought <= words]
+    values = {fields[column] for _, fields in chosen} if column else chosen
+    return len(values), list(dict.fromkeys(number for number, _ in chosen))
 
 
 def _rows(lines: Sequence[str]) -> Iterator[tuple[Table, list[str]]]:

@@ -153,6 +153,9 @@ class FakeRetriever:
         self.regions.append(regions)
         return [self._one(query, k) for query in queries]
 
+    def counted(self, question):
+        return None
+
     def quote(self, query, hits, k=3):
         return hits[:1]
 

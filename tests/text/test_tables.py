@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.text.tables import headers, named_rows
+from minimemo.text.tables import counted, headers, named_rows
 
 HEADER = "order,customer,price,shipped"
 ROWS = [f"{7000 + i},{('Mina Sato', 'Ivo Novak')[i % 2]},{i}.50,2024-01-{i + 10}" for i in range(12)]
@@ -38,3 +38,21 @@ def test_the_row_that_a_question_names_is_told_with_its_columns() -> None:
     assert named_rows("\n".join(MARKDOWN), "", "When was Bo Ray born?") == "name: Bo Ray; born: 1902"
     quoted = 'a,b,c\n1,"x, y",2\n3,"z",4\n5,w,6'
     assert named_rows(quoted, "", "Which a has z?") == "a: 3; b: z; c: 4"
+
+
+@pytest.mark.parametrize(
+    ("question", "count"),
+    [
+        ("How many orders are in the file?", (12, [0, 1, 2])),
+        ("How many orders did Ivo Novak place?", (6, [0, 1, 2])),
+        ("How many customers are there?", (2, [0, 1, 2])),
+        ("How many rows are there?", (12, [0, 1, 2])),
+        ("How many orders were shipped on 2024-01-15?", (1, [1])),
+        ("How many valves did Mina Sato buy?", None),
+        ("When was order 7003 shipped?", None),
+    ],
+)
+def test_rows_of_a_table_are_counted(question: str, count: tuple[int, list[int]] | None) -> None:
+    passages = ["\n".join([HEADER, *ROWS[:4]]), "\n".join(ROWS[4:8]), "\n".join(ROWS[8:])]
+    assert counted(passages, question) == count
+    assert counted(["Some prose, and more.", "It goes on."], question) is None
