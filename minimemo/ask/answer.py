@@ -54,6 +54,7 @@ class Answer:
     """An answer with everything that led to it. A summary has mode "summarize", and no question where it was asked for
     without one.
 
+    asked: the question as it was searched for: with turns of a conversation where it leaned on them, else `question`.
     language: of the prompts that were used.
     clues: texts from memory that the documents were searched with.
     draft: a first answer from memory; "" without one.
@@ -85,6 +86,7 @@ class Answer:
     confidence: float = 0.0
     signals: dict[str, float] = field(default_factory=dict)
     guess: str = ""
+    asked: str = ""
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
@@ -93,7 +95,8 @@ class Answer:
         supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
             text=written.text,
-            question=question.text,
+            question=question.typed,
+            asked=question.text,
             mode=question.mode,
             language=question.language,
             clues=found.clues,
@@ -113,7 +116,7 @@ class Answer:
         answer = cls.of(question, found, written)
         values = signals(question.text, written.text, found.passages, weighed)
         likely = probability(values, small)
-        refused = is_refusal(written.text, question.prompts.not_found) or is_echo(written.text, question.text)
+        refused = is_refusal(written.text, question.prompts.not_found) or is_echo(written.text, question.typed)
         if refused or likely < REFUSED:
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)

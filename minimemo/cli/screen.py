@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def print_answer(
     steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
-) -> None:
-    """Streams an answer: clues if asked for, the text as it comes, then the sources, `named` by their documents."""
+) -> Answer:
+    """Streams an answer and returns it: clues if asked for, the text as it comes, then the sources, `named` by their
+    documents."""
     from minimemo.ask import Answer, Found, Piece
     from minimemo.ask.clues import is_refusal
 
@@ -42,7 +43,7 @@ def print_answer(
             print(flush=True)  # an error begins a new line
     if json:
         print(as_json(answer.to_dict()), flush=True)
-        return
+        return answer
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
@@ -50,6 +51,7 @@ def print_answer(
         place = f"{passage.document} " * named + _place(passage)
         print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
     sys.stdout.flush()
+    return answer
 
 
 def _place(passage: Passage) -> str:

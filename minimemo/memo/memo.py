@@ -16,6 +16,7 @@ from minimemo.ask import (
     PROMPTS,
     Answer,
     Clue,
+    Conversation,
     Found,
     Language,
     Mode,
@@ -81,10 +82,16 @@ class Memo:
         checked = checked_question(question)  # before any model is loaded
         return self.session().ask(checked, mode, max_tokens)
 
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
+    def stream(
+        self, question: str, mode: Mode = "memorag", max_tokens: int = 256, *, typed: str = ""
+    ) -> Iterator[Found | Piece | Answer]:
         """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer."""
         checked = checked_question(question)
-        return self.session().stream(checked, mode, max_tokens)
+        return self.session().stream(checked, mode, max_tokens, typed=typed)
+
+    def chat(self) -> Conversation:
+        """Begins a conversation: a question that leans on those before it is understood from them."""
+        return Conversation(self)
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Gives what the memory recalls of the documents for a question."""
