@@ -169,13 +169,14 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
     """Judges by words alone whether the passages hold the answer: at least half of its content words, in a sentence
     that has to do with the question (`is_related`).
 
-    False for a refusal and without passages. It cannot see a wrong relation between right words of one sentence,
-    calls an answer in other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
+    False for a refusal, without passages, and of what has no content words ("yes"). It cannot see a wrong relation
+    between right words of one sentence, and calls an answer in other words or another language than the passages'
+    unsupported.
     """
     if not passages or is_refusal(answer, not_found):
         return False
     share = support(answer, question, "\n".join(p.text for p in passages))
-    return share is None or (share >= SUPPORTED and is_related(answer, question, passages))
+    return share is not None and share >= SUPPORTED and is_related(answer, question, passages)
 
 
 def is_echo(answer: str, question: str) -> bool:

@@ -177,7 +177,7 @@ CHINESE_EVIDENCE = [Passage(0, 20, "这份医疗报告是为法国国王而写�
         ("The report was written for the emperor of Japan.", "Who was the report written for?", EVIDENCE, False),
         ("1348", "When did it rain?", EVIDENCE, True),
         ("1349", "When did it rain?", EVIDENCE, False),
-        ("Yes.", "Did it rain?", EVIDENCE, True),
+        ("Yes.", "Did it rain?", EVIDENCE, False),
         ("法国国王", "报告是为谁写的？", CHINESE_EVIDENCE, True),
         ("日本天皇陛下", "报告是为谁写的？", CHINESE_EVIDENCE, False),
         ("king of France", "Who?", [], False),
