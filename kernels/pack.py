@@ -1,4 +1,4 @@
-"""Packing keys and values into a cache: which kernel does it."""
+"""This file picks the kernel that packs keys and values into a cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import native, reference, triton
 from .formats import PACK_GROUP, PackedKV
-from .native import pack as on_cpu
+from .native import attention as on_cpu
 
 
 def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What each operation means, written for reading and not for speed. Works in any floating dtype."""
+"""This file says what each operation means, written for reading and not for speed. It works in any floating dtype."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .formats import PACK_GROUP, PackedKV, PackedSource, Source
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    """`elementwise.rms_norm`: arXiv 1910.07467."""
     return x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weight
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """`elementwise.gated_mlp_activation`: arXiv 2002.05202."""
     gate, up = gate_up.chunk(2, dim=-1)
     if activation == "silu":
         return gate / (1 + (-gate).exp()) * up
@@ -26,15 +26,15 @@ def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates x (..., N, D) by cos, sin (N, D); dimension i pairs with i + D/2. arXiv 2104.09864."""
+    """`elementwise.apply_rope`: arXiv 2104.09864."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> tuple[Tensor, Tensor]:
-    """Grouped-query attention of each query token over the union of its sources, by one softmax over all keys.
+    """`attention.attend` by one softmax over all keys.
 
-    q (H, N, D) -> out (H, N, D) and the log-sum-exp of the scores (H, N); a token that sees nothing gives zeros, -inf.
+    Returns out (H, N, D) and the log-sum-exp of the scores (H, N); a token that sees nothing gives zeros and -inf.
     """
     scores, values = [], []
     token = torch.arange(q.shape[1], device=q.device)[:, None]
@@ -56,7 +56,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 
 
 def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
-    """keys, values (G, T, D), T a multiple of 64 -> codes of 8 or 4 bits (PackedKV has the format).
+    """Packs keys, values (G, T, D), T a multiple of 64, into codes of 8 or 4 bits (PackedKV has the format).
 
     Scales and lows are rounded to float16 first, codes are computed in float32 against those. Raises ValueError for
     shapes that do not fit, and for values that are not finite or beyond float16.
@@ -83,7 +83,7 @@ def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
 
 
 def unpack_kv(packed: PackedKV) -> tuple[Tensor, Tensor]:
-    """Keys and values (G, T, D) float32: code * scale + low."""
+    """Returns keys and values (G, T, D) float32: code * scale + low."""
     key_scale, key_low = (x.float().repeat_interleave(PACK_GROUP, 1) for x in (packed.key_scale, packed.key_low))
     keys = _unpack_bits(packed.key_codes, packed.bits) * key_scale + key_low
     values = _unpack_bits(packed.value_codes, packed.bits) * packed.value_scale.float()[..., None]
@@ -91,7 +91,7 @@ def unpack_kv(packed: PackedKV) -> tuple[Tensor, Tensor]:
 
 
 def _codes(x: Tensor, dim: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x float32 -> codes uint8, scale and low float16 of all along `dim`."""
+    """Returns codes uint8, scale and low float16 of what lies along `dim` of x float32."""
     top = 2**bits - 1
     least, most = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
     scale, low = ((most - least) / top).half(), least.half()

@@ -1,4 +1,4 @@
-"""The operations on plain torch: right on every device, and the quick path on a CPU without native kernels.
+"""These operations run on plain torch: right on every device, and the quick path on a CPU without native kernels.
 
 Attention runs on torch's CPU flash kernel, which returns the log-sum-exp that merging needs. Query heads that share
 a kv head are folded into rows, so that keys are read once a group: 24x quicker at decode than expanding them.
@@ -20,7 +20,7 @@ _NEVER = float("-inf")
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """As `elementwise.gated_mlp_activation`."""
     gate, up = gate_up.chunk(2, dim=-1)
     if activation == "silu":
         return F.silu(gate).mul_(up)
@@ -30,11 +30,7 @@ def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates x (..., N, D) by cos, sin (N, D) float32; dimension i pairs with i + D/2. arXiv 2104.09864.
-
-    Computed in float32 and rounded once to x.dtype, element by element: the same key gives the same bits whatever
-    it is batched with, which is what lets a restored exact memory equal the cache it came from.
-    """
+    """As `elementwise.apply_rope`."""
     half = x.shape[-1] // 2
     wide = x.to(torch.float32)
     rotated = wide * cos
@@ -44,7 +40,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
-    """`attention.attend` source by source, merged by log-sum-exp (arXiv 2402.05099) where several reach a token.
+    """Attends source by source, merged by log-sum-exp (arXiv 2402.05099) where several reach a token.
 
     Each is computed in the dtype of its keys, packed ones in q's. Without a window, the last token of a source with
     last_seen must sit at its last key (a causal chunk). Raises ValueError for what does not fit together.
@@ -68,7 +64,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int | None, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Of one source and its tokens: out (H, N, D), log-sum-exp of the scores (H, N)."""
+    """Attends to one source: out (H, N, D), log-sum-exp of the scores (H, N)."""
     heads, rows, dim = q.shape
     kv_heads, tokens, _ = k.shape
     if k.shape != v.shape or k.shape[2] != dim or heads % kv_heads:
@@ -89,7 +85,7 @@ def _attention(
 
 
 def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint key sets: the online-softmax identity (arXiv 1805.02867)."""
+    """Joins attention over two disjoint key sets: the online-softmax identity (arXiv 1805.02867)."""
     lse = torch.logaddexp(lse_a, lse_b)
     safe = lse.masked_fill(lse == _NEVER, 0.0)
     weight_a, weight_b = (lse_a - safe).exp_().unsqueeze(-1), (lse_b - safe).exp_().unsqueeze(-1)
@@ -97,7 +93,7 @@ def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """(B, N, D) x (B, T, D) -> out (B, N, D), lse (B, N) float32; B heads of one kind."""
+    """Attends from q (B, N, D) to k, v (B, T, D) -> out (B, N, D), lse (B, N) float32; B heads of one kind."""
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q[None], k[None], v[None], 0.0, causal, scale=scale
@@ -121,7 +117,7 @@ def _unmasked(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
 
 
 def _square(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Causal, as many keys as queries."""
+    """Attends causally, to as many keys as queries."""
     group = q.shape[0] // k.shape[0]
     if group > 1:
         k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
@@ -129,7 +125,7 @@ def _square(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int, window: int) -> tuple[Tensor, Tensor]:
-    """Sliding window: only the keys that some query sees are touched, by an explicit mask over those."""
+    """Attends through a sliding window, by an explicit mask over the keys that some query sees."""
     heads, rows, dim = q.shape
     first = min(max(last_seen - window + 1, 0), k.shape[1])
     last = min(max(last_seen + rows, first), k.shape[1])

@@ -1,4 +1,4 @@
-"""The library that the C++ in src/ compiles to: finding it, opening it once, and the types of its functions."""
+"""This file finds the library that the C++ in src/ compiles to, opens it once and types its functions."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ class Library(ctypes.CDLL):
 
 
 def unavailable() -> str | None:
-    """Why the native library cannot be used, or None when it can."""
+    """Says why the native library cannot be used, or None when it can."""
     result = _opened()
     return result if isinstance(result, str) else None
 
 
 def variants() -> tuple[str, ...]:
-    """The instruction sets that this processor runs, best last."""
+    """Names the instruction sets that this processor runs, best last."""
     opened = library()
     return tuple(name for number, name in enumerate(_VARIANTS) if opened.minimemo_variant(number))
 
 
 def library() -> Library:
-    """The library. Raises NativeUnavailable."""
+    """Returns the library, or raises NativeUnavailable."""
     if isinstance(result := _opened(), str):
         raise NativeUnavailable(result)
     return result
@@ -73,7 +73,7 @@ def library() -> Library:
 
 @lru_cache(maxsize=1)
 def _opened() -> Library | str:
-    """The library, or why there is none: looked for once, whatever comes of it."""
+    """Returns the library, or why there is none: it is looked for once, whatever comes of it."""
     try:
         return _open()
     except NativeUnavailable as reason:
@@ -105,8 +105,8 @@ def _open() -> Library:
 
 
 def _openmp_entry() -> int | None:
-    """GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for): looked up through
-    torch's own library, which finds that one among several that may be loaded. None where torch uses another."""
+    """Finds GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for), through torch's
+    own library: several may be loaded. None where torch uses another."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
         try:
             return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value

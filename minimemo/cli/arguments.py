@@ -97,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
     pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
 
     build = command(commands.build, "read a document once and leave a memo of it", "build book.txt")
-    build.add_argument("document", help="a PDF, EPUB, HTML, DOCX, Markdown, subtitle, mail or text file; - reads stdin")
+    kinds = (
+        "a PDF, EPUB, HTML, DOCX, Markdown, subtitle, mail or text file, several, or a folder of them; - reads stdin"
+    )
+    build.add_argument("document", nargs="+", help=kinds)
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
     small = build.add_mutually_exclusive_group()

@@ -30,9 +30,9 @@ from minimemo.runtime import RunOptions
 
 
 def pull(arguments: argparse.Namespace) -> None:
-    from minimemo.hub.catalog import CATALOG, defaults, pull
+    from minimemo.hub.catalog import CATALOG, defaults, pull, writer
 
-    for name in arguments.name or defaults():
+    for name in arguments.name or filter(None, [*defaults(), writer()]):
         with progress(arguments.quiet) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
@@ -60,14 +60,40 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     from minimemo.memo.build import build
+    from minimemo.readers import documents_in
 
+    documents = documents_in(arguments.document)
+    if arguments.out and len(documents) > 1:
+        raise InputError(
+            f"-o names one memo, and there are {len(documents)} documents: leave it out, or build them singly"
+        )
+    failed: dict[str, MinimemoError] = {}
+    targets: set[Path] = set()
     with progress(arguments.quiet) as on_event:
-        memo = build(
-            arguments.document, arguments.out, memory=arguments.memory, budget=arguments.budget,
-            window=arguments.window, encoding=arguments.encoding, password=arguments.password,
-            **_run(arguments, on_event),
-        )  # fmt: skip
-    print_built(memo.inspect())
+        run = _run(arguments, on_event)
+        for document in documents:
+            out = arguments.out
+            if len(documents) > 1 and Path(document).with_suffix(".memo") in targets:  # of a.pdf, where this is a.docx
+                out = f"{document}.memo"
+            try:
+                memo = build(
+                    document, out, memory=arguments.memory, budget=arguments.budget, window=arguments.window,
+                    encoding=arguments.encoding, password=arguments.password, **run,
+                )  # fmt: skip
+            except MinimemoError as error:
+                if len(documents) == 1:
+                    raise
+                failed[document] = error
+                continue
+            targets.add(Path(document).with_suffix(".memo"))
+            run |= {"model": memo.runtime.model, "embedder": memo.runtime.embedder}  # loaded once for all
+            on_event.clear()
+            print_built(memo.inspect())
+    if failed:
+        reasons = "".join(
+            f"\n  {document}: {str(error).removeprefix(f'{document}: ')}" for document, error in failed.items()
+        )
+        raise InputError(f"{len(failed)} of {len(documents)} documents were not built:{reasons}")
 
 
 def ask(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ def print_answer(
 ) -> None:
     """Streams an answer: clues if asked for, the text as it comes, then the sources, `named` by their documents."""
     from minimemo.ask import Answer, Found, Piece
+    from minimemo.ask.clues import is_refusal
 
     begun = False
     try:
@@ -42,8 +43,8 @@ def print_answer(
     if json:
         print(as_json(answer.to_dict()), flush=True)
         return
-    if answer.passages and not answer.supported:
-        print("(the passages do not clearly hold this answer)")
+    if not answer.supported and not is_refusal(answer.text):
+        print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
         start = " ".join(passage.text.split())
         place = f"{passage.document} " * named + _place(passage)

@@ -172,7 +172,7 @@ def _profile(models: Runtime) -> Profile:
 
 def _tokenizer(models: Runtime) -> Tokenizer:
     loaded = models.model
-    return loaded.tokenizer if isinstance(loaded, LanguageModel) else Tokenizer.load(models.located().directory)
+    return loaded.tokenizer if isinstance(loaded, LanguageModel) else Tokenizer(models.located().directory)
 
 
 def _target(source: str | Path | Document, document: Document, out: str | Path | None) -> Path:

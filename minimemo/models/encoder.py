@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.models.config import read_json
+from minimemo.models.weights import TensorFiles
 from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
@@ -151,36 +151,26 @@ class Encoder:
             )
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
-        """Reads config.json and model.safetensors (memory-mapped) of a Hugging Face folder.
+    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32) -> Encoder:
+        """Reads config.json and the memory-mapped weights of a Hugging Face folder.
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
         check_fork()
         config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file; save the model's weights as one safetensors file")
-        try:
-            with safe_open(path, framework="pt", device=device) as file:
-                names = set(file.keys())
-                prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in names), None)
-                if prefix is None:
-                    raise ModelError(f"{path}: holds no BERT or XLM-R word embeddings")
+        with TensorFiles(folder) as files:
+            prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in files), None)
+            if prefix is None:
+                raise ModelError(f"{folder}: holds no BERT or XLM-R word embeddings")
 
-                def get(name: str, shape: tuple[int, ...]) -> Tensor:
-                    if prefix + name not in names:
-                        raise ModelError(f"{path}: tensor {prefix + name} is missing")
-                    tensor = file.get_tensor(prefix + name)
-                    if tuple(tensor.shape) != shape:
-                        raise ModelError(
-                            f"{path}: {prefix + name} has shape {tuple(tensor.shape)}, config.json asks for {shape}"
-                        )
-                    return tensor
+            def get(name: str, shape: tuple[int, ...]) -> Tensor:
+                tensor = files.get(prefix + name)
+                if tensor.shape != shape:
+                    has = tuple(tensor.shape)
+                    raise ModelError(f"{folder}: {prefix + name} has shape {has}, config.json asks for {shape}")
+                return tensor
 
-                return cls(config, get, dtype)
-        except SafetensorError as error:
-            raise ModelError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+            return cls(config, get, dtype)
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

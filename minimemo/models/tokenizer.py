@@ -35,21 +35,11 @@ class Tokenizer:
     `vocab_size` counts the tokens known here (a model may have more rows).
     """
 
-    stop_ids: frozenset[int]
-    bos_id: int | None
-    adds_bos: bool
-    vocab_size: int
-    has_chat_template: bool
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer:
+    def __init__(self, directory: Path) -> None:
         """Loads a Hugging Face style directory: tokenizer.json, and whichever of tokenizer_config.json,
         special_tokens_map.json, generation_config.json, config.json and chat_template.jinja it has.
 
         Raises ModelError naming the file that is missing, damaged or of a kind not known here."""
-        return cls(Path(directory))
-
-    def __init__(self, directory: Path) -> None:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{path}: missing; the model directory must hold the tokenizer in this form")
@@ -154,7 +144,7 @@ class Tokenizer:
 
     def stream(self) -> StreamDecoder:
         """Opens a decoder of ids that arrive one at a time."""
-        return self._detokenizer.stream()
+        return StreamDecoder(self._detokenizer)
 
     @cached_property
     def break_ids(self) -> frozenset[int]:

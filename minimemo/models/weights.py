@@ -89,11 +89,11 @@ class TensorFiles:
         for name in names:
             path = self._directory / name
             if Path(name).name != name or not path.exists():
-                raise ModelError(f"{path}: missing; download the model again")
+                raise ModelError(f"{path}: no such file; download the model again")
             try:
                 shard = self._stack.enter_context(safe_open(str(path), framework="pt"))
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+                raise ModelError(f"{path}: not a whole safetensors file ({error}); download it again") from None
             self._where.update(dict.fromkeys(shard.keys(), shard))
         return self
 

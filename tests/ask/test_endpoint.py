@@ -235,7 +235,8 @@ def test_another_model_answers(memo: Path, tiny_models: TinyModels, tmp_path: Pa
     one, two = (opened.ask(question, max_tokens=4) for opened in (plain, mixed))
     assert one.clues == two.clues and one.draft == two.draft and one.text != two.text
     alone, elsewhere = (opened.ask(question, "rag", 4) for opened in (plain, mixed))
-    assert alone.prefilled_tokens == elsewhere.prefilled_tokens, "each of them prefills the prompt"
+    assert 0 < elsewhere.prompt_tokens <= elsewhere.prefilled_tokens, "it prefills the prompt"
+    assert alone.guess or alone.text != elsewhere.text
     assert mixed.ask(question, "memory", 4).text == plain.ask(question, "memory", 4).text
     same = minimemo.open(memo, generator=tiny_models.decoder)
     assert same.ask(question, "rag", 4).text == plain.ask(question, "rag", 4).text

@@ -25,6 +25,7 @@ class Hit:
     score: float
     sources: tuple[str, ...] = ("dense",)
     document: int = 0
+    header: str = ""
 
 
 def hit(start: int, end: int, score: float, *sources: str) -> Hit:
@@ -216,5 +217,5 @@ def test_answer_is_plain_json():
     assert record["clues"] == [{"kind": "recall", "text": "国王"}]
     assert record["passages"][0] == {
         "start": 3, "end": 5, "text": "国王", "score": 0.5, "sources": ["dense"], "found_by": ["question"],
-        "cited": True, "document": "", "page": None, "label": "", "heading": [], "time": "",
+        "cited": True, "document": "", "header": "", "page": None, "label": "", "heading": [], "time": "",
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minimemo.kernels import PackedKV, empty_packed, native, reference
-from minimemo.kernels.native.pack import pack_into
+from minimemo.kernels.native.attention import pack_into
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
