@@ -63,7 +63,7 @@ class Answer:
     confidence: probability that a phrase, or yes or no, is right, 0 to 1; of "The document does not say.", that every
         other answer is wrong. For all else 1 or 0, as `supported` is.
     signals: what a phrase's confidence was computed from, see `trust.signals`.
-    guess: the answer that was likeliest where the text says that the document does not say; else "".
+    guess: where the text says that the document does not say, the likeliest answer instead, or ""; else None.
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
@@ -84,7 +84,7 @@ class Answer:
     timings: dict[str, float]
     confidence: float = 0.0
     signals: dict[str, float] = field(default_factory=dict)
-    guess: str = ""
+    guess: str | None = None
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
