@@ -140,7 +140,7 @@ class Answer:
     def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:
         """The word that the document does not say, `instead` of an answer that is likely wrong."""
         answer = instead or cls.of(question, found, Written("", 0, 0))
-        passages = tuple(dataclasses.replace(p, cited=False) for p in answer.passages)
+        passages = tuple(dataclasses.replace(p, cited=False, span=None) for p in answer.passages)
         text, guess = question.prompts.unanswered, answer.text
         return dataclasses.replace(answer, text=text, guess=guess, passages=passages, supported=False)
 
@@ -149,7 +149,8 @@ class Answer:
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
         record["passages"] = [
-            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading")}} for p in record["passages"]
+            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading", "span") if p[name] is not None}}
+            for p in record["passages"]
         ]
         return record
 
@@ -221,10 +222,21 @@ def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
 
 
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does."""
+    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does, and `span` on
+    those."""
     shares = [support(answer, question, p.text) or 0.0 for p in passages]
     best = max(shares, default=0.0)
+    cited = [best > 0 and share >= CITED * best for share in shares]
     return tuple(
-        dataclasses.replace(p, cited=best > 0 and share >= CITED * best)
-        for p, share in zip(passages, shares, strict=True)
+        dataclasses.replace(p, cited=held, span=_holding_sentence(answer, question, p) if held else None)
+        for p, held in zip(passages, cited, strict=True)
     )
+
+
+def _holding_sentence(answer: str, question: str, passage: Passage) -> tuple[int, int] | None:
+    """The sentence with most of the answer's words, of several the one with most of the question's."""
+    asked, units = content_units(question), content_units(answer)
+    units = units - asked or units
+    words = {span: content_units(passage.text[slice(*span)]) for span in sentence_spans(passage.text)}
+    best = max(words, key=lambda span: (len(units & words[span]), len(asked & words[span])), default=None)
+    return (passage.start + best[0], passage.start + best[1]) if best else None

@@ -46,7 +46,8 @@ def print_answer(
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
-        start = " ".join(passage.text.split())
+        begin, end = passage.span or (passage.start, passage.end)
+        start = " ".join(passage.text[begin - passage.start : end - passage.start].split())
         place = f"{passage.document} " * named + _place(passage)
         print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
     sys.stdout.flush()

@@ -217,5 +217,14 @@ def test_answer_is_plain_json():
     assert record["clues"] == [{"kind": "recall", "text": "国王"}]
     assert record["passages"][0] == {
         "start": 3, "end": 5, "text": "国王", "score": 0.5, "sources": ["dense"], "found_by": ["question"],
-        "cited": True, "document": "", "header": "", "page": None, "label": "", "heading": [], "time": "",
+        "cited": True, "span": None, "document": "", "header": "", "page": None, "label": "", "heading": [], "time": "",
     }  # fmt: skip
+
+
+def test_a_cited_passage_names_the_sentence_that_holds_the_answer():
+    sentence = "The bridge over the river was built by Shen in 1906."
+    text = f"Ann Lee built the old mill in 1850. {sentence} Bo Ray came from town later that year."
+    (cited,) = cite("Shen", "Who built the bridge?", [Passage(100, 100 + len(text), text, 1.0)])
+    assert cited.cited and text[cited.span[0] - 100 : cited.span[1] - 100] == sentence
+    (other,) = cite("Napoleon", "Who built the bridge?", [Passage(100, 100 + len(text), text, 1.0)])
+    assert not other.cited and other.span is None
