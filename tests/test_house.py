@@ -21,7 +21,7 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 90, "__main__": 40, "ask": 2550, "cli": 690, "engine": 530, "errors": 30, "events": 60, "files": 230,
+    "__init__": 90, "__main__": 40, "ask": 2560, "cli": 690, "engine": 530, "errors": 30, "events": 60, "files": 230,
     "hub": 1790, "kernels": 2770, "memo": 1950, "memory": 2100, "models": 1760, "readers": 1410, "runtime": 220,
     "search": 610, "text": 680, "threads": 90,
 }  # fmt: skip

@@ -24,7 +24,7 @@ CITED = 0.8  # A passage is cited when it holds at least this share of what the 
 
 # A phrase is shown without a word of doubt when it is this likely to be right, and not at all when it is this unlikely.
 SURE = 0.6
-REFUSED = 0.3
+REFUSED = 0.4
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -118,6 +118,12 @@ class Answer:
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
+
+    def weighed_by_words(self, not_found: str) -> Answer:
+        """Gives the phrase, which was shown already, with how likely its words make it."""
+        values = signals(self.question, self.text, self.passages, None)
+        likely = 0.0 if is_refusal(self.text, not_found) or not self.passages else probability(values)
+        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
     def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int) -> Answer:

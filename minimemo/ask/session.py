@@ -227,7 +227,8 @@ class Session:
         if question.mode == "memorag":
             found = Found(*self._memory.clues(question, ("recall", "rewrite", "draft")))
         found = self._searched(question, found, stand_out=STAND_OUT)
-        return (yield from self._write(question, found, question.answer_prompt(found.passages)))
+        answer = yield from self._write(question, found, question.answer_prompt(found.passages))
+        return answer.weighed_by_words(question.prompts.not_found)
 
     def _paragraph(self, question: Question) -> Steps:
         # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.
