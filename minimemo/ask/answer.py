@@ -22,9 +22,10 @@ SUPPORTED = 0.5  # This share of an answer's content words must stand in the pas
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-# A phrase is shown without a word of doubt when it is this likely to be right, and not at all when it is this unlikely.
+# A phrase is shown without a word of doubt when it is this likely to be right,
 SURE = 0.6
-REFUSED = 0.4
+# and not at all when it is less likely than this, by whether its writer is small: one of 0.5B says less of its answers.
+REFUSED = {False: 0.4, True: 0.25}
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -114,7 +115,7 @@ class Answer:
         values = signals(question.text, written.text, found.passages, weighed)
         likely = probability(values, small)
         refused = is_refusal(written.text, question.prompts.not_found) or is_echo(written.text, question.text)
-        if refused or likely < REFUSED:
+        if refused or likely < REFUSED[small]:
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
