@@ -21,9 +21,9 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 2085, "cli": 660, "engine": 540, "errors": 40, "events": 60, "files": 240,
-    "hub": 1840, "kernels": 3140, "memo": 1950, "memory": 2140, "models": 1820, "readers": 780, "runtime": 220,
-    "search": 600, "text": 520, "threads": 90,
+    "__init__": 100, "__main__": 40, "ask": 2275, "cli": 770, "engine": 540, "errors": 40, "events": 60, "files": 250,
+    "hub": 1920, "kernels": 3140, "memo": 2100, "memory": 2150, "models": 1870, "readers": 780, "runtime": 220,
+    "search": 600, "text": 590, "threads": 90,
 }  # fmt: skip
 ENTRIES = 17  # at the top of minimemo/, kernels and __main__ among them, __init__ not
 FLOORS = 10  # the longest chain of imports through the rooms
