@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import Any
+from typing import Any, Literal
 
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
@@ -68,7 +68,8 @@ class Answer:
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
-    timings: seconds by stage, and "total".
+    timings: seconds by stage, and "total"; they do not count when answers are compared.
+    finish_reason: "length" where the text was cut at the longest that was allowed.
     """
 
     text: str
@@ -82,7 +83,8 @@ class Answer:
     prompt_tokens: int
     generated_tokens: int
     prefilled_tokens: int
-    timings: dict[str, float]
+    timings: dict[str, float] = field(compare=False)
+    finish_reason: Literal["stop", "length"] = "stop"
     confidence: float = 0.0
     signals: dict[str, float] = field(default_factory=dict)
     guess: str | None = None
@@ -90,6 +92,7 @@ class Answer:
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
         """Judges what was written from what was found; a prompt that another model read counts as prefilled."""
+        cut = written.prompt_tokens > 0 and written.tokens >= question.max_tokens  # parts that are joined are whole
         elsewhere = 0 if question.generator is question.writer else written.prompt_tokens
         supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
@@ -106,6 +109,7 @@ class Answer:
             generated_tokens=written.tokens,
             prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
             timings=question.clock.timings(),
+            finish_reason="length" if cut else "stop",
         )
 
     @classmethod
