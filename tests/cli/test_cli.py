@@ -145,7 +145,7 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
         (["build", "doc.txt", "--model", "no-such-model"], "no such model"),
         (["build", "doc.txt", "--embedder", "no-such-model"], "no such model"),
         (["build", "doc.txt", "-o", "doc.txt"], "exists and is no memo"),
-        (["calibrate", "no-such-model", "--text", "gbk.txt"], "name its encoding, for example --encoding gb18030"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt"], "not utf-8 at byte 0; it looks like"),
         (["calibrate", "no-such-model", "--text", "gbk.txt", "--encoding", "gb18030"], "no such model"),
         (["calibrate", "--text", "doc.txt", "doc.txt", "no-such-model"], "no such model"),
         (["calibrate", "--text", "doc.txt"], "name a model"),

@@ -144,8 +144,9 @@ def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path
         events: list[Event] = []
         document = minimemo.Document.of(text, "doc")
         minimemo.build(
-            document, tmp_path / "a.memo", model=model, embedder=english, memory="int4", on_event=events.append
-        )
+            document, tmp_path / f"{len(told)}.memo", model=model, embedder=english, memory="int4",
+            on_event=events.append,
+        )  # fmt: skip
         notes = [event.stage for event in events if event.unit == "note"]
         assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
 

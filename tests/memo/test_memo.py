@@ -418,7 +418,6 @@ def test_a_file_whose_name_is_no_text(tiny_models: TinyModels, tmp_path: Path) -
     assert again.manifest == memo.manifest and again.ask("Who?", max_tokens=2).passages
 
 
-@pytest.mark.parametrize("question", ["", "  \n", "?!…"])
 def test_passages_alone(built: Path, tiny_models: TinyModels) -> None:
     """By the embedder, without the model of the memory."""
     memo = minimemo.open(built, model="nowhere", embedder=tiny_models.embedder)
@@ -469,6 +468,7 @@ def test_a_file_that_is_cut_off_while_it_is_open(copy: Path, tiny_models: TinyMo
             reader.verify()
 
 
+@pytest.mark.parametrize("question", ["", "  \n", "?!…"])
 def test_an_empty_question_is_refused_before_a_model_is_loaded(built: Path, question: str) -> None:
     memo = minimemo.open(built)
     for ask in (memo.ask, memo.stream):
