@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 _ABI = 12
+_AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
     "abi": (c_int, []),
@@ -97,13 +98,13 @@ def _open() -> Library:
         raise NativeUnavailable("turned off by MINIMEMO_NATIVE=off")
     files = sorted(Path(__file__).parents[1].glob("_native*.so"))
     if not files:
-        raise NativeUnavailable("not built: installing minimemo found no C++17 compiler; get one and install it again")
+        raise NativeUnavailable(f"not built: installing minimemo found no C++17 compiler; get one and {_AGAIN}")
     try:
         opened = Library(files[0])
     except (OSError, AttributeError) as error:
-        raise NativeUnavailable(f"{files[0].name} does not load ({error}); install minimemo again") from None
+        raise NativeUnavailable(f"{files[0].name} does not load ({error}); {_AGAIN}") from None
     if opened.minimemo_abi() != _ABI:
-        raise NativeUnavailable(f"{files[0].name} is of another version; install minimemo again")
+        raise NativeUnavailable(f"{files[0].name} is of another version; {_AGAIN}")
     runnable = [number for number in range(len(_VARIANTS)) if opened.minimemo_variant(number)]
     opened.variant = _VARIANTS.index(choice) if choice else runnable[-1]
     if opened.variant not in runnable:

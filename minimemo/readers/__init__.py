@@ -7,21 +7,25 @@ A file's type is told by its content, its ending comes second. Further readers r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.text.document import Document, Place, decode, file_bytes
 
 _MAIL = re.compile(rb"\A(?:From \S+ .*\r?\n)?(?:[A-Za-z][A-Za-z0-9-]*:[ \t].*\r?\n(?:[ \t].*\r?\n)*){3,}\r?\n")
 _CUES = re.compile(r"\A\ufeff?\s*(?:WEBVTT\b|\d+\s*\n\d{2}:\d{2}:\d{2},\d{3} --> )")
 
 
-def read_document(source: str | Path, encoding: str | None = None, password: str | None = None) -> Document:
+def read_document(
+    source: str | Path, encoding: str | None = None, password: str | None = None, *, errors: str = "strict"
+) -> Document:
     """Reads a PDF, EPUB, HTML, DOCX, Markdown, SRT, WebVTT, EML, MBOX or text file; "-" is standard input.
 
-    encoding: of text files that have no mark and are not UTF-8. password: of an encrypted PDF.
+    encoding: of text files that have no mark and are not UTF-8. errors: "replace" puts U+FFFD where the bytes of a text
+    file are no text, instead of refusing it. password: of an encrypted PDF.
     Raises InputError naming the file and the mend.
     """
     content, name = file_bytes(source)
@@ -29,8 +33,14 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
     kind = _kind(content, Path(name).suffix.lower())
     places: list[Place] = []
     notes: list[str] = []
-    for reader in entry_points(group="minimemo.readers"):
-        if (read := reader.load()(content, shown)) is not None:
+    for further in entry_points(group="minimemo.readers"):
+        try:
+            read = further.load()(content, shown)
+        except MinimemoError:
+            raise
+        except Exception as error:
+            raise InputError(f"{shown}: the reader {further.name!r} failed ({error}); mend or uninstall it") from error
+        if read is not None:
             text, places, notes = read
             return _document(text, name, places, notes)
     if kind == "pdf":
@@ -48,16 +58,16 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
     elif kind == "html":
         from minimemo.readers.html import read_html
 
-        page = read_html(content)
+        page = read_html(content, shown)
         text, places = page.text, page.places
     elif kind == "mail":
         from minimemo.readers.plain import read_mail
 
-        text, places = read_mail(content)
+        text, places = read_mail(content, shown)
     elif kind in _REFUSED:
         raise InputError(f"{shown}: {_REFUSED[kind]}")
     else:
-        text = decode(content, encoding, shown)
+        text = decode(content, encoding, shown, errors)
         if kind == "markdown":
             from minimemo.readers.plain import read_markdown
 
@@ -67,6 +77,31 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
 
             text, places = read_subtitles(text)
     return _document(text, name, places, notes)
+
+
+ENDINGS = {
+    ".pdf", ".epub", ".html", ".htm", ".xhtml", ".docx", ".md", ".markdown", ".srt", ".vtt", ".eml", ".mbox", ".txt",
+}  # fmt: skip
+
+
+def documents_in(sources: Sequence[str]) -> list[str]:
+    """The files of which memos are made: those named, and of a folder those below it that end as documents do.
+
+    Raises InputError for a folder without any, or for a memo.
+    """
+    documents: list[str] = []
+    for source in sources:
+        if not Path(source).is_dir():
+            documents.append(source)
+            continue
+        if (Path(source) / "manifest.json").exists():
+            raise InputError(f"{source}: is a memo; name the document that it was built from, or ask it")
+        within = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        within = [path for path in within if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+        if not within:
+            raise InputError(f"{source}: no documents are in this folder ({', '.join(sorted(ENDINGS))})")
+        documents += map(str, within)
+    return list(dict.fromkeys(documents))
 
 
 _REFUSED = {

@@ -6,10 +6,12 @@ import io
 import zipfile
 
 from minimemo.errors import InputError
-from minimemo.readers.html import read_html
+from minimemo.readers.html import Text, read_html
 from minimemo.text.document import Place
 
-LARGEST = 256 << 20  # bytes of the document's XML, unpacked
+LARGEST = 64 << 20  # bytes of the document's XML, unpacked
+
+_XML = (".xml", ".rels")
 
 
 def read_docx(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
@@ -21,10 +23,10 @@ def read_docx(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
 
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as package:
-            if sum(part.file_size for part in package.infolist() if part.filename.endswith(".xml")) > LARGEST:
+            if sum(part.file_size for part in package.infolist() if part.filename.endswith(_XML)) > LARGEST:
                 raise InputError(f"{name}: unpacks to more than {LARGEST >> 20} MB of text; split it")
             for part in package.infolist():
-                if part.filename.endswith(".xml") and b"<!ENTITY" in package.read(part):
+                if part.filename.endswith(_XML) and b"<!ENTITY" in package.read(part).replace(b"\0", b""):
                     raise InputError(f"{name}: a damaged document (it defines XML entities); save it again")
         no_pictures = mammoth.images.img_element(lambda _: {})
         page = mammoth.convert_to_html(io.BytesIO(content), convert_image=no_pictures).value
@@ -32,5 +34,5 @@ def read_docx(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
         raise
     except Exception as error:  # mammoth lets every fault of a file through as it comes
         raise InputError(f"{name}: a damaged Word document ({error}); save it again") from None
-    text = read_html(f"<body>{page}</body>")
+    text = read_html(f"<body>{page}</body>", name, Text())
     return text.text, text.places, []

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import email
 import email.policy
+import html
 import re
 from email.message import EmailMessage
+from typing import Any
 
+from minimemo.errors import InputError
 from minimemo.readers.html import Text, read_html
 from minimemo.text.document import Place
 
 _FRONT_MATTER = re.compile(
-    r"\A(?:---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n|\+\+\+[ \t]*\n.*?\n\+\+\+[ \t]*\n)\s*", re.DOTALL
+    r"\A(?:---[ \t]*\n(?=[\w\"'#-]+ *:|#).*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
+    r"|\+\+\+[ \t]*\n.*?\n\+\+\+[ \t]*(?:\n|\Z))\s*",
+    re.DOTALL,
 )
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
 _CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,]\d{3}\s+-->\s+\S+.*")
+_VOICE = re.compile(r"<v(?:\.[^ >]*)? ([^>\n]{1,80})>")  # who speaks, in WebVTT
+_FROM = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S+ .*\d{4}.*\n")  # where a message of an mbox begins
 _TAG = re.compile(r"</?[^>\n]{1,80}>|\{\\[^}\n]*\}")
 
 
@@ -43,43 +50,68 @@ def read_markdown(text: str) -> tuple[str, list[Place]]:
 def read_subtitles(text: str) -> tuple[str, list[Place]]:
     """The speech of SRT or WebVTT joined into lines, and the time at which each cue begins."""
     out = Text()
-    cue = False
-    for line in text.splitlines():
-        if match := _CUE.match(line.strip()):
+    cue, before = False, ""
+    lines = [line.strip() for line in text.splitlines()]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if match := _CUE.match(line):
             hours, minutes, seconds = int(match[1] or 0), int(match[2]), int(match[3])
             out.begin(time=f"{hours}:{minutes:02}:{seconds:02}")
             cue = True
-        elif not line.strip():
+        elif not line or (line.isdecimal() and _CUE.match(following)):
             cue = False
         elif cue:
-            spoken = _TAG.sub("", line).strip()
+            spoken = html.unescape(_TAG.sub("", _VOICE.sub(r"- \1: ", line))).strip()
+            if spoken == before:  # a caption that rolls on shows its last line again
+                continue
+            before = spoken
             if spoken.startswith(("-", "–", ">>")):  # another speaker
                 out.end_block(blank=False)
             out.add(f" {spoken}")
     return out.text, out.places
 
 
-def read_mail(content: bytes) -> tuple[str, list[Place]]:
-    """Subject, sender, receiver, date and the text of a message, or of each message of an mbox."""
+def read_mail(content: bytes, name: str) -> tuple[str, list[Place]]:
+    """Subject, sender, receiver, date and the text parts of a message, or of each message of an mbox.
+
+    Raises InputError for parts within parts without end.
+    """
     out = Text()
-    for raw in re.split(rb"(?m)^From \S+.*\n", content):
+    for raw in _FROM.split(content):
         if not raw.strip():
             continue
-        message = email.message_from_bytes(raw, policy=email.policy.default)
-        assert isinstance(message, EmailMessage)
-        subject = " ".join(str(message.get("Subject", "")).split())
+        try:
+            message = email.message_from_bytes(raw, policy=email.policy.default)
+            assert isinstance(message, EmailMessage)
+            body = message.get_body(preferencelist=("plain", "html"))
+            attached = [part for part in message.iter_attachments() if part.get_content_type() == "text/plain"]
+        except RecursionError:
+            raise InputError(f"{name}: a mail with too many parts within each other; save its text") from None
+        subject = _header(message, "Subject")
         out.end_block(blank=True)
         out.begin(heading=(subject or "(no subject)",))
-        for name in ("Subject", "From", "To", "Date"):
-            if value := " ".join(str(message.get(name, "")).split()):
-                out.verbatim(f"{name}: {value}")
+        for field in ("Subject", "From", "To", "Date"):
+            if value := _header(message, field):
+                out.verbatim(f"{field}: {value}")
                 out.end_block(blank=False)
-        out.end_block(blank=True)
-        body = message.get_body(preferencelist=("plain", "html"))
-        if body is not None:
-            said = body.get_content()
-            if body.get_content_subtype() == "html":
-                read_html(said, target=out)
+        for part in [body, *attached] if body is not None else attached:
+            out.end_block(blank=True)
+            said = _content(part)
+            if part.get_content_subtype() == "html":
+                read_html(said, name, out)
             elif said.strip():
                 out.verbatim(said.replace("\r\n", "\n").strip())
     return out.text, out.places
+
+
+def _header(message: EmailMessage, name: str) -> str:
+    try:
+        return " ".join(str(message.get(name, "")).split())
+    except (ValueError, IndexError, AttributeError):  # the parser of headers falls over some that are broken
+        return ""
+
+
+def _content(part: Any) -> str:
+    try:
+        return str(part.get_content())
+    except (LookupError, ValueError):  # of a character set that nobody knows
+        return bytes(part.get_payload(decode=True) or b"").decode("utf-8", errors="replace")
