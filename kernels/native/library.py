@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +33,15 @@ _FUNCTIONS = {
     "shortlist": (c_int, [c_int, c_void_p, c_void_p, c_float, c_void_p, c_int64, c_void_p, c_int]),
     "expand": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64, c_int]),
 }  # results and arguments of minimemo_*, as src/ has them
+
+
+_KINDS = {"pointer": c_void_p, "int32": c_int32, "int64": c_int64, "float": c_float}
+
+
+def fields(declared: str) -> tuple[tuple[str, type], ...]:
+    """Returns the fields of a C structure that are declared as "int64 rows columns; pointer x"."""
+    groups = (group.split() for group in declared.split(";"))
+    return tuple((name, _KINDS[kind]) for kind, *names in groups for name in names)
 
 
 class NativeUnavailable(RuntimeError):

@@ -330,7 +330,7 @@ def texts(ground: Ground) -> list[Case]:
             from minimemo.search.embedder import Embedder
             from minimemo.text.pieces import encode_in_pieces
 
-            ids, _ = encode_in_pieces(text, Tokenizer.load(ground.decoder).encode_with_offsets)
+            ids, _ = encode_in_pieces(text, Tokenizer(ground.decoder).encode_with_offsets)
             assert len(ids)
             Embedder.load(ground.embedder).offsets(text)
 
