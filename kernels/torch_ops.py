@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .formats import PackedSource, Source
+from .formats import PACK_GROUP, PackedKV, PackedSource, Source
 
 _NEVER = float("-inf")
 
@@ -50,7 +49,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
     for source in sources:
         span = slice(source.first, source.first + source.count)
         if isinstance(source, PackedSource):
-            k, v = (x.to(q.dtype) for x in reference.unpack_kv(source.packed))
+            k, v = (x.to(q.dtype) for x in unpack_kv(source.packed))
         else:
             k, v = source.keys, source.values
         part, part_lse = _attention(q[:, span].to(k.dtype), k, v, scale, source.last_seen, source.window)
@@ -144,3 +143,59 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int, win
     weights = (scores - lse.masked_fill(lse == _NEVER, 0.0)[..., None]).exp_().to(v.dtype)
     out = weights.view(k.shape[0], group * rows, -1) @ v
     return out.view(heads, rows, dim), lse.view(heads, rows)
+
+
+def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
+    """Packs keys, values (G, T, D), T a multiple of 64, into codes of 8 or 4 bits (PackedKV has the format).
+
+    Scales and lows are rounded to float16 first, codes are computed in float32 against those. Raises ValueError for
+    shapes that do not fit, and for values that are not finite or beyond float16.
+    """
+    if bits not in (8, 4):
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if keys.dim() != 3 or keys.shape != values.shape or keys.shape[1] % PACK_GROUP or bits * keys.shape[2] % 8:
+        raise ValueError(f"pack_kv: keys {tuple(keys.shape)} and values {tuple(values.shape)} are no whole groups")
+    for name, x in (("keys", keys), ("values", values)):
+        if not bool((x.abs() <= torch.finfo(torch.float16).max).all()):
+            raise ValueError(f"pack_kv: {name} hold numbers that are not finite or too large for float16")
+    grouped = keys.float().unflatten(1, (-1, PACK_GROUP))
+    key_codes, key_scale, key_low = _codes(grouped, 2, bits)
+    value_codes, value_scale, value_low = _codes(values.float(), 2, bits)
+    return PackedKV(
+        bits,
+        _pack_bits(key_codes.flatten(1, 2), bits),
+        key_scale.squeeze(2),
+        key_low.squeeze(2),
+        _pack_bits(value_codes, bits),
+        value_scale.squeeze(2),
+        value_low.squeeze(2),
+    )
+
+
+def unpack_kv(packed: PackedKV) -> tuple[Tensor, Tensor]:
+    """Returns keys and values (G, T, D) float32: code * scale + low."""
+    key_scale, key_low = (x.float().repeat_interleave(PACK_GROUP, 1) for x in (packed.key_scale, packed.key_low))
+    keys = _unpack_bits(packed.key_codes, packed.bits) * key_scale + key_low
+    values = _unpack_bits(packed.value_codes, packed.bits) * packed.value_scale.float()[..., None]
+    return keys, values + packed.value_low.float()[..., None]
+
+
+def _codes(x: Tensor, dim: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns codes uint8, scale and low float16 of what lies along `dim` of x float32."""
+    top = 2**bits - 1
+    least, most = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
+    scale, low = ((most - least) / top).half(), least.half()
+    codes = ((x - low.float()) / scale.float()).nan_to_num(0.0, 0.0, 0.0).round().clamp(0, top)
+    return codes.to(torch.uint8), scale, low
+
+
+def _pack_bits(codes: Tensor, bits: int) -> Tensor:
+    if bits == 8:
+        return codes
+    low, high = codes.chunk(2, dim=-1)
+    return low | high << 4
+
+
+def _unpack_bits(codes: Tensor, bits: int) -> Tensor:
+    """-> float32 (..., D)."""
+    return (codes if bits == 8 else torch.cat((codes & 15, codes >> 4), dim=-1)).float()

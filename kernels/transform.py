@@ -12,7 +12,7 @@ Letters: r rows of the basis (components), C numbers of a token, n tokens, L lay
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import Structure, byref, c_char_p, c_float, c_int64, c_void_p, sizeof
+from ctypes import Structure, byref, c_char_p, c_int64, c_void_p, sizeof
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .native.library import library
+from .native.library import fields, library
 
 _GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/src/transform.h
 _BLOCK = 32  # columns that share a scale in a packed matrix
@@ -131,12 +131,9 @@ def _inverts() -> bool:
 class _InverseTransform(Structure):
     """InverseTransform of native/src/transform.h."""
 
-    _fields_ = (
-        ("symbols", c_void_p),
-        *((name, c_int64) for name in ("rows", "dense", "tokens", "columns", "dim")),
-        ("step", c_float),
-        *((name, c_void_p) for name in ("packed", "scales", "basis", "mean", "scale", "out")),
-        ("out_head", c_int64),
+    _fields_ = fields(
+        "pointer symbols; int64 rows dense tokens columns dim; float step; pointer packed scales basis mean scale out; "
+        "int64 out_head"
     )
 
 

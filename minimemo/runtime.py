@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimemo.errors import InputError
-from minimemo.events import Listener, silent
+from minimemo.events import Event, Listener, silent
 from minimemo.hub.catalog import CATALOG, defaults, pulled, resolve, writer
 from minimemo.hub.download import note
 from minimemo.models.config import ModelConfig
@@ -145,9 +146,12 @@ def load_model(
 ) -> LanguageModel:
     """Loads a decoder into memory, to run as `options` say."""
     from minimemo.engine.engine import Engine
+    from minimemo.kernels.native.library import unavailable
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.models.weights import load_decoder
 
+    if options.device == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
+        on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     decoder = load_decoder(

@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     print("\n".join([f"[{args.part}]", *(f"{name} = {weight}" for name, weight in weights.items())]), end="\n\n")
     chance = left_out(x, y, [row["doc_id"] for row in rows])
     chance = np.where([row["signals"]["open"] > 0 for row in rows], np.minimum(chance, 0.5), chance)
-    sure, refused = chance >= SURE, chance < REFUSED
+    sure, refused = chance >= SURE, chance < REFUSED[args.part == "small"]
     figures = [
         {"figure": "area under the curve", "n": len(y), "share": area(chance, y)},
         {"figure": "right, of the sure", "n": int(sure.sum()), "share": float(y[sure].mean())},

@@ -26,12 +26,12 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS."""
+        """Of a question that is judged by rules."""
         return verdict(self.question, self.record)
 
     @property
     def is_right(self) -> bool:
-        """Of a question that is judged by rules."""
+        """As `verdict` has it, doubted or not."""
         return self.verdict.startswith("right")
 
     @property

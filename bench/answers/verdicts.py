@@ -16,12 +16,12 @@ from bench.common.intervals import interval
 from bench.common.scores import holds
 
 JUDGED = ("pattern", "held")  # types of questions
-# An answerable question's answer is one of the first five; any other's is wrong, or says no.
-VERDICTS = ("right", "right, doubted", "wrong, doubted", "wrong, sure", "refused", "said no")
 _LONG = 160  # characters; a longer answer may refuse one point and answer the others
 
-_TOLD = r"""(?:mention|state|specif|provide|give|found|indicate|disclose|describe|include|answer|list|say|said|tell|told
-    |contain)"""
+_VERBS = (
+    "mention state specif provide give found indicate disclose describe include answer list say said tell told contain"
+)
+_TOLD = f"(?:{'|'.join(_VERBS.split())})"
 _PAPER = r"(?:documents?|texts?|passages?|context|excerpts?|article|information)"
 _REFUSAL = re.compile(
     rf"""
@@ -62,7 +62,8 @@ def is_sure(record: Mapping[str, Any]) -> bool:
 
 
 def verdict(question: Question, record: Mapping[str, Any]) -> str:
-    """One of VERDICTS."""
+    """ "right" and "wrong", each "doubted" or not (a wrong answer without doubt is "sure"), and for refusals "refused"
+    where there is an answer and "said no" where there is none."""
     if refuses(record["text"]):
         return "refused" if question.answers else "said no"
     sure = is_sure(record)

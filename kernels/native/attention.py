@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_int64
 
 import torch
 from torch import Tensor
 
 from ..formats import CPU, MAX_DIM, PACK_GROUP, PackedKV, PackedSource, Source, check, check_gapless, check_packed
-from .library import library
+from .library import fields, library
 
 MAX_SOURCES = 64
 _STORES = {torch.float32: 0, torch.bfloat16: 1}
@@ -30,12 +30,9 @@ class Segment(Structure):
     """Segment of src/attention.h."""
 
     _fields_ = (
-        ("store", c_int32),
-        *((name, c_void_p) for name in ("keys", "values")),
-        *((name, c_int64) for name in ("key_stride", "value_stride")),
-        *((name, c_void_p) for name in ("key_scale", "key_low", "value_scale", "value_low")),
-        *((name, c_int64) for name in ("key_param_stride", "value_param_stride")),
-        *((name, c_int64) for name in ("tokens", "start", "first_row", "last_row")),
+        *fields("int32 store; pointer keys values; int64 key_stride value_stride"),
+        *fields("pointer key_scale key_low value_scale value_low; int64 key_param_stride value_param_stride"),
+        *fields("int64 tokens start first_row last_row"),
         ("plan", c_int64 * 8),
     )
 
@@ -44,20 +41,10 @@ class _Attention(Structure):
     """Attention of src/attention.h."""
 
     _fields_ = (
-        ("q", c_void_p),
-        *((name, c_int64) for name in ("q_head", "q_row")),
-        ("out", c_void_p),
-        *((name, c_int64) for name in ("out_head", "out_row")),
-        ("lse", c_void_p),
-        *((name, c_int32) for name in ("kv_heads", "group", "dim")),
-        ("rows", c_int64),
-        ("scale", c_float),
-        ("positions", c_void_p),
-        ("window", c_int64),
+        *fields("pointer q; int64 q_head q_row; pointer out; int64 out_head out_row; pointer lse"),
+        *fields("int32 kv_heads group dim; int64 rows; float scale; pointer positions; int64 window"),
         ("segments", POINTER(Segment)),
-        ("count", c_int32),
-        ("workspace", c_void_p),
-        ("parts", c_int64),
+        *fields("int32 count; pointer workspace; int64 parts"),
     )
 
 
@@ -119,7 +106,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 
 def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
     """Packs keys and values (G, n, D), float32 or bfloat16, into tokens first .. first + n - 1 of `packed`, whole
-    groups of 64: the same bits as `reference.pack_kv`.
+    groups of 64: the same bits as `torch_ops.pack_kv`.
 
     Raises ValueError for what does not fit, and for numbers that are not finite or beyond float16; the groups that
     hold those are then not written.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 _ABI = 12
+_AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
     "abi": (c_int, []),
@@ -32,6 +33,15 @@ _FUNCTIONS = {
     "shortlist": (c_int, [c_int, c_void_p, c_void_p, c_float, c_void_p, c_int64, c_void_p, c_int]),
     "expand": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64, c_int]),
 }  # results and arguments of minimemo_*, as src/ has them
+
+
+_KINDS = {"pointer": c_void_p, "int32": c_int32, "int64": c_int64, "float": c_float}
+
+
+def fields(declared: str) -> tuple[tuple[str, type], ...]:
+    """Returns the fields of a C structure that are declared as "int64 rows columns; pointer x"."""
+    groups = (group.split() for group in declared.split(";"))
+    return tuple((name, _KINDS[kind]) for kind, *names in groups for name in names)
 
 
 class NativeUnavailable(RuntimeError):
@@ -88,13 +98,13 @@ def _open() -> Library:
         raise NativeUnavailable("turned off by MINIMEMO_NATIVE=off")
     files = sorted(Path(__file__).parents[1].glob("_native*.so"))
     if not files:
-        raise NativeUnavailable("not built: installing minimemo found no C++17 compiler; get one and install it again")
+        raise NativeUnavailable(f"not built: installing minimemo found no C++17 compiler; get one and {_AGAIN}")
     try:
         opened = Library(files[0])
     except (OSError, AttributeError) as error:
-        raise NativeUnavailable(f"{files[0].name} does not load ({error}); install minimemo again") from None
+        raise NativeUnavailable(f"{files[0].name} does not load ({error}); {_AGAIN}") from None
     if opened.minimemo_abi() != _ABI:
-        raise NativeUnavailable(f"{files[0].name} is of another version; install minimemo again")
+        raise NativeUnavailable(f"{files[0].name} is of another version; {_AGAIN}")
     runnable = [number for number in range(len(_VARIANTS)) if opened.minimemo_variant(number)]
     opened.variant = _VARIANTS.index(choice) if choice else runnable[-1]
     if opened.variant not in runnable:

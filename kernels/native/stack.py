@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..formats import CPU, PackedKV, check
 from .attention import Segment, fill_packed, too_wide
-from .library import library
+from .library import fields, library
 from .linear import PackedMatrix
 
 _GATES = ("silu", "gelu_tanh")
@@ -31,42 +31,30 @@ class _Layer(Structure):
     _fields_ = (
         *((name, c_void_p) for name in NORMS),
         *((name, _Matrix) for name in MATRICES),
-        ("window", c_int64),
-        ("rotation", c_int64),
+        *fields("int64 window rotation"),
     )
 
 
 class _Model(Structure):
     _fields_ = (
         ("layers", POINTER(_Layer)),
-        *((name, c_int32) for name in ("count", "heads", "kv_heads", "dim", "hidden", "intermediate", "gate")),
-        ("norm_eps", c_float),
-        ("scale", c_float),
-        ("reserved", c_int32),
+        *fields("int32 count heads kv_heads dim hidden intermediate gate; float norm_eps scale; int32 reserved"),
     )
 
 
 class _Cache(Structure):
     _fields_ = (
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        *((name, c_int64) for name in ("layer_stride", "head_stride", "length", "count", "bfloat16")),
+        *fields("pointer keys values; int64 layer_stride head_stride length count bfloat16"),
         ("packed", POINTER(Segment)),
     )
 
 
 class _Call(Structure):
     _fields_ = (
-        ("x", c_void_p),
-        ("tokens", c_int64),
-        ("cosines", c_void_p * 2),
-        ("sines", c_void_p * 2),
-        ("rows", POINTER(_Cache)),
-        ("prefix", POINTER(_Cache)),
-        ("row_count", c_int64),
-        ("raw_keys", c_void_p),
-        ("fine", c_int32),
-        ("threads", c_int32),
+        *fields("pointer x; int64 tokens"),
+        *((name, c_void_p * 2) for name in ("cosines", "sines")),
+        *((name, POINTER(_Cache)) for name in ("rows", "prefix")),
+        *fields("int64 row_count; pointer raw_keys; int32 fine threads"),
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import Any
+from typing import Any, Literal
 
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
@@ -22,9 +22,10 @@ SUPPORTED = 0.5  # This share of an answer's content words must stand in the pas
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-# A phrase is shown without a word of doubt when it is this likely to be right, and not at all when it is this unlikely.
+# A phrase is shown without a word of doubt when it is this likely to be right,
 SURE = 0.6
-REFUSED = 0.3
+# and not at all when it is less likely than this, by whether its writer is small: one of 0.5B says less of its answers.
+REFUSED = {False: 0.4, True: 0.25}
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -64,11 +65,12 @@ class Answer:
     confidence: probability that a phrase, or yes or no, is right, 0 to 1; of "The document does not say.", that every
         other answer is wrong. For all else 1 or 0, as `supported` is.
     signals: what a phrase's confidence was computed from, see `trust.signals`.
-    guess: the answer that was likeliest where the text says that the document does not say; else "".
+    guess: where the text says that the document does not say, the likeliest answer instead, or ""; else None.
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
-    timings: seconds by stage, and "total".
+    timings: seconds by stage, and "total"; they do not count when answers are compared.
+    finish_reason: "length" where the text was cut at the longest that was allowed.
     """
 
     text: str
@@ -82,15 +84,17 @@ class Answer:
     prompt_tokens: int
     generated_tokens: int
     prefilled_tokens: int
-    timings: dict[str, float]
+    timings: dict[str, float] = field(compare=False)
+    finish_reason: Literal["stop", "length"] = "stop"
     confidence: float = 0.0
     signals: dict[str, float] = field(default_factory=dict)
-    guess: str = ""
+    guess: str | None = None
     asked: str = ""
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
         """Judges what was written from what was found; a prompt that another model read counts as prefilled."""
+        cut = written.prompt_tokens > 0 and written.tokens >= question.max_tokens  # parts that are joined are whole
         elsewhere = 0 if question.generator is question.writer else written.prompt_tokens
         supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
@@ -108,6 +112,7 @@ class Answer:
             generated_tokens=written.tokens,
             prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
             timings=question.clock.timings(),
+            finish_reason="length" if cut else "stop",
         )
 
     @classmethod
@@ -117,10 +122,16 @@ class Answer:
         values = signals(question.text, written.text, found.passages, weighed)
         likely = probability(values, small)
         refused = is_refusal(written.text, question.prompts.not_found) or is_echo(written.text, question.typed)
-        if refused or likely < REFUSED:
+        if refused or likely < REFUSED[small]:
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
+
+    def weighed_by_words(self, not_found: str) -> Answer:
+        """Gives the phrase, which was shown already, with how likely its words make it."""
+        values = signals(self.question, self.text, self.passages, None)
+        likely = 0.0 if is_refusal(self.text, not_found) or not self.passages else probability(values)
+        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
     def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int) -> Answer:
@@ -143,7 +154,7 @@ class Answer:
     def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:
         """The word that the document does not say, `instead` of an answer that is likely wrong."""
         answer = instead or cls.of(question, found, Written("", 0, 0))
-        passages = tuple(dataclasses.replace(p, cited=False) for p in answer.passages)
+        passages = tuple(dataclasses.replace(p, cited=False, span=None) for p in answer.passages)
         text, guess = question.prompts.unanswered, answer.text
         return dataclasses.replace(answer, text=text, guess=guess, passages=passages, supported=False)
 
@@ -152,7 +163,8 @@ class Answer:
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
         record["passages"] = [
-            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading")}} for p in record["passages"]
+            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading", "span") if p[name] is not None}}
+            for p in record["passages"]
         ]
         return record
 
@@ -172,13 +184,14 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
     """Judges by words alone whether the passages hold the answer: at least half of its content words, in a sentence
     that has to do with the question (`is_related`).
 
-    False for a refusal and without passages. It cannot see a wrong relation between right words of one sentence,
-    calls an answer in other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
+    False for a refusal, without passages, and of what has no content words ("yes"). It cannot see a wrong relation
+    between right words of one sentence, and calls an answer in other words or another language than the passages'
+    unsupported.
     """
     if not passages or is_refusal(answer, not_found):
         return False
     share = support(answer, question, "\n".join(p.text for p in passages))
-    return share is None or (share >= SUPPORTED and is_related(answer, question, passages))
+    return share is not None and share >= SUPPORTED and is_related(answer, question, passages)
 
 
 def is_echo(answer: str, question: str) -> bool:
@@ -223,10 +236,21 @@ def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
 
 
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does."""
+    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does, and `span` on
+    those."""
     shares = [support(answer, question, p.text) or 0.0 for p in passages]
     best = max(shares, default=0.0)
+    cited = [best > 0 and share >= CITED * best for share in shares]
     return tuple(
-        dataclasses.replace(p, cited=best > 0 and share >= CITED * best)
-        for p, share in zip(passages, shares, strict=True)
+        dataclasses.replace(p, cited=held, span=_holding_sentence(answer, question, p) if held else None)
+        for p, held in zip(passages, cited, strict=True)
     )
+
+
+def _holding_sentence(answer: str, question: str, passage: Passage) -> tuple[int, int] | None:
+    """The sentence with most of the answer's words, of several the one with most of the question's."""
+    asked, units = content_units(question), content_units(answer)
+    units = units - asked or units
+    words = {span: content_units(passage.text[slice(*span)]) for span in sentence_spans(passage.text)}
+    best = max(words, key=lambda span: (len(units & words[span]), len(asked & words[span])), default=None)
+    return (passage.start + best[0], passage.start + best[1]) if best else None

@@ -52,6 +52,7 @@ class Passage:
     sources: the retrieval lists that it came from, "embedding" and "lexical".
     found_by: "question", or the kinds of clue that retrieved it.
     cited: whether the answer's words come from it (see `cite`).
+    span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
     document: its name.
     header: of the table that it begins inside of; it is no part of the text.
     page, label, heading, time: where its beginning stands, see text.document.Place.
@@ -64,6 +65,7 @@ class Passage:
     sources: tuple[str, ...] = ()
     found_by: tuple[str, ...] = ()
     cited: bool = False
+    span: tuple[int, int] | None = None
     document: str = ""
     header: str = ""
     page: int | None = None

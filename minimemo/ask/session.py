@@ -169,7 +169,7 @@ class Session:
         if not isinstance(self._generator, Writer):
             return (yield from self._elsewhere(question))
         answer = self._attempt(question, self._searched(question, Found(), stand_out=STAND_OUT))
-        if question.mode == "memorag" and answer.confidence < SETTLED:
+        if question.mode == "memorag" and (answer.guess is not None or answer.confidence < SETTLED):
             answer = self._second(question, answer)
         yield Found(answer.clues, answer.draft, answer.passages)
         yield Piece(answer.text)
@@ -204,7 +204,8 @@ class Session:
 
     def _second(self, question: Question, first: Answer) -> Answer:
         """Answers from the passages that memory's clues find as well, or from memory where passages and memory together
-        find that likelier; returns the `first` answer where that is likelier to be right."""
+        find that likelier; returns the `first` answer where that is likelier to be right. Where the first passages do
+        not say it, an answer must be sure."""
         kinds: tuple[ClueKind, ...] = ("recall", "rewrite", "draft")
         clues, draft = self._memory.clues(question, kinds)
         found = self._searched(question, Found(clues, draft), stand_out=STAND_OUT)
@@ -213,14 +214,14 @@ class Session:
                 self._memory.answer(question, question.prompts.memory_answer.format(question=question.text))
             )
             return dataclasses.replace(Answer.of(question, found, told), confidence=0.0, supported=False)
-        if question.kind == "yes_no" or self._generator is not self._writer:
-            second = self._attempt(question, found)
-        else:
+        second = first
+        if question.kind == "phrase" and self._generator is self._writer:
             told = _returned(self._memory.agreed(question, question.answer_prompt(found.passages)))
             second = self._attempt(question, found, told.text)
-        if second.confidence > first.confidence:
-            return second
-        return dataclasses.replace(first, clues=clues, draft=draft)
+        elif [p.start for p in found.passages] != [p.start for p in first.passages]:
+            second = self._attempt(question, found)
+        better = second.supported if first.guess is not None else second.confidence > first.confidence
+        return second if better and second.guess is None else dataclasses.replace(first, clues=clues, draft=draft)
 
     def _elsewhere(self, question: Question) -> Steps:
         """Answers with a phrase that a generator writes of whom nothing but its text is known."""
@@ -228,7 +229,8 @@ class Session:
         if question.mode == "memorag":
             found = Found(*self._memory.clues(question, ("recall", "rewrite", "draft")))
         found = self._searched(question, found, stand_out=STAND_OUT)
-        return (yield from self._write(question, found, question.answer_prompt(found.passages)))
+        answer = yield from self._write(question, found, question.answer_prompt(found.passages))
+        return answer.weighed_by_words(question.prompts.not_found)
 
     def _paragraph(self, question: Question) -> Steps:
         # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.

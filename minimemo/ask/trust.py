@@ -73,7 +73,7 @@ def signals(question: str, answer: str, passages: Sequence[Passage], weighed: We
     return values
 
 
-def probability(values: Mapping[str, float], small: bool) -> float:
+def probability(values: Mapping[str, float], small: bool = False) -> float:
     """Gives the probability, 0 to 1, that an answer with such signals is right, OPEN at most where the question leaves
     something open; small: whether its writer has less than writer.SMALL parameters."""
     weights = _weights()["words" if "likely" not in values else "small" if small else "large"]

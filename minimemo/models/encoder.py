@@ -55,11 +55,9 @@ class EncoderConfig:
 
         Raises ModelError for an unknown model type, a missing field or a setting that is not implemented.
         """
-        model_type = fields.get("model_type")
-        if model_type not in ("bert", "roberta", "xlm-roberta"):
-            raise ModelError(
-                f"{source}: model_type {model_type!r} is not an encoder known here (bert, roberta, xlm-roberta)"
-            )
+        kind = fields.get("model_type")
+        if kind not in ("bert", "roberta", "xlm-roberta"):
+            raise ModelError(f"{source}: model_type {kind!r} is not an encoder known here (bert, roberta, xlm-roberta)")
         for name, only in _ONLY.items():
             if fields.get(name, only) != only:
                 raise ModelError(f"{source}: {name} {fields[name]!r} is not supported (only {only!r})")
@@ -73,7 +71,7 @@ class EncoderConfig:
                 max_positions=int(fields["max_position_embeddings"]),
                 type_vocab_size=int(fields["type_vocab_size"]),
                 layer_norm_eps=float(fields["layer_norm_eps"]),
-                position_offset=0 if model_type == "bert" else int(fields["pad_token_id"]) + 1,
+                position_offset=0 if kind == "bert" else int(fields["pad_token_id"]) + 1,
             )
         except KeyError as error:
             raise ModelError(f"{source}: field {error} is missing; is this an encoder's config?") from error
@@ -82,14 +80,12 @@ class EncoderConfig:
         for name in ("num_layers", "num_heads", "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size"):
             if getattr(config, name) < 1:
                 raise ModelError(f"{source}: {name} must be at least 1, not {getattr(config, name)}")
-        if config.hidden_size % config.num_heads:
-            raise ModelError(
-                f"{source}: hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
-            )
-        if not 0 <= config.position_offset < config.max_positions:
-            raise ModelError(
-                f"{source}: {config.max_positions} positions leave no room past offset {config.position_offset}"
-            )
+        hidden, heads = config.hidden_size, config.num_heads
+        if hidden % heads:
+            raise ModelError(f"{source}: hidden_size {hidden} is not a multiple of num_heads {heads}")
+        if config.max_tokens < 1 or config.position_offset < 0:
+            offset = config.position_offset
+            raise ModelError(f"{source}: {config.max_positions} positions leave no room past offset {offset}")
         if not config.layer_norm_eps > 0:
             raise ModelError(f"{source}: layer_norm_eps must be positive, not {config.layer_norm_eps}")
         return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from minimemo.ask import trust
 from minimemo.ask.answer import denies, is_echo, nearest_sentence
 from minimemo.ask.evidence import Passage, render_passages, without_orders
 from minimemo.ask.question import kind_of
@@ -12,6 +13,7 @@ from minimemo.ask.writer import Weighed
 from tests.ask.fakes import EN_SCRIPT, QUESTION, House, set_limits
 
 SURE, UNSURE = Weighed(-0.1, -9.0, 2.5), Weighed(-4.0, -1.0, -2.5)
+FITTED = trust._weights
 TEXT = "Tank A was inspected by Ruth Okafor in 2023. Breakfast is not refunded. The bridge was built by Shen."
 
 
@@ -20,7 +22,11 @@ def passages(text: str = TEXT) -> list[Passage]:
 
 
 @pytest.mark.parametrize("small", [True, False])
-def test_what_writer_and_words_say_for_an_answer_makes_it_likelier(small: bool) -> None:
+def test_what_writer_and_words_say_for_an_answer_makes_it_likelier(
+    small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the weights that were fitted."""
+    monkeypatch.setattr(trust, "_weights", FITTED)
     asked = "Who inspected Tank A?"
     sure = probability(signals(asked, "Ruth Okafor", passages(), SURE), small)
     assert 0 < probability(signals(asked, "Ruth Okafor", passages(), UNSURE), small) < sure < 1
@@ -36,7 +42,7 @@ def test_a_question_that_leaves_something_open_gets_no_sure_answer(question: str
 
 
 def test_an_answer_that_is_likely_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_limits(monkeypatch, REFUSED=1.01)
+    set_limits(monkeypatch, REFUSED={False: 1.01, True: 1.01})
     answer = House().session.ask(QUESTION, "rag")
     assert answer.text == "The document does not say." and answer.guess == "the king of France"
     assert not answer.supported and not any(p.cited for p in answer.passages)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from minimemo import kernels
-from minimemo.kernels import PackedSource, Source, native, reference, torch_ops, triton
+from minimemo.kernels import PackedSource, Source, native, torch_ops, triton
 from minimemo.kernels.attention import CANDIDATES
 from tests.helpers import assert_close
+from tests.kernels import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Keys and values are taken as rounded. Half precision rounds queries and weights too; torch alone serves float16.
@@ -80,7 +81,7 @@ def test_packed_sources(window: int | None, bits: int, candidate: str) -> None:
     if candidate == "native" and native.unavailable() is not None:
         pytest.skip(str(native.unavailable()))
     q = _random(6, 9, 32, dtype=torch.float32)
-    packed = reference.pack_kv(*(_random(2, 128, 32, dtype=torch.float32, seed=seed) for seed in (1, 2)), bits)
+    packed = torch_ops.pack_kv(*(_random(2, 128, 32, dtype=torch.float32, seed=seed) for seed in (1, 2)), bits)
     own = [_random(2, 29, 32, dtype=torch.float32, seed=seed) for seed in (3, 4)]
     seen = None if window is None else 148
     by_name = {one.name: one for one in CANDIDATES}

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from minimemo import kernels
-from minimemo.kernels import elementwise, native, reference
+from minimemo.kernels import elementwise, native
 from tests.helpers import assert_close
+from tests.kernels import reference
 
 DTYPES = [torch.float32, torch.bfloat16]
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import reference, torch_ops
+from minimemo.kernels import torch_ops
 from minimemo.kernels.triton import rope as kernels
 from tests.helpers import assert_close
+from tests.kernels import reference
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, fuzz, random, tables
 
 
