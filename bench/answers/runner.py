@@ -16,7 +16,7 @@ import numpy as np
 import minimemo
 from bench.common.data import Question
 from bench.common.kept import Kept
-from minimemo.ask import PROMPTS, Session, Writer, detect_language
+from minimemo.ask import PROMPTS, Conversation, Session, Writer, detect_language
 from minimemo.ask.answer import Found
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
@@ -83,15 +83,15 @@ class Runner:
 
     def _followed(self, question: Question, mode: str) -> dict[str, Any]:
         """Whether the passages that a question would be answered from have its `held`: asked alone, and in a
-        conversation after `first`; None where memos hold no conversations."""
+        conversation after `first`."""
         begin = time.perf_counter()
-        record: dict[str, Any] = {"text": "", "passages": [], "alone": None, "conversation": None}
-        talks: dict[str, Any] = {"alone": self._session_of(mode)}
-        if hasattr(Memo, "chat"):
-            talks["conversation"] = cast(Any, self._with_memory()).chat()
-            talks["conversation"].ask(question.first, mode)
-        for name, talk in talks.items():
-            with closing(talk.stream(question.text, mode)) as steps:
+        record: dict[str, Any] = {"text": "", "passages": []}
+        session = self._session_of(mode)
+        talk = Conversation(session)
+        talk.ask(question.first, cast(Any, mode))
+        talks: dict[str, Any] = {"alone": session, "conversation": talk}
+        for name, asked in talks.items():
+            with closing(asked.stream(question.text, mode)) as steps:
                 passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
             record[name] = any(question.held in passage.text for passage in passages)
         return {**record, "seconds": time.perf_counter() - begin}

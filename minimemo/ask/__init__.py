@@ -2,6 +2,7 @@
 
 from minimemo.ask.answer import Answer, Found
 from minimemo.ask.clues import Clue
+from minimemo.ask.conversation import Conversation
 from minimemo.ask.evidence import Passage
 from minimemo.ask.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
 from minimemo.ask.question import Mode, checked_question
@@ -13,6 +14,7 @@ __all__ = [
     "PROMPTS",
     "Answer",
     "Clue",
+    "Conversation",
     "Found",
     "Language",
     "MemoryOpening",

@@ -55,6 +55,7 @@ class Answer:
     """An answer with everything that led to it. A summary has mode "summarize", and no question where it was asked for
     without one.
 
+    asked: the question as it was searched for: with turns of a conversation where it leaned on them, else `question`.
     language: of the prompts that were used.
     clues: texts from memory that the documents were searched with.
     draft: a first answer from memory; "" without one.
@@ -88,6 +89,7 @@ class Answer:
     confidence: float = 0.0
     signals: dict[str, float] = field(default_factory=dict)
     guess: str | None = None
+    asked: str = ""
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
@@ -97,7 +99,8 @@ class Answer:
         supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
             text=written.text,
-            question=question.text,
+            question=question.typed,
+            asked=question.text,
             mode=question.mode,
             language=question.language,
             clues=found.clues,
@@ -119,7 +122,7 @@ class Answer:
         values = signals(question.text, written.text, found.passages, weighed)
         likely = probability(values, small)
         refused = is_refused(written.text, question.prompts.not_found, found.passages)
-        refused = refused or is_echo(written.text, question.text)
+        refused = refused or is_echo(written.text, question.typed)
         if refused or (likely < REFUSED[small] and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)

@@ -197,7 +197,8 @@ class Question:
 
     text: None for a summary, which is asked for without words. documents: the documents' language, that of a question
     without letters. prompts: of the question's language. max_tokens, min_tokens: of the answer. writer: of the memory's
-    model. generator: what writes the answer; only the memory's model can answer from memory alone.
+    model. generator: what writes the answer; only the memory's model can answer from memory alone. typed: what the text
+    was before a conversation put its turns in front of it, by which its kind is told.
 
     Raises InputError for an unknown mode, an empty question, and where question and max_tokens leave no room.
     """
@@ -212,13 +213,15 @@ class Question:
         writer: Writer,
         generator: TextGenerator,
         on_event: Listener,
+        typed: str = "",
     ) -> None:
         if text is not None and mode not in get_args(Mode):
             raise InputError(f"unknown mode {mode!r}: use {', '.join(get_args(Mode))}")
         self.mode = mode
         self.max_tokens = max_tokens
         self.text = "" if text is None else checked_question(text)
-        self.kind: Kind = "whole" if text is None else kind_given(self.text, mode)
+        self.typed = checked_question(typed) if typed else self.text
+        self.kind: Kind = "whole" if text is None else kind_given(self.typed, mode)
         self.language = detect_language(self.text, documents)
         self.prompts = prompts[self.language]
         self.min_tokens = min(PARAGRAPH_TOKENS, max_tokens) if self.kind == "paragraph" else 0

@@ -102,14 +102,16 @@ class Session:
         """
         return _last(self.stream(question, mode, max_tokens))
 
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
+    def stream(
+        self, question: str, mode: Mode = "memorag", max_tokens: int = 256, *, typed: str = ""
+    ) -> Iterator[Found | Piece | Answer]:
         """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here,
-        not later.
+        not later. typed: the question before a conversation put its turns in front of it.
 
         A stream may be left half read: it makes way for the next question of its thread, and after threads.LEFT seconds
         for those of others. Going on with it after the memory was asked again is an InputError.
         """
-        asked = self._question(question, mode, max_tokens)
+        asked = self._question(question, mode, max_tokens, typed)
         return self._in_turn(asked, self._answer(asked))
 
     def recall(self, question: str) -> tuple[Clue, ...]:
@@ -373,9 +375,9 @@ class Session:
 
     # -- questions in turn -------------------------------------------------------------------------------------------
 
-    def _question(self, text: str | None, mode: AnswerMode, max_tokens: int) -> Question:
+    def _question(self, text: str | None, mode: AnswerMode, max_tokens: int, typed: str = "") -> Question:
         asked = text, mode, max_tokens, self.language, self._prompts
-        return Question(*asked, self._writer, self._generator, self._on_event)
+        return Question(*asked, self._writer, self._generator, self._on_event, typed)
 
     def _clues(self, kind: ClueKind, text: str) -> tuple[tuple[Clue, ...], str]:
         """The clues of one kind alone, and the draft."""

@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,19 +106,32 @@ def ask(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet) as on_event:
         asked = _open(arguments, folders, on_event)
 
-        def answer(question: str) -> None:
-            steps = asked.stream(question, arguments.mode, arguments.max_tokens)
+        def answer(steps: Any) -> Any:
             named = arguments.all or len(folders) > 1
-            print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named)
+            return print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named)
 
         if question is not None:
-            answer(sys.stdin.read() if question == "-" else question)
+            question = sys.stdin.read() if question == "-" else question
+            answer(asked.stream(question, arguments.mode, arguments.max_tokens))
             return
         asked.prepare()  # models first, so that the prompt appears when it can be answered
+        talk, last = asked.chat(), None
         failed = 0
         for line in _questions(on_event):
             try:
-                answer(line)
+                word, *rest = line.split()
+                if line.strip() in ("new", "/new"):
+                    talk.forget()
+                elif word == "/summary":
+                    if not folders:
+                        raise InputError("/summary is of memos that are named, not of all")
+                    last = answer(asked.session().stream_summary())
+                elif word in ("/clues", "/sources"):
+                    _more(last, word, rest)
+                else:
+                    if arguments.show_clues and (whole := talk.alone(line)) != line.strip():
+                        print(plain(f"[question] {whole}"), file=sys.stderr)
+                    last = answer(talk.stream(line, arguments.mode, arguments.max_tokens))
             except MinimemoError as error:
                 tell(error, json=arguments.json)
                 failed += 1
@@ -128,6 +141,20 @@ def ask(arguments: argparse.Namespace) -> None:
                 print("\ndropped; Ctrl-D leaves", file=sys.stderr)
         if failed and not sys.stdin.isatty():
             raise InputError(f"{failed} questions were not answered")
+
+
+def _more(answer: Any, word: str, numbers: Sequence[str]) -> None:
+    """Prints what the last answer was found by, or the whole of one of its passages, counted from 1."""
+    if answer is None:
+        raise InputError(f"{word} tells of the last answer: ask something first")
+    if word == "/clues":
+        lines = [f"[question] {answer.asked}", *(f"[{clue.kind}] {clue.text}" for clue in answer.clues)]
+        print("\n".join(map(plain, lines)))
+        return
+    count = len(answer.passages)
+    if len(numbers) != 1 or not numbers[0].isdecimal() or not 1 <= int(numbers[0]) <= count:
+        raise InputError(f"the last answer has {count} passages: /sources N shows one, counted from 1")
+    print(plain(answer.passages[int(numbers[0]) - 1].text.strip()))
 
 
 def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], str | None]:
@@ -147,9 +174,8 @@ def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], s
 
 
 def _questions(on_event: Bar) -> Iterator[str]:
-    """Lines typed at a prompt; ends with end of file."""
-    with suppress(ImportError):  # not on every platform
-        import readline  # noqa: F401 (line editing and history for input())
+    """Lines typed at a prompt, kept for the next session; ends with end of file, `exit` or `quit`."""
+    remember = _history() if sys.stdin.isatty() else None
     while True:
         on_event.clear()
         prompt = "? " if sys.stdin.isatty() else ""
@@ -165,8 +191,36 @@ def _questions(on_event: Bar) -> Iterator[str]:
                 raise
             print(file=sys.stderr)
             continue
+        if line.strip() in ("exit", "quit", "/exit", "/quit"):
+            return
         if line.strip():
+            if remember:
+                remember()
             yield line
+
+
+def _history() -> Callable[[], None] | None:
+    """Gives input() line editing, with the lines of earlier sessions; returns what keeps a line that was typed, for
+    nobody else to read. None where the platform has no readline."""
+    try:
+        import readline
+    except ImportError:
+        return None
+    from minimemo.files import data_dir
+
+    path = data_dir() / "history"
+    with suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(1000)
+
+    def remember() -> None:
+        with suppress(OSError):  # where nothing can be written there is no history
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            path.chmod(0o600)
+            readline.write_history_file(path)
+
+    return remember
 
 
 def summarize(arguments: argparse.Namespace) -> None:

@@ -25,8 +25,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 def print_answer(
     steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
-) -> None:
-    """Streams an answer: clues if asked for, the text as it comes, then the sources, `named` by their documents."""
+) -> Answer:
+    """Streams an answer and returns it: clues if asked for, the text as it comes, then the sources, `named` by their
+    documents."""
     from minimemo.ask import Answer, Found, Piece
     from minimemo.ask.clues import is_refusal
 
@@ -50,7 +51,7 @@ def print_answer(
             print(flush=True)  # an error begins a new line
     if json:
         print(as_json(answer.to_dict()), flush=True)
-        return
+        return answer
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
@@ -59,6 +60,7 @@ def print_answer(
         place = f"{passage.document} " * named + _place(passage)
         print(_cut(plain(f"  {'*' if passage.cited else ' '} [{place}] {start}"), width))
     sys.stdout.flush()
+    return answer
 
 
 def _place(passage: Passage) -> str:

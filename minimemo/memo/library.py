@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from crc32c import crc32c
 
-from minimemo.ask import PROMPTS, Answer, Found, Language, Mode, Piece, Prompts, checked_question
+from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import cache_dir, data_dir, memos_dir, profiles_dir, store_file, write_whole
@@ -267,9 +267,15 @@ class Store:
         """Answers as `Memo.ask` does, from the documents that are picked for the question."""
         return self._documents(question).ask(question, mode, max_tokens)
 
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
+    def stream(
+        self, question: str, mode: Mode = "memorag", max_tokens: int = 256, *, typed: str = ""
+    ) -> Iterator[Found | Piece | Answer]:
         """Answers as `Memo.stream` does, from the documents that are picked for the question."""
-        return self._documents(question).stream(question, mode, max_tokens)
+        return self._documents(question).stream(question, mode, max_tokens, typed=typed)
+
+    def chat(self) -> Conversation:
+        """Begins a conversation as `Memo.chat` does; documents are picked for each question anew."""
+        return Conversation(self)
 
     def pick(self, question: str) -> Sequence[Memo]:
         """The memos to ask, nearest first. Raises InputError when there is none of these models."""

@@ -18,6 +18,7 @@ from minimemo.ask import (
     PROMPTS,
     Answer,
     Clue,
+    Conversation,
     Found,
     Language,
     Mode,
@@ -107,10 +108,14 @@ class Memo:
         """Answers one question after the other; raises like `ask` at the first that cannot be answered."""
         return [self.ask(question, mode, max_tokens) for question in questions]
 
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Steps:
+    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256, *, typed: str = "") -> Steps:
         """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. `close` drops the rest."""
         checked = checked_question(question)
-        return cast(Steps, self.session().stream(checked, mode, max_tokens))
+        return cast(Steps, self.session().stream(checked, mode, max_tokens, typed=typed))
+
+    def chat(self) -> Conversation:
+        """Begins a conversation: a question that leans on those before it is understood from them."""
+        return Conversation(self)
 
     def retrieve(self, query: str, k: int = 5) -> tuple[Passage, ...]:
         """Finds the k passages that say most of what is asked, best first: by meaning and by words, without an answer,
