@@ -38,7 +38,7 @@ check: dev
 
 # Every Triton kernel compiled for sm_80 and sm_90, no GPU needed: no spills, shared memory within the chip's limit.
 aot: dev
-	$(BIN)/python -m minimemo.kernels.triton.aot
+	$(BIN)/python -m tools.aot
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/*.memo

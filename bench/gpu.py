@@ -150,7 +150,7 @@ def _store_cases(cache: int) -> Iterator[Case]:
         yield Case(f"pack {tokens} tokens, {bits} bits", pack, 4 * k.numel() + k.numel() * bits // 4)
     table = torch.randn(tokens, DIM, device="cuda")
     to_k, to_v = torch.empty_like(k), torch.empty_like(v)
-    store = lambda i: rope.rope_store(k, v, table, table, to_k, to_v, 0)  # noqa: E731
+    store = lambda i: rope.store_launch(k, v, table, table, to_k, to_v, 0).run()  # noqa: E731
     yield Case(f"rope store {tokens} tokens", store, 8 * k.numel())
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from bench.common.machine import clock, last_level_cache, least, memory_gb_s, products_gflop_s
 from bench.common.report import command, heading, line, numbers, parser
 from minimemo.errors import InputError
-from minimemo.kernels import PackedSource, Source, native, reference, torch_ops
+from minimemo.kernels import PackedSource, Source, native, torch_ops
 from minimemo.kernels.native.attention import attention
 from minimemo.models.weights import dense_dtype
 
@@ -163,6 +163,13 @@ def _dense(matrix: native.PackedMatrix) -> Tensor:
     return out
 
 
+def _expected(q: Tensor, source: Source | PackedSource) -> Tensor:
+    """Attends in float64 on torch."""
+    if isinstance(source, Source):
+        source = replace(source, keys=source.keys.double(), values=source.values.double())
+    return torch_ops.attention(q.double(), [source], SCALE)
+
+
 def _prefill(dtype: str, depth: int, peak: float, seconds: float) -> dict[str, Any]:
     tokens = depth + CHUNK
     k, v = _keys(tokens, dtype)
@@ -171,7 +178,7 @@ def _prefill(dtype: str, depth: int, peak: float, seconds: float) -> dict[str, A
     ours = lambda i: attention(wide, sources, SCALE)[0]  # noqa: E731
     times = _least([ours, lambda i: torch_ops.attention(q, sources, SCALE)], seconds)
     last = slice(CHUNK - 16, CHUNK)
-    expected = reference.attention(wide[:, last].double(), [Source(k, v, 0, 16, tokens - 16)], SCALE)[0]
+    expected = _expected(wide[:, last], Source(k, v, 0, 16, tokens - 16))
     flops = 4e-9 * HEADS * DIM * sum(range(depth + 1, tokens + 1))
     of = {"kernel": "prefill", "of": dtype, "depth": depth, "rows": CHUNK, "error": _error(ours(0)[:, last], expected)}
     return _row(flops, peak, *times, **of)
@@ -192,7 +199,7 @@ def _decode(store: str, depth: int, counts: Sequence[int], memory: float, second
             return torch_ops.attention(q.to(source.keys.dtype), [source], SCALE)
 
         times = _least([ours, peer] if isinstance(first, Source) else [ours], seconds)
-        error = _error(ours(0), reference.attention(q.double(), sources[:1], SCALE)[0])
+        error = _error(ours(0), _expected(q, sources[0]))
         of = {"kernel": "decode", "of": store, "depth": depth, "rows": count, "error": error}
         yield _row(size / 1e9, memory, *times, **of)
 
@@ -208,7 +215,7 @@ def _source(store: str, tokens: int) -> tuple[Source | PackedSource, int]:
     if not store.startswith("packed"):
         k, v = _keys(tokens, store)
         return Source(k, v, 0, 1), k.nbytes + v.nbytes
-    packed = reference.pack_kv(*_keys(tokens, "float32"), int(store[-1]))
+    packed = torch_ops.pack_kv(*_keys(tokens, "float32"), int(store[-1]))
     tensors = (packed.key_codes, packed.key_scale, packed.key_low)
     tensors += (packed.value_codes, packed.value_scale, packed.value_low)
     return PackedSource(packed, 0, 1), sum(tensor.nbytes for tensor in tensors)

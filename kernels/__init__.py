@@ -1,7 +1,7 @@
 """The numeric operations under the engine. Import as `minimemo.kernels`; this folder imports nothing of minimemo.
 
-Every operation has a plain definition in `reference.py` (any dtype, float64 included), which is the truth for the
-tests of the others. Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
+Every operation has a plain definition in tests/kernels/reference.py, which its kernels are tested against.
+Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
 """
 
 from __future__ import annotations

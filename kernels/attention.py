@@ -1,14 +1,9 @@
-"""Attention over one or several sources of keys: which kernel does it, and what every kernel is given.
-
-Candidates stand in a list, best first; each says why it cannot serve a call, and the first that can does. The last,
-torch, always can.
-"""
+"""This file picks the kernel that attends: the first candidate that serves a call. The last, torch, always does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,32 +15,18 @@ from .native import attention as on_cpu
 Sources: TypeAlias = Sequence[Source | PackedSource]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """refuses: why a kernel cannot serve (q, sources), or None. run: as `attend`."""
-
-    name: str
-    refuses: Callable[[Tensor, Sources], str | None]
-    run: Callable[[Tensor, Sources, float], Tensor]
-
-
 def attend(q: Tensor, sources: Sources, scale: float) -> Tensor:
-    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
+    """Attends, grouped-query, from each query token to the union of its sources: q (H, N, D) -> (H, N, D), q's dtype.
 
     Raises ValueError for arguments that do not fit together.
     """
-    chosen = next(candidate for candidate in CANDIDATES if candidate.refuses(q, sources) is None)
+    chosen = next(candidate for candidate in CANDIDATES if candidate.serves(q, sources))
     return chosen.run(q, sources, scale)
 
 
-def _triton_refuses(q: Tensor, sources: Sources) -> str | None:
-    if q.device.type != triton.DEVICE:
-        return "runs on a GPU only"
-    if not triton.serves(q, *(source.keys for source in sources if isinstance(source, Source))):
-        if not triton.installed():
-            return "triton is not installed; pip install 'minimemo[gpu]'"
-        return "takes queries and keys of one dtype: float16, bfloat16 or float32"
-    return None if q.shape[2] <= MAX_DIM else f"takes heads of at most {MAX_DIM} dims"
+def _triton_serves(q: Tensor, sources: Sources) -> bool:
+    dense = (source.keys for source in sources if isinstance(source, Source))
+    return q.shape[2] <= MAX_DIM and triton.serves(q, *dense)
 
 
 def _run_triton(q: Tensor, sources: Sources, scale: float) -> Tensor:
@@ -54,28 +35,29 @@ def _run_triton(q: Tensor, sources: Sources, scale: float) -> Tensor:
     return attention(q, sources, scale)
 
 
-def _native_refuses(q: Tensor, sources: Sources) -> str | None:
-    if q.device.type != "cpu":
-        return "runs on the CPU only"
-    if q.dtype != torch.float32:
-        return "takes float32 queries only"
-    if not 1 <= len(sources) <= on_cpu.MAX_SOURCES:
-        return f"takes 1 to {on_cpu.MAX_SOURCES} sources"
+def _native_serves(q: Tensor, sources: Sources) -> bool:
+    """Whether queries are float32 and keys that, bfloat16 or packed; all sources need one window, positions with it."""
+    if not (q.is_cpu and q.dtype == torch.float32 and 1 <= len(sources) <= on_cpu.MAX_SOURCES):
+        return False
     window, kv_heads = sources[0].window, sources[0].shape[0]
     for source in sources:
         if isinstance(source, Source) and source.keys.dtype not in (torch.float32, torch.bfloat16):
-            return "takes float32 and bfloat16 keys only"
+            return False
         if source.window != window or (window is not None and source.last_seen is None):
-            return "takes one window for all sources, and positions with it"
-    return on_cpu.too_wide(q.shape[0] // max(kv_heads, 1), q.shape[2]) or native.unavailable()
+            return False
+    return on_cpu.too_wide(q.shape[0] // max(kv_heads, 1), q.shape[2]) is None and native.unavailable() is None
 
 
-def _run_native(q: Tensor, sources: Sources, scale: float) -> Tensor:
-    return on_cpu.attention(q, sources, scale)[0]
+class Candidate(NamedTuple):
+    """A kernel that may attend, as `attend`, where it serves (q, sources)."""
+
+    name: str
+    serves: Callable[[Tensor, Sources], bool]
+    run: Callable[[Tensor, Sources, float], Tensor]
 
 
 CANDIDATES = (
-    Candidate("triton", _triton_refuses, _run_triton),
-    Candidate("native", _native_refuses, _run_native),
-    Candidate("torch", lambda q, sources: None, torch_ops.attention),
+    Candidate("triton", _triton_serves, _run_triton),
+    Candidate("native", _native_serves, lambda q, sources, scale: on_cpu.attention(q, sources, scale)[0]),
+    Candidate("torch", lambda q, sources: True, torch_ops.attention),
 )

@@ -1,5 +1,5 @@
-"""What lies between a decoder's products: norms, activations, RoPE. Each function picks the kernel that serves a call:
-Triton's on a GPU, native ones for a few rows on a CPU, where a torch operation wakes a team of threads, else torch's.
+"""These functions do what lies between a decoder's products. Each picks the kernel that serves a call: Triton's on a
+GPU, a native one for norms of a few rows on a CPU, where a torch operation wakes a team of threads, else torch's.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from torch import Tensor
 
 from . import native, torch_ops, triton
 from .formats import MAX_DIM
-from .native import elementwise as on_cpu
+from .native.library import library
 
 _NATIVE_ROWS = 16  # norms of more are worth several threads
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    """Scales x (..., C) to unit root mean square, times weight (C,). arXiv 1910.07467."""
     if triton.serves(x, weight) and x.shape[-1] <= triton.MAX_WIDTH:
         from .triton import elementwise as on_gpu
 
         return on_gpu.rms_norm(x, weight, eps)
     if _native_serves(x, weight):
-        return on_cpu.rms_norm(x, weight, eps)
+        return _native_rms_norm(x, weight, eps)
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
+    """Returns (rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype first."""
     if triton.serves(x, residual, weight) and x.shape[-1] <= triton.MAX_WIDTH:
         from .triton import elementwise as on_gpu
 
@@ -37,7 +37,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """Takes gate_up (..., 2I) to act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
     if triton.serves(gate_up):
         from .triton import elementwise as on_gpu
 
@@ -69,13 +69,23 @@ def rope_store(
     if triton.serves(keys, values) and triton.serves(cache_keys, cache_values) and keys.shape[2] <= MAX_DIM:
         from .triton import rope
 
-        rope.rope_store(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start)
+        rope.store_launch(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start).run()
         return
     cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
     cache_values[:, start:end] = values
 
 
 def _native_serves(x: Tensor, weight: Tensor) -> bool:
-    few = x.shape[-1] > 0 and x.numel() // x.shape[-1] <= _NATIVE_ROWS
-    alike = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    few = weight.shape == x.shape[-1:] != (0,) and x.numel() // x.shape[-1] <= _NATIVE_ROWS
+    alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu
     return few and alike and native.unavailable() is None
+
+
+def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Norms float32 rows on the caller's thread."""
+    rows, weight, columns = x.contiguous(), weight.contiguous(), x.shape[-1]
+    out, opened = torch.empty_like(rows), library()
+    opened.minimemo_rms_norm(
+        opened.variant, rows.data_ptr(), weight.data_ptr(), eps, rows.numel() // columns, columns, out.data_ptr()
+    )
+    return out

@@ -1,4 +1,4 @@
-"""The data that kernels read and write, and the check of a tensor against what a kernel expects.
+"""These types hold what kernels read and write, and `check` compares a tensor with what a kernel expects.
 
 Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
 """
@@ -21,7 +21,7 @@ QUANTIZED_GROUPS = (32, 64, 128)  # columns of a quantized matrix that share a s
 
 @dataclass(frozen=True, slots=True)
 class PackedKV:
-    """Keys and values of whole groups of 64 tokens; T is a multiple of 64, W = D with 8 bits and D / 2 with 4.
+    """Holds keys and values of whole groups of 64 tokens; T is a multiple of 64, W = D with 8 bits and D / 2 with 4.
 
     key[t, d] = code * key_scale + key_low, per channel over a group; value[t, d] = code * value_scale + value_low, per
     token. Codes are unsigned. With 4 bits byte i holds dim i in its low half and dim i + D / 2 in its high half.
@@ -42,7 +42,7 @@ class PackedKV:
         return heads, tokens, width * 8 // self.bits
 
     def part(self, heads: slice, tokens: int) -> PackedKV:
-        """A view of some heads' first `tokens` tokens, whole groups."""
+        """Views some heads' first `tokens` tokens, whole groups."""
         groups = tokens // PACK_GROUP
         return PackedKV(
             self.bits,
@@ -56,18 +56,16 @@ class PackedKV:
 
 
 def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.device | str) -> PackedKV:
-    """Room for `tokens` packed tokens, a multiple of 64, with undefined content."""
+    """Makes room for `tokens` packed tokens, a multiple of 64, with undefined content."""
     if bits not in (8, 4):
         raise ValueError(f"bits: {bits}, expected 8 or 4")
     if dim % 2 or not 2 <= dim <= MAX_DIM:
         raise ValueError(f"head dim: {dim}, expected an even number up to {MAX_DIM}")
     if tokens % PACK_GROUP:
         raise ValueError(f"tokens: {tokens}, expected a multiple of {PACK_GROUP}")
-    on_cpu = torch.device(device).type == "cpu"
 
     def empty(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
-        whole = (kv_heads, *shape)
-        return hugepages.empty(whole, dtype) if on_cpu else torch.empty(whole, dtype=dtype, device=device)
+        return hugepages.empty((kv_heads, *shape), dtype, device)
 
     groups, width = tokens // PACK_GROUP, dim * bits // 8
     codes = [empty(tokens, width, dtype=torch.uint8) for _ in range(2)]
@@ -78,7 +76,7 @@ def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Keys and values (G, T, D) that query tokens first .. first + count - 1 attend to.
+    """Query tokens first .. first + count - 1 attend to these keys and values (G, T, D).
 
     last_seen: index of the last key that the first of them sees; each next one sees one more. None: all see all.
     window: of the keys seen, only the last so many.
@@ -94,12 +92,13 @@ class Source:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(G, T, D)."""
-        return self.keys.shape  # type: ignore[return-value]
+        heads, tokens, dim = self.keys.shape
+        return heads, tokens, dim
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSource:
-    """Packed keys and values, else as Source."""
+    """Query tokens attend to packed keys and values; else as Source."""
 
     packed: PackedKV
     first: int
@@ -115,7 +114,7 @@ class PackedSource:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedMatrix:
-    """weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit codes 0 .. 15.
+    """Holds weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit ones 0 .. 15.
 
     At 4 bits byte i of a group of columns holds column i in its low half and column i + group/2 in its high half.
     """
@@ -134,13 +133,13 @@ class QuantizedMatrix:
         return sum(x.nbytes for x in (self.codes, self.scales, self.offsets) if x is not None)
 
     def rows(self, ids: Tensor) -> QuantizedMatrix:
-        """The rows `ids` (N,)."""
+        """Picks the rows `ids` (N,)."""
         return QuantizedMatrix(
             self.bits, self.codes[ids], self.scales[ids], None if self.offsets is None else self.offsets[ids]
         )
 
     def widened(self, dtype: torch.dtype) -> Tensor:
-        """(out, in) in `dtype`, computed in float32."""
+        """Returns (out, in) in `dtype`, computed in float32."""
         grouped = self.codes.unflatten(1, (self.scales.shape[1], -1))
         if self.bits == 4:
             grouped = torch.cat((grouped & 15, grouped >> 4), dim=2)
@@ -151,22 +150,15 @@ class QuantizedMatrix:
 
 
 def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
-    """codes (out, in) int8, scales and offsets (out, in / group) float16, group 32, 64 or 128 -> the kernel's layout.
+    """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 32, 64 or 128, for the kernel.
 
     Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
     rounded to float16. Raises ValueError naming what does not fit.
     """
-    check("codes", codes, (None, None), (torch.int8,))
-    rows, columns = codes.shape
-    check("scales", scales, (rows, None), (torch.float16,), codes.device)
-    group = columns // max(scales.shape[1], 1)
-    if group not in QUANTIZED_GROUPS or group * scales.shape[1] != columns:
-        raise ValueError(f"scales: {scales.shape[1]} groups of {columns} columns, expected groups of 32, 64 or 128")
-    if offsets is not None:
-        check("offsets", offsets, scales.shape, (torch.float16,), codes.device)
-        offsets = offsets.contiguous()
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float16, QUANTIZED_GROUPS)
+    group = codes.shape[1] // scales.shape[1]
     if bits == 8:
-        return QuantizedMatrix(8, codes.contiguous(), scales.contiguous(), offsets)
+        return QuantizedMatrix(8, codes, scales, offsets)
     if bits != 4:
         raise ValueError(f"bits: {bits}, expected 8 or 4")
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
@@ -176,8 +168,26 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
         codes = codes + 8
         shift = -8 * scales.float()
         offsets = (shift if offsets is None else offsets.float() + shift).half()
-    low, high = codes.view(rows, -1, 2, group // 2).to(torch.uint8).unbind(2)
-    return QuantizedMatrix(4, (low | high << 4).reshape(rows, -1), scales.contiguous(), offsets)
+    low, high = codes.view(len(codes), -1, 2, group // 2).to(torch.uint8).unbind(2)
+    return QuantizedMatrix(4, (low | high << 4).reshape(len(codes), -1), scales, offsets)
+
+
+def checked_groups(
+    codes: Tensor, scales: Tensor, offsets: Tensor | None, dtype: torch.dtype, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns codes (out, in) int8, scales and offsets (out, in / group) `dtype`, group one of `sizes`, on one device,
+    without gaps. Raises ValueError naming what does not fit."""
+    codes, scales, offsets = codes.contiguous(), scales.contiguous(), None if offsets is None else offsets.contiguous()
+    check("codes", codes, (None, None), (torch.int8,))
+    rows, columns = codes.shape
+    check("scales", scales, (rows, None), (dtype,), codes.device)
+    groups = scales.shape[1]
+    if groups == 0 or columns % groups or columns // groups not in sizes:
+        expected = " or ".join(map(str, sizes))
+        raise ValueError(f"scales: {groups} groups of {columns} columns, expected groups of {expected}")
+    if offsets is not None:
+        check("offsets", offsets, scales.shape, (dtype,), codes.device)
+    return codes, scales, offsets
 
 
 def check(
@@ -189,14 +199,13 @@ def check(
 ) -> None:
     """Raises ValueError naming `name` unless the tensor has this shape (None: any), one of these dtypes, rows without
     gaps (the last stride is 1), and lies on that device (None: on any)."""
-    if len(tensor.shape) != len(shape) or any(
-        w != n for w, n in zip(shape, tensor.shape, strict=True) if w is not None
-    ):
-        expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected ({expected})")
+    size = tensor.shape
+    if size != shape and (len(size) != len(shape) or any(a not in (b, None) for a, b in zip(shape, size, strict=True))):
+        expected = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"{name}: shape {tuple(size)}, expected ({expected})")
     if tensor.dtype not in dtypes:
         raise ValueError(f"{name}: {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
-    if shape and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+    if size and size[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name}: elements of a row must lie side by side, the last stride is {tensor.stride(-1)}")
     if device is not None and tensor.device != device:
         raise ValueError(f"{name}: on {tensor.device}, expected {device}")
@@ -230,5 +239,5 @@ def check_packed(packed: PackedKV, device: torch.device) -> None:
 
 def check_gapless(name: str, tensor: Tensor) -> None:
     """Raises ValueError unless the tokens of a head follow each other without gaps; heads may lie apart."""
-    if tensor.numel() and tensor.stride()[1:] != (tensor.shape[2], 1):
+    if tensor.numel() and tensor.shape[1] > 1 and tensor.stride(1) != tensor.shape[2]:
         raise ValueError(f"{name}: strides {tensor.stride()}; tokens of a head must follow each other without gaps")

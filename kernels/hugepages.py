@@ -1,4 +1,4 @@
-"""Large buffers on huge pages, where the system gives them.
+"""This file puts large buffers on huge pages, where the system gives them.
 
 Reading hundreds of megabytes a token, a CPU spends a third of its time on page-table walks with 4 KiB pages: two cores
 read 30 GB/s of those and 35 of 2 MiB pages, one core 21 and 31 (Zen 4, sequential, `bench.kernels` prints today's).
@@ -18,11 +18,11 @@ from torch import Tensor
 HUGE = 2 << 20  # bytes; smaller buffers gain nothing
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialized CPU tensor; its memory is taken when written, and on huge pages from 2 MiB on."""
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Makes an uninitialized tensor; a CPU's memory is taken when written, and on huge pages from 2 MiB on."""
     size = math.prod(shape) * dtype.itemsize
-    if not _worth_huge_pages(size):
-        return torch.empty(tuple(shape), dtype=dtype)
+    if torch.device(device).type != "cpu" or not _worth_huge_pages(size):
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
     return _mapped(size).view(dtype).view(tuple(shape))
 
 
@@ -31,7 +31,7 @@ def _worth_huge_pages(size: int) -> bool:
 
 
 def _mapped(size: int) -> Tensor:
-    """(size,) uint8, zeros that take no memory before they are written."""
+    """Makes (size,) uint8, zeros that take no memory before they are written."""
     # Private: shared memory, which mmap.mmap asks for unless told, gets huge pages only where shmem_enabled says so. It
     # lives as long as the tensor, which holds a reference.
     region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -43,14 +43,15 @@ def _mapped(size: int) -> Tensor:
 
 
 class Arena:
-    """Many buffers in few regions, so that small ones lie on huge pages too. They live as long as any of them does."""
+    """Lays many buffers into few regions, so that small ones lie on huge pages too. A region lives as long as a buffer
+    in it."""
 
     def __init__(self, region: int = 64 << 20) -> None:
         self._region = region
         self._rest = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> Tensor:
-        """(size,) uint8, zeros, beginning on a cache line."""
+        """Hands out (size,) uint8, zeros, beginning on a cache line."""
         room = (size + 63) // 64 * 64
         if self._rest.numel() < room:
             size_of_region = max(room, self._region)

@@ -1,4 +1,4 @@
-"""Products with quantized matrices on a GPU: which kernel serves a call. On a CPU they are `native.PackedMatrix`."""
+"""This file picks the kernel that multiplies with a quantized matrix on a GPU; a CPU has `native.PackedMatrix`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .formats import QuantizedMatrix
 
 
 def quantized_linear(x: Tensor, matrix: QuantizedMatrix, bias: Tensor | None = None) -> Tensor:
-    """x (N, in) times the matrix's transpose, plus bias (out,) -> (N, out), in x's dtype."""
+    """Multiplies x (N, in) with the matrix's transpose and adds bias (out,) -> (N, out), in x's dtype."""
     if x.shape[0] <= triton.MAX_ROWS and triton.serves(*((x,) if bias is None else (x, bias))):
         from .triton import linear
 

@@ -1,4 +1,4 @@
-"""Packing keys and values into a cache: which kernel does it."""
+"""This file picks the kernel that packs keys and values into a cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import fields
 
 from torch import Tensor
 
-from . import native, reference, triton
+from . import native, torch_ops, triton
 from .formats import PACK_GROUP, PackedKV
-from .native import pack as on_cpu
+from .native import attention as on_cpu
 
 
 def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
@@ -24,7 +24,7 @@ def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> Non
     elif keys.device.type == "cpu" and native.unavailable() is None:
         on_cpu.pack_into(packed, first, keys, values)
     else:
-        _store(reference.pack_kv(keys, values, packed.bits), packed, first)
+        _store(torch_ops.pack_kv(keys, values, packed.bits), packed, first)
 
 
 def _store(made: PackedKV, packed: PackedKV, first: int) -> None:

@@ -1,4 +1,4 @@
-"""The operations on plain torch: right on every device, and the quick path on a CPU without native kernels.
+"""These operations run on plain torch: right on every device, and the quick path on a CPU without native kernels.
 
 Attention runs on torch's CPU flash kernel, which returns the log-sum-exp that merging needs. Query heads that share
 a kv head are folded into rows, so that keys are read once a group: 24x quicker at decode than expanding them.
@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .formats import PackedSource, Source
+from .formats import PACK_GROUP, PackedKV, PackedSource, Source
 
 _NEVER = float("-inf")
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """As `elementwise.gated_mlp_activation`."""
     gate, up = gate_up.chunk(2, dim=-1)
     if activation == "silu":
         return F.silu(gate).mul_(up)
@@ -30,11 +29,7 @@ def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates x (..., N, D) by cos, sin (N, D) float32; dimension i pairs with i + D/2. arXiv 2104.09864.
-
-    Computed in float32 and rounded once to x.dtype, element by element: the same key gives the same bits whatever
-    it is batched with, which is what lets a restored exact memory equal the cache it came from.
-    """
+    """As `elementwise.apply_rope`."""
     half = x.shape[-1] // 2
     wide = x.to(torch.float32)
     rotated = wide * cos
@@ -44,7 +39,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
-    """`attention.attend` source by source, merged by log-sum-exp (arXiv 2402.05099) where several reach a token.
+    """Attends source by source, merged by log-sum-exp (arXiv 2402.05099) where several reach a token.
 
     Each is computed in the dtype of its keys, packed ones in q's. Without a window, the last token of a source with
     last_seen must sit at its last key (a causal chunk). Raises ValueError for what does not fit together.
@@ -54,7 +49,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
     for source in sources:
         span = slice(source.first, source.first + source.count)
         if isinstance(source, PackedSource):
-            k, v = (x.to(q.dtype) for x in reference.unpack_kv(source.packed))
+            k, v = (x.to(q.dtype) for x in unpack_kv(source.packed))
         else:
             k, v = source.keys, source.values
         part, part_lse = _attention(q[:, span].to(k.dtype), k, v, scale, source.last_seen, source.window)
@@ -68,7 +63,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int | None, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Of one source and its tokens: out (H, N, D), log-sum-exp of the scores (H, N)."""
+    """Attends to one source: out (H, N, D), log-sum-exp of the scores (H, N)."""
     heads, rows, dim = q.shape
     kv_heads, tokens, _ = k.shape
     if k.shape != v.shape or k.shape[2] != dim or heads % kv_heads:
@@ -89,7 +84,7 @@ def _attention(
 
 
 def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint key sets: the online-softmax identity (arXiv 1805.02867)."""
+    """Joins attention over two disjoint key sets: the online-softmax identity (arXiv 1805.02867)."""
     lse = torch.logaddexp(lse_a, lse_b)
     safe = lse.masked_fill(lse == _NEVER, 0.0)
     weight_a, weight_b = (lse_a - safe).exp_().unsqueeze(-1), (lse_b - safe).exp_().unsqueeze(-1)
@@ -97,7 +92,7 @@ def _merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """(B, N, D) x (B, T, D) -> out (B, N, D), lse (B, N) float32; B heads of one kind."""
+    """Attends from q (B, N, D) to k, v (B, T, D) -> out (B, N, D), lse (B, N) float32; B heads of one kind."""
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q[None], k[None], v[None], 0.0, causal, scale=scale
@@ -121,7 +116,7 @@ def _unmasked(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
 
 
 def _square(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Causal, as many keys as queries."""
+    """Attends causally, to as many keys as queries."""
     group = q.shape[0] // k.shape[0]
     if group > 1:
         k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
@@ -129,7 +124,7 @@ def _square(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int, window: int) -> tuple[Tensor, Tensor]:
-    """Sliding window: only the keys that some query sees are touched, by an explicit mask over those."""
+    """Attends through a sliding window, by an explicit mask over the keys that some query sees."""
     heads, rows, dim = q.shape
     first = min(max(last_seen - window + 1, 0), k.shape[1])
     last = min(max(last_seen + rows, first), k.shape[1])
@@ -148,3 +143,59 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, last_seen: int, win
     weights = (scores - lse.masked_fill(lse == _NEVER, 0.0)[..., None]).exp_().to(v.dtype)
     out = weights.view(k.shape[0], group * rows, -1) @ v
     return out.view(heads, rows, dim), lse.view(heads, rows)
+
+
+def pack_kv(keys: Tensor, values: Tensor, bits: int) -> PackedKV:
+    """Packs keys, values (G, T, D), T a multiple of 64, into codes of 8 or 4 bits (PackedKV has the format).
+
+    Scales and lows are rounded to float16 first, codes are computed in float32 against those. Raises ValueError for
+    shapes that do not fit, and for values that are not finite or beyond float16.
+    """
+    if bits not in (8, 4):
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if keys.dim() != 3 or keys.shape != values.shape or keys.shape[1] % PACK_GROUP or bits * keys.shape[2] % 8:
+        raise ValueError(f"pack_kv: keys {tuple(keys.shape)} and values {tuple(values.shape)} are no whole groups")
+    for name, x in (("keys", keys), ("values", values)):
+        if not bool((x.abs() <= torch.finfo(torch.float16).max).all()):
+            raise ValueError(f"pack_kv: {name} hold numbers that are not finite or too large for float16")
+    grouped = keys.float().unflatten(1, (-1, PACK_GROUP))
+    key_codes, key_scale, key_low = _codes(grouped, 2, bits)
+    value_codes, value_scale, value_low = _codes(values.float(), 2, bits)
+    return PackedKV(
+        bits,
+        _pack_bits(key_codes.flatten(1, 2), bits),
+        key_scale.squeeze(2),
+        key_low.squeeze(2),
+        _pack_bits(value_codes, bits),
+        value_scale.squeeze(2),
+        value_low.squeeze(2),
+    )
+
+
+def unpack_kv(packed: PackedKV) -> tuple[Tensor, Tensor]:
+    """Returns keys and values (G, T, D) float32: code * scale + low."""
+    key_scale, key_low = (x.float().repeat_interleave(PACK_GROUP, 1) for x in (packed.key_scale, packed.key_low))
+    keys = _unpack_bits(packed.key_codes, packed.bits) * key_scale + key_low
+    values = _unpack_bits(packed.value_codes, packed.bits) * packed.value_scale.float()[..., None]
+    return keys, values + packed.value_low.float()[..., None]
+
+
+def _codes(x: Tensor, dim: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns codes uint8, scale and low float16 of what lies along `dim` of x float32."""
+    top = 2**bits - 1
+    least, most = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
+    scale, low = ((most - least) / top).half(), least.half()
+    codes = ((x - low.float()) / scale.float()).nan_to_num(0.0, 0.0, 0.0).round().clamp(0, top)
+    return codes.to(torch.uint8), scale, low
+
+
+def _pack_bits(codes: Tensor, bits: int) -> Tensor:
+    if bits == 8:
+        return codes
+    low, high = codes.chunk(2, dim=-1)
+    return low | high << 4
+
+
+def _unpack_bits(codes: Tensor, bits: int) -> Tensor:
+    """-> float32 (..., D)."""
+    return (codes if bits == 8 else torch.cat((codes & 15, codes >> 4), dim=-1)).float()

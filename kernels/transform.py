@@ -1,4 +1,5 @@
-"""Products with the orthonormal basis of a transform codec, in both directions, on the CPU.
+"""These kernels serve a transform codec on the CPU: `Basis` multiplies with its orthonormal basis, in both directions;
+`unpack_symbols` reads its symbols out of their streams (native/src/symbols.cpp).
 
 Natively (forwards from AVX2 on, backwards from AVX-512 VNNI on) both are taken with 8-bit integers and float32 sums.
 Rounding the basis and the inputs adds errors of 0.8 % forwards and 0.5 % backwards of the numbers' root mean square,
@@ -10,14 +11,16 @@ Letters: r rows of the basis (components), C numbers of a token, n tokens, L lay
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_float, c_int64, c_void_p, sizeof
+from collections.abc import Sequence
+from ctypes import Structure, byref, c_char_p, c_int64, c_void_p, sizeof
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import native
-from .native.library import library
+from .native.library import fields, library
 
 _GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/src/transform.h
 _BLOCK = 32  # columns that share a scale in a packed matrix
@@ -37,7 +40,7 @@ class Basis:
         self.exact = exact
 
     def components(self, x: Tensor) -> Tensor:
-        """x (n, C) float32 -> x @ rows.T, (n, r) float32."""
+        """Multiplies x (n, C) float32 with rows.T -> (n, r) float32."""
         if self._matrix is not None:
             return native.packed_linear(x, self._matrix, exact=False)
         return x @ self._wide.T
@@ -82,7 +85,7 @@ class Basis:
 
     @cached_property
     def _matrix(self) -> native.PackedMatrix | None:
-        """For `components`."""
+        """The rows as `components` multiplies with them."""
         rows, columns = self.rows.shape
         if self.exact or rows == 0 or columns % _BLOCK or native.unavailable() is not None:
             return None
@@ -98,7 +101,7 @@ class Basis:
 
     @cached_property
     def _packed(self) -> tuple[Tensor, Tensor]:
-        """For the inverse: codes and scales of the dense rows as native/src/transform.h has them."""
+        """Codes and scales of the dense rows for the inverse, as native/src/transform.h has them."""
         groups, tiles = -(-self.dense // _GROUP), self.rows.shape[1] // _COLUMNS
         codes = torch.zeros(tiles, groups, _GROUP // 4, _COLUMNS, dtype=torch.int32)  # four of a byte each
         scales = torch.empty(tiles, groups, _COLUMNS)
@@ -113,7 +116,8 @@ class Basis:
 
 
 def _rounded(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers up to 127 and the scale of each slice along `dim`, which is gone from it; both float32."""
+    """Rounds x to whole numbers up to 127, and returns them and the scale of each slice along `dim`, without that
+    dimension; both float32."""
     scales = x.abs().amax(dim) / 127
     return (x / scales.clamp_min(1e-30).unsqueeze(dim)).round_(), scales
 
@@ -127,10 +131,40 @@ def _inverts() -> bool:
 class _InverseTransform(Structure):
     """InverseTransform of native/src/transform.h."""
 
-    _fields_ = (
-        ("symbols", c_void_p),
-        *((name, c_int64) for name in ("rows", "dense", "tokens", "columns", "dim")),
-        ("step", c_float),
-        *((name, c_void_p) for name in ("packed", "scales", "basis", "mean", "scale", "out")),
-        ("out_head", c_int64),
+    _fields_ = fields(
+        "pointer symbols; int64 rows dense tokens columns dim; float step; pointer packed scales basis mean scale out; "
+        "int64 out_head"
     )
+
+
+# By the library's return value.
+FAULTS = (
+    "",
+    "a block's stream of symbols is damaged",
+    "a block's stream of gaps is damaged",
+    "a block holds fewer remainders than its symbols ask for",
+    "a block holds more remainders than its symbols ask for",
+    "a block holds a symbol out of range",
+    "a block's large numbers are of another count than their marks",
+)
+
+
+def unpack_symbols(streams: Sequence[bytes], rows: Sequence[int], packed: Sequence[int], tokens: int) -> np.ndarray:
+    """Unpacks streams of bands of `rows` components, `packed` symbols a byte (0: gaps), then remainders and large
+    numbers -> (r, tokens) int16. Raises ValueError, one of FAULTS, when they are not the streams of so many symbols."""
+    count = len(rows)
+    if len(streams) != count + 2 or len(packed) != count:
+        raise ValueError(f"{len(streams)} streams for {count} bands")
+    out = np.empty((sum(rows), tokens), dtype=np.int16)
+    fault = library().minimemo_unpack_symbols(
+        (c_char_p * (count + 2))(*streams),
+        (c_int64 * (count + 2))(*map(len, streams)),
+        (c_int64 * count)(*rows),
+        (c_int64 * count)(*packed),
+        count,
+        tokens,
+        out.ctypes.data_as(c_void_p),
+    )
+    if fault:
+        raise ValueError(FAULTS[fault])
+    return out

@@ -13,14 +13,14 @@ from minimemo.threads import spin_briefly
 
 TYPE_CHECKING = False  # typing's own takes 5 ms
 if TYPE_CHECKING:
-    from minimemo.ask import Answer, Clue, Found, Passage, Piece, Prompts, load_prompts
+    from minimemo.ask import PROMPTS, Answer, Clue, Found, Passage, Piece, Prompts, TextGenerator, Written, load_prompts
     from minimemo.ask.endpoint import Endpoint
     from minimemo.errors import FetchError, GeneratorError, InputError, MemoError, MinimemoError, ModelError
     from minimemo.events import Event
     from minimemo.hub.catalog import pull
     from minimemo.memo.build import build
     from minimemo.memo.calibrate import calibrate
-    from minimemo.memo.library import Store, open_store
+    from minimemo.memo.library import Store, export, open_store
     from minimemo.memo.memo import Memo, open_memos
     from minimemo.memo.memo import open_memo as open
     from minimemo.runtime import LanguageModel, RunOptions, load_model, open_embedder
@@ -51,6 +51,10 @@ _HOMES = {
     "Piece": "ask",
     "Prompts": "ask",
     "load_prompts": "ask",
+    "PROMPTS": "ask",
+    "TextGenerator": "ask",
+    "Written": "ask",
+    "export": "memo.library",
     "Memo": "memo.memo",
     "open": "memo.memo",
     "open_embedder": "runtime",
@@ -63,10 +67,10 @@ _HOMES = {
 _NAMES = {"open": "open_memo"}
 
 __all__ = [
-    "Answer", "Clue", "Document", "Endpoint", "Event", "FetchError", "Found", "GeneratorError", "InputError",
-    "LanguageModel", "Memo", "MemoError", "MinimemoError", "ModelError", "Passage", "Piece", "Prompts",
-    "RunOptions", "Store", "build", "calibrate", "load_model", "load_prompts", "open", "open_embedder",
-    "open_memos", "open_store", "pull",
+    "PROMPTS", "Answer", "Clue", "Document", "Endpoint", "Event", "FetchError", "Found", "GeneratorError", "InputError",
+    "LanguageModel", "Memo", "MemoError", "MinimemoError", "ModelError", "Passage", "Piece", "Prompts", "RunOptions",
+    "Store", "TextGenerator", "Written", "build", "calibrate", "export", "load_model", "load_prompts",
+    "open", "open_embedder", "open_memos", "open_store", "pull",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 
 class MinimemoError(Exception):
-    """Base of every expected failure; the command line prints it as one line and exits with 2."""
+    """Base of every expected failure; the command line prints it as one line and exits with 1."""
 
 
 class InputError(MinimemoError):

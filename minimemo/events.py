@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`done` of `total` units of a stage (`total` 0: unknown). A stage ends with done == total."""
+    """`done` of `total` units of a stage (`total` 0: unknown). A stage ends with done == total.
+
+    Stages of a build: tokenize, embed, read, calibrate; of a question: load model, memory, load memory, choose, recall,
+    retrieve, weigh, answer; of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the
+    user and no stage.
+    """
 
     stage: str
     done: int

@@ -10,7 +10,8 @@ import re
 import shutil
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minimemo.errors import InputError
@@ -84,7 +85,7 @@ def _data(name: str) -> Path:
     if new == old or not old.exists():
         return new
     try:
-        new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(new.parent)
         for source in list(old.iterdir()) if old.is_dir() else [old]:
             target = new / source.name if old.is_dir() else new
             if not target.exists():
@@ -102,18 +103,42 @@ def _data(name: str) -> Path:
     return new
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is whole or absent, readers never see a part of it; makes its folder. Raises OSError.
+def private_folder(path: Path) -> None:
+    """Makes a folder, and those above it that are missing, for this user alone. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_whole(path: Path, content: bytes, private: bool = False) -> None:
+    """Writes a file that is whole or absent, readers never see a part of it; makes its folder. private: for this user
+    alone. Raises OSError.
 
     What a killed process left of the same file is removed. After a power cut an earlier content may be back: see `put`.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _part(path) as part:
+        part.touch(0o600 if private else 0o666)
+        part.write_bytes(content)
+
+
+def move_whole(source: Path, target: Path) -> None:
+    """Gives a file another place, perhaps on another file system, where it is for this user alone, and whole or absent
+    like what `write_whole` writes. Raises OSError."""
+    with _part(target) as part:
+        source.chmod(0o600)
+        shutil.move(source, part)
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """Names a file beside `path` that takes its name when the block ends well."""
+    private_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if not _runs(stale.name.rsplit(".", 2)[1].split("-")[0]):
             stale.unlink(missing_ok=True)
     try:
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -190,12 +215,13 @@ def content_hash(path: Path) -> str:
 
 def remembered_hash(path: Path) -> str:
     """SHA-256 (hex) of a large file, hashed once: a note in the cache folder, by path, size and time of change, says it
-    from then on, where that folder can be written."""
+    from then on, where that folder can be written. The time is that of the last change to the file, which nobody sets:
+    copies and backups keep the one of its content."""
     stat = path.stat()
-    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
     note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # not hashed yet
-        fields = json.loads(note.read_text(encoding="utf-8"))
+        fields = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
         if fields["identity"] == identity and len(fields["sha256"]) == 64:
             return str(fields["sha256"])
     content = content_hash(path)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimemo.errors import InputError
-from minimemo.events import Listener, silent
-from minimemo.hub.catalog import CATALOG, defaults, resolve
+from minimemo.events import Event, Listener, silent
+from minimemo.hub.catalog import CATALOG, defaults, pulled, resolve, writer
+from minimemo.hub.download import note
 from minimemo.models.config import ModelConfig
 from minimemo.models.fingerprint import decoder_files, fingerprint
 
@@ -144,16 +146,19 @@ def load_model(
 ) -> LanguageModel:
     """Loads a decoder into memory, to run as `options` say."""
     from minimemo.engine.engine import Engine
+    from minimemo.kernels.native.library import unavailable
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.models.weights import load_decoder
 
+    if options.device == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
+        on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     decoder = load_decoder(
         located.directory, located.config, dtype=options.product_dtype(), device=options.device, on_event=on_event
     )
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
-    return LanguageModel(located, engine, Tokenizer.load(located.directory))
+    return LanguageModel(located, engine, Tokenizer(located.directory))
 
 
 def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -> OpenEmbedder:
@@ -169,7 +174,7 @@ class Runtime:
     """The models that memos share: loaded ones or names; None is what the first memo names, or the default.
 
     generator: another decoder, loaded or named, that writes the answers; anything else in its place is left to those
-    who ask.
+    who ask. None: see `second_decoder`.
     """
 
     model: LanguageModel | LocatedModel | str | Path | None = None
@@ -199,7 +204,15 @@ class Runtime:
         return self.embedder
 
     def second_decoder(self) -> LanguageModel | None:
-        """The generator, loaded; the decoder itself where it is the same model; None where it is no model."""
+        """The generator, loaded; the decoder itself where it is the same model; None where it is no model.
+
+        Where none is named, the catalogue's writer writes beside the default decoder's memories, if it was pulled.
+        """
+        if self.generator is None and self.located().source == defaults()[0]:
+            here = {model.name for model in pulled()}
+            if (name := writer()) and name not in here:
+                self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
+            self.generator = name if name in here else None
         if isinstance(self.generator, (str, Path)):
             located = locate_model(self.generator, self.on_event)
             same = located.fingerprint == self.located().fingerprint

@@ -64,7 +64,7 @@ def test_command_line_passes_them_on(
     assert main([*ask, *dtypes, "--threads", "1"]) == 0
     assert torch.get_num_threads() == 1
     capsys.readouterr()
-    assert main([*ask, "--dtype", "float32"]) == 2
+    assert main([*ask, "--dtype", "float32"]) == 1
     assert "the memory is exact in bfloat16" in (said := capsys.readouterr().err) and "kv-dtype bfloat16" in said
     assert main(["summarize", "doc.memo", "--max-tokens", "2", *models, *dtypes]) == 0
 

@@ -102,4 +102,4 @@ def sentencepiece(
 
 def load(metadata: dict[str, object], directory: Path) -> Tokenizer:
     from_gguf(metadata).save(directory)
-    return Tokenizer.load(directory)
+    return Tokenizer(directory)

@@ -1,11 +1,16 @@
 """Questions of ../shared/data answered in several modes and scored.
 
     python -m bench.answers --sets xquad_en --limit 20 --modes rag,memorag
+    python -m bench.answers --sets everyday,unanswerable --mode memorag --limit 999 --generator qwen2.5-coder-1.5b
     python -m bench.answers --support --sets xquad_en,xquad_zh,cmrc,drcd
 
 Means with 95 % bootstrap intervals, in points (0 to 100) of the set's metric, and each mode against `rag` on the same
 questions. Memos and answers are kept in minimemo's cache folder: a run may be stopped at any moment, goes on where it
 was, and costs nothing when it is run again. Each set begins with its smallest documents.
+
+everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
+of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
+(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it.
 
 --support: how often `supported` is right, without a model:
 every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
@@ -25,21 +30,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.answers.measures import Row, summary
+from bench.answers.measures import SEARCHED, Row, summary
 from bench.answers.runner import MODES, Runner
-from bench.common.data import DATA, Question, document_text, questions
+from bench.answers.verdicts import JUDGED, figures
+from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
 from bench.common.intervals import interval
-from bench.common.report import command, heading, line, parser
+from bench.common.report import command, parser, show
 from minimemo.ask.answer import Passage, is_supported
 from minimemo.errors import InputError
 from minimemo.memory.tiers import DEFAULT, TIERS
 
-SETS = "literaryqa,loogle,qmsum,squality,contracts,nq_long,xquad_en,xquad_zh,cmrc,drcd,vcsum"
+SETS = "literaryqa,loogle,qmsum,squality,contracts,nq_long,xquad_en,xquad_zh,cmrc,drcd,vcsum,everyday,unanswerable"
 # Tokens of an answer, by the question's type; others get --max-tokens.
 ROOM = {"query-summary": 256, "gist": 256, "extractive-long": 160}
 COLUMNS = (
     ("set", "<11"), ("mode", "<17"), ("metric", "<10"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
     ("high", "6.1f"), ("em", "5.2f"), ("evidence", "5.2f"), ("s", "6.2f"), ("prompt", "6.0f"), ("reply", "6.0f"),
+)  # fmt: skip
+JUDGED_COLUMNS = (
+    ("set", "<12"), ("mode", "<17"), ("figure", "<24"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
+    ("high", "6.1f"), ("s", "6.2f"),
 )  # fmt: skip
 SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others", "6.3f"), ("n_others", "6"))
 
@@ -47,14 +57,16 @@ SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others
 def main(arguments: Sequence[str] | None = None) -> int:
     made = parser(__doc__, "bench.answers")
     made.add_argument("--sets", default=SETS)
-    made.add_argument("--modes", default="closed,rag,memory,memorag", help=f"some of {','.join(MODES)}")
+    made.add_argument("--modes", "--mode", default="closed,rag,memory,memorag", help=f"some of {','.join(MODES)}")
     made.add_argument("--limit", type=int, default=20, help="questions a set")
     made.add_argument("--docs", type=int, help="only about the so many smallest documents of each set")
     made.add_argument("--model", help="name in the catalogue, .gguf file or directory (default: the catalogue's)")
+    made.add_argument("--generator", help="a second model, that writes the answers")
     made.add_argument("--embedder")
     made.add_argument("--memory", choices=TIERS, default=DEFAULT)
     made.add_argument("--max-tokens", type=int, default=64, help="of answers that are not long by their type")
     made.add_argument("--data", type=Path, default=DATA)
+    made.add_argument("--cases", type=Path, default=EVERYDAY, help="of the set everyday")
     made.add_argument("--out", type=Path, help="a JSONL file for every answer with its scores")
     made.add_argument("--fresh", action="store_true", help="ask again what was asked before")
     made.add_argument("--support", action="store_true", help="judge `supported` instead")
@@ -66,15 +78,17 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if unknown := sorted(set(modes) - set(MODES)):
         raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
     if args.support:
-        return {"support": _support(args.data, names)}
-    asked = {name: questions(args.data, name, args.limit, args.docs) for name in names}
-    runner = Runner(args.data, args.model, args.embedder, args.memory, args.fresh)
+        rows = [support(args.data, name) for name in names]
+        show(SUPPORT_COLUMNS, rows)
+        return {"support": rows}
+    asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
+    runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
-    sets = {name: compared(rows) for name, rows in answered.items() if rows}
-    print(heading(COLUMNS))
-    for name, by_mode in sets.items():
-        for mode, row in by_mode.items():
-            print(line(COLUMNS, {"set": name, "mode": mode, **row}))
+    tables = {name: TABLES.get(rows[0].type, compared) for name, rows in asked.items() if rows}
+    sets = {name: tables[name](rows) for name, rows in answered.items() if rows}
+    flat = [(name, {"set": name, "mode": mode}, each) for name in sets for mode, each in sets[name].items()]
+    show(COLUMNS, [{**of, **row} for name, of, row in flat if tables[name] is compared])
+    show(JUDGED_COLUMNS, [{**of, **row} for name, of, rows in flat if tables[name] is not compared for row in rows])
     left = sum(map(len, asked.values())) - sum(map(len, answered.values()))
     return {"model": runner.model.located.source, "memory": args.memory, "unanswered": left, "sets": sets}
 
@@ -94,10 +108,11 @@ def answer_all(
     with ExitStack() as stack:
         file = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
         try:
-            for name, question in in_order(runner.data, asked):
+            for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                for mode in (m for m in modes if m != "gold" or question.evidence):
+                fit = SEARCHED if question.first else [m for m in modes if m != "gold" or question.evidence]
+                for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
                     if file:
@@ -108,12 +123,41 @@ def answer_all(
     return answered
 
 
-def in_order(data: Path, asked: dict[str, list[Question]]) -> Iterator[tuple[str, Question]]:
+def in_order(asked: dict[str, list[Question]]) -> Iterator[tuple[str, Question]]:
     """Set by set, the smallest document first, all questions about a document together."""
     for name, rows in asked.items():
-        sizes = {q.doc_id: (data / "docs" / f"{q.doc_id}.txt").stat().st_size for q in rows}
-        for question in sorted(rows, key=lambda q: (sizes[q.doc_id], q.doc_id)):
+        for question in sorted(rows, key=lambda q: (q.path.stat().st_size, q.doc_id)):
             yield name, question
+
+
+def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
+    """mode -> its figures (see `figures`), and what each mode gains over rag in right answers."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
+        judged = [answers[mode] for answers in rows if mode in answers]
+        table[mode] = figures([(row.question, row.verdict, row.record["seconds"]) for row in judged])
+        pairs = [(r[mode], r["rag"]) for r in rows if {mode, "rag"} <= r.keys() and r[mode].question.answers]
+        if mode != "rag" and pairs:
+            gains = [100.0 * (one.is_right - rag.is_right) for one, rag in pairs]
+            table[f"{mode}_minus_rag"] = [{"figure": "right", "n": len(gains), **interval(gains)}]
+    return table
+
+
+def followed(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
+    """mode -> for how many of the follow-ups, and of the questions that stand alone, the right passage is retrieved."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
+        records = [(answers[mode].question.why == "alone", answers[mode].record) for answers in rows]
+        for kind, alone in (("follow-ups", False), ("others", True)):
+            for way in ("alone", "conversation"):
+                hits = [100.0 * record[way] for each, record in records if each == alone and record[way] is not None]
+                if hits:
+                    row = {"figure": f"{kind}, {way}", "n": len(hits), **interval(hits)}
+                    table.setdefault(mode, []).append(row)
+    return table
+
+
+TABLES = {**dict.fromkeys(JUDGED, verdicts), "followup": followed}  # by the type of questions; others are `compared`
 
 
 def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
@@ -128,14 +172,6 @@ def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
         if mode != "rag" and gains:
             table[f"{mode}_minus_rag"] = interval(gains)
     return table
-
-
-def _support(data: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    print(heading(SUPPORT_COLUMNS))
-    rows = [support(data, name) for name in names]
-    for row in rows:
-        print(line(SUPPORT_COLUMNS, row))
-    return rows
 
 
 def support(data: Path, name: str) -> dict[str, Any]:

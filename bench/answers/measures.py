@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.answers.verdicts import JUDGED, is_right, verdict
 from bench.common.data import Question
 from bench.common.intervals import interval
 from bench.common.scores import MAIN, scores
 
-_SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
+SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
 
 
 class Row:
@@ -24,18 +25,39 @@ class Row:
         self.metric = MAIN.get(question.type, "f1")
 
     @property
+    def verdict(self) -> str:
+        """Of a question that is judged by rules."""
+        return verdict(self.question, self.record)
+
+    @property
+    def is_right(self) -> bool:
+        """As `verdict` has it, doubted or not."""
+        return self.verdict.startswith("right")
+
+    @property
     def points(self) -> float:
         """0 to 100, by the main metric of the question's type."""
         return 100 * self.scores[self.metric]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able. `mode` is the one asked in; `gold` is answered as `rag` is."""
-        q = self.question
-        return {**self.record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
+        q, record = self.question, self.record
+        if not (q.type in JUDGED or q.first):
+            return {**record, "mode": self.mode, "type": q.type, "answers": q.answers, "scores": self.scores}
+        asked = {"mode": self.mode, "id": q.id, "doc_id": q.doc_id, "why": q.why, "question": q.text}
+        asked |= {"expected": list(q.answers) or None, "seconds": record["seconds"]}
+        if q.first:
+            return {**asked, "first": q.first, "alone": record["alone"], "conversation": record["conversation"]}
+        places = [[p["start"], p["end"], p["cited"]] for p in record["passages"]]
+        told = {"answer": record["text"], "verdict": self.verdict, "supported": record["supported"]}
+        if signals := record.get("signals"):  # also of an answer that was not given for them
+            right = bool(q.answers) and is_right(record["guess"] or record["text"], q)
+            told |= {"guess": record["guess"], "signals": signals, "right": right, "confidence": record["confidence"]}
+        return {**asked, **told, "passages": places}
 
     def evidence(self) -> float | None:
         """Share of the evidence's characters that stood in the prompt; None where that is not known."""
-        passages = self.record["passages"] if self.mode in _SEARCHED else ()
+        passages = self.record["passages"] if self.mode in SEARCHED else ()
         return covered(self.question.evidence, passages) if passages else None
 
 

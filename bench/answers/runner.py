@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,14 @@ import numpy as np
 import minimemo
 from bench.common.data import Question
 from bench.common.kept import Kept
-from minimemo.ask import PROMPTS, Session, detect_language
+from minimemo.ask import PROMPTS, Session, Writer, detect_language
+from minimemo.ask.answer import Found
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
 from minimemo.memory.tiers import DEFAULT
 from minimemo.readers import read_document
+from minimemo.runtime import Runtime
 from minimemo.search.retriever import Retriever
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
@@ -34,23 +37,23 @@ _ROOMS = ("ask", "search", "text")  # whose code decides an answer, beside model
 class Runner:
     """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
 
-    Modes are the product's, and `gold`: the evidence itself as the passages, which is what the model could reach at
-    best. An answer is kept under everything that decides it: document, models, memory, prompts, and the code of the
-    rooms that answer. `fresh`: ask again all the same.
+    generator: a second model, that writes the answers. Modes are the product's, and `gold`: the evidence itself as the
+    passages, which is what the model could reach at best. An answer is kept under everything that decides it: document,
+    models, memory, prompts, and the code of the rooms that answer. `fresh`: ask again all the same.
     """
 
     def __init__(
         self,
-        data: Path,
         model: str | None = None,
         embedder: str | None = None,
         memory: str = DEFAULT,
         fresh: bool = False,
+        generator: str | None = None,
     ) -> None:
-        self.data = data
         self.memory = memory
         self.model = minimemo.load_model(model)
         self.embedder = minimemo.open_embedder(embedder)
+        self.generator = Runtime(self.model, generator=generator).second_decoder()
         self._doc_id = ""
         self._document: Document | None = None
         self._session: Session | None = None  # without a memory
@@ -59,31 +62,60 @@ class Runner:
 
     def answer(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
         """The answer's record: `Answer.to_dict`, id, doc_id and seconds."""
-        document = self._open(question.doc_id)
+        document = self._open(question)
         made_of: list[Any] = [self.model.located.fingerprint, self.embedder.fingerprint, document.sha256]
         if mode == "gold":
             made_of.append(question.evidence)
         elif mode not in _NO_MEMORY:
             made_of.append(asdict(self._with_memory().manifest.recipe))
-        made_of += [mode, question.text, max_tokens, [asdict(p) for p in PROMPTS.values()], code_version()]
+        made_of += [
+            mode,
+            question.text,
+            max_tokens,
+            *([question.first] if question.first else []),
+            [asdict(p) for p in PROMPTS.values()],
+            code_version(),
+        ]
+        made_of += [self.generator.located.fingerprint] if self.generator else []
+        made_of += [question.first, question.held] if question.first else []
         record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
         return {"id": question.id, "doc_id": question.doc_id, **record}
 
+    def _followed(self, question: Question, mode: str) -> dict[str, Any]:
+        """Whether the passages that a question would be answered from have its `held`: asked alone, and in a
+        conversation after `first`; None where memos hold no conversations."""
+        begin = time.perf_counter()
+        record: dict[str, Any] = {"text": "", "passages": [], "alone": None, "conversation": None}
+        talks: dict[str, Any] = {"alone": self._session_of(mode)}
+        if hasattr(Memo, "chat"):
+            talks["conversation"] = cast(Any, self._with_memory()).chat()
+            talks["conversation"].ask(question.first, mode)
+        for name, talk in talks.items():
+            with closing(talk.stream(question.text, mode)) as steps:
+                passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
+            record[name] = any(question.held in passage.text for passage in passages)
+        return {**record, "seconds": time.perf_counter() - begin}
+
     def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
-        session = self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
+        if question.type == "followup":
+            return self._followed(question, mode)
+        session = self._session_of(mode)
         begin = time.perf_counter()
         if mode == "gold":
-            texts = [self._open(question.doc_id).text[start:end] for start, end in question.evidence]
+            texts = [self._open(question).text[start:end] for start, end in question.evidence]
             answer = session.answer(question.text, texts, max_tokens)
         else:
             answer = session.ask(question.text, cast(Any, mode), max_tokens)
         return {"seconds": time.perf_counter() - begin, **answer.to_dict()}
 
-    def _open(self, doc_id: str) -> Document:
-        if self._document is None or doc_id != self._doc_id:
+    def _session_of(self, mode: str) -> Session:
+        return self._without_memory() if mode in _NO_MEMORY else self._with_memory().session()
+
+    def _open(self, question: Question) -> Document:
+        if self._document is None or question.doc_id != self._doc_id:
             self._memo = self._session = None  # one memory at a time
-            self._doc_id = doc_id
-            self._document = read_document(self.data / "docs" / f"{doc_id}.txt")
+            self._doc_id = question.doc_id
+            self._document = read_document(question.path)
         return self._document
 
     def _with_memory(self) -> Memo:
@@ -92,13 +124,11 @@ class Runner:
             assert self._document is not None
             name = f"{self._doc_id}-{self.model.located.fingerprint[:8]}-{self.memory}.memo"
             begin = time.perf_counter()
-            self._memo = minimemo.build(
-                self._document,
-                cache_dir() / "bench" / name,
-                model=self.model,
-                embedder=self.embedder,
-                memory=self.memory,
-            )
+            models: dict[str, Any] = {"model": self.model, "embedder": self.embedder}
+            folder = cache_dir() / "bench" / name
+            self._memo = minimemo.build(self._document, folder, memory=self.memory, **models)
+            if self.generator:
+                self._memo = minimemo.open(folder, generator=self.generator, **models)
             print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memo
 
@@ -118,6 +148,7 @@ class Runner:
                 _no_memory,
                 documents=[self._document.name],
                 language=detect_language(text),
+                generator=Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None,
             )
         return self._session
 

@@ -1,6 +1,8 @@
-"""The documents, questions and needles of ../shared/data, or of any folder laid out as it is.
+"""The documents, questions and needles of ../shared/data and ../shared/cases, or of any folders laid out as they are.
 
-docs.jsonl, docs/<doc_id>.txt, qa/<set>.jsonl, needle/needles_<language>.jsonl, embed/<set>/
+data: docs.jsonl, docs/<doc_id>.txt, qa/<set>.jsonl, needle/needles_<language>.jsonl, embed/<set>/
+cases/everyday: questions.jsonl (`right`: a pattern of right answers, null where the file does not say), files/
+bench/data: sets of this project's own about documents of data
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 
 from minimemo.errors import InputError
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+DATA, EVERYDAY = SHARED / "data", SHARED / "cases" / "everyday"
+SETS = Path(__file__).resolve().parents[1] / "data"
 GOLDEN = (5**0.5 - 1) / 2
 HAY_SHARE = 0.5  # of a haystack's tokens at least: the rest are needles
 
@@ -28,19 +32,29 @@ class Question:
     evidence: tuple[tuple[int, int], ...]  # characters of the document; empty where the set has none
     answer_span: tuple[int, int] | None = None
     type: str = "extractive"
+    path: Path = Path()  # of the document
+    why: str = ""  # it is hard, or has no answer: of sets of bench/data
+    first: str = ""  # The question that this one follows up,
+    held: str = ""  # and what the passage that answers this one holds.
 
 
-def questions(data: Path, name: str, limit: int, documents: int | None = None) -> list[Question]:
+def questions(
+    data: Path, name: str, limit: int, documents: int | None = None, everyday: Path = EVERYDAY
+) -> list[Question]:
     """`limit` questions of a set, spread evenly over it, in its order; those of a smaller limit are among them.
 
     documents: only those about the set's so many smallest documents. Raises InputError for an unknown set.
     """
-    path = data / "qa" / f"{name}.jsonl"
-    if not path.exists():
-        raise InputError(f"{path}: no such set")
-    rows = read_rows(path)
+    if name == "everyday":
+        rows = _everyday_rows(everyday)
+    else:
+        shipped, path = SETS / f"{name}.jsonl", data / "qa" / f"{name}.jsonl"
+        if not (shipped.exists() or path.exists()):
+            raise InputError(f"{path}: no such set")
+        rows = read_rows(shipped if shipped.exists() else path)
+    paths = {row["doc_id"]: row.get("path", data / "docs" / f"{row['doc_id']}.txt") for row in rows}
     if documents is not None:
-        sizes = {row["doc_id"]: (data / "docs" / f"{row['doc_id']}.txt").stat().st_size for row in rows}
+        sizes = {doc: path.stat().st_size for doc, path in paths.items()}
         smallest = sorted(sizes, key=lambda doc: (sizes[doc], doc))[:documents]
         rows = [row for row in rows if row["doc_id"] in smallest]
     spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1)  # every beginning of it covers the set evenly
@@ -53,8 +67,26 @@ def questions(data: Path, name: str, limit: int, documents: int | None = None) -
             tuple((start, end) for start, end in r.get("evidence", ())),
             (r["answer_span"][0], r["answer_span"][1]) if "answer_span" in r else None,
             r.get("type", "extractive"),
+            paths[r["doc_id"]],
+            r.get("why", ""),
+            r.get("first", ""),
+            r.get("held", ""),
         )
         for r in (rows[at] for at in sorted(spread[:limit]))
+    ]
+
+
+def _everyday_rows(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"everyday-{number}",
+            "doc_id": row["file"],
+            "question": row["question"],
+            "answers": [] if row["right"] is None else [row["right"]],
+            "type": "pattern",
+            "path": folder / "files" / row["file"],
+        }
+        for number, row in enumerate(read_rows(folder / "questions.jsonl", "--cases"))
     ]
 
 
@@ -88,9 +120,11 @@ def hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) ->
     return "".join((*parts, hay[start:]))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, option: str = "--data") -> list[dict[str, Any]]:
     """The objects of a JSON-lines file. Raises InputError where there is none."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; give --data FOLDER laid out so") from error
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}; give --data or --cases FOLDER laid out so"
+        ) from error

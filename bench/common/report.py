@@ -78,6 +78,12 @@ def line(columns: Columns, row: Mapping[str, Any]) -> str:
     return " ".join(cells)
 
 
+def show(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a whole table, unless it has no rows."""
+    if rows:
+        print(heading(columns), *(line(columns, row) for row in rows), sep="\n")
+
+
 def _aligned(name: str, cell: str, form: str) -> str:
     width = max(len(name), int("".join(c for c in form.lstrip("<").split(".")[0] if c.isdecimal()) or 0))
     return f"{cell:<{width}}" if form.startswith("<") else f"{cell:>{width}}"

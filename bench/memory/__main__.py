@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.common.data import DATA, document_text
 from bench.common.kept import Kept
-from bench.common.report import command, heading, line, parser
+from bench.common.report import command, parser, show
 from bench.memory.rivals import PCA, RIVALS, fit_pca
 from bench.memory.samples import FOLLOW, Library, document_sample, haystack_samples
 from bench.memory.stats import Outcome, tier_row
@@ -107,9 +107,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     exact = rows[0]
     print(f"{args.model}: {len(docs)} documents of {tokens} tokens, {exact['needles']} needles", end=" ")
     print(f"({exact['needles_found']} found in the exact cache), {exact['answers']} answers")
-    print(heading(COLUMNS))
-    for row in rows:
-        print(line(COLUMNS, row))
+    show(COLUMNS, rows)
     if args.plot:
         plot(rows, args.plot, args.model)
     return {

@@ -30,7 +30,7 @@ from minimemo.memory.codec import Codec, ExactCodec, KVLayout
 from minimemo.memory.load import StoredMemory
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import whole
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import writing
 from minimemo.runtime import LanguageModel
 
 BATCH = 16  # questions over one memory at a time
@@ -115,7 +115,7 @@ class Workbench:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "memory.bin"
             begin = time.perf_counter()
-            with MemoryWriter(path, header, level=codec.level) as writer:
+            with writing(path, header, level=codec.level) as writer:
                 for block in blocks:
                     following = len(prefilled.ids) - block.start - block.tokens
                     writer.add(block.hash, block.ids, codec.encode(block, following))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.common import machine
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.speed import peer
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
@@ -65,9 +65,7 @@ def measure(engine: Engine, depths: Sequence[int], repeat: int, program: Path | 
             row["ratio_decode"], row["ratio_mean"] = (row[n] / row["peer_decode"] for n in ("decode", "decode_mean"))
         rows.append(row)
     runs = [run for each in theirs.values() for run in each]
-    print(heading(COLUMNS))
-    for row in rows:
-        print(line(COLUMNS, row))
+    show(COLUMNS, rows)
     print(f"peak memory {peak / 1e6:.0f} MB; a token reads {weights / 1e6:.0f} MB of weights; memory {memory:.1f} GB/s")
     return {
         "kv_dtype": f"int{engine.memory_bits}" if engine.memory_bits else str(engine.kv_dtype).removeprefix("torch."),

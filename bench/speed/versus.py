@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import minimemo
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.speed import turn
 from minimemo.errors import InputError
 from minimemo.files import cache_dir, models_dir, profiles_dir
@@ -71,9 +71,7 @@ def compare(other: Path, model: str, embedder: str | None, document: Path | None
         raise InputError(f"--vs {other}: the two interpreters import {packages}, not each its own tree")
     rows = [compared(figure, *found.values()) for figure in FIGURES]
     print(f"{packages['here']} against {packages['there']}, {repeat} turns each; speed: times as quick")
-    print(heading(COLUMNS))
-    for row in rows:
-        print(line(COLUMNS, row))
+    show(COLUMNS, rows)
     return {"rows": rows, "turns": found}
 
 

@@ -1,4 +1,4 @@
-"""Attention on the CPU over dense and packed keys: Python's side of src/attention.h.
+"""This file attends on the CPU to dense and packed keys (src/attention.h), and packs them (src/attention_pack.cpp).
 
 All results are float32. On AVX-512, products with bfloat16 keys take queries rounded to bfloat16 (as sums of two such
 numbers where a call has sources of other kinds too, which would else weigh too much or too little against these: join
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_int64
 
 import torch
 from torch import Tensor
 
-from ..formats import CPU, MAX_DIM, PackedKV, PackedSource, Source, check, check_gapless, check_packed
-from .library import library
+from ..formats import CPU, MAX_DIM, PACK_GROUP, PackedKV, PackedSource, Source, check, check_gapless, check_packed
+from .library import fields, library
 
 MAX_SOURCES = 64
 _STORES = {torch.float32: 0, torch.bfloat16: 1}
@@ -30,12 +30,9 @@ class Segment(Structure):
     """Segment of src/attention.h."""
 
     _fields_ = (
-        ("store", c_int32),
-        *((name, c_void_p) for name in ("keys", "values")),
-        *((name, c_int64) for name in ("key_stride", "value_stride")),
-        *((name, c_void_p) for name in ("key_scale", "key_low", "value_scale", "value_low")),
-        *((name, c_int64) for name in ("key_param_stride", "value_param_stride")),
-        *((name, c_int64) for name in ("tokens", "start", "first_row", "last_row")),
+        *fields("int32 store; pointer keys values; int64 key_stride value_stride"),
+        *fields("pointer key_scale key_low value_scale value_low; int64 key_param_stride value_param_stride"),
+        *fields("int64 tokens start first_row last_row"),
         ("plan", c_int64 * 8),
     )
 
@@ -44,39 +41,28 @@ class _Attention(Structure):
     """Attention of src/attention.h."""
 
     _fields_ = (
-        ("q", c_void_p),
-        *((name, c_int64) for name in ("q_head", "q_row")),
-        ("out", c_void_p),
-        *((name, c_int64) for name in ("out_head", "out_row")),
-        ("lse", c_void_p),
-        *((name, c_int32) for name in ("kv_heads", "group", "dim")),
-        ("rows", c_int64),
-        ("scale", c_float),
-        ("positions", c_void_p),
-        ("window", c_int64),
+        *fields("pointer q; int64 q_head q_row; pointer out; int64 out_head out_row; pointer lse"),
+        *fields("int32 kv_heads group dim; int64 rows; float scale; pointer positions; int64 window"),
         ("segments", POINTER(Segment)),
-        ("count", c_int32),
-        ("workspace", c_void_p),
-        ("parts", c_int64),
+        *fields("int32 count; pointer workspace; int64 parts"),
     )
 
 
 def attention_variants() -> tuple[str, ...]:  # reached by: tests, which hold each against the definition
-    """The instruction sets that attention is compiled for and this processor runs, best last."""
+    """Names the instruction sets that attention is compiled for and this processor runs, best last."""
     names = (library().minimemo_attention_variant(number) for number in range(4))
     return tuple(name.decode() for name in names if name)
 
 
 def too_wide(group: int, dim: int) -> str | None:
-    """Why `group` query heads of `dim` numbers on one kv head are more than the kernels' buffers hold; None: they are
-    not."""
+    """Says why `group` query heads of `dim` numbers on one kv head are more than the kernels' buffers hold, or None."""
     if 1 <= dim <= MAX_DIM and group * (-dim // 16 * -16) <= _MAX_CELLS:
         return None
     return f"head dim {dim} in groups of {group} heads, at most {MAX_DIM} and {_MAX_CELLS} in all"
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of q (H, N, D) float32 over 1 to 64 sources of one window -> out (H, N, D), log-sum-exp (H, N) float32.
+    """Attends from q (H, N, D) float32 to 1 to 64 sources of one window -> out (H, N, D), log-sum-exp (H, N) float32.
 
     Dense keys are float32 or bfloat16. A token that sees no key gives zeros and -inf. Raises ValueError, naming the
     argument, for what does not fit, NativeUnavailable without the library.
@@ -118,6 +104,27 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
     return out, lse
 
 
+def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
+    """Packs keys and values (G, n, D), float32 or bfloat16, into tokens first .. first + n - 1 of `packed`, whole
+    groups of 64: the same bits as `torch_ops.pack_kv`.
+
+    Raises ValueError for what does not fit, and for numbers that are not finite or beyond float16; the groups that
+    hold those are then not written.
+    """
+    heads, capacity, dim = packed.shape
+    source, target = Segment(), Segment()
+    fill_dense(source, keys, values, heads, dim)
+    fill_packed(target, packed, heads, dim)
+    tokens = keys.shape[1]
+    if tokens % PACK_GROUP or first % PACK_GROUP or not 0 <= first <= first + tokens <= capacity:
+        raise ValueError(f"keys: tokens {first} .. {first + tokens} are no whole groups of 64 within {capacity}")
+    wrong = library().minimemo_pack_kv(
+        ctypes.byref(source), ctypes.byref(target), heads, first // PACK_GROUP, dim, torch.get_num_threads()
+    )
+    if wrong:
+        raise ValueError(f"{'keys' if wrong == 1 else 'values'}: numbers that are not finite or too large for float16")
+
+
 def _place(segment: Segment, source: Source | PackedSource, rows: int, window: int | None) -> None:
     """Says which rows see a source, and where its first key lies so that their positions see as many keys as asked."""
     last = source.first + source.count
@@ -132,7 +139,7 @@ def _place(segment: Segment, source: Source | PackedSource, rows: int, window: i
 
 
 def fill_dense(segment: Segment, keys: Tensor, values: Tensor, kv_heads: int, dim: int) -> None:
-    """keys, values (G, T, D): views of a larger cache (G, capacity, D) or whole. Raises ValueError."""
+    """Points a segment at keys and values (G, T, D), views of a larger cache or whole. Raises ValueError."""
     check("keys", keys, (kv_heads, None, dim), (torch.float32, torch.bfloat16), CPU)
     check("values", values, keys.shape, (keys.dtype,), CPU)
     check_gapless("keys", keys)
@@ -143,7 +150,7 @@ def fill_dense(segment: Segment, keys: Tensor, values: Tensor, kv_heads: int, di
 
 
 def fill_packed(segment: Segment, packed: PackedKV, kv_heads: int, dim: int) -> None:
-    """The tensors are the caller's to hold. Raises ValueError."""
+    """Points a segment at packed tensors, which are the caller's to hold. Raises ValueError."""
     check_packed(packed, CPU)
     if packed.shape[::2] != (kv_heads, dim):
         raise ValueError(f"key_codes: {packed.shape[0]} heads of {packed.shape[2]} dims, expected {kv_heads} of {dim}")

@@ -1,16 +1,17 @@
-"""The library that the C++ in src/ compiles to: finding it, opening it once, and the types of its functions."""
+"""This file finds the library that the C++ in src/ compiles to, opens it once and types its functions."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 _ABI = 12
+_AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
     "abi": (c_int, []),
@@ -34,6 +35,15 @@ _FUNCTIONS = {
 }  # results and arguments of minimemo_*, as src/ has them
 
 
+_KINDS = {"pointer": c_void_p, "int32": c_int32, "int64": c_int64, "float": c_float}
+
+
+def fields(declared: str) -> tuple[tuple[str, type], ...]:
+    """Returns the fields of a C structure that are declared as "int64 rows columns; pointer x"."""
+    groups = (group.split() for group in declared.split(";"))
+    return tuple((name, _KINDS[kind]) for kind, *names in groups for name in names)
+
+
 class NativeUnavailable(RuntimeError):
     """The native library cannot be used here; the message says why."""
 
@@ -53,19 +63,19 @@ class Library(ctypes.CDLL):
 
 
 def unavailable() -> str | None:
-    """Why the native library cannot be used, or None when it can."""
+    """Says why the native library cannot be used, or None when it can."""
     result = _opened()
     return result if isinstance(result, str) else None
 
 
 def variants() -> tuple[str, ...]:
-    """The instruction sets that this processor runs, best last."""
+    """Names the instruction sets that this processor runs, best last."""
     opened = library()
     return tuple(name for number, name in enumerate(_VARIANTS) if opened.minimemo_variant(number))
 
 
 def library() -> Library:
-    """The library. Raises NativeUnavailable."""
+    """Returns the library, or raises NativeUnavailable."""
     if isinstance(result := _opened(), str):
         raise NativeUnavailable(result)
     return result
@@ -73,7 +83,7 @@ def library() -> Library:
 
 @lru_cache(maxsize=1)
 def _opened() -> Library | str:
-    """The library, or why there is none: looked for once, whatever comes of it."""
+    """Returns the library, or why there is none: it is looked for once, whatever comes of it."""
     try:
         return _open()
     except NativeUnavailable as reason:
@@ -88,13 +98,13 @@ def _open() -> Library:
         raise NativeUnavailable("turned off by MINIMEMO_NATIVE=off")
     files = sorted(Path(__file__).parents[1].glob("_native*.so"))
     if not files:
-        raise NativeUnavailable("not built: installing minimemo found no C++17 compiler; get one and install it again")
+        raise NativeUnavailable(f"not built: installing minimemo found no C++17 compiler; get one and {_AGAIN}")
     try:
         opened = Library(files[0])
     except (OSError, AttributeError) as error:
-        raise NativeUnavailable(f"{files[0].name} does not load ({error}); install minimemo again") from None
+        raise NativeUnavailable(f"{files[0].name} does not load ({error}); {_AGAIN}") from None
     if opened.minimemo_abi() != _ABI:
-        raise NativeUnavailable(f"{files[0].name} is of another version; install minimemo again")
+        raise NativeUnavailable(f"{files[0].name} is of another version; {_AGAIN}")
     runnable = [number for number in range(len(_VARIANTS)) if opened.minimemo_variant(number)]
     opened.variant = _VARIANTS.index(choice) if choice else runnable[-1]
     if opened.variant not in runnable:
@@ -105,8 +115,8 @@ def _open() -> Library:
 
 
 def _openmp_entry() -> int | None:
-    """GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for): looked up through
-    torch's own library, which finds that one among several that may be loaded. None where torch uses another."""
+    """Finds GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for), through torch's
+    own library: several may be loaded. None where torch uses another."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
         try:
             return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value

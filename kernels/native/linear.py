@@ -1,4 +1,4 @@
-"""Products with quantized matrices on the CPU: Python's side of src/api.cpp.
+"""This file multiplies with quantized matrices on the CPU (src/api.cpp).
 
 A `PackedMatrix` holds integer codes of 4, 5, 6 or 8 bits with a scale (and maybe an offset) a group of 16 or 32
 columns, exactly as given, in the layout of src/format.h. A product rounds each activation to an integer, relative to
@@ -16,17 +16,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formats import CPU, check
+from ..formats import CPU, check, checked_groups
 from ..hugepages import Arena
 from .library import library
 
+PACKED_GROUPS = (16, 32)  # columns of a packed matrix that share a scale
 _MAX_PARTS = 16
 _HEADER_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """Quantized rows, (out_features, in_features), from one or several matrices laid one below the other.
+    """Holds quantized rows, (out_features, in_features), from one or several matrices laid one below the other.
 
     buffers: one uint8 tensor a matrix, each complete in itself (format.h), so they may be stored and mapped again.
     pointers: to the buffers, as C takes them.
@@ -47,7 +48,7 @@ class PackedMatrix:
 
     @staticmethod
     def from_buffers(buffers: Sequence[Tensor]) -> PackedMatrix:
-        """Buffers of `pack_weights` -> the matrix of all their rows. Raises ValueError for anything else."""
+        """Joins buffers of `pack_weights` into the matrix of all their rows. Raises ValueError for anything else."""
         if not 1 <= len(buffers) <= _MAX_PARTS:
             raise ValueError(f"a packed matrix has 1 to {_MAX_PARTS} parts, got {len(buffers)}")
         rows, widths = 0, set()
@@ -67,12 +68,13 @@ class PackedMatrix:
 def pack_weights(
     codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, arena: Arena | None = None
 ) -> PackedMatrix:
-    """codes (out, in) int8, scales and offsets (out, in / group) float32, group 16 or 32 -> the same values, packed.
+    """Packs codes (out, in) int8, scales and offsets (out, in / group) float32, group 16 or 32, without loss.
 
     arena: where the buffer is to lie; the matrices of a model share one. Raises ValueError for shapes or dtypes that do
     not fit together.
     """
-    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float32, PACKED_GROUPS)
+    check("codes", codes, codes.shape, (torch.int8,), CPU)
     rows, columns = codes.shape
     header = ctypes.create_string_buffer(_HEADER_BYTES)
     arrays = (codes.data_ptr(), scales.data_ptr(), offsets.data_ptr() if offsets is not None else None)
@@ -83,29 +85,13 @@ def pack_weights(
     return PackedMatrix.from_buffers([buffer])
 
 
-def checked_groups(codes: Tensor, scales: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The arguments of `pack_weights`, contiguous. Raises ValueError as that does."""
-    codes, scales = codes.contiguous(), scales.contiguous()
-    check("codes", codes, (None, None), (torch.int8,), CPU)
-    rows, columns = codes.shape
-    check("scales", scales, (rows, None), (torch.float32,), CPU)
-    groups = scales.shape[1]
-    group = columns // groups if groups else 32
-    if columns == 0 or group not in (16, 32) or groups * group != columns:
-        raise ValueError(f"scales {tuple(scales.shape)} do not fit codes {tuple(codes.shape)} in groups of 16 or 32")
-    if offsets is not None:
-        offsets = offsets.contiguous()
-        check("offsets", offsets, scales.shape, (torch.float32,), CPU)
-    return codes, scales, offsets
-
-
 def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:
-    """The rows of several matrices of one width, each in its own form; one product rounds x once for all of them."""
+    """Joins the rows of several matrices of one width, each in its own form; a product rounds x once for all."""
     return PackedMatrix.from_buffers([buffer for matrix in matrices for buffer in matrix.buffers])
 
 
 def packed_linear(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None, *, exact: bool = True) -> Tensor:
-    """x (..., in) float32 times the matrix's transpose, plus bias (out,) -> (..., out) float32.
+    """Multiplies x (..., in) float32 with the matrix's transpose and adds bias (out,) -> (..., out) float32.
 
     exact: activations are rounded to 14 bits, else to 8. Raises ValueError for shapes or dtypes that do not fit.
     """
@@ -134,7 +120,7 @@ def packed_linear(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None, *
 
 
 def expand_rows(matrix: PackedMatrix, ids: Tensor) -> Tensor:
-    """Rows ids (...) int64 of a matrix of one part -> (..., in) float32, code * scale + offset. Raises IndexError."""
+    """Widens rows ids (...) int64 of a matrix of one part -> (..., in) float32. Raises IndexError."""
     if ids.dtype != torch.int64:
         raise ValueError(f"ids are {ids.dtype}, expected int64")
     ids = ids.contiguous()

@@ -1,4 +1,4 @@
-"""The most likely rows of a vocabulary without reading all of it: Python's side of src/shortlist.cpp.
+"""This file finds the most likely rows of a vocabulary without reading all of it (src/shortlist.cpp).
 
 A coarse copy of the head, 4.5 bits a weight, tells which tokens can be the likeliest; those alone are multiplied with
 the head itself. Decoding reads half of a head of 8 bits that way, and finds the token that the whole head would.
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formats import CPU, check
+from ..formats import CPU, check, checked_groups
 from ..hugepages import Arena
 from .library import library
-from .linear import PackedMatrix, checked_groups, pack_weights
+from .linear import PACKED_GROUPS, PackedMatrix, pack_weights
 
 _GROUP = 32  # columns of one step of the copy
 
 
 @dataclass(frozen=True, slots=True)
 class Shortlist:
-    """exact, coarse: a matrix (out, in) of one part and its rounded copy. noise: root mean square of what was lost."""
+    """Holds a matrix (out, in) of one part and its rounded copy. noise: root mean square of what was lost."""
 
     exact: PackedMatrix
     coarse: PackedMatrix
@@ -32,11 +32,11 @@ class Shortlist:
 def shortlist(
     exact: PackedMatrix, codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, arena: Arena | None = None
 ) -> Shortlist:
-    """`exact`, which was packed from those codes, scales and offsets (as `pack_weights` takes them), and its copy."""
+    """Copies `exact`, which `pack_weights` packed from those codes, scales and offsets, coarsely."""
     rows, columns = codes.shape
     if exact.shape != (rows, columns) or len(exact.buffers) != 1 or columns % _GROUP:
         raise ValueError(f"shortlist: codes {tuple(codes.shape)} are not of a matrix {exact.shape} of one part")
-    codes, scales, offsets = checked_groups(codes, scales, offsets)
+    codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float32, PACKED_GROUPS)
     rounded, steps = torch.empty_like(codes), torch.empty(rows, columns // _GROUP, dtype=torch.float32)
     lost = library().minimemo_coarsen(
         codes.data_ptr(),
@@ -55,8 +55,8 @@ def shortlist(
 
 
 def largest_linear(x: Tensor, matrix: Shortlist) -> Tensor:
-    """x (n, in) float32 -> (n, out) float32: as `packed_linear` of the exact matrix where an output may be largest
-    of its row, roughly right elsewhere. For few rows: each picks its own tiles. Raises ValueError."""
+    """Multiplies x (n, in) float32 -> (n, out) float32: as `packed_linear` of the exact matrix where an output may be
+    the largest of its row, roughly right elsewhere. For few rows: each picks its own tiles. Raises ValueError."""
     x = x.contiguous()
     check("x", x, (None, matrix.exact.in_features), (torch.float32,), CPU)
     opened, out = library(), torch.empty(x.shape[0], matrix.exact.out_features)

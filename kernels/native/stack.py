@@ -1,10 +1,10 @@
-"""All layers of a decoder in one native call: Python's side of src/stack.h."""
+"""This file runs all layers of a decoder in one native call (src/stack.h)."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Collection, Mapping, Sequence
+from ctypes import POINTER, Structure, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..formats import CPU, PackedKV, check
 from .attention import Segment, fill_packed, too_wide
-from .library import library
+from .library import fields, library
 from .linear import PackedMatrix
 
 _GATES = ("silu", "gelu_tanh")
@@ -23,56 +23,44 @@ class _Matrix(Structure):
     _fields_ = (("parts", POINTER(c_void_p)), ("bias", c_void_p), ("count", c_int64))
 
 
-_NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "post_attention_norm", "post_mlp_norm")
-_MATRICES = ("qkv", "out", "gate_up", "down")
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "post_attention_norm", "post_mlp_norm")
+MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 class _Layer(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in _NORMS),
-        *((name, _Matrix) for name in _MATRICES),
-        ("window", c_int64),
-        ("rotation", c_int64),
+        *((name, c_void_p) for name in NORMS),
+        *((name, _Matrix) for name in MATRICES),
+        *fields("int64 window rotation"),
     )
 
 
 class _Model(Structure):
     _fields_ = (
         ("layers", POINTER(_Layer)),
-        *((name, c_int32) for name in ("count", "heads", "kv_heads", "dim", "hidden", "intermediate", "gate")),
-        ("norm_eps", c_float),
-        ("scale", c_float),
-        ("reserved", c_int32),
+        *fields("int32 count heads kv_heads dim hidden intermediate gate; float norm_eps scale; int32 reserved"),
     )
 
 
 class _Cache(Structure):
     _fields_ = (
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        *((name, c_int64) for name in ("layer_stride", "head_stride", "length", "count", "bfloat16")),
+        *fields("pointer keys values; int64 layer_stride head_stride length count bfloat16"),
         ("packed", POINTER(Segment)),
     )
 
 
 class _Call(Structure):
     _fields_ = (
-        ("x", c_void_p),
-        ("tokens", c_int64),
-        ("cosines", c_void_p * 2),
-        ("sines", c_void_p * 2),
-        ("rows", POINTER(_Cache)),
-        ("prefix", POINTER(_Cache)),
-        ("row_count", c_int64),
-        ("raw_keys", c_void_p),
-        ("fine", c_int32),
-        ("threads", c_int32),
+        *fields("pointer x; int64 tokens"),
+        *((name, c_void_p * 2) for name in ("cosines", "sines")),
+        *((name, POINTER(_Cache)) for name in ("rows", "prefix")),
+        *fields("int64 row_count; pointer raw_keys; int32 fine threads"),
     )
 
 
 class Cache(Protocol):
-    """keys, values: (L, G, capacity, D), slot 0 of which holds token `start`; the first `start` tokens are packed, the
-    heads of all layers in a row (L G of them)."""
+    """Holds keys, values (L, G, capacity, D), in whose slot 0 lies token `start`; the first `start` tokens are packed,
+    the heads of all layers in a row (L G of them)."""
 
     keys: Tensor
     values: Tensor
@@ -83,24 +71,16 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StackLayer:
-    """One layer: norms (C,) or (D,) float32, packed matrices with biases (out,) or None, as in models/decoder.py."""
+    """Holds a layer's NORMS, (C,) or (D,) float32 or None, and its MATRICES, packed, with biases (out,) or None."""
 
-    attention_norm: Tensor
-    mlp_norm: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    post_attention_norm: Tensor | None
-    post_mlp_norm: Tensor | None
-    qkv: tuple[PackedMatrix, Tensor | None]
-    out: tuple[PackedMatrix, Tensor | None]
-    gate_up: tuple[PackedMatrix, Tensor | None]
-    down: tuple[PackedMatrix, Tensor | None]
+    norms: Mapping[str, Tensor | None]
+    matrices: Mapping[str, tuple[PackedMatrix, Tensor | None]]
     window: int | None
     rotation: int
 
 
 class Stack:
-    """The layers, checked once; the tensors are held as long as this is."""
+    """Runs layers, which are checked once; their tensors are held as long as this is."""
 
     def __init__(
         self,
@@ -122,7 +102,7 @@ class Stack:
             )
         if reason := too_wide(heads // kv_heads, dim):
             raise ValueError(f"stack: {reason}")
-        hidden, intermediate = layers[0].qkv[0].in_features, layers[0].down[0].in_features
+        hidden, intermediate = (layers[0].matrices[name][0].in_features for name in ("qkv", "down"))
         shapes = {
             "attention_norm": (hidden,), "mlp_norm": (hidden,), "post_attention_norm": (hidden,),
             "post_mlp_norm": (hidden,), "q_norm": (dim,), "k_norm": (dim,),
@@ -169,7 +149,9 @@ class Stack:
             _check("sin", sin, (tokens, dim))
         if not max(layer.rotation for layer in self._layers) < len(rotations) <= 2:
             raise ValueError(f"stack: {len(rotations)} kinds of rotation")
-        cosines, sines = ((c_void_p * 2)(*(pair[i].data_ptr() for pair in rotations)) for i in (0, 1))
+        cosines, sines = (
+            (c_void_p * 2)(*(table.data_ptr() for table in tables)) for tables in zip(*rotations, strict=True)
+        )
         call = _Call(
             *(x.data_ptr(), tokens, cosines, sines),
             (_Cache * len(rows))(*(self._cache(cache, count) for cache, count in rows)),
@@ -202,15 +184,13 @@ class Stack:
 
 
 def _fill(to: _Layer, layer: StackLayer, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    if (layer.q_norm is None) != (layer.k_norm is None):
+    if (layer.norms["q_norm"] is None) != (layer.norms["k_norm"] is None):
         raise ValueError(f"stack: layer {index} has a norm of queries or keys alone")
-    for name in _NORMS:
-        norm: Tensor | None = getattr(layer, name)
+    for name, norm in layer.norms.items():
         if norm is not None:
             _check(f"layer {index} {name}", norm, shapes[name])
             setattr(to, name, norm.data_ptr())
-    for name in _MATRICES:
-        matrix, bias = getattr(layer, name)
+    for name, (matrix, bias) in layer.matrices.items():
         if matrix.shape != shapes[name]:
             raise ValueError(f"stack: layer {index} {name} is {matrix.shape}, expected {shapes[name]}")
         if bias is not None:
@@ -223,4 +203,4 @@ def _fill(to: _Layer, layer: StackLayer, index: int, shapes: dict[str, tuple[int
 def _check(name: str, tensor: Tensor, shape: Sequence[int], dtypes: Collection[torch.dtype] = (torch.float32,)) -> None:
     check(f"stack: {name}", tensor, shape, dtypes, CPU)
     if not tensor.is_contiguous():
-        raise ValueError(f"stack: {name}: strides {tensor.stride()}, expected none but of a whole tensor")
+        raise ValueError(f"stack: {name}: strides {tensor.stride()}, expected a tensor without gaps")

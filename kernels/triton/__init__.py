@@ -1,4 +1,4 @@
-"""Triton's kernels for a GPU, an operation a file, and which calls they serve.
+"""This folder holds Triton's kernels for a GPU, an operation a file; `serves` says which calls they take.
 
 This file imports nothing of triton, which is optional. A launcher checks its arguments, chooses block sizes by a small
 function of the shape and makes a `Launch`; the kernel is pure. There is no autotuning: it needs a GPU to import, and

@@ -1,5 +1,5 @@
-"""Attention of a pass over several sources of keys on a GPU, after FlashAttention-2 (arXiv 2307.08691) and
-Flash-Decoding: a shared memory and the rows' own tails, in one merge (arXiv 2402.05099).
+"""This file attends to several sources of keys on a GPU, after FlashAttention-2 (arXiv 2307.08691) and Flash-Decoding:
+a shared memory and the rows' own tails, in one merge (arXiv 2402.05099).
 
 Each source is read once for all query tokens that attend to it, into parts that one kernel merges by log-sum-exp.
 Nothing here waits for the GPU. The kernel of this file serves dense keys, that of packed.py packed ones. A program
@@ -18,20 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..formats import PackedSource, Source, check
+from ..formats import MAX_DIM, PACK_GROUP, PackedSource, Source, check, check_packed
 from . import FLOATS
-from .launch import Launch
-from .merge import merge_launch
-from .packed import packed_launch
-from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax, seen, seen_blocks, shares_for, tiling
+from .launch import Launch, widened
+from .pack import half_block, packed_arguments
+from .packed import attend_packed
+from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks, shares_for, tiling
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
-    """Grouped-query attention of each query token over the union of its sources: q (H, N, D) -> (H, N, D), q's dtype,
-    laid out token by token.
-
-    Tokens without a source give zeros. Raises ValueError naming what does not fit.
-    """
+    """As `attention.attend`, laid out token by token; a token without a source gives zeros. Raises ValueError."""
     launches, out = attention_launches(q, sources, scale)
     for launch in launches:
         launch.run()
@@ -41,7 +37,7 @@ def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float)
 def attention_launches(
     q: Tensor, sources: Sequence[Source | PackedSource], scale: float
 ) -> tuple[list[Launch], Tensor]:
-    """The launches of `attention` in order, and its result, which the last of them writes.
+    """Returns the launches of `attention` in order, and its result, which the last of them writes.
 
     Sources of one share whose tokens do not overlap fill the same part.
     """
@@ -75,7 +71,7 @@ def attention_launches(
         _launch(q[:, span], source, scale, shares, parts[at:, :, span], lse[at:, :, span])
         for source, (span, shares), at in zip(sources, spans, places, strict=True)
     ]
-    return [*launches, merge_launch(parts, lse, out)], out
+    return [*launches, _merge_launch(parts, lse, out)], out
 
 
 def _apart(span: slice, others: Sequence[slice]) -> bool:
@@ -85,17 +81,70 @@ def _apart(span: slice, others: Sequence[slice]) -> bool:
 def _launch(
     q: Tensor, source: Source | PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor | None
 ) -> Launch:
+    """Attends from q (H, N, D) to a source in `shares` shares, into the first `shares` parts of out (parts, H, N, D)
+    and lse (parts, H, N) float32, which a sole part does without."""
+    heads, queries, dim = q.shape
+    kv_heads, tokens, _ = source.shape
+    if not 1 <= dim <= MAX_DIM:
+        raise ValueError(f"q: head dim {dim}, expected 1 to {MAX_DIM}")
+    if heads * q.stride(0) + queries * q.stride(1) >= 1 << 31:
+        raise ValueError(f"q: strides {q.stride()} reach beyond what 32 bits count")
+    if source.window is not None and (source.window < 1 or source.last_seen is None):
+        raise ValueError(f"window: {source.window}, expected 1 or more, and last_seen with it")
+    tiles = tiling(queries * (heads // kv_heads), dim, q.dtype)
+    blocks = tiles.pop("blocks")
     if isinstance(source, PackedSource):
-        return packed_launch(q, source, scale, shares, out, lse)
-    k, v = source.keys, source.values
-    check("keys", k, (None, None, q.shape[2]), (q.dtype,), q.device)
-    check("values", v, k.shape, (q.dtype,), q.device)
-    arguments = {
-        "k": k, "v": v, "stride_kg": k.stride(0), "stride_kt": k.stride(1), "stride_vg": v.stride(0),
-        "stride_vt": v.stride(1),
-    }  # fmt: skip
-    tiles = tiling(q.shape[1] * (q.shape[0] // k.shape[0]), k.shape[2], q.dtype)
-    return attention_launch(_attend, q, source, scale, shares, out, lse, tiles, arguments, {})
+        check_packed(source.packed, q.device)
+        check("q", q, (None, None, source.shape[2]), FLOATS)
+        blocks["BLOCK_D"] = half_block(dim)
+        if dim <= 128:
+            tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
+        kernel, arguments = attend_packed, packed_arguments(source.packed)
+        constants = {"BITS": source.packed.bits, "PACK": PACK_GROUP}
+    else:
+        k, v = source.keys, source.values
+        check("keys", k, (None, None, dim), (q.dtype,), q.device)
+        check("values", v, k.shape, (q.dtype,), q.device)
+        kernel, constants = _attend, {}
+        arguments = {
+            "k": k, "v": v, "stride_kg": k.stride(0), "stride_kt": k.stride(1), "stride_vg": v.stride(0),
+            "stride_vt": v.stride(1),
+        }  # fmt: skip
+    return Launch(
+        kernel,
+        (triton.cdiv(queries * (heads // kv_heads), blocks["BLOCK_M"]), kv_heads, shares),
+        {
+            "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
+            "last_seen": source.last_seen or 0,
+            "window": min(source.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
+            "scale": scale, "stride_qh": q.stride(0), "stride_qn": q.stride(1), "stride_op": out.stride(0),
+            "stride_oh": out.stride(1), "stride_on": out.stride(2),
+            "stride_lp": lse.stride(0) if lse is not None else 0, "stride_lh": lse.stride(1) if lse is not None else 0,
+        },
+        {
+            "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None,
+            "WINDOWED": source.window is not None, "WIDEN": widened(kernel, q.dtype), **constants, **blocks,
+        },
+        **tiles,
+    )  # fmt: skip
+
+
+def _merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
+    """Merges parts (P, H, N, D) over disjoint keys by lse (P, H, N), float32 without gaps -> out (H, N, D): a part has
+    weight exp(lse), which is the identity of the online softmax (arXiv 1805.02867)."""
+    count, heads, queries, dim = parts.shape
+    return Launch(
+        _merge_parts,
+        (queries, heads),
+        {
+            "parts": parts, "lse": lse, "out": out, "count": count, "queries": queries,
+            "stride_pp": parts.stride(0), "stride_ph": parts.stride(1), "stride_lp": lse.stride(0),
+            "stride_oh": out.stride(0), "stride_on": out.stride(1),
+        },
+        {"D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim)), "BLOCK_P": 16},
+        num_warps=4,
+        num_stages=2,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
@@ -106,7 +155,7 @@ def _attend(
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     token = row // GROUP
@@ -154,7 +203,7 @@ def _visit(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
     WIDEN: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys: scores, online softmax, weighted sum of values."""
+    """Visits a block of keys: scores, online softmax, weighted sum of values."""
     offsets = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     start_wide = tl.cast(start, tl.int64)
@@ -176,3 +225,33 @@ def _visit(
     weights, correction, largest, total = online_softmax(scores, largest, total, MASKED)
     sums = tl.dot(weights.to(values.dtype), values, sums * correction[:, None], input_precision="ieee")
     return sums, largest, total
+
+
+@triton.jit(do_not_specialize=["count", "queries"])
+def _merge_parts(
+    parts, lse, out, count, queries, stride_pp, stride_ph, stride_lp, stride_oh, stride_on,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Merges one query (axis 0) of one head (axis 1)."""
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    dims = tl.arange(0, BLOCK_D)
+    base = lse + head * queries + token
+    largest = float("-inf")
+    for start in range(0, count, BLOCK_P):
+        index = start + tl.arange(0, BLOCK_P)
+        part = tl.load(base + index.to(tl.int64) * stride_lp, mask=index < count, other=float("-inf"))
+        largest = tl.maximum(largest, tl.max(part, axis=0))
+    finite = tl.where(largest == float("-inf"), 0.0, largest)
+    sums = tl.zeros((BLOCK_D,), tl.float32)
+    total = 0.0
+    for start in range(0, count, BLOCK_P):
+        index = start + tl.arange(0, BLOCK_P)
+        part = tl.load(base + index.to(tl.int64) * stride_lp, mask=index < count, other=float("-inf"))
+        weights = tl.exp(part - finite)
+        at = index[:, None].to(tl.int64) * stride_pp + head * stride_ph + token * D + dims[None, :]
+        # A part that saw nothing may never have been written: what lies there is no number to multiply by zero.
+        values = tl.load(parts + at, mask=(weights > 0.0)[:, None] & (dims < D)[None, :], other=0.0)
+        sums += tl.sum(values * weights[:, None], axis=0)
+        total += tl.sum(weights, axis=0)
+    merged = sums / tl.where(total == 0.0, 1.0, total)
+    tl.store(out + head * stride_oh + token * stride_on + dims, merged.to(out.dtype.element_ty), mask=dims < D)

@@ -1,4 +1,4 @@
-"""Row-wise operations of a decoder on a GPU: RMSNorm, with the residual added on the way, and gated activations.
+"""These kernels take rows on a GPU: RMSNorm, with the residual added on the way, and gated activations.
 
 Bound by memory traffic: each number is read once and written once. Computed in float32, rounded once.
 """
@@ -18,39 +18,39 @@ _BLOCK = 1024
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., C) scaled to unit root mean square, times weight (C,). arXiv 1910.07467."""
+    """As `elementwise.rms_norm`."""
     rows = _rows("x", x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    norm_launch(rows, None, weight, eps, _rows("out", out), None).run()
+    norm_launch(rows, None, weight, eps, out, None).run()
     return out
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype before it is scaled."""
+    """As `elementwise.add_rms_norm`."""
     rows, other = _rows("x", x), _rows("residual", residual)
     if residual.shape != x.shape:
         raise ValueError(f"residual: shape {tuple(residual.shape)}, expected {tuple(x.shape)}")
     out, total = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
-    norm_launch(rows, other, weight, eps, _rows("out", out), _rows("sum", total)).run()
+    norm_launch(rows, other, weight, eps, out, total).run()
     return out, total
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
-    """gate_up (..., 2I) -> act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
+    """As `elementwise.gated_mlp_activation`."""
     if activation not in ("silu", "gelu_tanh"):
         raise ValueError(f"activation must be silu or gelu_tanh, got {activation!r}")
     if gate_up.dim() == 0 or gate_up.shape[-1] % 2:
         raise ValueError(f"gate_up: shape {tuple(gate_up.shape)}, expected an even number of columns")
     rows = _rows("gate_up", gate_up)
     out = torch.empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2), dtype=gate_up.dtype, device=gate_up.device)
-    gate_launch(rows, activation, _rows("out", out)).run()
+    gate_launch(rows, activation, out).run()
     return out
 
 
 def norm_launch(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out: Tensor, total: Tensor | None
 ) -> Launch:
-    """x, residual, out, total: (rows, C)."""
+    """Norms x, and residual where there is one, (rows, C) -> out, total, without gaps."""
     rows, width = x.shape
     check("x", x, (None, None), FLOATS)
     check("weight", weight, (width,), (x.dtype,), x.device)
@@ -73,9 +73,9 @@ def norm_launch(
 
 
 def gate_launch(gate_up: Tensor, activation: str, out: Tensor) -> Launch:
-    """gate_up (rows, 2I), out (rows, I)."""
+    """Gates gate_up (rows, 2I) -> out (rows, I) without gaps."""
     check("gate_up", gate_up, (None, None), FLOATS)
-    rows, width = out.shape
+    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     return Launch(
         _gate,
         (rows, triton.cdiv(width, _BLOCK)),
@@ -87,7 +87,7 @@ def gate_launch(gate_up: Tensor, activation: str, out: Tensor) -> Launch:
 
 
 def _rows(name: str, x: Tensor) -> Tensor:
-    """(..., C) as (rows, C) without a copy where strides allow it."""
+    """Views (..., C) as (rows, C), without a copy where strides allow it."""
     if x.dim() == 0 or (x.shape[-1] > 1 and x.stride(-1) != 1):
         raise ValueError(f"{name}: shape {tuple(x.shape)}, strides {x.stride()}: expected rows without gaps")
     return x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty((0, x.shape[-1]))

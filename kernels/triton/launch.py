@@ -1,4 +1,4 @@
-"""A launch of a Triton kernel as a value: `run` executes it, aot.py compiles the very same one where no GPU is."""
+"""A launch of a Triton kernel is a value: `run` executes it, tools/aot.py compiles the same one where no GPU is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
+    """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     ampere: constants that differ on chips before compute capability 9, whose registers would spill.
     """
@@ -28,7 +28,7 @@ class Launch:
     ampere: Mapping[str, Any] = field(default_factory=dict)
 
     def constants_for(self, capability: int) -> dict[str, Any]:
-        """What is compiled in for a chip, 80 or 90 say."""
+        """Returns what is compiled in for a chip, 80 or 90 say."""
         return {**self.constants, **(self.ampere if capability < 90 else {})}
 
     def run(self) -> None:
@@ -48,5 +48,5 @@ def _capability(device: int) -> int:
 
 
 def widened(kernel: Any, dtype: torch.dtype) -> bool:
-    """Whether operands must be float32 before a product: Triton's interpreter multiplies bfloat16 bit patterns."""
+    """Says whether operands must be float32 before a product: Triton's interpreter multiplies bfloat16 bit patterns."""
     return dtype == torch.bfloat16 and not isinstance(kernel, triton.JITFunction)

@@ -1,4 +1,4 @@
-"""Products of up to 16 rows with a quantized matrix on a GPU: codes of 8 or 4 bits, scales a group of columns.
+"""This kernel multiplies up to 16 rows with a quantized matrix: codes of 8 or 4 bits, scales a group of columns.
 
 With few rows the matrix's bytes decide, so codes are widened in registers and multiplied on tensor cores: sums are
 taken over one group, in float32, then scaled, so that the codes enter the product exactly. A group may have an offset.
@@ -17,7 +17,7 @@ from .launch import Launch, widened
 
 
 def quantized_linear(x: Tensor, matrix: QuantizedMatrix, bias: Tensor | None = None) -> Tensor:
-    """x (N, in), N up to 16, times the matrix's transpose, plus bias (out,) -> (N, out), in x's dtype."""
+    """As `linear.quantized_linear`, of at most MAX_ROWS rows."""
     out = torch.empty((x.shape[0], matrix.shape[0]), dtype=x.dtype, device=x.device)
     linear_launch(x, matrix, bias, out).run()
     return out
@@ -53,7 +53,7 @@ def _linear(
     x, codes, scales, offsets, bias, out, rows, outputs, groups, stride_x,
     GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_N outputs of all rows."""
+    """Computes BLOCK_N outputs of all rows."""
     HALF: tl.constexpr = GROUP // 2
     BYTES: tl.constexpr = GROUP * BITS // 8
     row, output = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)

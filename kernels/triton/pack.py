@@ -1,4 +1,4 @@
-"""Packing keys and values into the format of formats.PackedKV on a GPU, and reading their codes.
+"""These kernels pack keys and values as formats.PackedKV has them, and read their codes.
 
 A program takes one group of 64 tokens of one kv head. Its tiles are the two halves of a row, dimensions i and i + D/2,
 which share a byte at 4 bits.
@@ -22,11 +22,7 @@ _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2 ** 23: adding it rounds to the near
 
 
 def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> None:
-    """Packs keys, values (G, n, D) into `packed` from token `first` on, both whole groups of 64.
-
-    Waits for the GPU once. Raises ValueError naming what does not fit, is not finite or lies beyond float16; what was
-    packed is then undefined from `first` on.
-    """
+    """As `pack.pack_into`. Waits for the GPU once."""
     refused = torch.empty((2, keys.shape[0], keys.shape[1] // PACK_GROUP), dtype=torch.int32, device=keys.device)
     pack_launch(packed, first, keys, values, refused).run()
     for name, count in zip(("keys", "values"), refused.flatten(1).sum(1).tolist(), strict=True):
@@ -35,7 +31,7 @@ def pack_into(packed: PackedKV, first: int, keys: Tensor, values: Tensor) -> Non
 
 
 def packed_arguments(packed: PackedKV) -> dict[str, Tensor | int | float | None]:
-    """The kernels' arguments for a packed cache; keys and values lie alike (`check_packed`)."""
+    """Returns the kernels' arguments for a packed cache, whose keys and values lie alike (`check_packed`)."""
     return {
         "key_codes": packed.key_codes, "key_scale": packed.key_scale, "key_low": packed.key_low,
         "value_codes": packed.value_codes, "value_scale": packed.value_scale, "value_low": packed.value_low,
@@ -46,12 +42,12 @@ def packed_arguments(packed: PackedKV) -> dict[str, Tensor | int | float | None]
 
 
 def half_block(dim: int) -> int:
-    """A tile's width: half a row, rounded up to what a product takes."""
+    """Returns a tile's width: half a row, rounded up to what a product takes."""
     return max(16, triton.next_power_of_2(dim // 2))
 
 
 def pack_launch(packed: PackedKV, first: int, keys: Tensor, values: Tensor, refused: Tensor) -> Launch:
-    """refused (2, G, n / 64) int32: how many numbers of each group of keys, and of values, float16 does not hold."""
+    """Counts in refused (2, G, n / 64) int32 the numbers of each group of keys, and of values, beyond float16."""
     check_packed(packed, keys.device)
     heads, capacity, dim = packed.shape
     check("keys", keys, (heads, None, dim), FLOATS)
@@ -77,7 +73,7 @@ def pack_launch(packed: PackedKV, first: int, keys: Tensor, values: Tensor, refu
 
 @triton.jit
 def load_codes(codes, rows, dims, stride, inside, D: tl.constexpr, BITS: tl.constexpr):
-    """The codes of dimensions `dims` and `dims` + D/2 of `rows`, both (rows, dims) float32."""
+    """Reads the codes of dimensions `dims` and `dims` + D/2 of `rows`, both (rows, dims) float32."""
     at = codes + rows[:, None] * stride + dims[None, :]
     low = tl.load(at, mask=inside, other=0)
     if BITS == 4:
@@ -90,13 +86,13 @@ def load_codes(codes, rows, dims, stride, inside, D: tl.constexpr, BITS: tl.cons
 
 @triton.jit
 def _as_float(codes):
-    """uint8 -> float32 by setting mantissa bits: a conversion instruction has a quarter of the throughput on sm_80."""
+    """Widens uint8 to float32 by setting mantissa bits: a conversion has a quarter of the throughput on sm_80."""
     return (codes.to(tl.int32) | _BIASED_ZERO).to(tl.float32, bitcast=True) - _TWO_23
 
 
 @triton.jit
 def _quantized(x, low, scale, TOP: tl.constexpr):
-    """float32 -> uint8 codes against float16 low and scale that broadcast."""
+    """Rounds float32 to uint8 codes against float16 low and scale that broadcast."""
     low, scale = low.to(tl.float32), scale.to(tl.float32)
     safe = tl.where(scale == 0.0, 1.0, scale)
     codes = tl.where(scale == 0.0, 0.0, tl.div_rn(x - low, tl.broadcast_to(safe, x.shape)))
@@ -106,7 +102,7 @@ def _quantized(x, low, scale, TOP: tl.constexpr):
 
 @triton.jit
 def _grid(least, most, TOP: tl.constexpr):
-    """(scale, low) in float16 of numbers between least and most."""
+    """Returns (scale, low) in float16 of numbers between least and most."""
     return tl.div_rn(most - least, tl.full(most.shape, TOP, tl.float32)).to(tl.float16), least.to(tl.float16)
 
 
@@ -121,7 +117,7 @@ def _store_codes(codes, at, low, high, inside, D: tl.constexpr, BITS: tl.constex
 
 @triton.jit
 def _count_refused(low, high, inside):
-    """Numbers that float16 cannot hold, NaN among them."""
+    """Counts numbers that float16 cannot hold, NaN among them."""
     bad = ((tl.abs(low) <= _LARGEST) == 0) | ((tl.abs(high) <= _LARGEST) == 0)
     return tl.sum(tl.sum((bad & inside).to(tl.int32), axis=1), axis=0)
 
@@ -133,7 +129,7 @@ def _pack(
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, first,
     D: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """One group of tokens (axis 0) of one kv head (axis 1)."""
+    """Packs one group of tokens (axis 0) of one kv head (axis 1)."""
     TOP: tl.constexpr = float(2**BITS - 1)
     group, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rows, dims = tl.arange(0, GROUP), tl.arange(0, BLOCK_D)

@@ -1,4 +1,4 @@
-"""Attention straight on packed keys and values (formats.py): codes are read as they are and widened in registers.
+"""This kernel attends straight to packed keys and values: codes are read as they are and widened in registers.
 
 The walk over key blocks is that of attention.py. A row is handled as two halves, dimensions i and i + D/2, which share
 a byte at 4 bits, so that a product is the sum of two and no byte is read twice. Widened numbers are rounded once, to
@@ -9,42 +9,20 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..formats import PACK_GROUP, PackedSource, check, check_packed
-from . import FLOATS
-from .launch import Launch
-from .pack import half_block, load_codes, packed_arguments
-from .tiles import LOG2E, attention_launch, finish, masked_block, online_softmax, seen, seen_blocks, tiling
-
-
-def packed_launch(
-    q: Tensor, source: PackedSource, scale: float, shares: int, out: Tensor, lse: Tensor | None
-) -> Launch:
-    """As `tiles.attention_launch`."""
-    packed = source.packed
-    check_packed(packed, q.device)
-    kv_heads, _, dim = packed.shape
-    check("q", q, (None, None, dim), FLOATS)
-    tiles = tiling(q.shape[1] * (q.shape[0] // kv_heads), dim, q.dtype)
-    tiles["blocks"]["BLOCK_D"] = half_block(dim)
-    if dim <= 128:
-        tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
-    constants = {"BITS": packed.bits, "PACK": PACK_GROUP}
-    return attention_launch(
-        _attend_packed, q, source, scale, shares, out, lse, tiles, packed_arguments(packed), constants
-    )
+from .pack import load_codes
+from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
-def _attend_packed(
+def attend_packed(
     q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, last_seen, queries, tokens,
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
     stride_lp, stride_lh, window, scale,
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """A block of query rows (axis 0) of one kv head (axis 1) over a share of keys (axis 2)."""
+    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     token = row // GROUP
@@ -102,7 +80,7 @@ def _visit_packed(
     D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
+    """Visits a block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
     offsets, dims = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     real = dims < D // 2
     inside = real[None, :] & (offsets >= 0)[:, None]
@@ -131,7 +109,7 @@ def _visit_packed(
 
 @triton.jit
 def _widen_keys(codes, scale, low, real, dtype: tl.constexpr):
-    """code * scale + low by channel; scale and low are pointers to one group's."""
+    """Computes code * scale + low by channel; scale and low are pointers to one group's."""
     step = tl.load(scale, mask=real, other=0.0).to(tl.float32)
     least = tl.load(low, mask=real, other=0.0).to(tl.float32)
     return (codes * step[None, :] + least[None, :]).to(dtype)

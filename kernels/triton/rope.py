@@ -1,7 +1,4 @@
-"""RoPE on a GPU, in one pass with storing keys and values into a cache.
-
-RoPE is computed in float32 and rounded once, element by element, as in torch_ops.py.
-"""
+"""This kernel rotates keys by RoPE, in float32, rounded once, and stores them and values in the same pass."""
 
 from __future__ import annotations
 
@@ -18,18 +15,10 @@ _TOKENS = 16  # of a program
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates x (H, N, D) by cos, sin (N, D) float32; dimension i pairs with i + D/2. arXiv 2104.09864."""
+    """As `elementwise.apply_rope`, of x (H, N, D)."""
     out = torch.empty_like(x)
     store_launch(x, None, cos, sin, out, None, 0).run()
     return out
-
-
-def rope_store(
-    keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, cache_keys: Tensor, cache_values: Tensor, start: int
-) -> None:
-    """Rotates keys (G, n, D) by cos, sin (n, D) float32 and writes them and values (G, n, D) into one layer's cache
-    (G, capacity, D) from token `start` on, rounded to its dtype. Raises ValueError naming what does not fit."""
-    store_launch(keys, values, cos, sin, cache_keys, cache_values, start).run()
 
 
 def store_launch(
@@ -41,7 +30,7 @@ def store_launch(
     cache_values: Tensor | None,
     start: int,
 ) -> Launch:
-    """values and cache_values: both or neither."""
+    """As `elementwise.rope_store`; values and cache_values both or neither. Raises ValueError."""
     check("keys", keys, (None, None, None), FLOATS)
     heads, tokens, dim = keys.shape
     if dim % 2 or not 2 <= dim <= MAX_DIM:
@@ -79,7 +68,7 @@ def _rope_store(
     keys, values, cos, sin, cache_keys, cache_values, tokens, start, stride_xg, stride_xt, stride_yg, stride_yt,
     stride_cg, stride_ct, stride_dg, stride_dt, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """A block of tokens (axis 0) of one head (axis 1)."""
+    """Rotates a block of tokens (axis 0) of one head (axis 1)."""
     head = tl.program_id(1).to(tl.int64)
     token, dims = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
     inside = (token < tokens)[:, None] & (dims < D // 2)[None, :]

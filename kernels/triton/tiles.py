@@ -1,4 +1,4 @@
-"""What dense and packed attention share: block sizes and shares of keys on the host, and device functions, which say
+"""Dense and packed attention share this: block sizes and shares of keys on the host, and device functions, which say
 what key blocks a block of queries sees and take a step of the online softmax.
 
 Queries of the heads that share a kv head are folded into rows, row = token * group + head: a key block is read once
@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..formats import MAX_DIM, PackedSource, Source
-from .launch import Launch, widened
+from ..formats import PackedSource, Source
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -25,7 +24,7 @@ LEAST_SHARE = 256  # keys; less is not worth a partial result
 
 
 def shares_for(q: Tensor, source: Source | PackedSource) -> int:
-    """Into how many shares a source's keys are cut: as many as it takes to occupy the GPU."""
+    """Says into how many shares a source's keys are cut: as many as it takes to occupy the GPU."""
     kv_heads, tokens, dim = source.shape
     rows = source.count * (q.shape[0] // kv_heads)
     blocks = triton.cdiv(rows, _block_rows(rows, dim, q.dtype))
@@ -33,7 +32,7 @@ def shares_for(q: Tensor, source: Source | PackedSource) -> int:
 
 
 def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Block sizes, warps and stages of a `Launch`: the largest blocks that leave no register spilled (aot.py)."""
+    """Chooses blocks, warps and stages of a `Launch`: the largest blocks that spill no registers (tools/aot.py)."""
     block_m, block_d = _block_rows(rows, dim, dtype), max(16, triton.next_power_of_2(dim))
     if dtype == torch.float32:  # products without tensor cores
         block_n, warps = 16, 8 if block_m > 16 else 4
@@ -49,62 +48,17 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _block_rows(rows: int, dim: int, dtype: torch.dtype) -> int:
-    """Query rows of a program: what a tensor core takes at once for few rows, as many as registers hold for many."""
+    """Chooses a program's query rows: for few what a tensor core takes at once, for many what registers hold."""
     most = (128 if dim <= 128 else 64) if dtype != torch.float32 else (32 if dim <= 128 else 16)
     return min(most, max(16, triton.next_power_of_2(rows)))
-
-
-def attention_launch(
-    kernel: Any,
-    q: Tensor,
-    source: Source | PackedSource,
-    scale: float,
-    shares: int,
-    out: Tensor,
-    lse: Tensor | None,
-    tiles: dict[str, Any],
-    arguments: dict[str, Any],
-    constants: dict[str, Any],
-) -> Launch:
-    """Attention of q (H, N, D) over a source in `shares` shares, into the first `shares` parts of out (parts, H, N, D)
-    and lse (parts, H, N) float32, which a sole part does without.
-
-    arguments, constants: those of the kernel that say where and what the keys and values are.
-    """
-    heads, queries, dim = q.shape
-    kv_heads, tokens, _ = source.shape
-    if not 1 <= dim <= MAX_DIM:
-        raise ValueError(f"q: head dim {dim}, expected 1 to {MAX_DIM}")
-    if heads * q.stride(0) + queries * q.stride(1) >= 1 << 31:
-        raise ValueError(f"q: strides {q.stride()} reach beyond what 32 bits count")
-    if source.window is not None and (source.window < 1 or source.last_seen is None):
-        raise ValueError(f"window: {source.window}, expected 1 or more, and last_seen with it")
-    blocks = tiles.pop("blocks")
-    return Launch(
-        kernel,
-        (triton.cdiv(queries * (heads // kv_heads), blocks["BLOCK_M"]), kv_heads, shares),
-        {
-            "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
-            "last_seen": source.last_seen or 0,
-            "window": min(source.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
-            "scale": scale, "stride_qh": q.stride(0), "stride_qn": q.stride(1), "stride_op": out.stride(0),
-            "stride_oh": out.stride(1), "stride_on": out.stride(2),
-            "stride_lp": lse.stride(0) if lse is not None else 0, "stride_lh": lse.stride(1) if lse is not None else 0,
-        },
-        {
-            "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None,
-            "WINDOWED": source.window is not None, "WIDEN": widened(kernel, q.dtype), **constants, **blocks,
-        },
-        **tiles,
-    )  # fmt: skip
 
 
 @triton.jit
 def seen_blocks(
     index, valid, tokens, window, share, shares, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip
-    """The key blocks that this share of these rows visits, as (first, full_from, full_to, masked): every row sees
-    blocks full_from .. full_to - 1 whole; `masked` others need a mask (`masked_block`).
+    """Returns the key blocks that this share of these rows visits, as (first, full_from, full_to, masked): every row
+    sees blocks full_from .. full_to - 1 whole; `masked` others need a mask (`masked_block`).
 
     index (rows,): the key index that a row sits at; keys up to it are seen. valid: which rows exist.
     """
@@ -129,14 +83,14 @@ def seen_blocks(
 
 @triton.jit
 def masked_block(i, first, full_from, full_to):
-    """The i-th block that needs a mask: blocks that the window cuts, then blocks at the causal edge."""
+    """Returns the i-th block that needs a mask: blocks that the window cuts, then blocks at the causal edge."""
     head = full_from - first
     return tl.where(i < head, first + i, full_to + i - head)
 
 
 @triton.jit
 def seen(keys, index, tokens, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
-    """(rows, keys) whether a row sees a key."""
+    """Says (rows, keys) whether a row sees a key."""
     mask = (keys < tokens)[None, :]
     if CAUSAL:
         mask = mask & (keys[None, :] <= index[:, None])
@@ -147,8 +101,8 @@ def seen(keys, index, tokens, window, CAUSAL: tl.constexpr, WINDOWED: tl.constex
 
 @triton.jit
 def online_softmax(scores, largest, total, MASKED: tl.constexpr):
-    """One step of the online softmax (arXiv 1805.02867): (weights, correction of earlier sums, largest, total). Scores
-    are in units of log 2, so that exp2 serves."""
+    """Takes a step of the online softmax (arXiv 1805.02867): (weights, correction of earlier sums, largest, total).
+    Scores are in units of log 2, so that exp2 serves."""
     new = tl.maximum(largest, tl.max(scores, axis=1))
     base = new
     if MASKED:  # a row that has seen nothing yet would subtract infinity from infinity
@@ -160,7 +114,7 @@ def online_softmax(scores, largest, total, MASKED: tl.constexpr):
 
 @triton.jit
 def finish(largest, total):
-    """(factor of the weighted sum, log-sum-exp): 0 and -inf for rows that saw nothing."""
+    """Returns (factor of the weighted sum, log-sum-exp): 0 and -inf for rows that saw nothing."""
     nothing = total == 0.0
     factor = tl.where(nothing, 0.0, 1.0 / tl.where(nothing, 1.0, total))
     lse = tl.where(nothing, float("-inf"), (largest + tl.log2(tl.where(nothing, 1.0, total))) * LN2)

@@ -5,20 +5,39 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from math import exp
+from typing import Any, Literal
 
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
 from minimemo.ask.question import AnswerMode, Question
-from minimemo.ask.writer import Written
+from minimemo.ask.trust import probability, signals
+from minimemo.ask.writer import Weighed, Written
 from minimemo.text.scripts import Language
-from minimemo.text.words import content_units
+from minimemo.text.sentences import sentence_spans
+from minimemo.text.words import content_units, normalize
 
 SUPPORTED = 0.5  # This share of an answer's content words must stand in the passages.
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
+# A phrase is shown without a word of doubt when it is this likely to be right,
+SURE = 0.6
+# and not at all when it is less likely than this, by whether its writer is small: one of 0.5B says less of its answers.
+REFUSED = {False: 0.33, True: 0.25}
+
+# What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
+DENIED = 2.0
+ASSERTED = 0.5
+
+_DENIAL = re.compile(
+    r"\b(?:no|not|never|none|nobody|nothing|neither|nor|without|cannot|fail(?:s|ed)?|forbid(?:s|den)?|prohibit(?:s|ed)?"
+    r"|refuse[sd]?|den(?:y|ies|ied))\b|n['’]t\b|[不没沒未无無勿]|禁止",
+    re.IGNORECASE,
+)
+_EITHER = re.compile(r"是不是|有[没沒]有|能不能|[会會]不[会會]|可不可以|要不要|[对對]不[对對]|不但|不[仅僅]")
+_CHOICE = re.compile(r"\bor\b|还是|還是|或", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 
@@ -40,12 +59,17 @@ class Answer:
     clues: texts from memory that the documents were searched with.
     draft: a first answer from memory; "" without one.
     passages: those given to the model, or the sources of what memory told; in the order of the documents.
-    supported: whether the passages hold the answer, judged by words (see `is_supported`); of a quotation, whether it
-        has a word of the question. False without passages.
+    supported: whether the answer is shown to be held by the passages: of a phrase, by its `confidence`; else by words
+        (see `is_supported`); of a quotation, whether it has a word of the question. False without passages.
+    confidence: probability that a phrase, or yes or no, is right, 0 to 1; of "The document does not say.", that every
+        other answer is wrong. For all else 1 or 0, as `supported` is.
+    signals: what a phrase's confidence was computed from, see `trust.signals`.
+    guess: where the text says that the document does not say, the likeliest answer instead, or ""; else None.
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
-    timings: seconds by stage, and "total".
+    timings: seconds by stage, and "total"; they do not count when answers are compared.
+    finish_reason: "length" where the text was cut at the longest that was allowed.
     """
 
     text: str
@@ -59,12 +83,18 @@ class Answer:
     prompt_tokens: int
     generated_tokens: int
     prefilled_tokens: int
-    timings: dict[str, float]
+    timings: dict[str, float] = field(compare=False)
+    finish_reason: Literal["stop", "length"] = "stop"
+    confidence: float = 0.0
+    signals: dict[str, float] = field(default_factory=dict)
+    guess: str | None = None
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
         """Judges what was written from what was found; a prompt that another model read counts as prefilled."""
+        cut = written.prompt_tokens > 0 and written.tokens >= question.max_tokens  # parts that are joined are whole
         elsewhere = 0 if question.generator is question.writer else written.prompt_tokens
+        supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
             text=written.text,
             question=question.text,
@@ -73,19 +103,66 @@ class Answer:
             clues=found.clues,
             draft=found.draft,
             passages=cite(written.text, question.text, found.passages),
-            supported=is_supported(written.text, question.text, found.passages, question.prompts.not_found),
+            supported=supported,
+            confidence=float(supported),
             prompt_tokens=written.prompt_tokens,
             generated_tokens=written.tokens,
             prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
             timings=question.clock.timings(),
+            finish_reason="length" if cut else "stop",
         )
+
+    @classmethod
+    def weighed(cls, question: Question, found: Found, written: Written, weighed: Weighed, small: bool) -> Answer:
+        """A phrase by how likely it is right, or the word that the document does not say where it hardly is."""
+        answer = cls.of(question, found, written)
+        values = signals(question.text, written.text, found.passages, weighed)
+        likely = probability(values, small)
+        refused = is_refused(written.text, question.prompts.not_found, found.passages)
+        refused = refused or is_echo(written.text, question.text)
+        if refused or (likely < REFUSED[small] and not values["open"]):  # what is open is doubted
+            answer = cls.unanswered(question, found, answer)
+            return dataclasses.replace(answer, confidence=1 - likely, signals=values)
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
+
+    def weighed_by_words(self, not_found: str) -> Answer:
+        """Gives the phrase, which was shown already, with how likely its words make it."""
+        values = signals(self.question, self.text, self.passages, None)
+        refused = is_refused(self.text, not_found, self.passages) or not self.passages
+        likely = 0.0 if refused else probability(values)
+        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
+
+    @classmethod
+    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str) -> Answer:
+        """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
+
+        A sentence on what is asked that denies where the question does not, or the other way round, counts for "no":
+        small models read over a "not".
+        """
+        asked = content_units(question.text)
+        if 2 * len(asked & content_units(shown)) >= len(asked):
+            odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
+        word = question.prompts.yes if odds > 0 else question.prompts.no
+        stop = "。" if question.language == "zh" else ". "
+        answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))
+        likely = 1 / (1 + exp(-abs(odds)))
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals={"odds": odds})
+
+    @classmethod
+    def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:
+        """The word that the document does not say, `instead` of an answer that is likely wrong."""
+        answer = instead or cls.of(question, found, Written("", 0, 0))
+        passages = tuple(dataclasses.replace(p, cited=False, span=None) for p in answer.passages)
+        text, guess = question.prompts.unanswered, answer.text
+        return dataclasses.replace(answer, text=text, guess=guess, passages=passages, supported=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists, dicts, strings and numbers, ready for JSON."""
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
         record["passages"] = [
-            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading")}} for p in record["passages"]
+            {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading", "span") if p[name] is not None}}
+            for p in record["passages"]
         ]
         return record
 
@@ -105,13 +182,32 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
     """Judges by words alone whether the passages hold the answer: at least half of its content words, in a sentence
     that has to do with the question (`is_related`).
 
-    False for a refusal and without passages. It cannot see a wrong relation between right words of one sentence,
-    calls an answer in other words or another language than the passages' unsupported, and lets "yes" and "no" pass.
+    False for a refusal, without passages, and of what has no content words ("yes"). It cannot see a wrong relation
+    between right words of one sentence, and calls an answer in other words or another language than the passages'
+    unsupported.
     """
     if not passages or is_refusal(answer, not_found):
         return False
     share = support(answer, question, "\n".join(p.text for p in passages))
-    return share is None or (share >= SUPPORTED and is_related(answer, question, passages))
+    return share is not None and share >= SUPPORTED and is_related(answer, question, passages)
+
+
+def is_refused(answer: str, not_found: str, passages: Sequence[Passage]) -> bool:
+    """Tells whether an answer says that nothing answers, and is no phrase of the passages: "404 Not Found"."""
+    plain = normalize(answer).strip(".。!")
+    quoted = plain != normalize(not_found) and any(plain in normalize(p.text) for p in passages)
+    return not plain or (is_refusal(answer, not_found) and not quoted)
+
+
+def is_echo(answer: str, question: str) -> bool:
+    """Tells whether an answer has words, and none that the question has not; one of two that it names is no echo."""
+    units = content_units(answer)
+    return bool(units) and units <= content_units(question) and not _CHOICE.search(question)
+
+
+def denies(text: str) -> bool:
+    """Tells whether a text has a word of denial; "是不是" has none."""
+    return _DENIAL.search(_EITHER.sub("", text)) is not None
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
@@ -138,10 +234,21 @@ def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:
 
 
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does."""
+    """Sets `cited` on the passages that hold (nearly) as many of the answer's words as the best one does, and `span` on
+    those."""
     shares = [support(answer, question, p.text) or 0.0 for p in passages]
     best = max(shares, default=0.0)
+    cited = [best > 0 and share >= CITED * best for share in shares]
     return tuple(
-        dataclasses.replace(p, cited=best > 0 and share >= CITED * best)
-        for p, share in zip(passages, shares, strict=True)
+        dataclasses.replace(p, cited=held, span=_holding_sentence(answer, question, p) if held else None)
+        for p, held in zip(passages, cited, strict=True)
     )
+
+
+def _holding_sentence(answer: str, question: str, passage: Passage) -> tuple[int, int] | None:
+    """The sentence with most of the answer's words, of several the one with most of the question's."""
+    asked, units = content_units(question), content_units(answer)
+    units = units - asked or units
+    words = {span: content_units(passage.text[slice(*span)]) for span in sentence_spans(passage.text)}
+    best = max(words, key=lambda span: (len(units & words[span]), len(asked & words[span])), default=None)
+    return (passage.start + best[0], passage.start + best[1]) if best else None

@@ -3,12 +3,16 @@ Or sentences of them are the answer: the document's own words, in its order."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
 from minimemo.text.document import Place
+from minimemo.text.tables import named_rows
+from minimemo.text.words import without_escapes
 
 if TYPE_CHECKING:
     from minimemo.search.retriever import Hit
@@ -17,6 +21,27 @@ LABEL = "[{number}] "  # Passages are numbered so in a prompt.
 SEPARATOR = "\n\n"
 _Place = tuple[int, int, int]  # document, first character, end
 _VOTERS = 3  # Clues share one vote; with fewer than this many, each has no more than one of three.
+
+_STRETCH = re.compile(r"[.!?](?=\s)|[。！？]|\n")
+_ORDER = re.compile(
+    r"""
+    \b(?:ignore|disregard|forget|override[sn]?|bypass)\b.{0,40}
+      \b(?:instructions?|prompts?|rules?|directions?|guidelines|passages?|(?:above|before)(?=\W*$))
+  | ^\W*(?:system|assistant|instructions?|prompt)(?:\s(?:prompt|message|note))?\s*[:：\]>]
+  | ^\#+\s*(?:new\s)?(?:system|instructions?)\W*$
+  | <\|?/?(?:im_start|im_end|system|user|assistant|endoftext)\|?>
+  | \b(?:answer|reply|respond)\b.{0,30}\b(?:only|always|nothing\sbut)\b.{0,20}\b(?:with|words?|by)\b
+  | ^\W*(?:you\smust\s)?(?:only|always)\s(?:answer|reply|respond)\b
+  | \b(?:answer|reply|response)s?\sto\s(?:every|each|any|all)\squestions?\s(?:is|must|should|with)\b
+  | \b(?:whatever|no\smatter\swhat|whenever)\s(?:is|you\sare|the\suser|anyone)\b.{0,12}\bask
+  | \b(?:you\sare|act\sas|pretend)\b.{0,20}\b(?:AI|assistant|language\smodel|chatbot)\b
+  | (?:忽略|无视|無視|不要理会|不要理會|忘记|忘記|不用管).{0,16}(?:指令|指示|提示|规则|規則|要求|命令)
+  | ^\W*(?:系统|系統|指令|提示词|提示詞)\s*[:：]
+  | (?:无论|無論|不管|不论|不論).{0,8}问.{0,12}(?:回答|回复|回覆|輸出|输出|说)
+  | (?:只能|只准|一律|总是|總是)(?:回答|回复|回覆|输出|輸出)
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +52,9 @@ class Passage:
     sources: the retrieval lists that it came from, "embedding" and "lexical".
     found_by: "question", or the kinds of clue that retrieved it.
     cited: whether the answer's words come from it (see `cite`).
+    span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
     document: its name.
+    header: of the table that it begins inside of; it is no part of the text.
     page, label, heading, time: where its beginning stands, see text.document.Place.
     """
 
@@ -38,7 +65,9 @@ class Passage:
     sources: tuple[str, ...] = ()
     found_by: tuple[str, ...] = ()
     cited: bool = False
+    span: tuple[int, int] | None = None
     document: str = ""
+    header: str = ""
     page: int | None = None
     label: str = ""
     heading: tuple[str, ...] = ()
@@ -104,7 +133,14 @@ def _passage(entries: Sequence[tuple[Hit, str]], document: str) -> Passage:
     sources = dict.fromkeys(source for hit, _ in entries for source in hit.sources)
     kinds = dict.fromkeys(kind for _, kind in entries)
     return Passage(
-        chunk.start, chunk.end, chunk.text, float(best.score), tuple(sources), tuple(kinds), document=document
+        chunk.start,
+        chunk.end,
+        chunk.text,
+        float(best.score),
+        tuple(sources),
+        tuple(kinds),
+        document=document,
+        header=best.header,
     )
 
 
@@ -120,23 +156,41 @@ def fit_passages(ranked: Sequence[Passage], budget: int, count_tokens: Callable[
         trimmed = _without(passage, chosen)
         if trimmed is None:
             continue
-        cost = _cost(trimmed.text, count_tokens)
+        cost = _cost(trimmed, count_tokens)
         if cost > left and not chosen:
             trimmed = _longest_fitting(trimmed, left, count_tokens)
-            cost = _cost(trimmed.text, count_tokens)
+            cost = _cost(trimmed, count_tokens)
         if trimmed.text.strip() and cost <= left:
             chosen.append(trimmed)
             left -= cost
     return tuple(sorted(chosen, key=lambda passage: (passage.document, passage.start)))
 
 
-def render_passages(passages: Sequence[Passage]) -> str:
-    """Writes passages into one text, numbered from 1, a blank line between: "[1] first passage"."""
-    return SEPARATOR.join(LABEL.format(number=n) + p.text.strip() for n, p in enumerate(passages, 1))
+def render_passages(passages: Sequence[Passage], question: str = "") -> str:
+    """Writes passages into one text, numbered from 1, a blank line between: "[1] first passage".
+
+    Of a table, the rows that the question names are written with the names of their columns, else all under the header.
+    What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands.
+    """
+    shown = (named_rows(p.text, p.header, question) or _shown(p) for p in passages)
+    return SEPARATOR.join(LABEL.format(number=n) + text for n, text in enumerate(shown, 1))
 
 
-def _cost(text: str, count_tokens: Callable[[str], int]) -> int:
-    return count_tokens(LABEL.format(number=10) + text.strip() + SEPARATOR)
+def without_orders(text: str) -> str:
+    """Puts "[...]" in place of the sentences that tell a model to forget what it was told, or what to answer."""
+    if not _ORDER.search(text):
+        return text
+    cuts = sorted({0, *(m.end() for m in _STRETCH.finditer(text)), len(text)})
+    kept = (text[a:b] if not _ORDER.search(text[a:b]) else "[...]\n" for a, b in pairwise(cuts))
+    return "".join(kept).replace("[...]\n[...]", "[...]")
+
+
+def _shown(passage: Passage) -> str:
+    return "\n".join(filter(None, [passage.header, without_orders(without_escapes(passage.text.strip()))]))
+
+
+def _cost(passage: Passage, count_tokens: Callable[[str], int]) -> int:
+    return count_tokens(LABEL.format(number=10) + _shown(passage) + SEPARATOR)
 
 
 def _without(passage: Passage, chosen: Sequence[Passage]) -> Passage | None:
@@ -159,7 +213,7 @@ def _longest_fitting(passage: Passage, budget: int, count_tokens: Callable[[str]
     low, high = 0, len(passage.text)
     while low < high:
         middle = (low + high + 1) // 2
-        if _cost(passage.text[:middle], count_tokens) <= budget:
+        if _cost(replace(passage, text=passage.text[:middle]), count_tokens) <= budget:
             low = middle
         else:
             high = middle - 1

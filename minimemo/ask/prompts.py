@@ -54,7 +54,11 @@ class Prompts:
     draft: asks memory for a first answer, to search with.
     memory_answer, memory_paragraph: ask memory for a short answer, and for a paragraph.
     answer, paragraph: ask for the same from passages.
+    yes_no: asks whether something is so by the passages. It and `check` begin as `answer` does, up to the passages:
+        what two prompts begin with is computed once.
+    check: asks whether the passages state an answer. yes, no: the two answers to both, in one token each.
     not_found: what a model is to write when the passages do not hold the answer.
+    unanswered: what a reader is told then.
     closed: asks for an answer without any document.
     part: asks memory what its part of the document tells, in {words} words (Chinese: characters).
     summary: asks for a summary of what the parts tell.
@@ -71,9 +75,14 @@ class Prompts:
     draft: str
     memory_answer: str
     answer: str
+    yes_no: str
+    check: str
+    yes: str
+    no: str
     paragraph: str
     memory_paragraph: str
     not_found: str
+    unanswered: str
     closed: str
     part: str
     summary: str

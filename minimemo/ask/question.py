@@ -20,7 +20,7 @@ from minimemo.text.scripts import Language, detect_language
 
 Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
-Kind: TypeAlias = Literal["phrase", "paragraph", "quotation", "whole"]
+Kind: TypeAlias = Literal["phrase", "yes_no", "paragraph", "quotation", "whole"]
 
 QUESTION_TOKENS = 1024  # The longest question that is let through.
 CLUE_TOKENS = 128  # Each reply of the memory that is only searched with ends there.
@@ -40,18 +40,23 @@ def memory_room(max_tokens: int = 256) -> int:
 
 
 _POLITE = r"^\W*(?:(?:please|can\ you|could\ you|would\ you)\W+)*"
-# what takes more than a phrase to tell; the last ones not in "status code", "development budget"
-_MATTERS = r"""(?:plot|storyline|significance|importance|relationships?|role|settings?|themes?|message|background|gist
-    |discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
+# What takes more than a phrase to tell, where it is the noun that is asked for: "the role of", not "the role ID".
+_ATTRIBUTE = r"""(?:size|ids?|numbers?|no|codes?|names?|dates?|colou?r|level|type|length|limit|rate|value|price|fee|cost
+    |key|address|times?|count|format|field|title|file|text|line|page|box|queue|header|body|log|manager|officer|leader
+    |holder|player|model|actor|board|ticket|tracker|duration|capacity|budget|deadline)"""
+_MEASURES = r"(?:price|cost|age|height|size|time|weight|length|score|salary|temperature|distance|rent|fee)"
+_MATTERS = rf"""(?:(?:plot|storyline|significance|importance|relationships?|role|settings?|themes?|message
+    |background|gist|discussions?|opinions?|attitudes?|views?|thoughts|comments?|reactions?|suggestions?|recommendations?|concerns?
     |considerations?|arguments?|debates?|controversy|conclusions?|main\s(?:points?|ideas|topics?)|problems|changes
     |differences?|lessons|reasons?|challenges|advantages|disadvantages|issues
-    |(?:status|purpose|plans|future|development|description)(?=\W*$|\s(?:of|for|in|on|with|about|and)\b))"""
+    |(?:status|purpose|plans|future|development|description)(?=\W*$|\s(?:of|for|in|on|with|about|and)\b))
+    (?!\s{_ATTRIBUTE}\b))"""
 _ASKED = re.compile(
     rf"""
     {_POLITE}
       (?:summari[sz]e|describe|explain|discuss|outline|compare|elaborate|tell\s(?:me|us)\sabout
         |give\s(?:me\s|us\s)?an?\s(?:\w+\s)?(?:summary|overview|account|description|outline))\b
-  | \b(?:what|which)(?:['’]s|\s(?:is|are|was|were))\s(?:the\s)?(?:\w+\s){{0,2}}?{_MATTERS}\b
+  | \b(?:what|which)(?:['’]s|\s(?:is|are|was|were))\s(?:the\s)?(?:(?!{_MEASURES}\s)\w+\s){{0,2}}?{_MATTERS}
   | \bwhat\s(?:settings?|relationships?|problems|changes|lessons|differences)\s(?:do|does|did|has|have)\b
   | \b(?:what|how)\s(?:did|do|does)\s.{{1,60}}?\s
       (?:think|thought|say|feel|discuss|talk|comment(?:ed)?|propose|recommend|suggest|respond|react|argue|introduce)\b
@@ -136,15 +141,33 @@ _WHOLE = re.compile(
 )
 
 
+_YES_NO = re.compile(
+    r"""
+    ^\W*(?:(?:and|but|so|then|also)\s)?
+      (?:is|are|was|were|am|do|does|did|has|have|had|can|could|may|might|must|shall|should|will|would
+        |(?:is|are|was|were|do|does|did|has|have|had|ca|could|must|should|wo|would)n['’]t)\s
+      (?!you\b(?!\s(?:have|need)\sto\b))(?!.*\b(?:or|who|what|which|whose|why|how|where)\b)
+  | ,\s(?:right|correct|is\sit\snot|isn['’]t\s\w+|did(?:n['’]t)?\s\w+|does(?:n['’]t)?\s\w+)\s*\?\s*$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_YES_NO_ZH = re.compile(
+    r"(?!.*(?:谁|誰|什么|什麼|哪|多少|几|幾|怎|如何|为何|為何|还是|還是))"
+    r".*(?:[吗嗎]\W*$|是否|是不是|有没有|有沒有|能否|可否|能不能|会不会|會不會|可不可以|要不要|对不对|對不對)"
+)
+
+
 def kind_of(text: str) -> Kind:
     """Tells by its words what a question asks for: `whole` needs all of the document ("Summarize the meeting.",
     "这份文档讲的是什么？"), `quotation` its very words ("Highlight the clauses on the warranty.",
-    "摘录关于灯塔的句子")."""
+    "摘录关于灯塔的句子"), `yes_no` one of the two ("Did the tower burn?", "灯塔还在吗？")."""
     if _WHOLE.search(text):
         return "whole"
     if _QUOTATION.search(text):
         return "quotation"
-    return "paragraph" if _ASKED.search(text) or _ASKED_ZH.search(text) else "phrase"
+    if _ASKED.search(text) or _ASKED_ZH.search(text):
+        return "paragraph"
+    return "yes_no" if _YES_NO.search(text) or _YES_NO_ZH.match(text) else "phrase"
 
 
 def kind_given(text: str, mode: AnswerMode) -> Kind:
@@ -217,9 +240,20 @@ class Question:
 
     def answer_prompt(self, passages: Sequence[Passage]) -> str:
         """Writes the prompt for an answer from passages."""
-        template = self.prompts.answer if self.kind == "phrase" else self.prompts.paragraph
-        evidence, not_found = render_passages(passages), self.prompts.not_found
-        return template.format(passages=evidence, question=self.text, not_found=not_found)
+        templates = {"phrase": self.prompts.answer, "yes_no": self.prompts.yes_no}
+        return self._filled(templates.get(self.kind, self.prompts.paragraph), render_passages(passages, self.text))
+
+    def check_prompt(self, passages: Sequence[Passage], answer: str) -> str:
+        """Writes the prompt that asks whether passages state an answer."""
+        return self._filled(self.prompts.check, render_passages(passages, self.text), answer=answer)
+
+    def blank_prompt(self) -> str:
+        """Writes the prompt for an answer from passages without any."""
+        return self._filled(self.prompts.yes_no, "...")
+
+    def _filled(self, template: str, passages: str, **others: str) -> str:
+        known = {"passages": passages, "question": self.text, "not_found": self.prompts.not_found, **others}
+        return template.format(**known)
 
     def fit(
         self, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
@@ -239,7 +273,7 @@ class Question:
             raise InputError(f"max_tokens is {self.max_tokens}: it must be at least 1")
         prompts, reserved = self.prompts, MIN_EVIDENCE if self.mode in ("memorag", "rag", "gist") else 0
         if self.mode in ("memorag", "rag"):
-            bare = prompts.answer if self.kind == "phrase" else prompts.paragraph
+            bare = prompts.paragraph if self.kind == "paragraph" else prompts.answer
         else:
             bare = {"gist": prompts.gist, "summarize": prompts.summary}.get(self.mode, prompts.closed)
         room = self.left(bare.format(question="", passages="", points="", parts="", not_found=prompts.not_found))

@@ -9,10 +9,11 @@ of its memory.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from minimemo.ask.answer import Answer, Found
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
@@ -20,6 +21,7 @@ from minimemo.ask.evidence import Passage, quotation, quoted_first, rank_passage
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
 from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
+from minimemo.ask.trust import names_within
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
 from minimemo.text.document import Place
@@ -29,7 +31,7 @@ from minimemo.threads import Turns
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.search.retriever import Retriever
+    from minimemo.search.retriever import Hit, Retriever
 
 Steps: TypeAlias = Generator[Found | Piece, None, Answer]
 
@@ -44,6 +46,8 @@ PARAGRAPH_HITS = 8
 # A quotation is looked for among the sentences of eight passages: F1 on contracts 37.2, with five 35.8, three 33.0.
 QUOTATION_HITS = 8
 CLUE_HITS = 3  # Each clue retrieves so many.
+# An answer this likely to be right stands without memory being asked.
+SETTLED = 0.7
 # A passage is shown beside the best one when it has this share of its score at least; 0 shows all that fit. A 0.5B
 # model takes answers from passages that do not hold them: F1 on xquad_en 0.57 from the best passage alone, 0.42 and
 # 0.40 from two and three (40 questions).
@@ -155,29 +159,92 @@ class Session:
             return (yield from self._quotation(question))
         if question.mode == "gist":
             return (yield from self._gist(question))
-        paragraph = question.kind == "paragraph"
-        # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.
-        remembers = question.mode == "memorag" and not (paragraph and question.language == "zh")
-        if question.mode == "memory" or (remembers and paragraph and self._generator is self._writer):
+        if question.kind == "paragraph":
+            return (yield from self._paragraph(question))
+        if question.mode == "memory":
             return (yield from self._from_memory(question))
-        clues: tuple[Clue, ...] = ()
-        draft = ""
-        if remembers:
-            kinds: tuple[ClueKind, ...] = ("recall", "rewrite") if paragraph else ("recall", "rewrite", "draft")
-            clues, draft = self._memory.clues(question, kinds)
-        # A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678).
-        # It is not shown: small models copy one that they are shown, right or wrong, which cost the 0.5B 13.7 points of
-        # F1 on xquad_zh (40 questions).
-        texts = [f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text for clue in clues]
-        queries = [("question", question.text), *((clue.kind, text) for clue, text in zip(clues, texts, strict=True))]
-        prompt = question.answer_prompt
-        stand_out = 0 if paragraph else STAND_OUT
-        passages = self._search(question, queries, EVIDENCE_TOKENS, prompt, stand_out=stand_out)
-        found = Found(clues, draft, passages)
-        if question.mode == "rag" or paragraph or self._generator is not self._writer:
-            return (yield from self._write(question, found, prompt(passages)))
-        yield found
-        return Answer.of(question, found, (yield from self._memory.agreed(question, prompt(passages))))
+        if counted := self._retriever.counted(question.text):
+            return (yield from self._count(question, *counted))
+        if not isinstance(self._generator, Writer):
+            return (yield from self._elsewhere(question))
+        answer = self._attempt(question, self._searched(question, Found(), stand_out=STAND_OUT))
+        if question.mode == "memorag" and (answer.guess is not None or answer.confidence < SETTLED):
+            answer = self._second(question, answer)
+        yield Found(answer.clues, answer.draft, answer.passages)
+        yield Piece(answer.text)
+        return dataclasses.replace(answer, timings=question.clock.timings())
+
+    def _count(self, question: Question, number: int, hits: Sequence[Hit]) -> Steps:
+        """Gives a number of rows; the passages that hold them are its sources."""
+        with question.clock.stage("retrieve"):
+            ranked = rank_passages(["question"], [hits], documents=self._documents)
+        passages = self._placed(question.fit(ranked, EVIDENCE_TOKENS, lambda _: ""))
+        yield (found := Found(passages=tuple(dataclasses.replace(p, cited=True) for p in passages)))
+        yield Piece(text := str(number))
+        answer = Answer.of(question, found, Written(text, 0, 0))
+        return dataclasses.replace(answer, passages=found.passages, supported=True, confidence=1.0)
+
+    def _attempt(self, question: Question, found: Found, told: str = "") -> Answer:
+        """Answers with a phrase, or yes or no, from passages; says that the document does not where that is likelier to
+        be right. told: the answer to weigh, in place of one that is written."""
+        writer, prompts, passages = self._generator, question.prompts, found.passages
+        assert isinstance(writer, Writer)
+        if not passages:
+            return Answer.unanswered(question, found)
+        prompt = question.answer_prompt(passages)
+        with question.clock.stage("answer", report=False):
+            if question.kind == "yes_no":
+                odds, tokens = writer.decide(prompts, prompt, question.blank_prompt())
+                return Answer.decided(question, found, odds, tokens, self._nearest_sentence(question))
+            check = partial(question.check_prompt, passages)
+            room, on_event = question.max_tokens, question.clock.on_event
+            written, weighed = writer.answer(prompts, prompt, check, room, on_event, told)
+        return Answer.weighed(question, found, written, weighed, writer.is_small)
+
+    def _nearest_sentence(self, question: Question) -> str:
+        """The sentence that says best what the question is about, one with all its names before others."""
+        (hits,) = self._retriever.retrieve([question.text], QUESTION_HITS)
+        texts = [" ".join(hit.chunk.text.split()) for hit in self._retriever.quote(question.text, hits)]
+        return max(texts, key=lambda text: names_within(question.text, text), default="")
+
+    def _second(self, question: Question, first: Answer) -> Answer:
+        """Answers from the passages that memory's clues find as well, or from memory where passages and memory together
+        find that likelier; returns the `first` answer where that is likelier to be right. Where the first passages do
+        not say it, an answer must be sure."""
+        kinds: tuple[ClueKind, ...] = ("recall", "rewrite", "draft")
+        clues, draft = self._memory.clues(question, kinds)
+        found = self._searched(question, Found(clues, draft), stand_out=STAND_OUT)
+        if not found.passages:
+            told = _returned(
+                self._memory.answer(question, question.prompts.memory_answer.format(question=question.text))
+            )
+            return dataclasses.replace(Answer.of(question, found, told), confidence=0.0, supported=False)
+        second = first
+        if question.kind == "phrase" and self._generator is self._writer:
+            told = _returned(self._memory.agreed(question, question.answer_prompt(found.passages)))
+            second = self._attempt(question, found, told.text)
+        elif [p.start for p in found.passages] != [p.start for p in first.passages]:
+            second = self._attempt(question, found)
+        better = second.supported if first.guess is not None else second.confidence > first.confidence
+        return second if better and second.guess is None else dataclasses.replace(first, clues=clues, draft=draft)
+
+    def _elsewhere(self, question: Question) -> Steps:
+        """Answers with a phrase that a generator writes of whom nothing but its text is known."""
+        found = Found()
+        if question.mode == "memorag":
+            found = Found(*self._memory.clues(question, ("recall", "rewrite", "draft")))
+        found = self._searched(question, found, stand_out=STAND_OUT)
+        answer = yield from self._write(question, found, question.answer_prompt(found.passages))
+        return answer.weighed_by_words(question.prompts.not_found)
+
+    def _paragraph(self, question: Question) -> Steps:
+        # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.
+        remembers = question.mode == "memorag" and question.language != "zh"
+        if question.mode == "memory" or (remembers and self._generator is self._writer):
+            return (yield from self._from_memory(question))
+        found = Found(*self._memory.clues(question, ("recall", "rewrite"))) if remembers else Found()
+        found = self._searched(question, found)
+        return (yield from self._write(question, found, question.answer_prompt(found.passages)))
 
     def _from_memory(self, question: Question) -> Steps:
         """Answers from memory alone; in mode `memorag` with the passages that the question retrieves, as its sources.
@@ -211,7 +278,9 @@ class Session:
         yield found
         yield Piece(text := quotation(sentences, self._documents))
         named = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
-        return replace(Answer.of(question, found, Written(text, 0, 0)), passages=found.passages, supported=named)
+        return dataclasses.replace(
+            Answer.of(question, found, Written(text, 0, 0)), passages=found.passages, supported=named
+        )
 
     def _gist(self, question: Question) -> Steps:
         """Answers from sentences that every part of the memory recalls, and from the passages that those retrieve."""
@@ -280,6 +349,19 @@ class Session:
         """The passages, each with the page, heading or time of its beginning."""
         return tuple(passage.placed(self._place_of) for passage in passages)
 
+    def _searched(self, question: Question, found: Found, stand_out: float = 0) -> Found:
+        """The same with the passages that the question and its clues retrieve.
+
+        A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678). It
+        is not shown: small models copy one that they are shown, right or wrong, which cost the 0.5B 13.7 points of F1
+        on xquad_zh (40 questions).
+        """
+        queries = [("question", question.text)]
+        for clue in found.clues:
+            queries.append((clue.kind, f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text))
+        passages = self._search(question, queries, EVIDENCE_TOKENS, question.answer_prompt, stand_out=stand_out)
+        return dataclasses.replace(found, passages=passages)
+
     def _write(self, question: Question, found: Found, prompt: str) -> Steps:
         """Answers a prompt that stands alone."""
         yield found
@@ -320,6 +402,15 @@ class Session:
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:
     yield (yield from steps)
+
+
+def _returned(steps: Generator[Piece, None, Written]) -> Written:
+    """Takes all steps and returns what they end with."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Written, end.value)
 
 
 def _last(steps: Iterator[Found | Piece | Answer]) -> Answer:

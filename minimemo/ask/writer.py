@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from minimemo.ask.clues import is_looping, is_refusal
 from minimemo.events import Event, Listener, silent
 
 if TYPE_CHECKING:
+    from minimemo.ask.prompts import Prompts
     from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
 
+CHECK_TOKENS = 64  # Asking whether the passages state an answer takes about so many more than the answer's prompt.
+SMALL = 10**9  # parameters
 LOOP_CHECK = 16  # A reply is looked at for a loop every so many tokens: the look costs about a millisecond.
 
 
@@ -30,6 +34,18 @@ class Written(NamedTuple):
     text: str
     prompt_tokens: int
     tokens: int
+
+
+class Weighed(NamedTuple):
+    """What a writer says of an answer to a prompt with passages, in log-probabilities.
+
+    likely: of the whole answer, its end included. refusal: of saying instead that nothing answers. stated: of "yes"
+    less that of "no", asked whether the passages state that answer.
+    """
+
+    likely: float
+    refusal: float
+    stated: float
 
 
 class TextGenerator(Protocol):
@@ -94,6 +110,12 @@ class Writer:
     def max_context(self) -> int:
         return self.engine.config.max_context
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the model has less than SMALL parameters, about: layers of twelve widths squared, and embeddings."""
+        c = self.engine.config
+        return c.num_layers * 12 * c.hidden_size**2 + c.vocab_size * c.hidden_size < SMALL
+
     def count(self, text: str) -> int:
         return len(self.tokenizer.encode(text))
 
@@ -108,6 +130,61 @@ class Writer:
         tokens = self.tokens(self.engine.new_cache(len(ids) + max_tokens), ids, max_tokens, min_tokens)
         reply, count = yield from pieces(self.texts(tokens), max_tokens, on_event)
         return Written(reply, len(ids), count)
+
+    def answer(
+        self,
+        prompts: Prompts,
+        prompt: str,
+        check: Callable[[str], str],
+        max_tokens: int,
+        on_event: Listener,
+        told: str = "",
+    ) -> tuple[Written, Weighed]:
+        """Writes a whole answer from passages and weighs it, or weighs the one that is `told`; check: writes the prompt
+        that asks whether the passages state it. What the prompts begin with in common, the passages, is read once."""
+        ids, stop = self.turn(prompts.system, prompt), self.tokenizer.stop_ids
+        cache = self.engine.new_cache(len(ids) + max_tokens + CHECK_TOKENS)
+        reply: list[int] = []
+
+        def noted(tokens: Iterable[int]) -> Iterator[int]:
+            for token in tokens:
+                reply.append(token)
+                yield token
+
+        tokens = self.tokenizer.encode(told)[:max_tokens] if told else self.tokens(cache, ids, max_tokens)
+        text = "".join(piece.text for piece in pieces(self.texts(noted(tokens)), max_tokens, on_event))
+        refusal = self.tokenizer.encode(prompts.not_found)
+        likely = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
+        checked = self.turn(prompts.system, check(text))
+        yes, no = self._likely(cache, ids[: cache.length], checked, self._first(prompts), ())
+        return Written(text, len(ids), len(reply)), Weighed(*likely, yes - no)
+
+    def decide(self, prompts: Prompts, prompt: str, blank: str) -> tuple[float, int]:
+        """Gives the log-odds of "yes" to a prompt with passages, less those to the same prompt without them (`blank`),
+        and the tokens of the prompt.
+
+        A small model has a favourite of the two whatever it reads: contextual calibration (Zhao et al., 2021,
+        arXiv:2102.09690).
+        """
+        odds = []
+        for ids in (self.turn(prompts.system, text) for text in (prompt, blank)):
+            yes, no = self._likely(self.engine.new_cache(len(ids) + 1), [], ids, self._first(prompts), ())
+            odds.append(yes - no)
+        return odds[0] - odds[1], self.prompt_tokens(prompts.system, prompt)
+
+    def _likely(
+        self, cache: KVCache, read: Sequence[int], ids: list[int], replies: list[list[int]], stop: Collection[int]
+    ) -> list[float]:
+        """Likelihoods of replies to a prompt; what it begins with in common with the tokens `read`, those in the cache,
+        is not read again."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(read, ids[:-1], strict=False)))
+        if len(ids) + max(map(len, replies)) > cache.capacity:
+            cache, same = self.engine.new_cache(len(ids) + max(map(len, replies))), 0
+        cache.truncate(same)
+        return self.engine.likelihoods(cache, ids[same:], replies, stop)
+
+    def _first(self, prompts: Prompts) -> list[list[int]]:
+        return [self.tokenizer.encode(word)[:1] for word in (prompts.yes, prompts.no)]
 
     def turn(self, system: str, text: str, begun: bool = False) -> list[int]:
         """Encodes a prompt that is a turn of its own, or ends the one that a memory has `begun`; a reply comes next."""

@@ -6,13 +6,17 @@ Rule of this file: nothing heavy is imported before the arguments are parsed.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from minimemo import __version__
 from minimemo.cli import commands
+from minimemo.cli.screen import plain, tell
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import parse_size
 from minimemo.memory.tiers import DEFAULT, TIERS
@@ -27,12 +31,15 @@ examples:
   minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
+
+exit codes: 0 done, 1 it could not be done (a line says why), 2 a wrong command line, 130 interrupted
 """
 _MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses and runs. Exit codes: 0 done, 2 a mistake that can be mended (one line on stderr), 130 interrupted."""
+    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done (one line on stderr says why; with
+    --json it is JSON on stdout too), 2 the command line is wrong, 130 interrupted."""
     return run(parser().parse_args(argv))
 
 
@@ -54,13 +61,42 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
             what = "the same command goes on from here" if building else "nothing half-written is left"
             print(f"\nminimemo: interrupted; {what}", file=sys.stderr)
             return 130
-        if not isinstance(error, MinimemoError) or os.environ.get("MINIMEMO_DEBUG"):
+        mended = _mended(error)
+        if mended is None or os.environ.get("MINIMEMO_DEBUG"):
             raise
-        print(f"minimemo: {error}", file=sys.stderr)
-        return 2
+        tell(mended, json=getattr(arguments, "json", False))
+        return 1
 
 
-class _Command(argparse.ArgumentParser):
+def _mended(error: BaseException) -> MinimemoError | None:
+    """What the user is told of an error; None where it is a fault of the program. The machine's limits are not."""
+    if isinstance(error, MinimemoError):
+        return error
+    said = f"{error}".lower()
+    if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
+        return InputError("memory: too little is free here; close other programs, or choose a smaller model")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return InputError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+    if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
+        return InputError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of wrong words it names the right ones that are near. Options have to be written whole, so that new ones may
+    begin like old ones."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:  # reached by: argparse
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong and (near := get_close_matches(wrong[1], re.findall(r"[\w.-]+", wrong[2]), 1)):
+            message += f"; did you mean {near[0]}?"
+        super().error(plain(message))
+
+
+class _Command(_Parser):
     """A command's parser, which takes options anywhere among the other words."""
 
     _inside = False
@@ -75,12 +111,23 @@ class _Command(argparse.ArgumentParser):
             self._inside = False
 
 
+class _Version(argparse.Action):
+    """Prints the version, and whether the native library works here; loads what that takes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:  # reached by: argparse
+        from minimemo.kernels.native.library import unavailable, variants
+
+        why = unavailable()
+        print(f"minimemo {__version__}, {f'no native library: {why}' if why else f'native: {variants()[-1]}'}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Makes the parser of the whole command line; what it gives has `run`, the function of the command."""
     raw = argparse.RawDescriptionHelpFormatter
     description = "Ask questions of a long document on your own machine, from a compact KV memory."
-    top = argparse.ArgumentParser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
-    top.add_argument("--version", action="version", version=f"minimemo {__version__}")
+    top = _Parser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
+    top.add_argument("-V", "--version", action=_Version, nargs=0, help="say which version this is, and leave")
     names = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(
@@ -112,6 +159,8 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--window", type=_positive, metavar="TOKENS", help=back)
     build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
     build.add_argument("--password", help="of an encrypted PDF")
+    wrong = "replace puts a mark where bytes are no text (default: strict, which refuses the file)"
+    build.add_argument("--errors", choices=("strict", "replace"), default="strict", help=wrong)
     _prompts(build)
 
     measure = "measure a model once, for the smaller memories; a build does it when needed"
@@ -191,10 +240,14 @@ def _models(command: argparse.ArgumentParser) -> None:
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument(
         "--generator", metavar="URL|NAME|DIR|FILE.gguf",
-        help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY, else $OPENAI_API_KEY), or "
-        "another model (default: the memory's own)",
+        help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY; OpenAI's own takes "
+        "$OPENAI_API_KEY too), or another model (default: the memory's own)",
     )  # fmt: skip
-    command.add_argument("--generator-model", metavar="NAME", help="of an endpoint that has several")
+    command.add_argument("--generator-model", metavar="NAME", help="the model of an endpoint that has several")
+    command.add_argument("--api-key-file", metavar="FILE", help="holds the endpoint's key, in place of a variable")
+    command.add_argument(
+        "--plain-http", action="store_true", help="let passages and key leave this machine unencrypted"
+    )
     command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
     length = f"longest answer, in tokens of three quarters of an English word (default: {most})"
     command.add_argument("--max-tokens", type=_positive, default=most, metavar="N", help=length)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,12 +17,14 @@ from typing import Any
 from minimemo.cli.screen import (
     Bar,
     as_json,
+    plain,
     print_answer,
     print_built,
     print_listing,
     print_memo,
     print_usage,
     progress,
+    tell,
 )  # fmt: skip
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Listener
@@ -30,16 +33,16 @@ from minimemo.runtime import RunOptions
 
 
 def pull(arguments: argparse.Namespace) -> None:
-    from minimemo.hub.catalog import CATALOG, defaults, pull
+    from minimemo.hub.catalog import CATALOG, defaults, pull, writer
 
-    for name in arguments.name or defaults():
+    for name in arguments.name or filter(None, [*defaults(), writer()]):
         with progress(arguments.quiet) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
                 from minimemo.hub.folder import as_directory
 
                 path = as_directory(path, on_event)
-        print(f"{name}: {path}")
+        print(plain(f"{name}: {path}"))
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
@@ -78,7 +81,7 @@ def build(arguments: argparse.Namespace) -> None:
             try:
                 memo = build(
                     document, out, memory=arguments.memory, budget=arguments.budget, window=arguments.window,
-                    encoding=arguments.encoding, password=arguments.password, **run,
+                    encoding=arguments.encoding, errors=arguments.errors, password=arguments.password, **run,
                 )  # fmt: skip
             except MinimemoError as error:
                 if len(documents) == 1:
@@ -112,11 +115,19 @@ def ask(arguments: argparse.Namespace) -> None:
             answer(sys.stdin.read() if question == "-" else question)
             return
         asked.prepare()  # models first, so that the prompt appears when it can be answered
+        failed = 0
         for line in _questions(on_event):
             try:
                 answer(line)
             except MinimemoError as error:
-                print(f"minimemo: {error}", file=sys.stderr)
+                tell(error, json=arguments.json)
+                failed += 1
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+                print("\ndropped; Ctrl-D leaves", file=sys.stderr)
+        if failed and not sys.stdin.isatty():
+            raise InputError(f"{failed} questions were not answered")
 
 
 def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], str | None]:
@@ -128,6 +139,8 @@ def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], s
     if not words:
         raise InputError("ask: name a memo, or --all for all on this machine; make one: minimemo build DOCUMENT")
     *memos, last = words
+    if len(words) > 2 and not any(word.endswith(".memo") or os.path.exists(word) for word in words[1:]):
+        raise InputError(f'ask takes a question as one word: minimemo ask {words[0]} "{" ".join(words[1:])}"')
     if not memos or last.endswith(".memo") or (last and os.path.isdir(last)):
         return [*words], None
     return memos, last
@@ -147,6 +160,11 @@ def _questions(on_event: Bar) -> Iterator[str]:
             line = input(prompt)
         except EOFError:
             return
+        except KeyboardInterrupt:  # it drops what was typed
+            if not sys.stdin.isatty():
+                raise
+            print(file=sys.stderr)
+            continue
         if line.strip():
             yield line
 
@@ -172,13 +190,13 @@ def verify(arguments: argparse.Namespace) -> None:
 
     with progress(arguments.quiet) as on_event:
         open_memo(arguments.memo).verify(on_event)
-    print(f"{arguments.memo}: every checksum is right")
+    print(plain(f"{arguments.memo}: every checksum is right"))
 
 
 def export(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import export
 
-    print(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models")
+    print(plain(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models"))
 
 
 def listing(arguments: argparse.Namespace) -> None:
@@ -218,7 +236,7 @@ def remove(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import remove
 
     for memo in arguments.memo:
-        print(f"{memo}: deleted, {size(remove(Path(memo)))} free")
+        print(plain(f"{memo}: deleted, {size(remove(Path(memo)))} free"))
 
 
 def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
@@ -226,10 +244,15 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
     from minimemo.ask.endpoint import Endpoint, is_address
     from minimemo.memo.library import open_store
     from minimemo.memo.memo import open_memos
+    from minimemo.readers import read_document
 
     generator = arguments.generator
     if is_address(generator):
-        generator = Endpoint(generator, arguments.generator_model or "")
+        key = read_document(arguments.api_key_file).text.strip() if arguments.api_key_file else ""
+        model = arguments.generator_model or ""
+        generator = Endpoint(generator, model, key=key, plain_http=arguments.plain_http)
+    elif generator and re.fullmatch(r"[\w.-]+:\d+(/.*)?", generator):
+        raise InputError(f"--generator {generator}: begin an address with http:// or https://")
     elif arguments.generator_model:
         mend = "begin its address with http://" if generator else "give its address with --generator"
         raise InputError(f"--generator-model names a model of an endpoint: {mend}")

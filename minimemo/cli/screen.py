@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import dumps
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
 
 from minimemo.files import size
 
@@ -16,13 +19,19 @@ if TYPE_CHECKING:
     from minimemo.ask import Answer, Found, Passage, Piece
 
 
+JSON_VERSION = 1  # raised when a field goes or changes; new ones may come at any time
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def print_answer(
     steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
 ) -> None:
     """Streams an answer: clues if asked for, the text as it comes, then the sources, `named` by their documents."""
     from minimemo.ask import Answer, Found, Piece
+    from minimemo.ask.clues import is_refusal
 
     begun = False
+    width = shutil.get_terminal_size().columns
     try:
         for step in steps:
             bar.clear()
@@ -31,23 +40,24 @@ def print_answer(
             elif json:
                 continue
             elif isinstance(step, Piece):
-                print(step.text, end="", flush=True)
+                print(plain(step.text), end="", flush=True)
                 begun = True
             elif isinstance(step, Found) and clues:
                 for clue in step.clues:
-                    print(f"[{clue.kind}] {clue.text}", file=sys.stderr)
+                    print(f"[{clue.kind}] {plain(clue.text)}", file=sys.stderr)
     finally:
         if begun:
             print(flush=True)  # an error begins a new line
     if json:
         print(as_json(answer.to_dict()), flush=True)
         return
-    if answer.passages and not answer.supported:
-        print("(the passages do not clearly hold this answer)")
+    if not answer.supported and not is_refusal(answer.text):
+        print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
-        start = " ".join(passage.text.split())
+        begin, end = passage.span or (passage.start, passage.end)
+        start = " ".join(passage.text[begin - passage.start : end - passage.start].split())
         place = f"{passage.document} " * named + _place(passage)
-        print(f"  {'*' if passage.cited else ' '} [{place}] {start[:90]}{'…' * (len(start) > 90)}")
+        print(_cut(plain(f"  {'*' if passage.cited else ' '} [{place}] {start}"), width))
     sys.stdout.flush()
 
 
@@ -58,15 +68,38 @@ def _place(passage: Passage) -> str:
     return " > ".join(passage.heading) or passage.time or f"{passage.start}-{passage.end}"
 
 
-def as_json(value: object) -> str:
-    """JSON on one line, in ASCII where stdout is of an encoding that lacks some characters."""
+def plain(text: object) -> str:
+    """Text that a terminal shows and does not obey: a mark in place of each control character, and of those that turn
+    the direction of writing."""
+    return _CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", str(text))
+
+
+def _cut(line: str, width: int) -> str:
+    """As much of a line as so many columns hold; a character of Chinese, Japanese or Korean takes two."""
+    column = 0
+    for at, char in enumerate(line):
+        column += 0 if combining(char) else 1 + (east_asian_width(char) in "WF")
+        if column > width - 1 and at + 1 < len(line):
+            return line[:at] + "…"
+    return line
+
+
+def tell(error: Exception, *, json: bool) -> None:
+    """Says in a line what went wrong; in JSON too, for who reads that."""
+    print(f"minimemo: {plain(error)}", file=sys.stderr)
+    if json:
+        print(as_json({"error": {"kind": type(error).__name__, "message": str(error)}}), flush=True)
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """JSON on one line, with its version; in ASCII where stdout is of an encoding that lacks some characters."""
     whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return dumps(value, ensure_ascii=not whole)
+    return dumps({"version": JSON_VERSION, **value}, ensure_ascii=not whole)
 
 
 def print_built(facts: Mapping[str, Any]) -> None:
     """Says what a build made (`Memo.inspect`), and what to do with it."""
-    path, memory = facts["path"], facts["memory"]
+    path, memory = plain(facts["path"]), facts["memory"]
     word = shlex.quote(path) if os.name != "nt" else f'"{path}"' if " " in path else path
     print(
         f"{path}: {memory['tokens']:,} tokens, memory {size(memory['bytes'])} "
@@ -94,7 +127,7 @@ def print_memo(facts: Mapping[str, Any]) -> None:
         ("in all", size(facts["bytes"])),
     ]  # fmt: skip
     for name, text in rows:
-        print(f"{name:<10}{text}")
+        print(f"{name:<10}{plain(text)}")
 
 
 def _quality(measured: Mapping[str, Any] | None) -> str:
@@ -114,13 +147,13 @@ def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[s
         state = "pulled" if model["pulled"] else "-"
         print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{size(model['bytes']):>9}  {model['about']}")
     for memo in memos:
-        print(f"{memo['path']}  {size(memo['bytes'])}")
+        print(f"{plain(memo['path'])}  {size(memo['bytes'])}")
 
 
 def print_usage(usage: Mapping[str, int]) -> None:
     """One line each, largest first, and all together."""
     for name, count in sorted(usage.items(), key=lambda pair: -pair[1]):
-        print(f"{size(count):>9}  {name}")
+        print(f"{size(count):>9}  {plain(name)}")
     print(f"{size(sum(usage.values())):>9}  in all")
 
 
@@ -135,7 +168,7 @@ class Bar:
     def __call__(self, event: Any) -> None:
         if event.unit == "note":
             self.clear()
-            print(event.stage, file=sys.stderr)
+            print(plain(event.stage), file=sys.stderr)
             return
         if not self._shown or event.stage == "answer":
             return

@@ -39,9 +39,7 @@ class KVCache:
         # A group is complete before it is packed: until then its tokens wait in dense slots.
         slots = max(capacity - packed_tokens, PACK_GROUP) if packed_tokens else capacity
         shape = (num_layers, num_kv_heads, slots, head_dim)
-        on_cpu = torch.device(device).type == "cpu"
-        self.keys: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty(shape, dtype=dtype, device=device)
-        self.values: Tensor = hugepages.empty(shape, dtype) if on_cpu else torch.empty_like(self.keys)
+        self.keys, self.values = (hugepages.empty(shape, dtype, device) for _ in range(2))
         self.length = 0
         self.start = 0
         self.packed: PackedKV | None = None

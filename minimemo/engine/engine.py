@@ -187,7 +187,7 @@ class Engine:
     def likelihoods(
         self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]], stop: Collection[int]
     ) -> list[float]:
-        """Log-probability of each whole reply to `ids`: of its tokens, and of its end with one of `stop`.
+        """Log-probability of each reply to `ids`: of its tokens, and of its end with one of `stop`, if any are given.
 
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
@@ -199,7 +199,7 @@ class Engine:
             for reply in replies:
                 logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
                 told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
-                likely.append(float(told + logs[-1, ends].logsumexp(0)))
+                likely.append(float(told + logs[-1, ends].logsumexp(0) if ends else told))
                 cache.truncate(begin)
             cache.truncate(length)
         return likely

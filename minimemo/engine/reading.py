@@ -68,8 +68,7 @@ class Reading:
         self._raw: Tensor | None = None  # keys before RoPE, slot by slot
         if window:
             keys = self._cache.keys
-            on_cpu = keys.device.type == "cpu"
-            self._raw = hugepages.empty(keys.shape, keys.dtype) if on_cpu else torch.empty_like(keys)
+            self._raw = hugepages.empty(keys.shape, keys.dtype, keys.device)
 
     def read(self, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Reads on; hands over what a memory is made of, chunk by chunk, each valid until the next is asked for."""

@@ -28,6 +28,8 @@ from minimemo.hub.folder import (
 )
 from minimemo.hub.sources import REPOSITORY, HubSource, Piece, Wheel, WheelSource, list_repository
 
+WRITER_MEMORY = 6 * 10**9  # bytes of a machine where both decoders of the catalogue's pair run beside other programs
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -118,6 +120,14 @@ def pulled() -> list[Pulled]:
 def defaults() -> tuple[str, str]:
     """The decoder and the embedder used when none is named."""
     return "qwen2.5-coder-0.5b", "multilingual-e5-small"
+
+
+def writer() -> str | None:
+    """The decoder that writes answers beside the default one's memories, where this machine has memory for both."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" in names and os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < WRITER_MEMORY:
+        return None
+    return "qwen2.5-coder-1.5b"
 
 
 def pull_entry(entry: Entry, on_event: Listener = silent) -> Path:

@@ -86,10 +86,12 @@ def convert(bin_path: Path, out_dir: Path) -> None:
     if (version, block) != (1, 32):
         raise ModelError(f"{bin_path}: version {version} with blocks of {block} is not known (only 1 with 32)")
     header = _Header(*sizes)
-    tokenizer = _tokenizer(file)
+    files: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    _fill_tokenizer(files["tokenizer.json"], file)
+    _fill_configs(files, header)
     tensors = _tensors(file, header)
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in {"tokenizer.json": tokenizer, **_configs(header)}.items():
+    for name, content in files.items():
         target = out_dir / name
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -98,8 +100,25 @@ def convert(bin_path: Path, out_dir: Path) -> None:
     shutil.copymode(out_dir / "config.json", weights)  # safetensors makes a file that only its owner can read
 
 
-def _tokenizer(file: _Reader) -> dict[str, Any]:
-    """The vocabulary and character map as a `tokenizers` JSON with XLM-R's steps."""
+def _fill_configs(files: dict[str, Any], header: _Header) -> None:
+    """Writes the sizes into the small files: architecture, pooling, length."""
+    files["config.json"] |= {
+        "hidden_size": header.hidden,
+        "intermediate_size": header.inner,
+        "layer_norm_eps": round(header.epsilon, 15),
+        "max_position_embeddings": header.positions,
+        "num_attention_heads": header.heads,
+        "num_hidden_layers": header.layers,
+        "type_vocab_size": header.types,
+        "vocab_size": header.rows,
+    }
+    files["tokenizer_config.json"]["model_max_length"] = header.positions
+    files["sentence_bert_config.json"]["max_seq_length"] = header.positions
+    files["1_Pooling/config.json"]["word_embedding_dimension"] = header.hidden
+
+
+def _fill_tokenizer(made: dict[str, Any], file: _Reader) -> None:
+    """Reads vocabulary and character map into a `tokenizers` JSON with XLM-R's steps."""
     count, bos, eos, pad, unk = file.unpack("5i")
     (text_bytes,) = file.unpack("Q")
     offsets = file.array("<u4", count + 1)
@@ -109,8 +128,9 @@ def _tokenizer(file: _Reader) -> dict[str, Any]:
         pieces = [text[a:b].decode("utf-8") for a, b in pairwise(offsets)]
     except UnicodeDecodeError as error:
         raise ModelError(f"{file.path}: a vocabulary piece is not UTF-8; fetch the file again") from error
-    if not all(0 <= i < count for i in (bos, eos, pad, unk)):
-        raise ModelError(f"{file.path}: a special token lies outside the vocabulary; fetch the file again")
+    specials = {bos: "<s>", eos: "</s>", pad: "<pad>", unk: "<unk>"}
+    if any(pieces[i : i + 1] != [name] for i, name in specials.items()):
+        raise ModelError(f"{file.path}: the special tokens are not those of XLM-R; fetch the file again")
     entries, map_bytes = file.unpack("iI")
     end = file.at + map_bytes
     mapping: dict[str, str] = {}
@@ -120,51 +140,19 @@ def _tokenizer(file: _Reader) -> dict[str, Any]:
     if file.at != end:
         raise ModelError(f"{file.path}: the character map has the wrong size; fetch the file again")
 
-    def added(i: int) -> dict[str, Any]:
-        flags = {"single_word": False, "lstrip": pieces[i] == "<mask>", "rstrip": False, "normalized": False}
-        return {"id": i, "content": pieces[i], **flags, "special": True}
-
-    def special(i: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": pieces[i], "type_id": 0}}
-
-    specials = sorted({bos, eos, pad, unk} | {i for i, piece in enumerate(pieces) if piece == "<mask>"})
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [added(i) for i in specials],
-        # The map holds single characters only; composing first stands in for its lost sequences (e + accent -> é).
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "NFC"},
-                {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(build_charsmap(mapping)).decode()},
-            ],
-        },
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "WhitespaceSplit"},
-                {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-            ],
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [special(bos), {"Sequence": {"id": "A", "type_id": 0}}, special(eos)],
-            "pair": [
-                *(special(bos), {"Sequence": {"id": "A", "type_id": 0}}, special(eos)),
-                *(special(eos), {"Sequence": {"id": "B", "type_id": 0}}, special(eos)),
-            ],
-            "special_tokens": {pieces[i]: {"id": pieces[i], "ids": [i], "tokens": [pieces[i]]} for i in (bos, eos)},
-        },
-        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-        "model": {
-            "type": "Unigram",
-            "unk_id": unk,
-            "vocab": [[piece, score] for piece, score in zip(pieces, scores.tolist(), strict=True)],
-            "byte_fallback": False,
-        },
+    specials |= {i: piece for i, piece in enumerate(pieces) if piece == "<mask>"}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    made["added_tokens"] = [
+        {"id": i, "content": name, **flags, "lstrip": name == "<mask>"} for i, name in sorted(specials.items())
+    ]
+    # The map holds single characters only; NFC before it stands in for its lost sequences (e + accent -> é).
+    charsmap = base64.b64encode(build_charsmap(mapping)).decode()
+    made["normalizer"]["normalizers"][1]["precompiled_charsmap"] = charsmap
+    made["post_processor"]["special_tokens"] = {
+        specials[i]: {"id": specials[i], "ids": [i], "tokens": [specials[i]]} for i in (bos, eos)
     }
+    vocabulary = [[piece, score] for piece, score in zip(pieces, scores.tolist(), strict=True)]
+    made["model"] |= {"unk_id": unk, "vocab": vocabulary}
 
 
 def _tensors(file: _Reader, header: _Header) -> dict[str, npt.NDArray[Any]]:
@@ -213,43 +201,3 @@ def _dequantize(raw: npt.NDArray[np.uint8], step: int = 1 << 16) -> npt.NDArray[
         codes = np.concatenate([part["codes"] & 15, part["codes"] >> 4], axis=1).astype(np.float32)
         out[i : i + step] = (codes - 8) * part["scale"].astype(np.float32)[:, None]
     return out.reshape(-1)
-
-
-def _configs(header: _Header) -> dict[str, Any]:
-    """The small files, by their path in the folder: architecture, pooling, normalization, prompts, length."""
-    module = "sentence_transformers.models."
-    return {
-        "config.json": {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_act": "gelu",
-            "hidden_size": header.hidden,
-            "intermediate_size": header.inner,
-            "layer_norm_eps": round(header.epsilon, 15),
-            "max_position_embeddings": header.positions,
-            "num_attention_heads": header.heads,
-            "num_hidden_layers": header.layers,
-            "pad_token_id": 0,
-            "position_embedding_type": "absolute",
-            "type_vocab_size": header.types,
-            "vocab_size": header.rows,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": header.positions,
-            **{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-            **{"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"},
-        },
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": module + "Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": module + "Pooling"},
-            {"idx": 2, "name": "2", "path": "2_Normalize", "type": module + "Normalize"},
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": header.hidden,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-        },
-        "sentence_bert_config.json": {"max_seq_length": header.positions, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
-    }

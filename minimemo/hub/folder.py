@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from minimemo.errors import FetchError, InputError, ModelError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import cache_dir, put, write_whole
+from minimemo.files import cache_dir, private_folder, put, write_whole
 from minimemo.hub.download import DiskFull, File, note, require_space
 from minimemo.hub.sources import SCRATCH_PREFIX
 
@@ -60,7 +60,7 @@ def prepared(
         yield ready
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         lock = FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -75,10 +75,12 @@ def prepared(
             lock.release()
     except SafetensorError as error:  # of that library, also where the disk is full
         raise FetchError(f"{folder}: {error}; make room, or set MINIMEMO_HOME to another folder") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, NotImplementedError) as error:  # the latter: of a file system without locks
+        if getattr(error, "errno", None) == errno.ENOSPC:
             raise DiskFull(f"{folder}: the disk is full; make room and pull again (what arrived is kept)") from error
-        raise FetchError(f"{folder}: {error.strerror or error}; set MINIMEMO_HOME to a folder of yours") from error
+        raise FetchError(
+            f"{folder}: {getattr(error, 'strerror', None) or error}; set MINIMEMO_HOME to a folder of yours"
+        ) from error
 
 
 def convert_pulled(name: str, conversion: Conversion, source: Path, on_event: Listener) -> None:
@@ -108,7 +110,7 @@ def as_directory(path: Path, on_event: Listener = silent) -> Path:
     from minimemo.hub.gguf import convert
 
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
                 for stale in target.parent.glob(f"{_CONVERTING}{glob.escape(target.name)}-*"):
@@ -166,7 +168,7 @@ def find_ready(folder: Path, files: Sequence[File] | None = None, conversion: Co
     for path, item in manifest["files"].items():
         try:
             stat = (folder / path).stat()
-        except OSError:
+        except (OSError, ValueError):
             return None
         if (stat.st_size, stat.st_mtime_ns) != (item["size"], item["mtime_ns"]):
             return None
@@ -177,8 +179,13 @@ def find_ready(folder: Path, files: Sequence[File] | None = None, conversion: Co
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a model's folder; None where there is none, or one that cannot be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not (folder / MANIFEST).is_file():
+            return None
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        result, files = Path(manifest["result"]), manifest["files"]
+        whole = isinstance(manifest["name"], str) and "conversion" in manifest and ".." not in result.parts
+        whole = whole and not result.is_absolute()
+        whole = whole and all({"size", "mtime_ns", "digest"} <= item.keys() for item in files.values())
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None  # as good as not pulled: pulling verifies what is there and writes it anew
-    keys = {"name", "result", "conversion", "files"}
-    return manifest if isinstance(manifest, dict) and keys <= manifest.keys() else None
+    return manifest if whole else None

@@ -72,7 +72,7 @@ class GgufTokenizer:
     chat_template: str | None
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and generation_config.json, as `Tokenizer.load` reads them."""
+        """Write tokenizer.json, tokenizer_config.json and generation_config.json, as models.tokenizer reads them."""
         config: dict[str, object] = {"add_bos_token": self.adds_bos}
         for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
             if token_id is not None:

@@ -13,33 +13,44 @@ from __future__ import annotations
 import errno
 import functools
 import importlib.util
+import json
+import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from minimemo.errors import FetchError
 from minimemo.hub.download import DiskFull, File, Tick, bring_verified, length_of, require_space
 
 # owner/name, or owner/name/file.gguf for one file of a repository that holds many
 REPOSITORY = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<gguf>[\w.-]+\.gguf))?", re.ASCII)
+Answer = TypeVar("Answer")
 SCRATCH_PREFIX = ".wheel-"  # folders of this name in a model's folder are ours to sweep
 
 _ANSWER_SECONDS = 5.0  # for the hub's first answer; another source may be reachable
+_SAYING_SECONDS = 30.0  # for all of an answer that is no file, bytes that drip included
+_LISTING = 1 << 26  # bytes of a listing, at most
+_SLOWEST, _WINDOW = 1000, 60.0  # bytes a second, averaged over so many seconds: slower, a download never ends
+_MEAGRE, _MEAGRE_TRIES = 1 << 20, 20  # connections that bring less than so many bytes, and how many of them in all
 _SMALL = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
     r"|chat_template\.jinja|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
     r"|\d+_[A-Za-z]+/(config\.json|model\.safetensors)"  # the modules of a sentence-transformers model
 )
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
@@ -84,27 +95,31 @@ class HubSource:
         url = hf_hub_url(self.repo, file.path, revision=self.revision, endpoint=constants.ENDPOINT)
         headers = _headers()
         with _one_line_errors(url):
-            there = get_hf_file_metadata(url, timeout=_ANSWER_SECONDS, token=False, headers=headers)
+            there = _within(lambda: get_hf_file_metadata(url, timeout=_ANSWER_SECONDS, token=False, headers=headers))
             if there.size not in (None, file.size):
                 raise FetchError(f"{url}: {there.size:,} bytes there, {file.size:,} expected: not the same file")
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
+        meagre = 0
         while (held := length_of(partial)) < file.size:
             try:
                 # hf_hub_download would begin anew after a kill: it writes to a file that only its own process knows.
                 with _one_line_errors(url), open(partial, "ab") as out:
-                    bar: Any = functools.partial(_Bar, tick)
+                    bar: Any = functools.partial(_Bar, tick, file.size)
                     http_get(url, out, resume_size=held, headers=headers, expected_size=file.size, tqdm_class=bar)
             except FetchError:
-                if length_of(partial) == held:
+                meagre += length_of(partial) - held < _MEAGRE
+                if length_of(partial) == held or meagre > _MEAGRE_TRIES:
                     raise
 
 
 class _Bar:
-    """Stands in for tqdm's bar in huggingface_hub and passes on that bytes came."""
+    """Stands in for tqdm's bar in huggingface_hub, passes on that bytes came, and ends what brings too many of them or
+    never enough."""
 
-    def __init__(self, tick: Tick, **options: object) -> None:
-        self._tick = tick
+    def __init__(self, tick: Tick, size: int, initial: int = 0, **options: object) -> None:
+        self._tick, self._left = tick, size - initial
+        self._begin, self._came = time.monotonic(), 0
 
     def __enter__(self) -> _Bar:
         return self
@@ -112,7 +127,37 @@ class _Bar:
     def __exit__(self, *exc: object) -> None: ...
 
     def update(self, count: int) -> None:
+        self._left -= count
+        self._came += count
+        if self._left < 0:
+            raise FetchError("more bytes come than the file has")
+        if (seconds := time.monotonic() - self._begin) > _WINDOW:
+            if self._came < _SLOWEST * seconds:
+                raise FetchError(f"{self._came:,} bytes in {seconds:.0f} s: too slow to ever end")
+            self._begin, self._came = time.monotonic(), 0
         self._tick(max(0, count))  # they are written after this call
+
+
+def _within(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns or raises; TimeoutError after _SAYING_SECONDS. HTTP libraries bound the pause between two
+    bytes, not an answer; one without an end is left to a thread of its own."""
+    come: list[tuple[Answer | None, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            come.append((ask(), None))
+        except BaseException as error:
+            come.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_SAYING_SECONDS)
+    if not come:
+        raise TimeoutError(f"no whole answer within {_SAYING_SECONDS:.0f} s")
+    ((answer, error),) = come
+    if error is not None:
+        raise error
+    return cast(Answer, answer)
 
 
 def _headers() -> dict[str, str]:
@@ -150,15 +195,21 @@ def list_repository(repo: str, gguf: str | None) -> tuple[HubSource, tuple[File,
 
     gguf: the one file of that name instead. Raises FetchError, naming what the repository lacks.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     with _one_line_errors(f"{constants.ENDPOINT}/{repo}"):
-        info = HfApi(headers=_headers(), token=False).model_info(repo, files_metadata=True, timeout=_ANSWER_SECONDS)
-        files = {}
-        for item in info.siblings or ():
-            digest = item.lfs.sha256 if item.lfs else item.blob_id  # small files have only git's hash
-            files[item.rfilename] = File(item.rfilename, int(item.size or 0), str(digest))
-        source = HubSource(repo, str(info.sha))
+        listing = json.loads(_within(lambda: _listing(f"{constants.ENDPOINT}/api/models/{repo}")))
+        try:
+            files = {}
+            for item in listing["siblings"]:
+                name, size = item["rfilename"], item.get("size") or 0
+                digest = (item.get("lfs") or {}).get("sha256") or item.get("blobId")  # small files have only git's hash
+                if not (isinstance(name, str) and type(size) is int and 0 <= size < 1 << 50):
+                    raise ValueError(f"{name!r} of {size!r} bytes")
+                files[name] = File(name, size, str(digest))
+            source = HubSource(repo, str(listing["sha"]))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise FetchError(f"{constants.ENDPOINT}/{repo}: not the listing of a repository ({error})") from None
     ggufs = sorted(name for name in files if name.endswith(".gguf"))
     if gguf:
         if gguf not in files:
@@ -174,6 +225,21 @@ def list_repository(repo: str, gguf: str | None) -> tuple[HubSource, tuple[File,
         mend = f"name one of its GGUF files: {repo}/{ggufs[0]}" if ggufs else "choose another repository"
         raise FetchError(f"{repo}: has no {' and no '.join(lacking)}; {mend}")
     return source, tuple(file for name, file in files.items() if name in weights or _SMALL.fullmatch(name))
+
+
+def _listing(url: str) -> bytes:
+    """What the hub says of a repository and its files, in JSON."""
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    content = bytearray()
+    begin, params = time.monotonic(), {"blobs": "true"}
+    with get_session().stream("GET", url, params=params, headers=_headers(), timeout=_ANSWER_SECONDS) as response:
+        hf_raise_for_status(response)
+        for part in response.iter_raw():
+            content += part
+            if len(content) > _LISTING or time.monotonic() - begin > _SAYING_SECONDS:
+                raise FetchError(f"{url}: its listing has no end")
+    return bytes(content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +350,9 @@ def append_piece(archive: Path, piece: Piece, partial: Path, start: int) -> None
                 shutil.copyfileobj(data, out, 1 << 20)
     except KeyError as error:
         raise FetchError(f"{archive.name}: has no {piece.member}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, EOFError, RuntimeError, OSError, OverflowError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of bytes that bz2 cannot read
         if partial.exists():
             os.truncate(partial, start)  # or the next pull would take the damaged bytes for a whole piece
         raise FetchError(f"{archive.name}: a damaged wheel ({error})") from error

@@ -18,7 +18,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_size, profiles_dir
 from minimemo.memo.calibrate import calibrate
-from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, staging, sweep
+from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, restrict, staging, sweep
 from minimemo.memo.library import remember
 from minimemo.memo.manifest import FILES, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo.memo import Memo
@@ -33,7 +33,7 @@ from minimemo.models.tokenizer import Tokenizer
 from minimemo.readers import read_document
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 from minimemo.text.chunks import DEFAULT_SIZE
-from minimemo.text.document import Document
+from minimemo.text.document import UNNAMED, Document
 from minimemo.text.pieces import Encoded
 
 
@@ -47,6 +47,7 @@ def build(
     budget: int | str | None = None,
     window: int | None = None,
     encoding: str | None = None,
+    errors: str = "strict",
     password: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
     options: RunOptions = DEFAULT_OPTIONS,
@@ -54,13 +55,14 @@ def build(
 ) -> Memo:
     """Reads a document once and leaves a memo folder; gives it back opened.
 
-    source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. password: of an
-    encrypted PDF. out: the folder, by default the document's name with
-    the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by default; where one needs a profile of the model
-    and there is none, the model is measured first, which takes minutes, once. budget: bytes that memory.bin may take
-    ("20MB" will do), instead of a tier; notes say what to expect. window: tokens back that each token of a longer
-    document sees at least; None: all, while the document fits the model's context, and a window past that. A memo of
-    the same document, model and settings that is already there is returned as it is.
+    source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. encoding, errors: see
+    `read_document`; password: of an encrypted PDF. out: the folder, by default the document's name with the ending
+    .memo. memory: a tier, see memory/tiers.py, "balanced" by default; where one needs a profile of the model and there
+    is none, the model is measured first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do),
+    instead of a tier; notes say what to expect. window: tokens back that each token of a longer document sees at least;
+    None: all, while the document fits the model's context, and a window past that. A memo of the same document, model
+    and settings that is already there is returned as it is. What others may not do with the document's file they may
+    not do with the memo.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill, or a
     KeyboardInterrupt, the same call goes on from there.
@@ -70,10 +72,10 @@ def build(
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
     if tier not in TIERS:
         raise InputError(f"memory {tier!r} is unknown; choose one of {', '.join(TIERS)}")
-    document = source if isinstance(source, Document) else read_document(source, encoding, password)
+    document = source if isinstance(source, Document) else read_document(source, encoding, password, errors=errors)
     for note in document.notes:
         on_event(Event(note, 1, 1, "note"))
-    target = _target(source, document, out)
+    target, mode = _target(source, document, out), _mode(source)
     options.limit_threads()
     models = Runtime(model, embedder, options, on_event)
     before = _intact(target)
@@ -81,14 +83,20 @@ def build(
     plan = _plan(document, models, tier, limit, window, prompts, before, tokens)
     if before is not None and before.manifest.recipe == plan.recipe and before.places() == document.places:
         sweep(target)
+        with suppress(OSError):
+            restrict(target, mode)
         remember(target)  # it may have been moved here
         on_event(Event("already built", 1, 1))
         return Memo(target, before.manifest, Runtime(models.model, models.embedder, options), prompts)
+    if before is not None and not _alike(before, plan.recipe):
+        on_event(Event(f"{target}: the memo there, of other settings or models, is replaced", 1, 1, "note"))
     if plan.note:
         on_event(Event(plan.note, 1, 1, "note"))
     decoder, embedding = models.decoder(), models.opened_embedder()
-    stamp, grown_from = _stamps(plan.recipe, before, decoder)
-    with staging(target, stamp) as folder, _earlier(before, grown_from, folder) as earlier:
+    products = product_dtype(decoder.engine.decoder.weights.layers[0].gate_up)
+    run = {"chunk": decoder.engine.chunk, "products": str(products)}
+    stamp = {"recipe": asdict(plan.recipe), "run": run}
+    with staging(target, stamp, mode) as folder, _earlier(before, plan.recipe, run, folder) as earlier:
         ids = write_passages(document, tokens, embedding.embedder, plan.recipe, folder, on_event)
         tokens.cache_clear()  # of each token 16 bytes that are not needed any longer
         opening = plan.opening.ids(decoder.tokenizer)
@@ -102,7 +110,7 @@ def build(
             quality,
         )
         manifest.save(folder / MEMO)
-        keep_tail(folder / TAIL, stamp, instead_of=grown_from)
+        keep_tail(folder / TAIL, plan.recipe, run, before and before.manifest.recipe)
     if limit is not None and manifest.files[MEMORY].bytes > limit:
         on_event(Event(over(limit, manifest.files[MEMORY].bytes), 1, 1, "note"))
     remember(target)
@@ -172,23 +180,27 @@ def _profile(models: Runtime) -> Profile:
 
 def _tokenizer(models: Runtime) -> Tokenizer:
     loaded = models.model
-    return loaded.tokenizer if isinstance(loaded, LanguageModel) else Tokenizer.load(models.located().directory)
+    return loaded.tokenizer if isinstance(loaded, LanguageModel) else Tokenizer(models.located().directory)
 
 
 def _target(source: str | Path | Document, document: Document, out: str | Path | None) -> Path:
     """Where the memo goes; InputError when something else than a memo is there, or nothing can be."""
     if out is not None:
         target = Path(out)
-    elif isinstance(source, Document) or str(source) == "-":
+    elif not _is_file(source):
         target = Path(f"{Path(document.name).stem}.memo")
     else:
         target = Path(source).with_suffix(".memo")
-    if target.is_symlink():  # what it leads to is written, not the link
-        try:
+    try:
+        if target.is_symlink():  # what it leads to is written, not the link
             target = target.resolve()
-        except (OSError, RuntimeError):  # a circle
-            raise InputError(f"{target}: is a link that leads nowhere; name another place with -o") from None
-    if target.exists():
+        taken = target.exists()
+    except RuntimeError:  # a circle
+        raise InputError(f"{target}: is a link that leads nowhere; name another place with -o") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{target}: cannot be a memo ({why}); name another place with -o") from None
+    if taken:
         try:
             memo_files(target)
         except MemoError:
@@ -197,12 +209,31 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
         raise InputError(f"{target.parent}: no such folder; make it first")
     if out is None:
         with suppress(MemoError):  # where there is no memo, or its manifest is damaged
-            there = Manifest.load(target).document.name
-            if there != document.name:
+            there = Manifest.load(target).document
+            if there.name != document.name:
                 raise InputError(
-                    f"{target}: is the memo of {there}; name another place for that of {document.name} with -o"
+                    f"{target}: is the memo of {there.name}; name another place for that of {document.name} with -o"
+                )
+            if not _is_file(source) and document.name in UNNAMED and there.sha256 != document.sha256:
+                raise InputError(
+                    f"{target}: is the memo of another text without a name; name a place for this one with -o, or the "
+                    "text itself"
                 )
     return target
+
+
+def _is_file(source: str | Path | Document) -> bool:
+    """Whether a memo goes beside the source: it is no stream, nor text of this process."""
+    if isinstance(source, Document) or str(source) == "-" or str(source).startswith(("/dev/", "/proc/")):
+        return False
+    return Path(source).is_file()
+
+
+def _mode(source: str | Path | Document) -> int:
+    """What others may do with the document, and so with a memo of it."""
+    if isinstance(source, Document) or not _is_file(source):
+        return 0o666
+    return Path(source).stat().st_mode & 0o666
 
 
 def _intact(target: Path) -> Memo | None:
@@ -215,30 +246,22 @@ def _intact(target: Path) -> Memo | None:
         return None
 
 
-def _stamps(
-    recipe: Recipe, before: Memo | None, decoder: LanguageModel
-) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """What is built, for those who go on with it, and what it is to grow from: a memo whose recipe differs in the
-    document alone."""
-    products = product_dtype(decoder.engine.decoder.weights.layers[0].gate_up)
-    run = {"chunk": decoder.engine.chunk, "products": str(products)}
-    stamp = {"recipe": asdict(recipe), "run": run}
-    if before is None or replace(before.manifest.recipe, document_sha256=recipe.document_sha256) != recipe:
-        return stamp, None
-    return stamp, {"recipe": asdict(before.manifest.recipe), "run": run}
+def _alike(before: Memo, recipe: Recipe) -> bool:
+    """Whether a memo's recipe differs in the document alone, if at all."""
+    return replace(before.manifest.recipe, document_sha256=recipe.document_sha256) == recipe
 
 
 @contextmanager
-def _earlier(before: Memo | None, stamp: Mapping[str, Any] | None, folder: Path) -> Iterator[Earlier | None]:
+def _earlier(before: Memo | None, recipe: Recipe, run: Mapping[str, Any], folder: Path) -> Iterator[Earlier | None]:
     """Lays ready in `folder` what a memo of the document's earlier state offers, and gives its memory, open.
 
     None where there is no such memo, or its exact end is not kept: then the document is read from its beginning.
     """
     with ExitStack() as stack:
         earlier = None
-        if before is not None and stamp is not None:
+        if before is not None and _alike(before, recipe):
             with suppress(MemoError):
                 reuse_passages(before, folder)
-                if (folder / TAIL).exists() or borrow_tail(stamp, folder / TAIL):
+                if (folder / TAIL).exists() or borrow_tail(before.manifest.recipe, run, folder / TAIL):
                     earlier = Earlier(stack.enter_context(before.reader()), before.manifest.quality)
         yield earlier

@@ -22,14 +22,15 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from minimemo.errors import InputError, MemoError
-from minimemo.files import cache_dir, exchange, put, write_whole
-from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest
+from minimemo.files import cache_dir, exchange, move_whole, put, write_whole
+from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest, Recipe
 
 MEMO = "memo"  # what becomes the target
 TAIL, QUALITY, VECTORS = "tail", "quality.json", "vectors"  # what a build keeps to go on from
@@ -43,8 +44,9 @@ _MAGIC = b"MINIMEMO"  # how every memory.bin begins
 
 
 @contextmanager
-def staging(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
-    """Gives the hidden folder; when the block ends well, its folder MEMO takes the place of `target`.
+def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterator[Path]:
+    """Gives the hidden folder; when the block ends well, its folder MEMO takes the place of `target`. mode: what may be
+    done with the document, and so with the memo, unless the user's umask forbids more.
 
     The folder holds what a killed or interrupted build of the same stamp left. It is gone afterwards, whatever the
     block raises but KeyboardInterrupt. Raises InputError when it cannot be written, while another build of the same
@@ -61,6 +63,7 @@ def staging(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
             _put_back(folder, target)
             _prepare(folder, json.dumps(stamp, sort_keys=True).encode())
             yield folder
+            restrict(folder / MEMO, mode)
             _take_place(folder, target)
         except KeyboardInterrupt:
             undo.pop_all()
@@ -70,6 +73,16 @@ def staging(target: Path, stamp: Mapping[str, Any]) -> Iterator[Path]:
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
                 "with -o"
             ) from error
+
+
+def restrict(memo: Path, mode: int) -> None:
+    """Takes from a memo what `mode`, that of its document, does not allow. Raises OSError."""
+    for path in (*(path for path in memo.iterdir() if not path.is_symlink()), memo):
+        before = stat.S_IMODE(path.stat().st_mode)
+        # A folder is entered by those who may read it.
+        after = before & (mode | 0o700 | (mode & 0o444) >> 2 if path == memo else mode | 0o600)
+        if after != before:
+            path.chmod(after)
 
 
 def _take_place(folder: Path, target: Path) -> None:
@@ -113,6 +126,7 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
     else's, or one that holds other things than a build leaves.
     """
     while True:
+        made = not folder.exists()
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
@@ -130,6 +144,13 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
         except Timeout:
             raise InputError(
                 f"{target}: is being built by another process; wait for it, or name another place"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(
+                f"{folder.parent}: files cannot be locked there ({getattr(error, 'strerror', None) or error}); name "
+                "another place with -o"
             ) from None
         if (folder / _LOCK).exists():
             return lock
@@ -192,32 +213,40 @@ def _begins_as_memory(path: Path) -> bool:
         return False
 
 
-def borrow_tail(stamp: Mapping[str, Any], to: Path) -> bool:
-    """Copies the end of the memory that was built under `stamp`; False when it is not kept."""
+def borrow_tail(recipe: Recipe, run: Mapping[str, Any], to: Path) -> bool:
+    """Copies the end of the memory that was built by this recipe in such a run; False when it is not kept."""
     try:
-        shutil.copyfile(_kept_tail(stamp), to)
+        shutil.copyfile(_kept_tail(recipe, run), to)
     except OSError:
         to.unlink(missing_ok=True)
         return False
     return True
 
 
-def keep_tail(file: Path, stamp: Mapping[str, Any], instead_of: Mapping[str, Any] | None = None) -> None:
-    """Keeps the end of a memory; the oldest ones make room. Where there is no file, or the cache folder cannot be
-    written, nothing is kept."""
+def keep_tail(file: Path, recipe: Recipe, run: Mapping[str, Any], instead_of: Recipe | None = None) -> None:
+    """Keeps the end of a memory; that of the memo which it replaces, and the oldest ones, make room. Where there is no
+    file, or the cache folder cannot be written, nothing is kept."""
     with suppress(OSError):
         if instead_of is not None:
-            _kept_tail(instead_of).unlink(missing_ok=True)
-        path, left = _kept_tail(stamp), TAILS_BYTES
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        shutil.move(file, part)  # perhaps across file systems
-        os.replace(part, path)
+            forget_tails(instead_of)
+        path, left = _kept_tail(recipe, run), TAILS_BYTES
+        move_whole(file, path)
         for tail in sorted(path.parent.iterdir(), key=lambda tail: -tail.stat().st_mtime_ns):
             left -= tail.stat().st_size
             if left < 0:
                 tail.unlink(missing_ok=True)
 
 
-def _kept_tail(stamp: Mapping[str, Any]) -> Path:
-    return cache_dir() / "tails" / hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:24]
+def forget_tails(recipe: Recipe) -> None:
+    """Removes the kept ends of memories of this recipe, whatever the run."""
+    with suppress(OSError):
+        for tail in _kept_tail(recipe, {}).parent.glob(f"{_hash(asdict(recipe))}-*"):
+            tail.unlink(missing_ok=True)
+
+
+def _kept_tail(recipe: Recipe, run: Mapping[str, Any]) -> Path:
+    return cache_dir() / "tails" / f"{_hash(asdict(recipe))}-{_hash(run)}"
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

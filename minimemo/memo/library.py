@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from crc32c import crc32c
 
 from minimemo.ask import PROMPTS, Answer, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import cache_dir, data_dir, memos_dir, profiles_dir, store_file, write_whole
-from minimemo.memo.folder import memo_files, sweep
+from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
 from minimemo.memo.manifest import INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, LocatedModel, OpenEmbedder, RunOptions, Runtime
@@ -33,6 +36,10 @@ PICKED = 4  # documents that a question is put to: each brings the passages that
 
 Vectors = npt.NDArray[np.float32]
 
+_NOTE = re.compile(r"[0-9a-f]{24}")
+# The index: magic, CRC-32C of all that follows it, length of the table.
+_HEAD, _COVERED, _MAGIC = struct.Struct("<4sIQ"), 8, b"MMST"
+
 
 # -- the list: one small file for each memo, which holds its path ------------------------------------------------------
 
@@ -40,27 +47,34 @@ Vectors = npt.NDArray[np.float32]
 def remember(memo: Path) -> None:
     """Notes where a memo lies. A folder that cannot be written means only that `minimemo list` will not know it."""
     with suppress(OSError):
-        write_whole(_note(memo), os.fsencode(memo.absolute()))
+        write_whole(_note(memo), os.fsencode(memo.absolute()), private=True)
 
 
 def notes() -> list[Path]:
-    """The files of the list, by name; some of the memos may be gone."""
-    return sorted((note for note in memos_dir().glob("*") if note.name[0] != "."), key=lambda note: note.name)
+    """The files of the list, by name; some of the memos may be gone. Anything else that lies among them is left out."""
+    folder = memos_dir()
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if _NOTE.fullmatch(entry.name) and entry.is_file())
 
 
 def noted(note: Path) -> Path:
-    """The memo that a note is of."""
-    return Path(os.fsdecode(note.read_bytes()))
+    """The memo that a note is of. Raises MemoError for what names no place."""
+    name = note.read_bytes()
+    if not name or b"\0" in name or not os.path.isabs(name):
+        raise MemoError(f"{note}: names no memo; remove it")
+    return Path(os.fsdecode(name))
 
 
 def remembered() -> list[Path]:
     """The memos that are still where they were built, by path; the notes of others are removed."""
     memos = []
     for note in notes():
-        path = noted(note)
-        if (path / NAME).is_file():
-            memos.append(path)
-        else:
+        with suppress(OSError, MemoError):
+            if (noted(note) / NAME).is_file():
+                memos.append(noted(note))
+                continue
             note.unlink(missing_ok=True)
     return sorted(memos)
 
@@ -108,10 +122,12 @@ def export(memo: str | Path, out: str | Path) -> Path:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
         try:
+            copy = scratch / "copy"
+            copy.mkdir()
             for file in files:
-                shutil.copyfile(file, scratch / file.name)
-            scratch.chmod(0o755)
-            os.rename(scratch, target)
+                shutil.copyfile(file, copy / file.name)
+            restrict(copy, files[0].stat().st_mode)
+            os.rename(copy, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -127,6 +143,8 @@ def remove(memo: Path) -> int:
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
     files = memo_files(memo)  # whatever is not a memo stays
+    with suppress(MemoError):
+        forget_tails(Manifest.load(memo).recipe)
     freed = sum(path.lstat().st_size for path in files)
     try:
         for path in files:  # the manifest first: half a memo is none
@@ -136,6 +154,9 @@ def remove(memo: Path) -> int:
         raise InputError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
     _note(memo).unlink(missing_ok=True)
     sweep(memo)  # a build of it that was killed
+    kept = _load(store_file())
+    if kept.pop(_note(memo).name, None):
+        _save(store_file(), kept)
     return freed
 
 
@@ -156,27 +177,27 @@ class Entry:
 
 
 class StoreIndex:
-    """The vectors of every memo in the list. Opening it costs one look at each memo's manifest."""
+    """The vectors of every memo in the list. Opening it costs one look at each memo's manifest. missing: the memos that
+    are not where they were, or cannot be read."""
 
     def __init__(self, path: Path) -> None:
         """Reads what is new or changed since the file was written; a memo that cannot be read is left out."""
         kept = _load(path)
         self._memos: dict[str, tuple[Entry, Vectors]] = {}
+        self.missing: list[str] = []
         for note in notes():
-            row = kept.get(note.name)
+            row, memo = kept.get(note.name), note.name
             try:
                 memo = row[0].path if row else str(noted(note))
                 stamp = os.stat(os.path.join(memo, NAME)).st_mtime_ns
                 if row is None or row[0].stamp != stamp:
                     row = _read(note.name, Path(memo), stamp)
             except (OSError, MemoError):
+                self.missing.append(memo)
                 continue
             self._memos[note.name] = row
         if self.entries != [entry for entry, _ in kept.values()]:
-            table = json.dumps([asdict(entry) for entry in self.entries]).encode()
-            head = len(table).to_bytes(8, "little") + table + bytes(-len(table) % 8)
-            with suppress(OSError):  # where it cannot be written the memos are read again next time
-                write_whole(path, head + b"".join(vectors.tobytes() for _, vectors in self._memos.values()))
+            _save(path, self._memos)
 
     @property
     def entries(self) -> list[Entry]:
@@ -193,19 +214,30 @@ class StoreIndex:
 
 
 def _load(path: Path) -> dict[str, tuple[Entry, Vectors]]:
-    """What the file holds, mapped, by note; nothing when it is not whole."""
+    """What the file holds, by note; nothing when it is not, byte for byte, what was written."""
     try:
-        whole = np.asarray(np.memmap(path, np.uint8, "r"))
-        length = int.from_bytes(whole[:8].tobytes(), "little")
-        entries = [Entry(**row) for row in json.loads(whole[8 : 8 + length].tobytes())]
-        numbers = whole[8 + length + -length % 8 :].view(np.float32)
+        content = path.read_bytes()
+        magic, checksum, length = _HEAD.unpack_from(content)
+        if magic != _MAGIC or checksum != crc32c(memoryview(content)[_COVERED:]):
+            return {}
+        entries = [Entry(**row) for row in json.loads(content[_HEAD.size : _HEAD.size + length])]
+        numbers = np.frombuffer(content, np.float32, offset=_HEAD.size + length + -length % 8)
         ends = np.cumsum([0, *(entry.rows * entry.dim for entry in entries)])
         if ends[-1] != len(numbers):
             return {}
         spans = zip(entries, ends[:-1], ends[1:], strict=True)
         return {entry.note: (entry, numbers[a:b].reshape(entry.rows, entry.dim)) for entry, a, b in spans}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, struct.error):
         return {}
+
+
+def _save(path: Path, memos: Mapping[str, tuple[Entry, Vectors]]) -> None:
+    """Where it cannot be written, the memos are read again next time."""
+    table = json.dumps([asdict(entry) for entry, _ in memos.values()]).encode()
+    body = len(table).to_bytes(8, "little") + table + bytes(-len(table) % 8)
+    body += b"".join(vectors.tobytes() for _, vectors in memos.values())
+    with suppress(OSError):
+        write_whole(path, _HEAD.pack(_MAGIC, crc32c(body), 0)[:_COVERED] + body, private=True)
 
 
 def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
@@ -266,7 +298,11 @@ class Store:
         return self._asked
 
     def _models(self) -> tuple[LocatedModel, OpenEmbedder, StoreIndex]:
-        self._index = self._index or StoreIndex(store_file())
+        if self._index is None:
+            self._index = StoreIndex(store_file())
+            if missing := self._index.missing:
+                note = f"{len(missing)} memos cannot be read, or are not where they were: {', '.join(missing[:9])}"
+                self._runtime.on_event(Event(note, 1, 1, "note"))
         embedder = self._runtime.opened_embedder()
         return self._runtime.located(), embedder, self._index
 

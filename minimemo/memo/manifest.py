@@ -91,6 +91,8 @@ class Manifest:
         """Raises MemoError when `folder` is no memo, or one that is damaged or of another version."""
         path = folder / NAME
         try:
+            if not path.is_file() and path.exists():
+                raise MemoError(f"{path}: is no file; {AGAIN}")
             body = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             what = "has no manifest.json, so it is no memo" if folder.is_dir() else "no such memo"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import stat
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator as Generation
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,8 @@ from minimemo.ask import (
     Writer,
     checked_question,
 )  # fmt: skip
-from minimemo.ask.endpoint import Endpoint, EndpointGenerator, is_address
+from minimemo.ask.endpoint import Called, CalledGenerator, Endpoint, EndpointGenerator, HasGenerate, is_address
+from minimemo.ask.evidence import Passage, rank_passages
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info
@@ -42,8 +45,10 @@ if TYPE_CHECKING:
     from minimemo.search.vectors import VectorIndex
     from minimemo.text.chunks import Chunk
 
-# What writes answers: an endpoint or its address, a decoder or its name, or anything that writes as those do.
-Generator: TypeAlias = Endpoint | LanguageModel | TextGenerator | str | Path | None
+# What writes answers: an endpoint or its address, a decoder or its name, anything that writes as those do, or what is
+# given a prompt and returns a text or its pieces.
+Generator: TypeAlias = Endpoint | LanguageModel | TextGenerator | Called | HasGenerate | str | Path | None
+Steps: TypeAlias = Generation[Found | Piece | Answer, None, None]
 _REPLACED = 0.05  # seconds in which a memo that is being replaced is back
 
 
@@ -51,7 +56,8 @@ class Memo:
     """One document that can be asked, or several of the same models. Models and memory are loaded when first needed.
 
     Of several, `folder`, `manifest` and what `inspect`, `chunks` and `reader` give are those of the first. Memos that
-    share a runtime share their models.
+    share a runtime share their models. It may be asked from several threads: questions wait for each other. In a `with`
+    statement it is closed at the end.
     """
 
     def __init__(
@@ -68,8 +74,24 @@ class Memo:
         self.prompts = prompts
         self._others = tuple(others)
         self._session: Session | None = None
+        self._searcher: Retriever | None = None
+        self._readers: list[MemoryReader] = []
         if is_address(self.runtime.generator):
             self.runtime.generator = Endpoint(str(self.runtime.generator))
+
+    def __enter__(self) -> Memo:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the memo's files and of what was read of them; models stay with those who share them. A question
+        after that opens them again."""
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        self._session = self._searcher = None
 
     @property
     def memos(self) -> Sequence[Memo]:
@@ -81,10 +103,21 @@ class Memo:
         checked = checked_question(question)  # before any model is loaded
         return self.session().ask(checked, mode, max_tokens)
 
-    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Iterator[Found | Piece | Answer]:
-        """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer."""
+    def ask_many(self, questions: Iterable[str], mode: Mode = "memorag", max_tokens: int = 256) -> list[Answer]:
+        """Answers one question after the other; raises like `ask` at the first that cannot be answered."""
+        return [self.ask(question, mode, max_tokens) for question in questions]
+
+    def stream(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Steps:
+        """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. `close` drops the rest."""
         checked = checked_question(question)
-        return self.session().stream(checked, mode, max_tokens)
+        return cast(Steps, self.session().stream(checked, mode, max_tokens))
+
+    def retrieve(self, query: str, k: int = 5) -> tuple[Passage, ...]:
+        """Finds the k passages that say most of what is asked, best first: by meaning and by words, without an answer,
+        the memory or its model. Raises InputError for an empty query or k < 1."""
+        (hits,) = self._search().retrieve([checked_question(query)], k)
+        place_of = self._place_of()
+        return tuple(p.placed(place_of) for p in rank_passages(["question"], [hits], documents=self.names()))
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Gives what the memory recalls of the documents for a question."""
@@ -110,7 +143,7 @@ class Memo:
         """Loads the models and gives what answers with them. Raises MemoError when memos were built with others."""
         if self._session is None:
             self.runtime.options.limit_threads()
-            retriever = self._retriever()  # first, as it checks small files: a damaged memo is named before models load
+            retriever = self._search()  # first, as it checks small files: a damaged memo is named before models load
             for memo in self.memos:
                 model = memo.model()
             # A session that held this very memo would keep its caches after nobody else does.
@@ -119,7 +152,7 @@ class Memo:
                 model.engine,
                 model.tokenizer,
                 retriever,
-                partial(_open_memory, memos),
+                partial(_open_memory, memos, self._readers),
                 documents=self.names(),
                 place_of=self._place_of(),
                 language=cast(Language, self.manifest.document.language),
@@ -131,7 +164,7 @@ class Memo:
 
     def memory(self) -> StoredMemory:
         """Opens the memory of all memos; nothing of it is decoded yet."""
-        return _open_memory(self.memos)
+        return _open_memory(self.memos, self._readers)
 
     def names(self) -> list[str]:
         """What passages are cited by: the documents' names, and the memos' folders where two are the same."""
@@ -158,6 +191,10 @@ class Memo:
                 f"{self.folder}: built with another {what} ({built_with.source}) than {source}; name that one with "
                 f"--{what}, or build the memo again"
             )
+
+    def _search(self) -> Retriever:
+        self._searcher = self._searcher or self._retriever()
+        return self._searcher
 
     def _retriever(self) -> Retriever:
         from minimemo.search.retriever import Retriever
@@ -257,7 +294,10 @@ class Memo:
     def _check_file(self, name: str, whole: bool = False) -> None:
         path, written = self.folder / name, self.manifest.files[name]
         try:
-            size = path.stat().st_size
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise MemoError(f"{path}: is no file; {AGAIN}")
+            size = status.st_size
             intact = size == written.bytes and (not whole or file_info(path) == written)
         except FileNotFoundError:
             raise MemoError(f"{path}: missing; {AGAIN}") from None
@@ -299,19 +339,32 @@ class Memo:
         }
 
 
-def _open_memory(memos: Sequence[Memo]) -> StoredMemory:
+def _open_memory(memos: Sequence[Memo], readers: list[MemoryReader]) -> StoredMemory:
+    """readers: takes those that are opened, for who closes them."""
     from minimemo.memory.load import StoredMemory
 
-    return StoredMemory([memo.memory_file() for memo in memos], memos[0].model().engine, memos[0].runtime.on_event)
+    files = [memo.memory_file() for memo in memos]
+    readers += (reader for reader, _ in files)
+    return StoredMemory(files, memos[0].model().engine, memos[0].runtime.on_event)
 
 
 def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:
     """What writes answers beside the memory's own model; None leaves that to the model itself."""
     if (second := runtime.second_decoder()) is not None:
         return Writer(second.engine, second.tokenizer)
-    if isinstance(runtime.generator, Endpoint):
-        return EndpointGenerator(runtime.generator, lambda text: len(model.tokenizer.encode(text)))
-    return cast(TextGenerator | None, runtime.generator)
+    generator = runtime.generator
+    if generator is None or hasattr(generator, "write"):
+        return cast(TextGenerator | None, generator)
+
+    def count(text: str) -> int:
+        return len(model.tokenizer.encode(text))
+
+    if isinstance(generator, Endpoint):
+        return EndpointGenerator(generator, count)
+    called = getattr(generator, "generate", generator)
+    if not callable(called):
+        raise InputError(f"generator {generator!r}: no address, model, function or object with `generate`")
+    return CalledGenerator(called, count)
 
 
 def _mean_quality(quality: Sequence[Judged]) -> dict[str, Any] | None:
@@ -334,7 +387,8 @@ def open_memo(
 ) -> Memo:
     """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones, which run
     as they were loaded and not as `options` say. `generator` writes the answers: an OpenAI-compatible endpoint or its
-    address, another model than the memory's, or an object that writes (`TextGenerator`); None: the memory's own model.
+    address, another model than the memory's, a function of a prompt that returns a text or yields its pieces, an object
+    with such a function as `generate`, or one that writes (`TextGenerator`); None: the memory's own model.
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """

@@ -28,7 +28,7 @@ from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler,
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tail import ExactTail
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import MemoryWriter, writing
 
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
@@ -101,7 +101,7 @@ def write_memory(
     if not path.exists():  # it appears when it is whole
         reading = Reading(engine, len(sequence), window)
         with (
-            MemoryWriter(path, header, level=codec.level) as writer,
+            writing(path, header, level=codec.level) as writer,
             _tail(scratch, reading, recipe, codec.layout) as tail,
         ):
             if earlier is not None and not writer.hashes:

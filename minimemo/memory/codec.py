@@ -58,12 +58,14 @@ class Codec(Protocol):
     """Turns blocks into byte streams and back. lossless: decoded tensors are bit-equal and in the layout's dtype;
     level: of zstd, worth its time on these streams."""
 
-    name: str
-    lossless: bool
-    level: int
-
+    @property
+    def name(self) -> str: ...
     @property
     def layout(self) -> KVLayout: ...
+    @property
+    def lossless(self) -> bool: ...
+    @property
+    def level(self) -> int: ...
 
     def params(self) -> dict[str, Any]:
         """JSON-able; `make_codec(name, params)` gives an equal codec."""

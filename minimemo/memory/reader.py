@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,27 +31,28 @@ class BlockInfo:
 
 
 class MemoryReader:
-    """Reads a memory.bin, mapped into memory and never loaded whole. Close it, or use it in a `with` statement.
+    """Reads a memory.bin frame by frame, never whole. Close it, or use it in a `with` statement.
 
+    It is not mapped into memory: a file that is cut off meanwhile would kill the process (SIGBUS).
     Opening checks everything but the frames; a frame is checked whenever it is read. Any method may be called from
     several threads. Raises MemoError for whatever is not a whole, undamaged file of this version.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._lock = Lock()  # where one place in the file is all that threads share
         try:
-            with open(self.path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < layout.PROLOGUE.size + layout.CRC.size + layout.END:
-                    raise self._damaged("it is too short")
-                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
         except OSError as error:
             raise MemoError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         try:
+            self._size = os.fstat(self._file.fileno()).st_size
+            if self._size < layout.PROLOGUE.size + layout.CRC.size + layout.END:
+                raise self._damaged("it is too short")
             self.header = self._read_header()
             self._index = self._read_index()
         except BaseException:
-            self._map.close()
+            self._file.close()
             raise
 
     def __enter__(self) -> MemoryReader:
@@ -62,7 +63,22 @@ class MemoryReader:
 
     def close(self) -> None:
         """Lets go of the file."""
-        self._map.close()
+        self._file.close()
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        """Bytes of the file; MemoError where it does not have them (any longer)."""
+        try:
+            if hasattr(os, "pread"):
+                content = os.pread(self._file.fileno(), end - start, start)
+            else:
+                with self._lock:
+                    self._file.seek(start)
+                    content = self._file.read(end - start)
+        except (OSError, ValueError) as error:  # the latter: closed meanwhile
+            raise MemoError(f"{self.path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if len(content) != end - start:
+            raise self._damaged("it was cut off")
+        return content
 
     def __len__(self) -> int:
         """Blocks."""
@@ -105,7 +121,7 @@ class MemoryReader:
         lengths = self._index["frames"]["length"].astype(np.int64)
         ids, payload = int(lengths[:, 0].sum()), int(lengths[:, 1:].sum())
         header = self._blocks_at
-        return {"header": header, "ids": ids, "payload": payload, "index": len(self._map) - header - ids - payload}
+        return {"header": header, "ids": ids, "payload": payload, "index": self._size - header - ids - payload}
 
     def verify(self, on_event: Listener = silent) -> None:
         """Reads everything: checksums, frames, and the chain of hashes over the token ids."""
@@ -118,7 +134,7 @@ class MemoryReader:
             on_event(Event("verify", index + 1, len(self), "blocks"))
 
     def _read_header(self) -> dict[str, Any]:
-        magic, version, zero, length = layout.PROLOGUE.unpack_from(self._map)
+        magic, version, zero, length = layout.PROLOGUE.unpack(self._bytes(0, layout.PROLOGUE.size))
         if magic != layout.MAGIC:
             raise MemoError(f"{self.path}: not a memory of minimemo; build one: minimemo build DOCUMENT")
         if version != layout.VERSION:
@@ -127,11 +143,12 @@ class MemoryReader:
                 "build it again: minimemo build DOCUMENT"
             )
         end = layout.PROLOGUE.size + length
-        fits = end + layout.CRC.size + layout.END <= len(self._map)
+        fits = end + layout.CRC.size + layout.END <= self._size
         self._require(zero == 0 and length <= layout.MAX_HEADER and fits, "header length")
-        self._require(layout.CRC.unpack_from(self._map, end)[0] == crc32c(self._map[:end]), "header checksum")
         self._blocks_at = end + layout.CRC.size
-        encoded = self._map[layout.PROLOGUE.size : end]
+        whole = self._bytes(0, self._blocks_at)
+        self._require(layout.CRC.unpack_from(whole, end)[0] == crc32c(whole[:end]), "header checksum")
+        encoded = whole[layout.PROLOGUE.size : end]
         try:
             header: dict[str, Any] = json.loads(encoded)
             canonical = isinstance(header, dict) and layout.canonical(header) == encoded
@@ -143,17 +160,19 @@ class MemoryReader:
     def _read_index(self) -> np.ndarray:
         """The index, whose frames tile the space between header and index, with blocks that are full but for the last
         and sizes that are sane."""
-        end = len(self._map) - layout.END
-        footer = self._map[end : end + layout.FOOTER.size]
-        (checksum,) = layout.CRC.unpack_from(self._map, end + layout.FOOTER.size)
-        self._require(self._map[-len(layout.END_MAGIC) :] == layout.END_MAGIC, "the end is missing")
+        end = self._size - layout.END
+        last = self._bytes(end, self._size)
+        footer = last[: layout.FOOTER.size]
+        (checksum,) = layout.CRC.unpack_from(last, layout.FOOTER.size)
+        self._require(last[-len(layout.END_MAGIC) :] == layout.END_MAGIC, "the end is missing")
         self._require(checksum == crc32c(footer), "footer checksum")
         offset, tokens, blocks, frames, index_checksum = layout.FOOTER.unpack(footer)
         self._require(1 <= frames <= layout.MAX_FRAMES and offset >= self._blocks_at, "footer")
         entry = layout.index_entry(frames)
         self._require(offset + blocks * entry.itemsize == end, "index length")
-        self._require(crc32c(self._map[offset:end]) == index_checksum, "index checksum")
-        index = np.frombuffer(self._map[offset:end], entry)
+        content = self._bytes(offset, end)
+        self._require(crc32c(content) == index_checksum, "index checksum")
+        index = np.frombuffer(content, entry)
         lengths, raw = (index["frames"][part].astype(np.int64) for part in ("length", "raw"))
         edges = self._blocks_at + np.concatenate(([0], lengths.sum(axis=1).cumsum()))
         tile = edges[-1] == offset and np.array_equal(index["offset"], edges[:-1].astype(np.uint64))
@@ -180,7 +199,7 @@ class MemoryReader:
         entry = self._entry(index)
         lengths = entry["frames"]["length"]
         start = int(entry["offset"]) + int(lengths[:number].sum())
-        frame = self._map[start : start + int(lengths[number])]
+        frame = self._bytes(start, start + int(lengths[number]))
         if frame and crc32c(frame) != entry["frames"][number]["crc"]:
             raise self._damaged(f"checksum of block {index}")
         return frame

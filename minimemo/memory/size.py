@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minimemo.errors import InputError
 from minimemo.files import size
+from minimemo.memory.codec import KVLayout
+from minimemo.memory.profile import Profile, Transform
 from minimemo.memory.tiers import RATIOS, make_codec
-
-if TYPE_CHECKING:
-    from minimemo.memory.codec import KVLayout
-    from minimemo.memory.profile import Profile, Transform
+from minimemo.memory.transform import FINER, SINKS, TAIL
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
 VALUE_STEP = 1.4  # times the keys' step: KL at 31x is 0.027 with it, 0.034 with 2, 0.048 with 2.8
@@ -41,15 +40,8 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
         return tier, make_codec(tier, asdict(layout)).params()
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
-    return transform_recipe(layout, profile, steps_for(profile, layout.fp16_bytes / RATIOS[tier]))
-
-
-def transform_recipe(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
-    """(codec, parameters) of the transform codec with these steps of keys and values."""
-    from minimemo.memory.transform import SINKS
-
-    named = {"key_step": steps[0], "value_step": steps[1]}
-    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
+    goal = layout.fp16_bytes / RATIOS[tier]
+    return _transform(layout, profile, _steps(goal, lambda *steps: bytes_per_token(profile, *steps)))
 
 
 def entropy(spread: np.ndarray) -> np.ndarray:
@@ -65,11 +57,6 @@ def step_for(half: Transform, bits: float) -> float:
     return _where_it_falls_to(bits, lambda step: _bits(half, step))
 
 
-def steps_for(profile: Profile, size: float) -> tuple[float, float]:
-    """Steps of keys and values at which a memory has about `size` bytes a token."""
-    return _steps(size, lambda *steps: bytes_per_token(profile, *steps))
-
-
 def bytes_per_token(profile: Profile, key_step: float, value_step: float) -> float:
     """Bytes that a token is expected to take, everything in memory.bin counted, in a document like the profile's."""
     kinds = (profile.keys, key_step), (profile.values, value_step)
@@ -80,8 +67,6 @@ def bytes_per_token(profile: Profile, key_step: float, value_step: float) -> flo
 def memory_bytes(profile: Profile, key_step: float, value_step: float, tokens: int) -> float:
     """Bytes that a whole memory.bin of `tokens` coded tokens is expected to take: the last ones take more
     (transform.TAIL), which shows in a short memory."""
-    from minimemo.memory.transform import FINER, TAIL
-
     near = min(TAIL, tokens)
     finer = bytes_per_token(profile, key_step / FINER, value_step / FINER)
     return HEADER + (tokens - near) * bytes_per_token(profile, key_step, value_step) + near * finer
@@ -101,8 +86,6 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
 
     Raises InputError, with the smallest budget that works, when this one is too small.
     """
-    from minimemo.memory.transform import SINKS
-
     fp16 = layout.fp16_bytes
     in_profile = any(held.ids.tolist() == list(opening[: len(held.ids)]) for held in profile.openings)
     exact = len(opening) if in_profile else SINKS  # tokens that the codec leaves out, or stores as they are
@@ -122,7 +105,7 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     expected = least * (1 + _margin(whole / least)) / 2 + stored
     ratio = whole / expected
     note = f"budget {size(budget)}: memory.bin of about {size(expected)}, {ratio:.0f}x smaller than fp16 KV, "
-    return Fit(*transform_recipe(layout, profile, steps), note + expected_quality(ratio))
+    return Fit(*_transform(layout, profile, steps), note + expected_quality(ratio))
 
 
 def over(budget: int, taken: int) -> str:
@@ -147,14 +130,20 @@ def expected_divergence(ratio: float) -> float:
     return float(low_kl * (ratio / low) ** slope)
 
 
+def _transform(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
+    """(codec, parameters) of the transform codec with these steps of keys and values."""
+    named = {"key_step": steps[0], "value_step": steps[1]}
+    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
+
+
 def _bits(half: Transform, step: float) -> float:
     """Bits that the components of a Transform take a token."""
     return float(entropy(half.deviation.double().numpy() / step).sum())
 
 
-def _steps(size: float, weigh: Callable[[float, float], float]) -> tuple[float, float]:
-    """Steps of keys and values at which `weigh` gives about `size`."""
-    key_step = _where_it_falls_to(size, lambda step: weigh(step, VALUE_STEP * step))
+def _steps(goal: float, weigh: Callable[[float, float], float]) -> tuple[float, float]:
+    """Steps of keys and values at which `weigh` gives about `goal` bytes."""
+    key_step = _where_it_falls_to(goal, lambda step: weigh(step, VALUE_STEP * step))
     return float(f"{key_step:.6g}"), float(f"{VALUE_STEP * key_step:.6g}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minimemo.errors import MemoError
 from minimemo.kernels import native
-from minimemo.kernels.native.symbols import unpack_symbols
+from minimemo.kernels.transform import unpack_symbols
 
 # (spread in steps from which it applies, symbols a byte); within a kind, finer edges only part the statistics.
 # Measured on Qwen2.5-Coder-0.5B; the whole table is 2-3 % above the entropy of the single components.

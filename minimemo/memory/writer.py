@@ -8,10 +8,9 @@ Blocks may also come from another memory.bin, frame by frame as they lie there.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,8 +25,9 @@ from minimemo.memory.reader import MemoryReader
 _FRAMES = struct.Struct("<I")
 
 
-class MemoryWriter:
-    """Writes a memory.bin: `with MemoryWriter(path, header) as writer: writer.add(...)`.
+@contextmanager
+def writing(path: Path, header: Mapping[str, Any], *, level: int = LEVEL) -> Iterator[MemoryWriter]:
+    """Writes a memory.bin: `with writing(path, header) as writer: writer.add(...)`.
 
     The file appears under its name, whole and on disk, when the `with` ends well, and nothing else is left then. An
     error or a kill leaves PATH.part and PATH.journal, and the next writer of the same path and header goes on from the
@@ -36,53 +36,38 @@ class MemoryWriter:
     header: JSON-able; level: of zstd. Raises OSError when the disk is full or the path cannot be written: the caller
     knows by which name the user knows the file.
     """
+    head, (part, journal) = prologue(header), (path.with_name(f"{path.name}.{end}") for end in ("part", "journal"))
+    with _opened(part, buffering=-1) as file, _opened(journal, buffering=0) as entries:
+        writer = MemoryWriter(file, entries, head, level)
+        yield writer
+        writer.finish()
+    put(part, path)
+    journal.unlink()
 
-    def __init__(self, path: Path, header: Mapping[str, Any], *, level: int = LEVEL) -> None:
-        self._head = prologue(header)
-        self._path = Path(path)
-        self._part, self._journal = (self._path.with_name(f"{self._path.name}.{end}") for end in ("part", "journal"))
+
+class MemoryWriter:
+    """Writes blocks into a growing file and its journal, which `writing` opens and closes."""
+
+    def __init__(self, file: BinaryIO, journal: BinaryIO, head: bytes, level: int) -> None:
+        """Goes on from the whole blocks of a file that begins with `head`, else begins anew."""
+        self._file, self._journal = file, journal
         self._compressor = zstandard.ZstdCompressor(level=level)
         self._entries: list[bytes] = []  # of the index
         self._frames = 1  # of every block
-        self._tokens = 0
         self._offset = 0
-        self._previous = FIRST_PREVIOUS
-        self._open: tuple[BinaryIO, BinaryIO] | None = None  # the file and its journal
+        if file.read(len(head)) == head:
+            self._offset = len(head)
+            self._recover(journal.read())
+        else:
+            file.seek(0)
+            file.truncate()
+            self._write(head)
+        self.cut(len(self._entries))
 
-    def __enter__(self) -> MemoryWriter:
-        file = _opened(self._part, buffering=-1)
-        try:
-            journal = _opened(self._journal, buffering=0)
-        except OSError:
-            file.close()
-            raise
-        self._open = file, journal
-        try:
-            if file.read(len(self._head)) == self._head:
-                self._offset = len(self._head)
-                self._recover(file, journal.read())
-                self.cut(len(self._entries))
-            else:
-                file.seek(0)
-                file.truncate()
-                journal.truncate(0)
-                self._write(self._head)
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._write(ending(self._offset, self._tokens, self._entries, self._frames))
-                self._files()[0].close()
-                put(self._part, self._path)
-                self._journal.unlink()
-        finally:
-            self._close()
+    def finish(self) -> None:
+        """Writes what stands behind the blocks."""
+        self._file.write(ending(self._offset, self._tokens, self._entries, self._frames))
+        self._file.flush()
 
     @property
     def written(self) -> int:
@@ -135,19 +120,18 @@ class MemoryWriter:
 
     def cut(self, blocks: int) -> None:
         """Forgets all blocks but the first ones."""
-        file, journal = self._files()
         if blocks < len(self._entries):
             self._offset = int(self._index()[blocks]["offset"])
             del self._entries[blocks:]
         self._tokens = len(self._entries) * BLOCK_TOKENS
         self._previous = self.hashes[-1] if self._entries else FIRST_PREVIOUS
-        file.seek(self._offset)
-        file.truncate()
+        self._file.seek(self._offset)
+        self._file.truncate()
         record = index_entry(self._frames).itemsize + CRC.size
-        journal.seek(_FRAMES.size + len(self._entries) * record if self._entries else 0)
-        journal.truncate()
+        self._journal.seek(_FRAMES.size + len(self._entries) * record if self._entries else 0)
+        self._journal.truncate()
 
-    def _recover(self, file: BinaryIO, journal: bytes) -> None:
+    def _recover(self, journal: bytes) -> None:
         """Takes up the blocks whose index entry and frames are whole."""
         frames = _FRAMES.unpack_from(journal)[0] if len(journal) >= _FRAMES.size else 0
         if not 1 <= frames <= MAX_FRAMES:
@@ -161,7 +145,7 @@ class MemoryWriter:
             if entry["tokens"] != BLOCK_TOKENS or entry["offset"] != self._offset:
                 return
             for length, checksum in zip(*(entry["frames"][part].tolist() for part in ("length", "crc")), strict=True):
-                frame = file.read(length)
+                frame = self._file.read(length)
                 if len(frame) != length or crc32c(frame) != checksum:
                     return
             self._frames = frames
@@ -170,10 +154,10 @@ class MemoryWriter:
 
     def _enter(self, entry: np.ndarray) -> None:
         """Enters a block whose frames are written into index and journal."""
-        file, journal = self._files()
-        file.flush()
+        self._file.flush()
         record = entry.tobytes()
-        journal.write((b"" if self._entries else _FRAMES.pack(self._frames)) + record + CRC.pack(crc32c(record)))
+        first = b"" if self._entries else _FRAMES.pack(self._frames)
+        self._journal.write(first + record + CRC.pack(crc32c(record)))
         self._entries.append(record)
         self._tokens += int(entry["tokens"])
         self._previous = entry["hash"].tobytes()
@@ -182,20 +166,16 @@ class MemoryWriter:
         return np.frombuffer(b"".join(self._entries), index_entry(self._frames))
 
     def _write(self, data: bytes) -> None:
-        self._files()[0].write(data)
+        self._file.write(data)
         self._offset += len(data)
 
-    def _files(self) -> tuple[BinaryIO, BinaryIO]:
-        if self._open is None:
-            raise ValueError("memory writer: use it in a `with` statement")
-        return self._open
 
-    def _close(self) -> None:
-        for file in self._open or ():
-            with suppress(OSError):  # a full disk fails here once more, after having been reported
-                file.close()
-
-
-def _opened(path: Path, buffering: int) -> BinaryIO:
-    """The file as it is, or a new one, to read and write."""
-    return open(path, "r+b" if path.exists() else "x+b", buffering=buffering)
+@contextmanager
+def _opened(path: Path, buffering: int) -> Iterator[BinaryIO]:
+    """Opens the file as it is, or a new one, to read and write."""
+    file = open(path, "r+b" if path.exists() else "x+b", buffering=buffering)  # noqa: SIM115 (closed below)
+    try:
+        yield file
+    finally:
+        with suppress(OSError):  # a full disk fails here once more, after having been reported
+            file.close()

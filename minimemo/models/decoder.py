@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from minimemo.kernels import (
-    PackedKV,
     PackedSource,
     Source,
     add_rms_norm,
@@ -26,6 +25,7 @@ from minimemo.kernels import (
     gated_mlp_activation,
     rms_norm,
 )
+from minimemo.kernels.native import stack
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights
@@ -33,14 +33,8 @@ from minimemo.models.native import most_tokens, native_stack
 from minimemo.models.rope import RopeTable
 
 
-class Cache(Protocol):
-    """What the decoder asks of a KV cache (engine/cache.py holds the real one)."""
-
-    keys: Tensor  # (L, G, slots, D), after RoPE, of tokens from `start` on
-    values: Tensor  # (L, G, slots, D)
-    length: int
-    start: int
-    packed: PackedKV | None  # of the first `start` tokens, L G heads
+class Cache(stack.Cache, Protocol):
+    """What the decoder asks of a KV cache (engine/cache.py holds the real one), whose keys are those after RoPE."""
 
     @property
     def dtype(self) -> torch.dtype: ...

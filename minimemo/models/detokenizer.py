@@ -42,10 +42,6 @@ class Detokenizer:
         text = b"".join(self.piece(int(i)) for i in ids).decode("utf-8", errors="replace")
         return text.removeprefix(" ") if self.strips else text
 
-    def stream(self) -> StreamDecoder:
-        """For ids that arrive one at a time."""
-        return StreamDecoder(self)
-
     def _spell(self, token: int) -> bytes:
         text = self._backend.id_to_token(token) if token >= 0 else None
         if text is None or token in self._skipped:

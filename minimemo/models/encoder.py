@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.models.config import read_json
+from minimemo.models.weights import TensorFiles
 from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
@@ -55,11 +55,9 @@ class EncoderConfig:
 
         Raises ModelError for an unknown model type, a missing field or a setting that is not implemented.
         """
-        model_type = fields.get("model_type")
-        if model_type not in ("bert", "roberta", "xlm-roberta"):
-            raise ModelError(
-                f"{source}: model_type {model_type!r} is not an encoder known here (bert, roberta, xlm-roberta)"
-            )
+        kind = fields.get("model_type")
+        if kind not in ("bert", "roberta", "xlm-roberta"):
+            raise ModelError(f"{source}: model_type {kind!r} is not an encoder known here (bert, roberta, xlm-roberta)")
         for name, only in _ONLY.items():
             if fields.get(name, only) != only:
                 raise ModelError(f"{source}: {name} {fields[name]!r} is not supported (only {only!r})")
@@ -73,7 +71,7 @@ class EncoderConfig:
                 max_positions=int(fields["max_position_embeddings"]),
                 type_vocab_size=int(fields["type_vocab_size"]),
                 layer_norm_eps=float(fields["layer_norm_eps"]),
-                position_offset=0 if model_type == "bert" else int(fields["pad_token_id"]) + 1,
+                position_offset=0 if kind == "bert" else int(fields["pad_token_id"]) + 1,
             )
         except KeyError as error:
             raise ModelError(f"{source}: field {error} is missing; is this an encoder's config?") from error
@@ -82,14 +80,12 @@ class EncoderConfig:
         for name in ("num_layers", "num_heads", "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size"):
             if getattr(config, name) < 1:
                 raise ModelError(f"{source}: {name} must be at least 1, not {getattr(config, name)}")
-        if config.hidden_size % config.num_heads:
-            raise ModelError(
-                f"{source}: hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
-            )
-        if not 0 <= config.position_offset < config.max_positions:
-            raise ModelError(
-                f"{source}: {config.max_positions} positions leave no room past offset {config.position_offset}"
-            )
+        hidden, heads = config.hidden_size, config.num_heads
+        if hidden % heads:
+            raise ModelError(f"{source}: hidden_size {hidden} is not a multiple of num_heads {heads}")
+        if config.max_tokens < 1 or config.position_offset < 0:
+            offset = config.position_offset
+            raise ModelError(f"{source}: {config.max_positions} positions leave no room past offset {offset}")
         if not config.layer_norm_eps > 0:
             raise ModelError(f"{source}: layer_norm_eps must be positive, not {config.layer_norm_eps}")
         return config
@@ -151,36 +147,26 @@ class Encoder:
             )
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
-        """Reads config.json and model.safetensors (memory-mapped) of a Hugging Face folder.
+    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32) -> Encoder:
+        """Reads config.json and the memory-mapped weights of a Hugging Face folder.
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
         """
         check_fork()
         config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file; save the model's weights as one safetensors file")
-        try:
-            with safe_open(path, framework="pt", device=device) as file:
-                names = set(file.keys())
-                prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in names), None)
-                if prefix is None:
-                    raise ModelError(f"{path}: holds no BERT or XLM-R word embeddings")
+        with TensorFiles(folder) as files:
+            prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in files), None)
+            if prefix is None:
+                raise ModelError(f"{folder}: holds no BERT or XLM-R word embeddings")
 
-                def get(name: str, shape: tuple[int, ...]) -> Tensor:
-                    if prefix + name not in names:
-                        raise ModelError(f"{path}: tensor {prefix + name} is missing")
-                    tensor = file.get_tensor(prefix + name)
-                    if tuple(tensor.shape) != shape:
-                        raise ModelError(
-                            f"{path}: {prefix + name} has shape {tuple(tensor.shape)}, config.json asks for {shape}"
-                        )
-                    return tensor
+            def get(name: str, shape: tuple[int, ...]) -> Tensor:
+                tensor = files.get(prefix + name)
+                if tensor.shape != shape:
+                    has = tuple(tensor.shape)
+                    raise ModelError(f"{folder}: {prefix + name} has shape {has}, config.json asks for {shape}")
+                return tensor
 
-                return cls(config, get, dtype)
-        except SafetensorError as error:
-            raise ModelError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+            return cls(config, get, dtype)
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

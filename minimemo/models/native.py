@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from minimemo.kernels.native.attention import too_wide
-from minimemo.kernels.native.stack import Stack, StackLayer
+from minimemo.kernels.native.stack import MATRICES, NORMS, Stack, StackLayer
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, PackedLinear
 
@@ -24,24 +24,12 @@ def native_stack(config: ModelConfig, weights: DecoderWeights, rotations: Sequen
     if too_wide(config.num_heads // config.num_kv_heads, config.head_dim):
         return None
     layers = []
-    for index, layer in enumerate(weights.layers):
-        matrices = (layer.qkv, layer.out, layer.gate_up, layer.down)
-        packed = [(matrix.packed, matrix.bias) for matrix in matrices if isinstance(matrix, PackedLinear)]
+    for layer, window, rotation in zip(weights.layers, config.windows, rotations, strict=True):
+        matrices = {name: getattr(layer, name) for name in MATRICES}
+        packed = {name: (x.packed, x.bias) for name, x in matrices.items() if isinstance(x, PackedLinear)}
         if len(packed) < len(matrices):
             return None
-        layers.append(
-            StackLayer(
-                layer.attention_norm,
-                layer.mlp_norm,
-                layer.q_norm,
-                layer.k_norm,
-                layer.post_attention_norm,
-                layer.post_mlp_norm,
-                *packed,
-                config.windows[index],
-                rotations[index],
-            )
-        )
+        layers.append(StackLayer({name: getattr(layer, name) for name in NORMS}, packed, window, rotation))
     return Stack(
         layers,
         heads=config.num_heads,

@@ -81,14 +81,12 @@ class RopeTable:
 
     def _reach(self, end: int, device: torch.device) -> None:
         """Extends the tables up to position `end`."""
-        if not self._tables or len(self._tables[0][0]) < end or self._tables[0][0].device != device:
-            self._tables = self._compute(max(end, 2048, 2 * len(self._tables[0][0]) if self._tables else 0), device)
-
-    def _compute(self, end: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        reached = len(self._tables[0][0]) if self._tables else 0
+        if reached and reached >= end and self._tables[0][0].device == device:
+            return
+        positions = torch.arange(max(end, 2048, 2 * reached), device=device, dtype=torch.float32)
         tables = []
-        positions = torch.arange(end, device=device, dtype=torch.float32)
         for inverse, factor in zip(self._inverse, self._factor, strict=True):
-            angles = positions[:, None] * inverse.to(device)
-            angles = torch.cat((angles, angles), dim=-1)
+            angles = (positions[:, None] * inverse.to(device)).repeat(1, 2)
             tables.append((angles.cos() * factor, angles.sin() * factor))
-        return tables
+        self._tables = tables

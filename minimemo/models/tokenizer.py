@@ -6,6 +6,8 @@ ordinary pieces; only `encode_template`, meant for the text of chat templates, r
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import threading
 from collections.abc import Iterable
@@ -25,6 +27,7 @@ from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
 _MARKS = "-*_=~#>`|"  # of formatting
+_MOST_ADDED, _MOST_GROWTH = 30_000, 64  # Gemma 3 has 6,415 and writes at most 3 for one
 _CONTROL_LOOK = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)  # files do not always flag these as special
 
 
@@ -35,26 +38,23 @@ class Tokenizer:
     `vocab_size` counts the tokens known here (a model may have more rows).
     """
 
-    stop_ids: frozenset[int]
-    bos_id: int | None
-    adds_bos: bool
-    vocab_size: int
-    has_chat_template: bool
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer:
+    def __init__(self, directory: Path) -> None:
         """Loads a Hugging Face style directory: tokenizer.json, and whichever of tokenizer_config.json,
         special_tokens_map.json, generation_config.json, config.json and chat_template.jinja it has.
 
         Raises ModelError naming the file that is missing, damaged or of a kind not known here."""
-        return cls(Path(directory))
-
-    def __init__(self, directory: Path) -> None:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{path}: missing; the model directory must hold the tokenizer in this form")
         try:
-            self._backend = Backend.from_buffer(path.read_bytes())
+            content = path.read_bytes()
+            if content.count(b'"single_word"') > _MOST_ADDED:
+                raise ValueError(f"more than {_MOST_ADDED} added tokens")
+            self._backend = Backend.from_buffer(content)
+            if (normalizer := self._backend.normalizer) is not None:
+                growth = _growth(json.loads(normalizer.__getstate__()))
+                if growth > _MOST_GROWTH:
+                    raise ValueError(f"{growth:.0f} characters for one")
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"{path}: not a tokenizer ({error}); download it again") from error
         self._source = str(path)
@@ -77,6 +77,9 @@ class Tokenizer:
         wants_bos = config.get("add_bos_token")
         self.adds_bos = self.bos_id is not None and (wants_bos if isinstance(wants_bos, bool) else writes_bos)
         self.vocab_size = self._backend.get_vocab_size(with_added_tokens=True)
+        self._rows = model.get("vocab_size")  # of the model, which has no others
+        if getattr(self._backend.model, "dropout", None):
+            self._backend.model.dropout = None  # that of training, by which a text is other tokens every time
 
         # No cut, no padding, no template of its own, no trimmed offsets: ids and spans of the text as it is.
         self._backend.no_truncation()
@@ -94,7 +97,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encodes plain text: no BOS, and never a control token, whatever the text says."""
-        ids = self._encoded(text).ids
+        ids = self._within_rows(self._encoded(text).ids)
         return ids if self._control.isdisjoint(ids) else [i for token in ids for i in self._spelled(token)]
 
     def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -103,7 +106,7 @@ class Tokenizer:
         Starts and ends never decrease and the spans cover the whole text. Tokens that hold parts of one character
         all have that character's span; characters that a normalizer joins belong to one token."""
         encoded = self._encoded(text)
-        ids = np.array(encoded.ids, dtype=np.int32)
+        ids = np.array(self._within_rows(encoded.ids), dtype=np.int32)
         offsets = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2)
         if not self._control.isdisjoint(encoded.ids):
             spelled = [self._spelled(token) for token in encoded.ids]
@@ -135,6 +138,15 @@ class Tokenizer:
             if bad is None:
                 raise
             raise InputError(f"text: character {bad} is half of a surrogate pair; decode the text anew") from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
+                raise
+            raise ModelError(f"{self._source}: a text of {len(text)} characters is too much for it ({error})") from None
+
+    def _within_rows(self, ids: list[int]) -> list[int]:
+        if ids and isinstance(self._rows, int) and max(ids) >= self._rows:
+            raise ModelError(f"{self._source}: token {max(ids)}, but config.json has {self._rows}: of another model")
+        return ids
 
     def _spelled(self, token: int) -> list[int]:
         """A control token that merges made out of plain text, as its single characters (else the token itself)."""
@@ -154,7 +166,7 @@ class Tokenizer:
 
     def stream(self) -> StreamDecoder:
         """Opens a decoder of ids that arrive one at a time."""
-        return self._detokenizer.stream()
+        return StreamDecoder(self._detokenizer)
 
     @cached_property
     def break_ids(self) -> frozenset[int]:
@@ -223,6 +235,15 @@ class Tokenizer:
             if token.special:
                 control.add(token_id)
         return frozenset(control)
+
+
+def _growth(normalizer: dict[str, Any]) -> float:
+    """How many characters it may write for one: replacements of replacements fill any memory."""
+    if normalizer["type"] == "Sequence":
+        return math.prod(map(_growth, normalizer["normalizers"]))
+    if normalizer["type"] == "Replace":
+        return max(1.0, len(normalizer["content"]) / max(1, len(normalizer["pattern"].get("String", "x"))))
+    return max(1.0, len(normalizer["prepend"])) if normalizer["type"] == "Prepend" else 1.0
 
 
 def _chat_template(directory: Path, config: dict[str, Any], variables: dict[str, str]) -> ChatTemplate | None:

@@ -89,11 +89,11 @@ class TensorFiles:
         for name in names:
             path = self._directory / name
             if Path(name).name != name or not path.exists():
-                raise ModelError(f"{path}: missing; download the model again")
+                raise ModelError(f"{path}: no such file; download the model again")
             try:
                 shard = self._stack.enter_context(safe_open(str(path), framework="pt"))
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+                raise ModelError(f"{path}: not a whole safetensors file ({error}); download it again") from None
             self._where.update(dict.fromkeys(shard.keys(), shard))
         return self
 
@@ -109,9 +109,23 @@ class TensorFiles:
             raise ModelError(f"{self._directory}: tensor {name} is missing; is it the right model for its config.json?")
         return self._where[name].get_tensor(name)
 
+    def numbers(self, name: str, *shape: int | None) -> Tensor:
+        """Reads a tensor of floating-point numbers. Raises ModelError where it has others, or another shape (None: any
+        size)."""
+        tensor = self.get(name)
+        fits = len(tensor.shape) == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+        if not tensor.is_floating_point() or not fits:
+            expected = " x ".join("any" if size is None else str(size) for size in shape)
+            raise ModelError(
+                f"{self._directory}: tensor {name} holds {str(tensor.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(tensor.shape)}, not floating-point numbers of {expected}; download the model again"
+            )
+        return tensor
+
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         """Reads a tensor in `dtype`, widened from codes and scales where it was stored so."""
-        return expand_groups(*self.codes(name), dtype) if self.is_coded(name) else self.get(name).to(dtype)
+        coded = self.is_coded(name)
+        return expand_groups(*self.codes(name), dtype) if coded else self.numbers(name, None, None).to(dtype)
 
     def is_coded(self, name: str) -> bool:
         """Whether a matrix is stored as codes and scales."""
@@ -119,8 +133,15 @@ class TensorFiles:
 
     def codes(self, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Reads codes (out, in) int8, scales and offsets (out, in / group) float32, of a matrix stored so."""
-        offsets = self.get(f"{name}.offsets") if f"{name}.offsets" in self else None
-        return self.get(f"{name}.codes"), self.get(f"{name}.scales"), offsets
+        codes, scales = self.get(f"{name}.codes"), self.numbers(f"{name}.scales", None, None)
+        offsets = self.numbers(f"{name}.offsets", *scales.shape) if f"{name}.offsets" in self else None
+        fit = codes.dtype == torch.int8 and codes.dim() == 2 and codes.shape[0] == scales.shape[0] > 0 < scales.shape[1]
+        if not fit or codes.shape[1] == 0 or codes.shape[1] % scales.shape[1]:
+            raise ModelError(
+                f"{self._directory}: tensor {name} has codes of {tuple(codes.shape)} and scales of "
+                f"{tuple(scales.shape)}, which do not fit; download the model again"
+            )
+        return codes, scales, offsets
 
 
 def load_decoder(
@@ -176,21 +197,32 @@ def _assemble(
     scratch, arena = (None if dtype == torch.int8 else Scratch(dtype)), Arena()
     dtype = dense_dtype(device) if dtype == torch.int8 else dtype
     stream = torch.float32 if device == "cpu" else dtype
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": config.hidden_size}  # of biases
 
     def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
         if packed and device != "cpu" and (parts := _quantized(files, names, device)):
             return QuantizedLinear(parts, bias)
         if packed and device == "cpu" and all(files.is_coded(name) for name in names):
-            return PackedLinear([native.pack_weights(*files.codes(name), arena=arena) for name in names], bias, scratch)
+            try:
+                packs = [native.pack_weights(*files.codes(name), arena=arena) for name in names]
+            except ValueError as error:
+                raise ModelError(f"weights: {names[0]}: {error}; download the model again") from None
+            return PackedLinear(packs, bias, scratch)
         dense = [files.matrix(name, dtype) for name in names]
+        if len({matrix.shape[1] for matrix in dense}) > 1:
+            raise ModelError(f"weights: {', '.join(names)} have rows of several lengths; download the model again")
         return Linear((dense[0] if len(dense) == 1 else torch.cat(dense)).to(device), bias)
 
     def linear(biased: bool, *names: str) -> Projection:
-        bias = torch.cat([files.get(f"{prefix}{n}.bias").to(stream) for n in names]).to(device) if biased else None
+        bias = None
+        if biased:
+            parts = [files.numbers(f"{prefix}{n}.bias", sizes[n.rsplit(".", 1)[-1]]) for n in names]
+            bias = torch.cat([part.to(stream) for part in parts]).to(device)
         return projection([f"{prefix}{name}.weight" for name in names], bias)
 
-    def norm(name: str) -> Tensor:
-        return (files.get(f"{prefix}{name}.weight").float() + config.norm_offset).to(stream).to(device)
+    def norm(name: str, size: int = config.hidden_size) -> Tensor:
+        return (files.numbers(f"{prefix}{name}.weight", size).float() + config.norm_offset).to(stream).to(device)
 
     layers = []
     for index in range(config.num_layers):
@@ -205,8 +237,8 @@ def _assemble(
                 mlp_norm=norm(at + ("pre_feedforward_layernorm" if sandwich else "post_attention_layernorm")),
                 gate_up=linear(False, mlp + "gate_proj", mlp + "up_proj"),
                 down=linear(False, mlp + "down_proj"),
-                q_norm=norm(attn + "q_norm") if config.qk_norm else None,
-                k_norm=norm(attn + "k_norm") if config.qk_norm else None,
+                q_norm=norm(attn + "q_norm", config.head_dim) if config.qk_norm else None,
+                k_norm=norm(attn + "k_norm", config.head_dim) if config.qk_norm else None,
                 post_attention_norm=norm(at + "post_attention_layernorm") if sandwich else None,
                 post_mlp_norm=norm(at + "post_feedforward_layernorm") if sandwich else None,
             )

@@ -19,10 +19,13 @@ _MAIL = re.compile(rb"\A(?:From \S+ .*\r?\n)?(?:[A-Za-z][A-Za-z0-9-]*:[ \t].*\r?
 _CUES = re.compile(r"\A\ufeff?\s*(?:WEBVTT\b|\d+\s*\n\d{2}:\d{2}:\d{2},\d{3} --> )")
 
 
-def read_document(source: str | Path, encoding: str | None = None, password: str | None = None) -> Document:
+def read_document(
+    source: str | Path, encoding: str | None = None, password: str | None = None, *, errors: str = "strict"
+) -> Document:
     """Reads a PDF, EPUB, HTML, DOCX, Markdown, SRT, WebVTT, EML, MBOX or text file; "-" is standard input.
 
-    encoding: of text files that have no mark and are not UTF-8. password: of an encrypted PDF.
+    encoding: of text files that have no mark and are not UTF-8. errors: "replace" puts U+FFFD where the bytes of a text
+    file are no text, instead of refusing it. password: of an encrypted PDF.
     Raises InputError naming the file and the mend.
     """
     content, name = file_bytes(source)
@@ -64,7 +67,7 @@ def read_document(source: str | Path, encoding: str | None = None, password: str
     elif kind in _REFUSED:
         raise InputError(f"{shown}: {_REFUSED[kind]}")
     else:
-        text = decode(content, encoding, shown)
+        text = decode(content, encoding, shown, errors)
         if kind == "markdown":
             from minimemo.readers.plain import read_markdown
 

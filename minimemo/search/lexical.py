@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class LexicalIndex:
 
     def __contains__(self, term: str) -> bool:
         return term in self._postings
+
+    def only_holders(self, sought: Iterable[str]) -> list[int]:
+        """The passages that alone hold one of some terms, each once."""
+        rows = (self._postings[term][0] for term in sought if term in self._postings)
+        return list(dict.fromkeys(int(holders[0]) for holders in rows if len(holders) == 1))
 
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """The score of every passage (n,), 0 where it shares no term with the query."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from minimemo.search.lexical import LexicalIndex
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import Chunk
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.words import quoted, terms
+from minimemo.text.tables import counted, headers
+from minimemo.text.words import is_blob, is_code, quoted, terms
 
 QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
 
@@ -23,12 +25,13 @@ QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A passage for a query, with its score (higher is better), the names of the rankings that have it among their
-    first, and which of the documents searched it is from."""
+    first, which of the documents searched it is from, and the header of the table that it begins inside of."""
 
     chunk: Chunk
     score: float
     sources: tuple[str, ...]
     document: int = 0
+    header: str = ""
 
 
 class Retriever:
@@ -41,7 +44,12 @@ class Retriever:
         self._chunks = chunks
         self._documents = documents or [0] * len(chunks)
         self._embedder = embedder
-        self._lexical = LexicalIndex([chunk.text for chunk in chunks])
+        by_document = groupby(zip(self._documents, chunks, strict=True), key=lambda pair: pair[0])
+        self._headers = [line for _, some in by_document for line in headers([chunk.text for _, chunk in some])]
+        texts = [f"{header}\n{chunk.text}" for header, chunk in zip(self._headers, chunks, strict=True)]
+        self._lexical = LexicalIndex(texts)
+        blobs = np.array([is_blob(chunk.text) for chunk in chunks], bool)
+        self._blobs = np.flatnonzero(blobs & ~blobs.all())  # searched only where there is nothing else
 
     def holds(self, word: str) -> bool:
         """Whether a passage has this word, whatever its case; of several, each. True of one that is not searched by."""
@@ -66,16 +74,27 @@ class Retriever:
         fused = with_phrases(scores[: len(queries)], scores[len(queries) :], [row for row, _ in phrases])
         if regions:
             fused = over_regions(fused, self._documents)
+        fused[:, self._blobs] = fused.min()
+        for row, query in enumerate(queries):
+            fused[row, self._lexical.only_holders(filter(is_code, terms(query)))] = fused[row].max() + 0.01
         rankings = {"embedding": cosines, "lexical": words}
         tops = {name: np.argsort(-scores, axis=1, kind="stable")[:, :k] for name, scores in rankings.items()}
 
         def hit(row: int, i: int) -> Hit:
             sources = [name for name, top in tops.items() if i in top[row] and rankings[name][row, i] > 0]
             # a passage that is among the first of neither is there by both together, or by what it stands beside
-            return Hit(self._chunks[i], float(fused[row, i]), tuple(sources or tops), self._documents[i])
+            document, header = self._documents[i], self._headers[i]
+            return Hit(self._chunks[i], float(fused[row, i]), tuple(sources or tops), document, header)
 
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [[hit(row, i) for i in best[row]] for row in range(len(queries))]
+
+    def counted(self, question: str) -> tuple[int, list[Hit]] | None:
+        """What a question asks the number of in a table, see `tables.counted`, and the passages that hold the rows."""
+        if len(set(self._documents)) != 1 or not (told := counted([chunk.text for chunk in self._chunks], question)):
+            return None
+        hits = [Hit(self._chunks[i], 1.0, ("lexical",), self._documents[i], self._headers[i]) for i in told[1]]
+        return told[0], hits
 
     def _cosines(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(texts, passages); 0 for a text of words that the embedder does not know."""

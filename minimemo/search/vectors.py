@@ -35,8 +35,8 @@ class VectorIndex:
         return cls(index)
 
     @classmethod
-    def open(cls, path: Path, *, dim: int | None = None, count: int | None = None) -> VectorIndex:
-        """Read a saved index; `dim` and `count`, where given, must match. Raises MemoError naming the file."""
+    def open(cls, path: Path, *, count: int | None = None) -> VectorIndex:
+        """Read a saved index; `count`, where given, must match. Raises MemoError naming the file."""
         if not path.is_file():
             raise MemoError(f"{path}: no such file; build the memo again")
         try:
@@ -53,8 +53,6 @@ class VectorIndex:
             raise MemoError(f"{path}: damaged, or not a FAISS index; build the memo again") from error
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror})") from error
-        if dim is not None and index.d != dim:
-            raise MemoError(f"{path}: vectors of {index.d} numbers, the embedder makes {dim}; use the memo's embedder")
         if count is not None and index.ntotal != count:
             raise MemoError(f"{path}: {index.ntotal} vectors for {count} chunks; build the memo again")
         return cls(index)

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from minimemo.text.scripts import CJK
+from minimemo.text.scripts import CJK, HAN
 
 # English function words. Each is so common that BM25 nearly ignores it, but a question holds many: without them BM25's
 # nDCG@10 rises from 0.497 to 0.507 on cranfield and from 0.418 to 0.432 on medquad; with plurals, to 0.517 and 0.455.
@@ -19,17 +19,48 @@ STOPWORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 
+# Colours and cursor movements of a terminal (ECMA-48), as logs keep them.
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+# Vowel signs and the stretching line of Arabic, points of Hebrew: most writers leave them out.
+_UNWRITTEN = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]"
+)
+_LETTERS = str.maketrans("أإآٱىیک", "ااااييك")  # Forms of one Arabic letter.
+_HAN_SPACE = re.compile(rf"(?<=[{HAN}])\s+(?=[{HAN}])")
+# Other combining marks belong to the word that they stand in; the kana's voicing signs are letters of CJK here.
+_MARKS = "".join(
+    chr(c) for c in range(0x300, 0xFE30) if unicodedata.category(chr(c)) in ("Mn", "Mc") and c not in (0x3099, 0x309A)
+)
+_BLOB = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+
 _QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
 _RUN, _SEARCHED_RUN = (
-    re.compile(rf"([{unspaced}]+)|(?:(?![{unspaced}_])\w)+")
+    re.compile(rf"([{unspaced}]+)|(?:(?![{unspaced}_])[\w{_MARKS}])+")
     # A search also compares the signs that stand inside Japanese names (カール・マルクス), and hexagrams.
     for unspaced in (CJK, CJK + r"〆゠・\u3099\u309a\u4dc0-\u4dff")
 )
 
 
 def normalize(text: str) -> str:
-    """NFKC, case folded, single spaces: what two writings of one text have in common."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """NFKC, case folded, single spaces, without a terminal's escapes and signs that most writers leave out: what two
+    writings of one text have in common."""
+    plain = _UNWRITTEN.sub("", unicodedata.normalize("NFKC", without_escapes(text))).translate(_LETTERS)
+    return " ".join(plain.casefold().split())
+
+
+def without_escapes(text: str) -> str:
+    """Removes a terminal's escape sequences (colours of a log)."""
+    return _ESCAPE.sub("", text) if "\x1b" in text else text
+
+
+def is_blob(text: str) -> bool:
+    """Tells whether more than half of a text is no text: runs of 40 characters and more as Base64 has them."""
+    return 2 * sum(len(run) for run in _BLOB.findall(text)) > len(text)
+
+
+def is_code(term: str) -> bool:
+    """Tells whether a term is a number of three digits or more, or a name with a digit: a year, an order, "b12"."""
+    return len(term) > 2 and any(map(str.isdigit, term))
 
 
 def terms(text: str) -> list[str]:
@@ -51,7 +82,7 @@ def shingles(text: str) -> frozenset[str]:
 
 def _words(text: str, pattern: re.Pattern[str]) -> list[str]:
     words: list[str] = []
-    for match in pattern.finditer(normalize(text)):
+    for match in pattern.finditer(_HAN_SPACE.sub("", normalize(text))):
         if match[1]:
             words += _grams(match[1], 2)
         elif match[0] not in STOPWORDS:

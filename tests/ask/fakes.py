@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from minimemo.ask import Session, memory, memory_opening, question, session
+from minimemo.ask import Session, answer, memory, memory_opening, question, session
 from minimemo.events import Event
 from minimemo.memory.view import Extent
 from minimemo.text.words import shingles
@@ -94,7 +94,7 @@ class FakeEngine:
         self.script = script
         self.likely = likely  # replies that it finds likelier than others
         self.more = ""  # what it says when it is held to go on
-        self.config = SimpleNamespace(max_context=max_context)
+        self.config = SimpleNamespace(max_context=max_context, num_layers=2, hidden_size=8, vocab_size=100)
         self.prefilled = self.decoded = 0
         self.prompts, self.batches = [], []
 
@@ -127,6 +127,7 @@ class FakeEngine:
 
     def likelihoods(self, cache, ids, replies, stop):
         assert cache.length + len(ids) + max(map(len, replies)) <= cache.capacity
+        self.prefilled += len(ids)
         return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
 
 
@@ -152,6 +153,9 @@ class FakeRetriever:
         self.regions.append(regions)
         return [self._one(query, k) for query in queries]
 
+    def counted(self, question):
+        return None
+
     def quote(self, query, hits, k=3):
         return hits[:1]
 
@@ -160,7 +164,7 @@ class FakeRetriever:
         scored = [(len(grams & shingles(c.text)) / max(1, len(grams)), c) for c in self.chunks]
         scored.sort(key=lambda pair: -pair[0])
         return [
-            SimpleNamespace(chunk=c, score=score, sources=self.sources, document=0)
+            SimpleNamespace(chunk=c, score=score, sources=self.sources, document=0, header="")
             for score, c in scored[:k]
             if score > 0
         ]
@@ -227,7 +231,7 @@ def chinese_house(**options):
 def set_limits(monkeypatch, **constants):
     """Sets constants of the loop, in every module that reads them."""
     for name, value in constants.items():
-        holders = [module for module in (question, memory, session) if hasattr(module, name)]
+        holders = [module for module in (answer, question, memory, session) if hasattr(module, name)]
         assert holders, name
         for module in holders:
             monkeypatch.setattr(module, name, value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from minimemo.ask import Piece, Writer
+from minimemo.ask import answer as answer_module
 from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House, set_limits
 
 MEMORY = "phrase or explanation asked for"  # of the prompt for an answer from memory
@@ -13,7 +16,11 @@ SCRIPT = {MEMORY: QUEEN, **EN_SCRIPT}
 
 
 @pytest.mark.parametrize(("likely", "text"), [([QUEEN], QUEEN), ([KING], KING), ([], KING)])
-def test_the_likelier_answer_is_given(likely: list[str], text: str) -> None:
+def test_the_likelier_answer_is_given(likely: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its words leave open which of the two is right: here they tell for what the passages hold."""
+    values = {KING: 0.5, QUEEN: 0.6}
+    monkeypatch.setattr(answer_module, "signals", lambda _asked, text, *_: {"of": values[text]})
+    monkeypatch.setattr(answer_module, "probability", lambda values, _small: values["of"])
     house = House(engine=FakeEngine(SCRIPT, likely=likely))
     *steps, answer = house.session.stream(QUESTION)
     assert answer.text == text and answer.passages
@@ -25,8 +32,16 @@ def test_the_likelier_answer_is_given(likely: list[str], text: str) -> None:
 def test_one_answer_needs_no_weighing(recalled: str) -> None:
     """Nor does the memory's where it is a part of the other: the shorter of two is likelier whatever is right."""
     house = House(script={MEMORY: recalled, **EN_SCRIPT})
-    house.engine.likelihoods = None
+    compared: list[list[str]] = []
+    likelihoods = house.engine.likelihoods
+
+    def noted(cache: Any, ids: Any, replies: Any, stop: Any) -> Any:
+        compared.append([FakeTokenizer().decode(reply) for reply in replies])
+        return likelihoods(cache, ids, replies, stop)
+
+    house.engine.likelihoods = noted
     assert house.session.ask(QUESTION).text == KING
+    assert [KING, recalled] not in compared and [recalled, KING] not in compared
 
 
 def test_a_long_answer_streams_and_stands(monkeypatch: pytest.MonkeyPatch) -> None:

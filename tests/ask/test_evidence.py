@@ -25,6 +25,7 @@ class Hit:
     score: float
     sources: tuple[str, ...] = ("dense",)
     document: int = 0
+    header: str = ""
 
 
 def hit(start: int, end: int, score: float, *sources: str) -> Hit:
@@ -176,7 +177,7 @@ CHINESE_EVIDENCE = [Passage(0, 20, "这份医疗报告是为法国国王而写�
         ("The report was written for the emperor of Japan.", "Who was the report written for?", EVIDENCE, False),
         ("1348", "When did it rain?", EVIDENCE, True),
         ("1349", "When did it rain?", EVIDENCE, False),
-        ("Yes.", "Did it rain?", EVIDENCE, True),
+        ("Yes.", "Did it rain?", EVIDENCE, False),
         ("法国国王", "报告是为谁写的？", CHINESE_EVIDENCE, True),
         ("日本天皇陛下", "报告是为谁写的？", CHINESE_EVIDENCE, False),
         ("king of France", "Who?", [], False),
@@ -216,5 +217,14 @@ def test_answer_is_plain_json():
     assert record["clues"] == [{"kind": "recall", "text": "国王"}]
     assert record["passages"][0] == {
         "start": 3, "end": 5, "text": "国王", "score": 0.5, "sources": ["dense"], "found_by": ["question"],
-        "cited": True, "document": "", "page": None, "label": "", "heading": [], "time": "",
+        "cited": True, "span": None, "document": "", "header": "", "page": None, "label": "", "heading": [], "time": "",
     }  # fmt: skip
+
+
+def test_a_cited_passage_names_the_sentence_that_holds_the_answer():
+    sentence = "The bridge over the river was built by Shen in 1906."
+    text = f"Ann Lee built the old mill in 1850. {sentence} Bo Ray came from town later that year."
+    (cited,) = cite("Shen", "Who built the bridge?", [Passage(100, 100 + len(text), text, 1.0)])
+    assert cited.cited and text[cited.span[0] - 100 : cited.span[1] - 100] == sentence
+    (other,) = cite("Napoleon", "Who built the bridge?", [Passage(100, 100 + len(text), text, 1.0)])
+    assert not other.cited and other.span is None

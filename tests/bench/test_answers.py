@@ -61,7 +61,7 @@ def test_small_documents_first(data: Path) -> None:
     assert [q.doc_id for q in questions(data, "squality", 9)] == ["larger", "doc"]
     assert [q.doc_id for q in questions(data, "squality", 9, documents=1)] == ["doc"]
     asked = {name: questions(data, name, 9) for name in ("squality", "set")}
-    assert [(name, q.id) for name, q in command.in_order(data, asked)] == [
+    assert [(name, q.id) for name, q in command.in_order(asked)] == [
         ("squality", "g1"), ("squality", "g0"), ("set", "0"), ("set", "1"), ("set", "2"),
     ]  # fmt: skip
     with pytest.raises(InputError, match="no such set"):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from minimemo.cli.arguments import main, parser
+from minimemo.cli.screen import _cut
 from tests.conftest import TinyModels
 
 TEXT = "\n\n".join(f"The user number {i} said Hello world, be brief. 你好{i}。" for i in range(12))
@@ -38,12 +39,14 @@ def _environment(models: TinyModels) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _run(folder: Path, models: TinyModels, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    folder: Path, models: TinyModels, *arguments: str, stdin: str = "", code: int = 0
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "minimemo", *arguments],
         cwd=folder, env=_environment(models), input=stdin, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
+    assert done.returncode == code, f"exit {done.returncode}: {done.stderr}"
     return done
 
 
@@ -69,22 +72,52 @@ def test_build_ask_inspect_verify_list(desk: Path, tiny_models: TinyModels) -> N
 
 
 def test_a_prompt_asks_question_after_question(desk: Path, tiny_models: TinyModels) -> None:
-    """A bad question in between is one line and the next one is still answered."""
+    """A bad question in between is one line, also of JSON, and the next one is still answered."""
     done = _run(
         desk, tiny_models, "ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3",
-        stdin="What did user 3 say?\n\n???\nWhat did user 4 say?\n",
+        stdin="What did user 3 say?\n\n???\nWhat did user 4 say?\n", code=1,
     )  # fmt: skip
-    questions = [json.loads(line)["question"] for line in done.stdout.splitlines()]
-    assert questions == ["What did user 3 say?", "What did user 4 say?"]
+    first, wrong, second, last = map(json.loads, done.stdout.splitlines())
+    assert [first["question"], second["question"]] == ["What did user 3 say?", "What did user 4 say?"]
+    assert {told["version"] for told in (first, wrong, second, last)} == {1}
+    assert wrong["error"]["kind"] == "InputError" and "question is empty" in wrong["error"]["message"]
+    assert last["error"]["message"] == "1 questions were not answered"
     assert done.stderr.count("question is empty") == 1
+
+
+def test_nothing_in_a_text_commands_a_terminal(tiny_models: TinyModels, tmp_path: Path) -> None:
+    evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\u202e The user said Hello world.\r\x9b1m\n\n"
+    (tmp_path / "doc.txt").write_text(evil * 5, newline="")
+    _run(tmp_path, tiny_models, "build", "doc.txt", "--memory", "int4")
+    ask = ("ask", "doc.memo", "What did the user say?", "--mode", "rag", "--max-tokens", "4")
+    shown = _run(tmp_path, tiny_models, *ask).stdout
+    assert "\u241b]52;c;ZXZpbA==\u2407" in shown and not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
+    told = json.loads(_run(tmp_path, tiny_models, *ask, "--json").stdout)
+    assert told["passages"][0]["text"] in evil * 5
+    missing = _run(tmp_path, tiny_models, "inspect", "\x1b[31mred", code=1)
+    assert missing.stderr.startswith("minimemo: \u241b[31mred: no such memo")
+
+
+@pytest.mark.parametrize(
+    ("line", "columns", "shown"),
+    [
+        ("short", 80, "short"),
+        ("abcdefghij", 10, "abcdefghij"),
+        ("abcdefghijk", 10, "abcdefghi…"),
+        ("你好世界你好世界", 9, "你好世界…"),
+        ("e\u0301" * 9, 9, "e\u0301" * 8 + "…"),
+    ],
+)
+def test_lines_fit_the_terminal(line: str, columns: int, shown: str) -> None:
+    assert _cut(line, columns) == shown
 
 
 def test_bytes_and_characters_that_an_encoding_does_not_know(desk: Path, tiny_models: TinyModels) -> None:
     """A terminal that cannot show a character, a question that is no UTF-8: marked, no reason to stop."""
     done = subprocess.run(
         [sys.executable, "-m", "minimemo", "ask", "doc.memo", "--mode", "rag", "--max-tokens", "3"],
-        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii"}, input=b"\xff who?\nWho?\n",
-        capture_output=True, check=False,
+        cwd=desk, env=_environment(tiny_models) | {"PYTHONIOENCODING": "ascii", "COLUMNS": "110"},
+        input=b"\xff who?\nWho?\n", capture_output=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\\u4f60\\u597d") > 1
@@ -107,13 +140,12 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
     ("arguments", "message"),
     [
         (["build", "missing.txt"], "missing.txt: no such file"),
-        (["build", "."], "is a directory"),
         (["build", "empty.txt"], "the document is empty"),
         (["build", "binary.txt"], "a binary file"),
         (["build", "doc.txt", "--model", "no-such-model"], "no such model"),
         (["build", "doc.txt", "--embedder", "no-such-model"], "no such model"),
         (["build", "doc.txt", "-o", "doc.txt"], "exists and is no memo"),
-        (["calibrate", "no-such-model", "--text", "gbk.txt"], "name its encoding, for example --encoding gb18030"),
+        (["calibrate", "no-such-model", "--text", "gbk.txt"], "not utf-8 at byte 0; it looks like"),
         (["calibrate", "no-such-model", "--text", "gbk.txt", "--encoding", "gb18030"], "no such model"),
         (["calibrate", "--text", "doc.txt", "doc.txt", "no-such-model"], "no such model"),
         (["calibrate", "--text", "doc.txt"], "name a model"),
@@ -121,6 +153,9 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
         (["ask", "doc.txt", "Who?"], "is a file, not a memo"),
         (["ask", ".", "Who?"], "has no manifest.json"),
         (["ask", "doc.memo", ""], "question is empty"),
+        (["ask", "doc.memo", "Who", "said", "Hello"], 'minimemo ask doc.memo "Who said Hello"'),
+        (["ask", "doc.memo", "Who?", "--generator", "localhost:8080"], "begin an address with http:// or https://"),
+        (["ask", "doc.memo", "Who?", "--generator", "http://example.com/v1"], "--plain-http"),
         (["ask", "doc.memo", "why " * 25000], "tokens long, and at most"),
         (["ask", "doc.memo", "Who?", "--prompts", "missing.json"], "missing.json"),
         (["verify", "damaged.memo"], "damaged"),
@@ -142,7 +177,7 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(desk)
     for name, value in _environment(tiny_models).items():
         monkeypatch.setenv(name, value)
-    assert main(arguments) == 2
+    assert main(arguments) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.startswith("minimemo: ") and errors.count("\n") == 1
 
@@ -153,6 +188,9 @@ def test_mistakes_are_one_line(
         ([], "COMMAND"),
         (["rm"], "memo"),
         (["build", "doc.txt", "--memory", "int3"], "choose from"),
+        (["buld", "doc.txt"], "did you mean build?"),
+        (["build", "doc.txt", "--memory", "balancd"], "did you mean balanced?"),
+        (["ask", "m", "q", "--max-token", "9"], "unrecognized arguments: --max-token"),
         (["ask", "m", "q", "--max-tokens", "0"], "a whole number from 1 on, not '0'"),
         (["ask", "m", "q", "--threads", "two"], "a whole number from 1 on, not 'two'"),
     ],
@@ -172,12 +210,13 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
         ("ask a.memo --max-tokens 9 -", {"words": ["a.memo", "-"], "max_tokens": 9}),
         ("ask a.memo -- -5?", {"words": ["a.memo", "-5?"]}),
         ("summarize a.memo --json b.memo", {"memo": ["a.memo", "b.memo"], "json": True}),
-        ("build --window 512 a.txt -o b.memo", {"document": "a.txt", "window": 512, "out": "b.memo"}),
+        ("build --window 512 a.txt -o b.memo", {"document": ["a.txt"], "window": 512, "out": "b.memo"}),
         ("calibrate m --text a b", {"model": "m", "text": ["a", "b"]}),
     ],
 )
 def test_options_stand_anywhere_among_the_words(line: str, parsed: dict[str, object]) -> None:
-    assert vars(parser().parse_args(line.split())).items() >= parsed.items()
+    arguments = vars(parser().parse_args(line.split()))
+    assert {name: arguments[name] for name in parsed} == parsed
 
 
 def test_help_shows_commands_that_parse() -> None:
@@ -257,6 +296,6 @@ def test_a_full_disk_is_one_line(tiny_models: TinyModels, desk: Path, room: int)
         [sys.executable, "-c", program], cwd=desk, env=_environment(tiny_models),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert re.match(r"minimemo: full\.memo: cannot be written \(.+\); free some space", done.stderr), done.stderr
     assert not list(desk.glob("*full*")) and not list(desk.glob(".*full*"))

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from minimemo.engine.engine import Engine
 from minimemo.engine.reading import Reading, Window
-from minimemo.kernels import reference
 from minimemo.models.rope import RopeTable
 from tests.helpers import assert_close
+from tests.kernels import reference
 from tests.tiny import dense, tiny_config, tiny_decoder, tiny_engine
 
 IDS = [(7 * i * i + 3 * i) % 64 for i in range(150)]

@@ -108,7 +108,7 @@ def test_float32_gguf_gives_the_same_logits(original: Decoder, tmp_path: Path, a
     events: list[Event] = []
     directory = as_directory(path, events.append)
     assert torch.equal(_logits(load_decoder(directory, dtype=torch.float32)), _logits(original))
-    assert Tokenizer.load(directory).has_chat_template
+    assert Tokenizer(directory).has_chat_template
     assert {event.stage for event in events} == {"convert"} and events[-1].done == events[-1].total
     assert as_directory(path, lambda event: pytest.fail("converted twice")) == directory
 

@@ -21,6 +21,7 @@ from minimemo.memo import folder as folders
 from minimemo.memo import memorize as build_memory
 from minimemo.memo import passages as build_passages
 from minimemo.memo.calibrate import calibrate
+from minimemo.memo.manifest import Recipe
 from minimemo.memo.memo import Memo
 from minimemo.runtime import LanguageModel, OpenEmbedder, open_embedder
 from minimemo.text.pieces import encode_in_pieces
@@ -143,8 +144,9 @@ def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path
         events: list[Event] = []
         document = minimemo.Document.of(text, "doc")
         minimemo.build(
-            document, tmp_path / "a.memo", model=model, embedder=english, memory="int4", on_event=events.append
-        )
+            document, tmp_path / f"{len(told)}.memo", model=model, embedder=english, memory="int4",
+            on_event=events.append,
+        )  # fmt: skip
         notes = [event.stage for event in events if event.unit == "note"]
         assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
 
@@ -270,10 +272,12 @@ def test_a_damaged_memo_is_built_again(build: Build, tmp_path: Path) -> None:
 
 def test_the_oldest_ends_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "TAILS_BYTES", 250)
+    recipes = [Recipe(f"{number}", "m", "e", "int4", {}, "o", 256, 32) for number in range(4)]
     for number in range(4):
         (tmp_path / "end").write_bytes(bytes([number]) * 100)
-        folders.keep_tail(tmp_path / "end", {"number": number})
-    assert [folders.borrow_tail({"number": n}, tmp_path / f"got{n}") for n in range(4)] == [False, False, True, True]
+        folders.keep_tail(tmp_path / "end", recipes[number], {})
+    kept = [folders.borrow_tail(recipes[n], {}, tmp_path / f"got{n}") for n in range(4)]
+    assert kept == [False, False, True, True]
     assert (tmp_path / "got3").read_bytes() == bytes([3]) * 100
 
 

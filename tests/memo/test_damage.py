@@ -18,7 +18,7 @@ from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.profile import Opening, Profile, Statistics, joint, save_profile
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.transform import TransformCodec
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import writing
 from tests.kv import blocks_of
 
 LAYOUT = KVLayout(2, 2, 16, "bfloat16")
@@ -50,7 +50,7 @@ def codec_of(name: str, profile: Profile) -> Codec:
 
 
 def write(path: Path, codec: Codec, blocks: list[KVBlock] = BLOCKS) -> bytes:
-    with MemoryWriter(path, {"codec": codec.name, "params": codec.params()}, level=codec.level) as writer:
+    with writing(path, {"codec": codec.name, "params": codec.params()}, level=codec.level) as writer:
         for block in blocks:
             following = sum(b.tokens for b in blocks) - block.start - block.tokens
             writer.add(block.hash, block.ids, codec.encode(block, following))

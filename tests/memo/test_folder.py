@@ -65,9 +65,9 @@ def test_links_in_a_folder_with_the_right_stamp_are_not_written_through(
     """The stamp is predictable: default models and a document that comes with it."""
     stamps: list[Mapping[str, Any]] = []
 
-    def recorded(target: Path, stamp: Mapping[str, Any]) -> AbstractContextManager[Path]:
+    def recorded(target: Path, stamp: Mapping[str, Any], mode: int) -> AbstractContextManager[Path]:
         stamps.append(stamp)
-        return staging(target, stamp)
+        return staging(target, stamp, mode)
 
     monkeypatch.setattr("minimemo.memo.build.staging", recorded)
     clean = tree(build().folder)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ import minimemo
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
-from minimemo.files import store_file
-from minimemo.memo.library import StoreIndex, notes, remember, remembered, remove
+from minimemo.files import memos_dir, store_file
+from minimemo.memo.library import StoreIndex, export, notes, remember, remembered, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.runtime import LanguageModel, OpenEmbedder
 from minimemo.search.vectors import VectorIndex
@@ -131,9 +133,9 @@ def test_commands(
     assert {p["document"] for p in told["passages"]} <= set(TEXTS)
     assert main([*ask, "--all", "A blue wall, meter 3, is painted over the tower 15."]) == 0
     assert "blue.txt " in capsys.readouterr().out
-    assert main([*ask, "--all", "red.memo", "Who?"]) == 2 and "quote the question" in capsys.readouterr().err
-    assert main(["ask"]) == 2 and "name a memo, or --all" in capsys.readouterr().err
-    assert main([*ask, "red.memo", "missing.memo", "Who?"]) == 2
+    assert main([*ask, "--all", "red.memo", "Who?"]) == 1 and "quote the question" in capsys.readouterr().err
+    assert main(["ask"]) == 1 and "name a memo, or --all" in capsys.readouterr().err
+    assert main([*ask, "red.memo", "missing.memo", "Who?"]) == 1
     assert "missing.memo: no such memo" in capsys.readouterr().err
     assert main(["list", "--du"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -171,7 +173,66 @@ def test_rm_deletes_memos_and_nothing_else(
     assert f"deleted, {size / 1e3:.1f} kB free" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.memo", "thesis.txt"]
     assert memo.folder not in remembered()
-    assert main(["rm", str(memo.folder)]) == 2
+    assert main(["rm", str(memo.folder)]) == 1
+
+
+def test_rm_leaves_nothing_of_the_document(
+    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exact end, the store's vectors and the note of it; what belongs to another memo stays."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("MINIMEMO_HOME", str(home))
+    for name, text in TEXTS.items():
+        document = minimemo.Document.of(text, name)
+        minimemo.build(document, tmp_path / f"{name}.memo", model=model, embedder=embedder, memory="int4")
+    assert len(StoreIndex(store_file()).entries) == 2
+    for left in (1, 0):
+        remove(tmp_path / f"{'red' if left else 'blue'}.txt.memo")
+        assert len(list((home / "tails").iterdir())) == len(list((home / "memos").iterdir())) == left
+        assert (store_file().stat().st_size > 1000) == bool(left)
+
+
+def test_what_a_private_document_leaves_is_private(
+    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "some" / "home"))
+    modes: list[list[int]] = []
+    for name, mode in (("a", 0o600), ("b", 0o644)):
+        path = tmp_path / f"{name}.txt"
+        path.write_text(TEXTS["red.txt"])
+        path.chmod(mode)
+        memo = minimemo.build(path, model=model, embedder=embedder, memory="int4")
+        copy = export(memo.folder, tmp_path / f"{name}.copy")
+        StoreIndex(store_file())
+        made = [memo.folder, copy, *memo.folder.iterdir(), *copy.iterdir()]
+        modes.append(sorted({stat.S_IMODE(one.stat().st_mode) for one in made}))
+    assert modes == [[0o600, 0o700], [0o644, 0o755]]
+    for one in (tmp_path / "some").rglob("*"):
+        assert one.stat().st_mode & 0o077 == 0 or one.parent.name == "hashes", one
+    path = tmp_path / "b.txt"
+    path.chmod(0o600)
+    memo = minimemo.build(path, model=model, embedder=embedder, memory="int4")  # there already
+    assert stat.S_IMODE(memo.folder.stat().st_mode) == 0o700
+
+
+def test_two_texts_without_a_name(
+    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models: dict[str, Any] = {"model": model, "embedder": embedder, "memory": "int4"}
+    first = minimemo.build(minimemo.Document.of(TEXTS["red.txt"]), **models)
+    with pytest.raises(InputError, match="the memo of another text without a name"):
+        minimemo.build(minimemo.Document.of(TEXTS["blue.txt"]), **models)
+    first.verify()
+    minimemo.build(minimemo.Document.of(TEXTS["red.txt"]), **models)  # the same one
+    minimemo.build(minimemo.Document.of(TEXTS["blue.txt"]), "blue.memo", **models)
+    minimemo.build(minimemo.Document.of(TEXTS["red.txt"], "log"), **models)
+    minimemo.build(minimemo.Document.of(TEXTS["blue.txt"], "log"), **models)  # one that changes
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blue.memo", "log.memo", "text.memo"]
+    reader, end = os.pipe()
+    os.write(end, TEXTS["red.txt"].encode())
+    os.close(end)
+    assert minimemo.build(f"/dev/fd/{reader}", **models).folder == Path(f"{reader}.memo")
 
 
 def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> np.ndarray:
@@ -224,6 +285,7 @@ def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.Monk
     VectorIndex.build(vectors[4][:1]).save(tmp_path / "3.memo" / "index.bin")
     os.utime(tmp_path / "3.memo" / "manifest.json", ns=(2, 2))
     index = StoreIndex(path)
+    assert [Path(path).name for path in index.missing] == ["2.memo"]
     assert {Path(e.path).name: e.rows for e in index.entries} == {"0.memo": 3, "3.memo": 1, "4.memo": 3}
     assert index.pick(vectors[4, 0], "model", "embedder", 2) == [tmp_path / "3.memo", tmp_path / "4.memo"]
 
@@ -231,4 +293,12 @@ def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.Monk
     for damaged in (b"", content[:7], content[:-4], content[9:], bytes(len(content))):
         path.write_bytes(damaged)
         assert len(StoreIndex(path).entries) == 3
+    for at in range(0, len(content), 11):  # every bit counts
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        assert StoreIndex(path).pick(vectors[4, 0], "model", "embedder", 2)[0] == tmp_path / "3.memo"
     assert len(notes()) == 4
+    for name, note in (("a" * 24, b""), ("b" * 24, b"a\0b"), (f"{notes()[0].name}.42", notes()[0].read_bytes())):
+        (memos_dir() / name).write_bytes(note)
+    (memos_dir() / ("c" * 24)).mkdir()
+    os.mkfifo(memos_dir() / ("d" * 24))
+    assert len(StoreIndex(path).entries) == len(remembered()) - 1 == 3

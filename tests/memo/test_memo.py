@@ -418,6 +418,56 @@ def test_a_file_whose_name_is_no_text(tiny_models: TinyModels, tmp_path: Path) -
     assert again.manifest == memo.manifest and again.ask("Who?", max_tokens=2).passages
 
 
+def test_passages_alone(built: Path, tiny_models: TinyModels) -> None:
+    """By the embedder, without the model of the memory."""
+    memo = minimemo.open(built, model="nowhere", embedder=tiny_models.embedder)
+    passages = memo.retrieve("What did user number 3 say?", 2)
+    assert len(passages) == 2 and passages[0].score >= passages[1].score
+    for passage in passages:
+        assert TEXT[passage.start : passage.end] == passage.text and passage.document == "doc.txt"
+    for query, k in (("", 1), ("Who?", 0)):
+        with pytest.raises(InputError):
+            memo.retrieve(query, k)
+
+
+def test_a_memo_is_closed_and_asked_again(built: Path, tiny_models: TinyModels) -> None:
+    def held() -> int:
+        return sum(os.path.exists(f"/dev/fd/{n}") and "memory.bin" in os.readlink(f"/dev/fd/{n}") for n in range(99))
+
+    questions = ["What did user 3 say?", "Who said Hello?"]
+    with minimemo.open(built, model=tiny_models.decoder, embedder=tiny_models.embedder) as memo:
+        answers = memo.ask_many(questions, max_tokens=4)
+        assert held() == 1 or sys.platform != "linux"
+    assert held() == 0
+    assert memo.ask_many(questions, max_tokens=4) == answers, "timings do not count"
+    assert answers[0].finish_reason == "length" and answers[0].to_dict()["finish_reason"] == "length"
+    memo.close()
+
+
+def test_anything_that_is_given_a_prompt_may_write(built: Path, tiny_models: TinyModels) -> None:
+    class Own:
+        def generate(self, prompt: str) -> list[str]:
+            prompts.append(prompt)
+            return [" As", " it", " says.", " "]
+
+    prompts: list[str] = []
+    models = {"model": minimemo.load_model(tiny_models.decoder), "embedder": tiny_models.embedder}
+    for generator, said in ((Own(), "As it says."), (lambda prompt: "No.", "No.")):
+        answer = minimemo.open(built, generator=generator, **models).ask("What did user 3 say?", "rag")
+        assert (answer.text, answer.finish_reason) == (said, "stop")
+    assert "What did user 3 say?" in prompts[0] and answer.passages[0].text.strip() in prompts[0]
+    with pytest.raises(InputError, match="generator 5: no address, model, function or object"):
+        minimemo.open(built, generator=5, **models).prepare()  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_cut_off_while_it_is_open(copy: Path, tiny_models: TinyModels) -> None:
+    memo = minimemo.open(copy, model=tiny_models.decoder, embedder=tiny_models.embedder)
+    with memo.reader() as reader:
+        os.truncate(copy / "memory.bin", 5000)
+        with pytest.raises(MemoError, match="damaged"):
+            reader.verify()
+
+
 @pytest.mark.parametrize("question", ["", "  \n", "?!…"])
 def test_an_empty_question_is_refused_before_a_model_is_loaded(built: Path, question: str) -> None:
     memo = minimemo.open(built)

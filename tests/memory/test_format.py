@@ -20,7 +20,7 @@ from minimemo.events import Event
 from minimemo.memory import writer
 from minimemo.memory.blocks import FIRST_PREVIOUS, block_hash, token_array
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import writing
 from tests.memories import all_ids
 
 HEADER = {"model": "m", "codec": "int4", "params": {"b": [1, 2.5, None], "a": "内存"}}
@@ -45,7 +45,7 @@ BLOCKS: list[Block] = [
 
 def write(path: Path, blocks: Sequence[Block] = BLOCKS, header: dict[str, object] | None = None) -> bytes:
     previous = FIRST_PREVIOUS
-    with MemoryWriter(path, HEADER if header is None else header) as writer:
+    with writing(path, HEADER if header is None else header) as writer:
         held = len(writer.hashes)  # of a writer before that failed
         for number, (ids, streams) in enumerate(blocks):
             previous = block_hash(previous, token_array(ids))
@@ -167,7 +167,7 @@ def test_other_versions_are_refused_by_number(memory: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
 def test_an_error_leaves_only_what_the_next_writer_goes_on_from(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), MemoryWriter(tmp_path / "memory.bin", HEADER) as writer:
+    with pytest.raises(error), writing(tmp_path / "memory.bin", HEADER) as writer:
         writer.add(block_hash(FIRST_PREVIOUS, token_array([1])), [1], [b"x"])
         raise error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.bin.journal", "memory.bin.part"]
@@ -178,7 +178,7 @@ def test_an_error_leaves_only_what_the_next_writer_goes_on_from(tmp_path: Path, 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(memory: Path) -> None:
     old = memory.read_bytes()
-    with pytest.raises(ZeroDivisionError), MemoryWriter(memory, {}) as writer:
+    with pytest.raises(ZeroDivisionError), writing(memory, {}) as writer:
         assert memory.read_bytes() == old
         writer.add(block_hash(FIRST_PREVIOUS, token_array([1])), [1], [])
         raise ZeroDivisionError
@@ -239,7 +239,7 @@ def test_an_unusable_path(tmp_path: Path) -> None:
 
 
 def test_blocks_that_do_not_continue_the_file_are_refused(tmp_path: Path) -> None:
-    with MemoryWriter(tmp_path / "memory.bin", HEADER) as writer:
+    with writing(tmp_path / "memory.bin", HEADER) as writer:
         first = block_hash(FIRST_PREVIOUS, token_array(range(256)))
         with pytest.raises(ValueError, match="0 tokens"):
             writer.add(block_hash(FIRST_PREVIOUS, token_array([])), [], [])
@@ -262,12 +262,9 @@ def test_blocks_that_do_not_continue_the_file_are_refused(tmp_path: Path) -> Non
 
 
 def test_misuse_of_the_writer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        MemoryWriter(tmp_path / "a", {"x": float("nan")})
-    with pytest.raises(ValueError, match="exceeds"):
-        MemoryWriter(tmp_path / "a", {"x": "y" * (1 << 20)})
-    with pytest.raises(ValueError, match="`with`"):
-        MemoryWriter(tmp_path / "a", {}).add(block_hash(FIRST_PREVIOUS, token_array([1])), [1], [])
+    for wrong, message in (({"x": float("nan")}, "JSON"), ({"x": "y" * (1 << 20)}, "exceeds")):
+        with pytest.raises(ValueError, match=message), writing(tmp_path / "a", wrong):
+            pass
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,7 +21,7 @@ from minimemo.memory.load import StoredMemory
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tiers import make_codec
 from minimemo.memory.view import MemoryView, Part, whole
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import writing
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
 from minimemo.models.layers import Linear, Projection
@@ -41,7 +41,7 @@ def codec_for(name: str, engine: Engine) -> Codec:
 
 
 def store(path: Path, codec: Codec, blocks: Sequence[KVBlock]) -> MemoryReader:
-    with MemoryWriter(path, {"codec": codec.name, "params": codec.params()}) as writer:
+    with writing(path, {"codec": codec.name, "params": codec.params()}) as writer:
         for block in blocks:
             writer.add(block.hash, block.ids, codec.encode(block))
     return MemoryReader(path)
@@ -250,7 +250,7 @@ def test_a_header_that_puts_the_document_nowhere_is_refused(tmp_path: Path) -> N
     engine = tiny_engine()
     codec = codec_for("int4", engine)
     for opening in (-1, 301, "30", True):
-        with MemoryWriter(tmp_path / "memory.bin", {"opening_tokens": opening}) as writer:
+        with writing(tmp_path / "memory.bin", {"opening_tokens": opening}) as writer:
             for block in blocks_of(300):
                 writer.add(block.hash, block.ids, codec.encode(block))
         with MemoryReader(tmp_path / "memory.bin") as reader, pytest.raises(MemoError, match="build it again"):

@@ -14,7 +14,7 @@ from minimemo import MemoError, RunOptions
 from minimemo.cli.arguments import main
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
-from minimemo.kernels import PackedKV, attention, native, reference
+from minimemo.kernels import PackedKV, attention, native, torch_ops
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.weights import load_decoder
@@ -48,7 +48,7 @@ def test_whole_groups_are_packed_and_the_rest_stays_dense(pieces: tuple[int, ...
         cache.append(piece_keys, piece_values)
     assert (cache.length, cache.start) == (201, 192)
     assert _same(
-        cache.packed, reference.pack_kv(keys[:, :, :192].flatten(0, 1), values[:, :, :192].flatten(0, 1), bits)
+        cache.packed, torch_ops.pack_kv(keys[:, :, :192].flatten(0, 1), values[:, :, :192].flatten(0, 1), bits)
     )
     assert torch.equal(cache.keys[:, :, :9], keys[:, :, 192:])
     assert torch.equal(cache.values[:, :, :9], values[:, :, 192:])
@@ -90,7 +90,7 @@ def _memories(decoder: Decoder, bits: int) -> tuple[Engine, list[KVCache]]:
     packed.append(original.keys[:, :, :201], original.values[:, :, :201])
     assert packed.packed is not None and same.packed is None
     c = decoder.config
-    keys, values = (x.unflatten(0, (c.num_layers, c.num_kv_heads)) for x in reference.unpack_kv(packed.packed))
+    keys, values = (x.unflatten(0, (c.num_layers, c.num_kv_heads)) for x in torch_ops.unpack_kv(packed.packed))
     same.append(keys, values)
     same.append(packed.keys[:, :, :9], packed.values[:, :, :9])
     return engine, [packed, same, original]

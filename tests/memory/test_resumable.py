@@ -13,7 +13,7 @@ from minimemo.memory.codec import KVLayout
 from minimemo.memory.int4 import Int4Codec
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tail import ExactTail
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import MemoryWriter, writing
 from tests.kv import blocks_of
 
 CODEC = Int4Codec(KVLayout(2, 2, 16, "float32"))
@@ -27,14 +27,14 @@ def _add(writer: MemoryWriter, blocks: list[KVBlock]) -> None:
 
 
 def _left(path: Path, blocks: int) -> None:
-    with pytest.raises(ZeroDivisionError), MemoryWriter(path, HEADER) as writer:
+    with pytest.raises(ZeroDivisionError), writing(path, HEADER) as writer:
         _add(writer, BLOCKS[:blocks])
         raise ZeroDivisionError
 
 
 @pytest.fixture
 def expected(tmp_path: Path) -> bytes:
-    with MemoryWriter(tmp_path / "whole", HEADER) as writer:
+    with writing(tmp_path / "whole", HEADER) as writer:
         _add(writer, BLOCKS)
     return (tmp_path / "whole").read_bytes()
 
@@ -44,7 +44,7 @@ def test_going_on_gives_the_same_bytes(tmp_path: Path, expected: bytes, blocks: 
     """After any number of blocks, and once more after those; a last, partial one is not taken up."""
     _left(tmp_path / "memory", blocks)
     assert sorted(p.name for p in tmp_path.glob("memory*")) == ["memory.journal", "memory.part"]
-    with MemoryWriter(tmp_path / "memory", HEADER) as writer:
+    with writing(tmp_path / "memory", HEADER) as writer:
         assert writer.hashes == [block.hash for block in BLOCKS[: min(blocks, 5)]]
         writer.cut(blocks // 2)
         _add(writer, BLOCKS[blocks // 2 :])
@@ -61,7 +61,7 @@ def test_any_damage_only_costs_blocks(tmp_path: Path, expected: bytes, name: str
         for damaged in (bytes(flipped), whole[name][:at]):
             for other, content in whole.items():
                 (tmp_path / other).write_bytes(damaged if other == name else content)
-            with MemoryWriter(tmp_path / "memory", HEADER) as writer:
+            with writing(tmp_path / "memory", HEADER) as writer:
                 known = writer.hashes
                 assert known == [block.hash for block in BLOCKS[: len(known)]]
                 _add(writer, BLOCKS[len(known) :])
@@ -70,7 +70,7 @@ def test_any_damage_only_costs_blocks(tmp_path: Path, expected: bytes, name: str
 
 def test_another_header_begins_anew(tmp_path: Path) -> None:
     _left(tmp_path / "memory", 3)
-    with MemoryWriter(tmp_path / "memory", {"x": 2}) as writer:
+    with writing(tmp_path / "memory", {"x": 2}) as writer:
         assert writer.hashes == []
         _add(writer, BLOCKS)
     with MemoryReader(tmp_path / "memory") as reader:
@@ -79,7 +79,7 @@ def test_another_header_begins_anew(tmp_path: Path) -> None:
 
 
 def test_blocks_of_another_memory(tmp_path: Path, expected: bytes) -> None:
-    with MemoryReader(tmp_path / "whole") as reader, MemoryWriter(tmp_path / "memory", HEADER) as writer:
+    with MemoryReader(tmp_path / "whole") as reader, writing(tmp_path / "memory", HEADER) as writer:
         writer.take(reader, 4)
         with pytest.raises(ValueError, match="only an empty memory"):
             writer.take(reader, 1)
@@ -91,7 +91,7 @@ def test_blocks_of_another_memory(tmp_path: Path, expected: bytes) -> None:
     with (
         pytest.raises(MemoError, match="damaged"),
         MemoryReader(tmp_path / "whole") as reader,
-        MemoryWriter(tmp_path / "again", HEADER) as writer,
+        writing(tmp_path / "again", HEADER) as writer,
     ):
         writer.take(reader, 4)
 

@@ -126,13 +126,13 @@ from minimemo.memory.transform import TransformCodec
 from minimemo.memory.profile import groups
 from minimemo.memory import profile
 from minimemo.memory.reader import MemoryReader
-from minimemo.memory.writer import MemoryWriter
+from minimemo.memory.writer import writing
 from tests.memory.test_transform_groups import LAYOUT, WIDTH, made, stream
 profile.MAX_JOINT = 64
 folder = Path(sys.argv[1])
 codec = TransformCodec(LAYOUT, made(groups(6, WIDTH), folder), 0.3, 0.3)
 for blocks in (12, 120):
-    with MemoryWriter(folder / "memory.bin", {}, level=3) as writer:
+    with writing(folder / "memory.bin", {}, level=3) as writer:
         for block in stream(blocks):
             writer.add(block.hash, block.ids, codec.encode(block))
     with MemoryReader(folder / "memory.bin") as reader:

@@ -108,7 +108,7 @@ def test_a_control_token_that_merges_can_build_is_spelled_out(tmp_path: Path) ->
     backend.add_tokens([AddedToken("<s>", special=True, normalized=False)])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     backend.save(str(tmp_path / "tokenizer.json"))
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer(tmp_path)
     assert tokens(loaded, loaded.encode("a<s>a")) == ["a", "<", "s", ">", "a"]
     ids, offsets = loaded.encode_with_offsets("a<s>a")
     assert ids.tolist() == loaded.encode("a<s>a") and offsets.tolist() == [[0, 1], [1, 4], [1, 4], [1, 4], [4, 5]]
@@ -198,7 +198,7 @@ def test_trimmed_offsets_of_a_tokenizer_file_are_undone(tmp_path: Path) -> None:
     built.enable_truncation(3)
     built.enable_padding(length=40)
     built.save(str(tmp_path / "tokenizer.json"))
-    ids, offsets = Tokenizer.load(tmp_path).encode_with_offsets("Hello the 123456")
+    ids, offsets = Tokenizer(tmp_path).encode_with_offsets("Hello the 123456")
     assert offsets.tolist() == [[0, 5], [5, 9], [9, 10], [10, 13], [13, 14], [14, 15], [15, 16]]
     assert len(ids) == 7, "a file's truncation and padding are not for documents"
 
@@ -285,7 +285,7 @@ def test_special_ids_come_from_whichever_file_has_them(tmp_path: Path) -> None:
         vocabulary = sorted(byte_level()["tokenizer.ggml.tokens"][:256])  # type: ignore[index]
         metadata = byte_level(words=())
         metadata["tokenizer.ggml.tokens"] = vocabulary + metadata["tokenizer.ggml.tokens"][256:]  # type: ignore[index]
-        loaded = Tokenizer.load(directory(folder, metadata, **files))
+        loaded = Tokenizer(directory(folder, metadata, **files))
         assert (loaded.bos_id, loaded.stop_ids) == (bos, stops), files
         assert loaded.adds_bos is False
 
@@ -297,30 +297,30 @@ def test_bos_is_added_as_the_config_says_or_else_the_post_processor(tmp_path: Pa
     built.save(str(tmp_path / "tokenizer.json"))
     for config, adds in (({}, True), ({"add_bos_token": False}, False), ({"add_bos_token": None}, True)):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<bos>", **config}))
-        loaded = Tokenizer.load(tmp_path)
+        loaded = Tokenizer(tmp_path)
         assert (loaded.bos_id, loaded.adds_bos) == (bos, adds)
         assert bos not in loaded.encode("Hello")
 
 
 def test_size(tmp_path: Path) -> None:
-    loaded = Tokenizer.load(directory(tmp_path))
+    loaded = Tokenizer(directory(tmp_path))
     assert loaded.vocab_size == len(byte_level()["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
 
 
 def test_damaged_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json: missing"):
-        Tokenizer.load(tmp_path)
+        Tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json: not a tokenizer"):
-        Tokenizer.load(tmp_path)
+        Tokenizer(tmp_path)
     for content, message in (("{", "not valid JSON"), ("[]", "holds no JSON object")):
         with pytest.raises(ModelError, match=rf"generation_config\.json: {message}"):
-            Tokenizer.load(directory(tmp_path, generation_config=content))
+            Tokenizer(directory(tmp_path, generation_config=content))
     (tmp_path / "generation_config.json").unlink()
     with pytest.raises(ModelError, match=r"no chat template is named 'default' among rag"):
-        Tokenizer.load(directory(tmp_path, tokenizer_config={"chat_template": [{"name": "rag", "template": "x"}]}))
+        Tokenizer(directory(tmp_path, tokenizer_config={"chat_template": [{"name": "rag", "template": "x"}]}))
     with pytest.raises(ModelError, match="chat_template must be text"):
-        Tokenizer.load(directory(tmp_path, tokenizer_config={"chat_template": 3}))
+        Tokenizer(directory(tmp_path, tokenizer_config={"chat_template": 3}))
 
 
 def test_a_decoder_of_another_family_is_refused(tmp_path: Path) -> None:
@@ -330,15 +330,15 @@ def test_a_decoder_of_another_family_is_refused(tmp_path: Path) -> None:
             backend.decoder = decoder
         backend.save(str(tmp_path / "tokenizer.json"))
         with pytest.raises(ModelError, match=f"decoder {name} is not of a supported family"):
-            Tokenizer.load(tmp_path)
+            Tokenizer(tmp_path)
 
 
 def test_chat_template_files(tmp_path: Path) -> None:
     named = [{"name": "rag", "template": "x"}, {"name": "default", "template": "1{{ messages[0].content }}"}]
-    loaded = Tokenizer.load(directory(tmp_path, tokenizer_config={"chat_template": named}))
+    loaded = Tokenizer(directory(tmp_path, tokenizer_config={"chat_template": named}))
     assert loaded.has_chat_template and tokens(loaded, loaded.turn(None)[0]) == ["1"]
     (tmp_path / "chat_template.jinja").write_text("2{{ messages[0].content }}")
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer(tmp_path)
     assert tokens(loaded, loaded.turn(None)[0]) == ["2"]
 
 
@@ -361,7 +361,7 @@ def family(name: str, path: Path, **config: object) -> Tokenizer:
     if kind == "gemma":
         metadata = sentencepiece(controls=("<s>", "</s>", "<bos>", "<start_of_turn>", "<end_of_turn>"), prefix=False)
     told = {"bos_token": bos, "eos_token": None, "chat_template": template, **config}
-    return Tokenizer.load(directory(path, metadata, tokenizer_config=told))
+    return Tokenizer(directory(path, metadata, tokenizer_config=told))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -424,7 +424,7 @@ def test_a_turn_given_out_can_be_changed(tmp_path: Path) -> None:
 
 
 def test_a_broken_template_names_its_file(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(directory(tmp_path, tokenizer_config={"chat_template": "{% if %}"}))
+    tokenizer = Tokenizer(directory(tmp_path, tokenizer_config={"chat_template": "{% if %}"}))
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: the chat template failed: TemplateSyntaxError"):
         tokenizer.turn(None)
 

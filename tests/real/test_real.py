@@ -45,7 +45,7 @@ def test_logits_and_greedy_tokens_equal_transformers(name: str) -> None:
     As minimemo runs them by default: quantized weights and native products where those are available.
     """
     located = locate_model(name)
-    tokenizer = Tokenizer.load(located.directory)
+    tokenizer = Tokenizer(located.directory)
     opening, closing = tokenizer.turn(None)
     prompts = [opening + tokenizer.encode(prompt) + closing for prompt in PROMPTS]
     greedy = 64 if name.startswith("qwen") else 0

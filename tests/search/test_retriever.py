@@ -113,3 +113,24 @@ def test_one_passage_and_none(tmp_path: Path) -> None:
     assert [[hit.chunk.index for hit in hits] for hits in one.retrieve(["dog", "cat"])] == [[0], [0]]
     empty = Retriever(VectorIndex.build(np.empty((0, embedder.dim), np.float32)), [], embedder)
     assert empty.retrieve(["cat"]) == [[]]
+
+
+def test_a_number_that_stands_in_one_passage_only_wins(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    passages = ["the cat ran the cat", "dogs 7039 far .", "the dog ran the cat"]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    retriever = Retriever(VectorIndex.build(embedder.embed_passages(passages)), chunks, embedder)
+    (hits,) = retriever.retrieve(["the cat ran 7039"], k=3)
+    assert hits[0].chunk.text == passages[1] and hits[0].score > hits[1].score
+
+
+def test_what_is_no_text_is_found_last_and_a_row_has_its_header(tmp_path: Path) -> None:
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    blob = "TWFuIGlzIGRpc3Rpbmd1aXNoZWQsIG5vdCBvbmx5IGJ5IGhpcyByZWFzb24cat\n" * 3
+    table = "order,cat\n1,red\n2,far\n3,ran", "4,dog\n5,the"
+    passages = [blob, *table]
+    chunks = [Chunk(i, 0, len(text), text) for i, text in enumerate(passages)]
+    retriever = Retriever(VectorIndex.build(embedder.embed_passages(passages)), chunks, embedder)
+    (hits,) = retriever.retrieve(["the cat"], k=3)
+    assert hits[-1].chunk.text == blob
+    assert {hit.header for hit in hits if hit.chunk.text == table[1]} == {"order,cat"}

@@ -51,7 +51,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["index.bin"]
     plain = faiss.read_index(str(path))
     np.testing.assert_array_equal(plain.reconstruct_n(0, 33), vectors)
-    opened = VectorIndex.open(path, dim=24, count=33)
+    opened = VectorIndex.open(path, count=33)
     assert len(opened) == 33
     for found, expected in zip(opened.search(unit(4, 24, 2), 5), index.search(unit(4, 24, 2), 5), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -83,8 +83,6 @@ def test_damaged_and_mismatched_files(tmp_path: Path) -> None:
         with pytest.raises(MemoError, match=r"index\.bin: damaged, or not a"):
             VectorIndex.open(path)
     path.write_bytes(whole)
-    with pytest.raises(MemoError, match="vectors of 24 numbers, the embedder makes 384"):
-        VectorIndex.open(path, dim=384)
     with pytest.raises(MemoError, match="33 vectors for 34 chunks"):
         VectorIndex.open(path, count=34)
     for other in (faiss.IndexFlatL2(24), faiss.IndexHNSWFlat(24, 4)):
@@ -103,7 +101,7 @@ def test_a_flipped_header_bit_never_passes_as_another_shape(tmp_path: Path) -> N
         data[i // 8] ^= 1 << i % 8
         path.write_bytes(data)
         try:
-            opened = VectorIndex.open(path, dim=8, count=5)
+            opened = VectorIndex.open(path, count=5)
         except MemoError:
             continue
         assert opened.search(unit(1, 8), 3)[1].shape == (1, 3)

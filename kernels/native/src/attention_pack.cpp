@@ -1,5 +1,5 @@
 // Dense keys and values -> packed ones (kernels/formats.py has the format). Plain C++, the same bits as
-// kernels/reference.py.
+// kernels/torch_ops.py.
 #include <atomic>
 
 #include "attention.h"

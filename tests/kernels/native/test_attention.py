@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minimemo.kernels import PackedSource, Source, native, reference
+from minimemo.kernels import PackedSource, Source, native, torch_ops
 from minimemo.kernels.native.attention import attention, attention_variants
 from minimemo.kernels.native.library import library
 from tests.helpers import assert_close
+from tests.kernels import reference
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 VARIANTS = attention_variants() if native.unavailable() is None else ()
@@ -71,8 +72,8 @@ def _source(
     k = k + offset
     source: AnySource
     if store.startswith("packed"):
-        packed = reference.pack_kv(k, v, int(store[-1]))
-        source, (k, v) = PackedSource(packed, *rest, **more), reference.unpack_kv(packed)
+        packed = torch_ops.pack_kv(k, v, int(store[-1]))
+        source, (k, v) = PackedSource(packed, *rest, **more), torch_ops.unpack_kv(packed)
     else:
         cache = torch.full((2, kv_heads, tokens + 3, dim), float("nan"), dtype=getattr(torch, store))
         cache[0, :, :tokens], cache[1, :, :tokens] = k, v
@@ -159,7 +160,7 @@ def test_sources_weigh_alike_whatever_their_store() -> None:
     k, v = torch.randn(2, 128, 64, generator=random), torch.randn(2, 128, 64, generator=random)
     k[:, :, 0] = 160.0
     q = torch.randn(14, 1, 64, generator=random) + 0.3
-    packed = reference.pack_kv(k[:, :64], v[:, :64], 8)
+    packed = torch_ops.pack_kv(k[:, :64], v[:, :64], 8)
     sources = [PackedSource(packed, 0, 1), Source(k[:, 64:].bfloat16(), v[:, 64:].bfloat16(), 0, 1)]
     expected = reference.attention(q.double(), sources, 0.125)
     found = attention(q, sources, 0.125)
@@ -232,7 +233,7 @@ def test_shapes_at_random(data: st.DataObject) -> None:
 
 def _packed(**change: Any) -> PackedSource:
     x = torch.linspace(-1, 1, 2 * 128 * 16).view(2, 128, 16)
-    return PackedSource(replace(reference.pack_kv(x, x, 8), **change), 0, 2)
+    return PackedSource(replace(torch_ops.pack_kv(x, x, 8), **change), 0, 2)
 
 
 Q, K = torch.zeros(4, 2, 16), torch.zeros(2, 9, 16)

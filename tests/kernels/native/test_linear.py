@@ -262,7 +262,7 @@ def test_errors_name_the_argument() -> None:
     matrix = native.pack_weights(*weights[:3])
     with pytest.raises(ValueError, match=r"codes: torch\.float32, expected torch\.int8"):
         native.pack_weights(weights.codes.float(), weights.scales)
-    with pytest.raises(ValueError, match="do not fit codes"):
+    with pytest.raises(ValueError, match="scales: 2 groups of 96 columns, expected groups of 16 or 32"):
         native.pack_weights(weights.codes, weights.scales[:, :2])
     with pytest.raises(ValueError, match=r"offsets: shape \(3, 3\), expected \(17, 3\)"):
         native.pack_weights(weights.codes, weights.scales, weights.scales[:3])

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 import torch
 
-from minimemo.kernels import PackedKV, empty_packed, native, reference
-from minimemo.kernels.native.pack import pack_into
+from minimemo.kernels import PackedKV, empty_packed, native, torch_ops
+from minimemo.kernels.native.attention import pack_into
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
@@ -30,7 +30,7 @@ def test_the_bytes_of_the_definition(tokens: int, dim: int, dtype: torch.dtype, 
         k[1, :64, -1] = torch.linspace(-65000, 65000, 64)
     packed = empty_packed(3, tokens, dim, bits, "cpu")
     pack_into(packed, 0, k, v)
-    _assert_same_bytes(packed, reference.pack_kv(k, v, bits))
+    _assert_same_bytes(packed, torch_ops.pack_kv(k, v, bits))
 
 
 def test_group_by_group() -> None:
@@ -38,7 +38,7 @@ def test_group_by_group() -> None:
     cache = empty_packed(2, 192, 16, 4, "cpu")
     pack_into(cache, 64, k[:, 64:], v[:, 64:])
     pack_into(cache, 0, k[:, :64], v[:, :64])
-    _assert_same_bytes(cache, reference.pack_kv(k, v, 4))
+    _assert_same_bytes(cache, torch_ops.pack_kv(k, v, 4))
     for first in (-64, 32, 128):
         with pytest.raises(ValueError, match="whole groups"):
             pack_into(cache, first, k[:, :128], v[:, :128])
@@ -52,4 +52,4 @@ def test_refuses_to_pack_what_float16_does_not_hold(bad: float) -> None:
         with pytest.raises(ValueError, match=f"^{name}: numbers"):
             pack_into(empty_packed(2, 64, 16, 8, "cpu"), 0, *kv)
         with pytest.raises(ValueError, match="pack_kv"):
-            reference.pack_kv(*kv, 8)
+            torch_ops.pack_kv(*kv, 8)

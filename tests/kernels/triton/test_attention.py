@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import PackedSource, Source, empty_packed, reference
+from minimemo.kernels import PackedSource, Source, empty_packed, torch_ops
 from minimemo.kernels.triton import tiles
 from minimemo.kernels.triton.attention import attention, attention_launches
 from minimemo.kernels.triton.pack import pack_into
+from tests.kernels import reference
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 # heads, kv heads, queries, keys, head dim: groups of 1, 2, 4, 7, 8; no keys, one, one past a block.
@@ -39,7 +40,7 @@ def _packed(keys: Tensor, values: Tensor, bits: int, *rest: Any) -> tuple[Packed
     """Packed keys and values, and what they hold."""
     packed = empty_packed(*keys.shape, bits, DEVICE)
     pack_into(packed, 0, keys, values)
-    return PackedSource(packed, *rest), Source(*reference.unpack_kv(packed), *rest)
+    return PackedSource(packed, *rest), Source(*torch_ops.unpack_kv(packed), *rest)
 
 
 def _expected(q: Tensor, sources: Sequence[Source], scale: float) -> Tensor:

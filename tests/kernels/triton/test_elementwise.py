@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import reference
 from minimemo.kernels.triton import elementwise as kernels
 from minimemo.kernels.triton import rope
 from tests.helpers import assert_close
+from tests.kernels import reference
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import PackedKV, empty_packed, reference
+from minimemo.kernels import PackedKV, empty_packed, torch_ops
 from minimemo.kernels.triton.pack import pack_into
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, fuzz, random
 
@@ -27,7 +27,7 @@ def _assert_same_bytes(keys: Tensor, values: Tensor, bits: int, before: int = 0)
     heads, tokens, dim = keys.shape
     packed, expected = (
         empty_packed(heads, before + tokens, dim, bits, DEVICE),
-        reference.pack_kv(keys.cpu(), values.cpu(), bits),
+        torch_ops.pack_kv(keys.cpu(), values.cpu(), bits),
     )
     pack_into(packed, before, keys, values)
     for field in fields(PackedKV)[1:]:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import reference, torch_ops
+from minimemo.kernels import torch_ops
 from minimemo.kernels.triton import rope as kernels
 from tests.helpers import assert_close
+from tests.kernels import reference
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, fuzz, random, tables
 
 
@@ -17,7 +18,7 @@ def _check(keys: Tensor, values: Tensor, into: torch.dtype, start: int, rest: in
     heads, n, dim = keys.shape
     cos, sin = tables(n, dim)
     caches = [torch.full((heads, start + n + rest, dim), 7.0, device=DEVICE, dtype=into) for _ in range(2)]
-    kernels.rope_store(keys, values, cos, sin, *caches, start)
+    kernels.store_launch(keys, values, cos, sin, *caches, start).run()
     new = slice(start, start + n)
     expected = reference.apply_rope(keys.double(), cos.double(), sin.double())
     as_near = torch.finfo(into).eps >= torch.finfo(keys.dtype).eps
@@ -57,4 +58,4 @@ def test_launch_checks_name_the_offender() -> None:
     ):
         arguments = dict(enumerate((x, x, table, table, cache, cache, 0))) | change
         with pytest.raises(ValueError, match=message):
-            kernels.rope_store(*arguments.values())
+            kernels.store_launch(*arguments.values())

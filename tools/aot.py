@@ -1,4 +1,4 @@
-"""`python -m minimemo.kernels.triton.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
+"""`python -m tools.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
 
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
 and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..formats import PackedSource, QuantizedMatrix, Source, empty_packed
-from . import installed
+from minimemo.kernels.formats import PackedSource, QuantizedMatrix, Source, empty_packed
+from minimemo.kernels.triton import installed
 
 if TYPE_CHECKING:
-    from .launch import Launch
+    from minimemo.kernels.triton.launch import Launch
 
 _TARGETS = {80: 163 * 1024, 90: 227 * 1024}  # compute capability: shared memory that a block may use, bytes
 
@@ -42,7 +42,7 @@ _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """products: whether the kernel multiplies matrices, so that its code must hold tensor core instructions."""
+    """A launch to compile. products: whether it multiplies matrices, so that its code must use tensor cores."""
 
     name: str
     launch: Launch
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One kernel for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
+    """What a kernel came to for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
 
     kernel: str
     target: str
@@ -75,7 +75,7 @@ def compile_all(pattern: str = "") -> Iterator[Report]:
 
 
 def _prepare(cache: str) -> None:
-    """Before triton is imported: an empty cache, fused multiply-add as a JIT launch has it, no interpreter."""
+    """Sets, before triton is imported, an empty cache, fused multiply-add as a JIT launch has it, no interpreter."""
     os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
 
 
@@ -101,7 +101,7 @@ def _compile(name: str, target: int) -> Report:
 def specialize(
     launch: Launch, target: int
 ) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
-    """(signature, compiled-in values, attributes) that a JIT launch derives from its arguments: pointers aligned to 16
+    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers aligned to 16
     bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
     names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"}
     signature: dict[str, str] = {}
@@ -124,7 +124,7 @@ def specialize(
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """(registers of a thread, bytes of its local memory: spilled registers and arrays) by triton's own cuobjdump."""
+    """Asks triton's cuobjdump for (registers of a thread, bytes of its local memory: spilled registers and arrays)."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -138,7 +138,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def cases() -> list[Case]:
-    """Every case, in a fixed order."""
+    """Lists every case, in a fixed order."""
     return [*_attention_cases(), *_packed_cases(), *_row_cases()]
 
 
@@ -147,7 +147,7 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
 
 
 def _attention_cases() -> Iterator[Case]:
-    from .attention import attention_launches
+    from minimemo.kernels.triton.attention import attention_launches
 
     def case(name: str, q: Tensor, k: Tensor, last_seen: int | None, window: int | None = None) -> Case:
         launches, _ = attention_launches(q, [Source(k, k, 0, q.shape[1], last_seen, window)], 0.1)
@@ -169,8 +169,8 @@ def _attention_cases() -> Iterator[Case]:
 
 
 def _packed_cases() -> Iterator[Case]:
-    from .attention import attention_launches
-    from .pack import pack_launch
+    from minimemo.kernels.triton.attention import attention_launches
+    from minimemo.kernels.triton.pack import pack_launch
 
     for bits in (8, 4):
         for dim in (64, 96, 128, 256) if bits == 8 else (64, 128, 256):
@@ -185,9 +185,9 @@ def _packed_cases() -> Iterator[Case]:
 
 
 def _row_cases() -> Iterator[Case]:
-    from .elementwise import gate_launch, norm_launch
-    from .linear import linear_launch
-    from .rope import store_launch
+    from minimemo.kernels.triton.elementwise import gate_launch, norm_launch
+    from minimemo.kernels.triton.linear import linear_launch
+    from minimemo.kernels.triton.rope import store_launch
 
     for dim in (128, 256):
         x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)

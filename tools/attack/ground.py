@@ -1,0 +1,246 @@
+"""The ground that attacks are made on: tiny models, a minimemo folder of its own, and children that run the real code.
+
+torch is imported once, here; a child is forked for every case, so whatever a case does to its process, the next one
+starts from the same place. No model is ever loaded in this process: threads that computed are lost by a fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+os.environ["OMP_NUM_THREADS"] = "1"
+_IMPORTS = ("memo.build", "memo.library", "memo.calibrate", "memory.profile", "models.weights", "cli.commands")
+_PROSE = (
+    "the lamp of the lighthouse was lit on the ninth of October and the keeper wrote it down in his book while a "
+    "steamer named Aurelia passed with sixty passengers and her captain Harrow waved to the shore"
+)
+
+
+class Case(NamedTuple):
+    """One try. `run` says what went wrong, or "" where minimemo held."""
+
+    name: str
+    run: Callable[[], str]
+
+
+class Ended(NamedTuple):
+    """How a child ended: its exit code, minus the signal that killed it, or None where it did not end in time."""
+
+    code: int | None
+    out: str
+    err: str
+
+    def fell(self, *codes: int) -> str:
+        """Says how it fell; "" for one of the exit codes (0 done, 1 said in one line)."""
+        if self.code is None:
+            return "hangs"
+        if self.code < 0:
+            return f"signal {-self.code}: {_last(self.err)}"
+        if "Traceback (most recent call last)" in self.err:
+            return f"traceback: {_last(self.err)}"
+        if self.code not in (codes or (0, 1)):
+            return f"exit {self.code}: {_last(self.err)}"
+        said = [line for line in self.err.splitlines() if line.startswith("minimemo: ")]
+        return f"{len(said)} lines of errors" if self.code == 1 and len(said) != 1 else ""
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["nothing said"])[-1][:200]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """`folder`: all that attacks write. decoder, embedder: tiny models; home: a minimemo folder with their profile."""
+
+    folder: Path
+
+    @property
+    def decoder(self) -> Path:
+        return self.folder / "models" / "decoder"
+
+    @property
+    def embedder(self) -> Path:
+        return self.folder / "models" / "embedder"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models as options of a command."""
+        return "--model", str(self.decoder), "--embedder", str(self.embedder)
+
+    def fresh(self) -> Path:
+        """An empty folder for a case; minimemo's own folder holds the profile alone again."""
+        place = self.folder / "case"
+        for old in (place, self.home):
+            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():  # something in it may not be read
+                old.rename(Path(tempfile.mkdtemp(dir=self.folder)) / "old")
+        place.mkdir()
+        shutil.copytree(self.folder / "profiles", self.home / "profiles")
+        return place
+
+    def build(self, document: Path, out: Path, **options: Any) -> Any:
+        """`minimemo.build` with the tiny models; for use in a child."""
+        import minimemo
+
+        options.setdefault("memory", "int4")
+        return minimemo.build(document, out, model=self.decoder, embedder=self.embedder, **options)
+
+    def memo(self, chars: int = 900, name: str = "m", **options: Any) -> Path:
+        """A memo of a document beside it, built in a child."""
+        document = self.folder / "case" / f"{name}.txt"
+        document.write_text(prose(chars))
+        memo = document.with_suffix(".memo")
+        ended = child(lambda: self.build(document, memo, **options))
+        assert ended.code == 0, ended.err
+        return memo
+
+
+def lay(folder: Path) -> Ground:
+    """Makes the tiny models and their profile, and imports what every child needs."""
+    sys.path.insert(0, str(ROOT))
+    ground = Ground(folder)
+    os.environ["MINIMEMO_HOME"] = str(ground.home)
+    for name in [name for name in os.environ if "proxy" in name.lower() or name.endswith(("_API_KEY", "_TOKEN"))]:
+        del os.environ[name]
+    import torch
+
+    torch.set_num_threads(1)
+    from importlib import import_module
+
+    for name in _IMPORTS:
+        import_module(f"minimemo.{name}")
+
+    def setup() -> None:
+        from minimemo.memo.calibrate import calibrate
+        from minimemo.memo.calibration_text import shipped_texts
+        from minimemo.runtime import load_model
+        from tests.tiny import write_embedder, write_model
+
+        write_model(ground.decoder)
+        write_embedder(ground.embedder)
+        calibrate(load_model(ground.decoder), [text[:600] for text in shipped_texts()[::2]])
+        shutil.copytree(ground.home / "profiles", folder / "profiles")
+
+    ended = child(setup, seconds=300)
+    assert ended.code == 0, ended.err
+    return ground
+
+
+def prose(chars: int, seed: int = 0) -> str:
+    """Sentences of so many characters in all; longer texts of one seed begin like shorter ones."""
+    chance, text, words = random.Random(seed), "", _PROSE.split()
+    while len(text) < chars:
+        sentence = " ".join(chance.choice(words) for _ in range(chance.randint(6, 14)))
+        text += f"{sentence.capitalize()} {chance.randint(1, 999)}. " + "\n\n" * (chance.random() < 0.15)
+    return text[:chars]
+
+
+def digest(folder: Path) -> str | None:
+    """Of names and contents of all files in a folder; None where there is none."""
+    if not folder.is_dir():
+        return None
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            state.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return state.hexdigest()
+
+
+def start(body: Callable[[], Any], streams: Sequence[int] = (), limits: Mapping[int, int] | None = None) -> int:
+    """Forks a child that runs `body` and ends: its exit code 0, an int that `body` returns, or 1 with a traceback."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, "r", closefd=False), errors="replace")
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        for kind, most in (limits or {}).items():
+            import resource
+
+            resource.setrlimit(kind, (most, most))
+        result = body()
+        code = result if type(result) is int else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code if 0 <= code < 256 else 98)
+
+
+def finish(pid: int, seconds: float) -> int | None:
+    """Waits for a child: its exit code, minus its signal, or None (and it is killed) after so many seconds; after ten
+    times as many where it was given little of a busy machine."""
+    begin = time.monotonic()
+    while (waited := time.monotonic() - begin) < 10 * seconds:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if waited > seconds and _computed(pid) > seconds / 3:
+            break
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _computed(pid: int) -> float:
+    """Seconds of processor time that a process has had, ended children of its own counted in."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def child(
+    body: Callable[[], Any], *, seconds: float = 60, stdin: bytes = b"", limits: Mapping[int, int] | None = None
+) -> Ended:
+    """Runs `body` in a forked child of its own; limits: of the resource module, by kind."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        code = finish(start(body, (given.fileno(), out.fileno(), err.fileno()), limits), seconds)
+        for stream in (out, err):
+            stream.seek(0)
+        return Ended(code, out.read().decode(errors="replace"), err.read().decode(errors="replace"))
+
+
+def command(
+    *words: str | Path,
+    seconds: float = 60,
+    stdin: bytes = b"",
+    limits: Mapping[int, int] | None = None,
+    before: Callable[[], Any] = lambda: None,
+) -> Ended:
+    """Runs a command line in a child; `before` is called there first."""
+
+    def body() -> int:
+        from minimemo.__main__ import main
+
+        before()
+        sys.argv = ["minimemo", *map(str, words)]
+        try:
+            return main()
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else 1
+
+    return child(body, seconds=seconds, stdin=stdin, limits=limits)
