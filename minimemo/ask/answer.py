@@ -16,7 +16,7 @@ from minimemo.ask.trust import probability, signals
 from minimemo.ask.writer import Weighed, Written
 from minimemo.text.scripts import Language
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.words import content_units
+from minimemo.text.words import content_units, normalize
 
 SUPPORTED = 0.5  # This share of an answer's content words must stand in the passages.
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
@@ -25,7 +25,7 @@ CITED = 0.8  # A passage is cited when it holds at least this share of what the 
 # A phrase is shown without a word of doubt when it is this likely to be right,
 SURE = 0.6
 # and not at all when it is less likely than this, by whether its writer is small: one of 0.5B says less of its answers.
-REFUSED = {False: 0.4, True: 0.25}
+REFUSED = {False: 0.33, True: 0.25}
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -121,8 +121,9 @@ class Answer:
         answer = cls.of(question, found, written)
         values = signals(question.text, written.text, found.passages, weighed)
         likely = probability(values, small)
-        refused = is_refusal(written.text, question.prompts.not_found) or is_echo(written.text, question.typed)
-        if refused or likely < REFUSED[small]:
+        refused = is_refused(written.text, question.prompts.not_found, found.passages)
+        refused = refused or is_echo(written.text, question.typed)
+        if refused or (likely < REFUSED[small] and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
@@ -130,17 +131,17 @@ class Answer:
     def weighed_by_words(self, not_found: str) -> Answer:
         """Gives the phrase, which was shown already, with how likely its words make it."""
         values = signals(self.question, self.text, self.passages, None)
-        likely = 0.0 if is_refusal(self.text, not_found) or not self.passages else probability(values)
+        refused = is_refused(self.text, not_found, self.passages) or not self.passages
+        likely = 0.0 if refused else probability(values)
         return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
-    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int) -> Answer:
-        """Yes or no by the log-odds of the two, and the sentence that is nearest to the question.
+    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str) -> Answer:
+        """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
 
         A sentence on what is asked that denies where the question does not, or the other way round, counts for "no":
         small models read over a "not".
         """
-        shown = nearest_sentence(question.text, found.passages)
         asked = content_units(question.text)
         if 2 * len(asked & content_units(shown)) >= len(asked):
             odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
@@ -194,6 +195,13 @@ def is_supported(answer: str, question: str, passages: Sequence[Passage], not_fo
     return share is not None and share >= SUPPORTED and is_related(answer, question, passages)
 
 
+def is_refused(answer: str, not_found: str, passages: Sequence[Passage]) -> bool:
+    """Tells whether an answer says that nothing answers, and is no phrase of the passages: "404 Not Found"."""
+    plain = normalize(answer).strip(".。!")
+    quoted = plain != normalize(not_found) and any(plain in normalize(p.text) for p in passages)
+    return not plain or (is_refusal(answer, not_found) and not quoted)
+
+
 def is_echo(answer: str, question: str) -> bool:
     """Tells whether an answer has words, and none that the question has not; one of two that it names is no echo."""
     units = content_units(answer)
@@ -203,13 +211,6 @@ def is_echo(answer: str, question: str) -> bool:
 def denies(text: str) -> bool:
     """Tells whether a text has a word of denial; "是不是" has none."""
     return _DENIAL.search(_EITHER.sub("", text)) is not None
-
-
-def nearest_sentence(question: str, passages: Sequence[Passage]) -> str:
-    """Gives the sentence of the passages with most of the question's content words, of its own length the least."""
-    asked = content_units(question)
-    sentences = [p.text[start:end] for p in passages for start, end in sentence_spans(p.text)]
-    return " ".join(max(sentences, key=lambda one: (len(asked & content_units(one)), -len(one)), default="").split())
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:

@@ -185,7 +185,7 @@ class Conversation:
     def _noted(self, steps: Iterator[Found | Piece | Answer]) -> Iterator[Found | Piece | Answer]:
         for step in steps:
             if isinstance(step, Answer):
-                self._turns.append(Turn(step.question, step.asked, "" if step.guess is not None else step.text))
+                self._turns.append(Turn(step.question, step.asked, step.text if step.guess is None else ""))
             yield step
 
 

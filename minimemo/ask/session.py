@@ -21,6 +21,7 @@ from minimemo.ask.evidence import Passage, quotation, quoted_first, rank_passage
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
 from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
+from minimemo.ask.trust import names_within
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
 from minimemo.text.document import Place
@@ -196,11 +197,17 @@ class Session:
         with question.clock.stage("answer", report=False):
             if question.kind == "yes_no":
                 odds, tokens = writer.decide(prompts, prompt, question.blank_prompt())
-                return Answer.decided(question, found, odds, tokens)
+                return Answer.decided(question, found, odds, tokens, self._nearest_sentence(question))
             check = partial(question.check_prompt, passages)
             room, on_event = question.max_tokens, question.clock.on_event
             written, weighed = writer.answer(prompts, prompt, check, room, on_event, told)
         return Answer.weighed(question, found, written, weighed, writer.is_small)
+
+    def _nearest_sentence(self, question: Question) -> str:
+        """The sentence that says best what the question is about, one with all its names before others."""
+        (hits,) = self._retriever.retrieve([question.text], QUESTION_HITS)
+        texts = [" ".join(hit.chunk.text.split()) for hit in self._retriever.quote(question.text, hits)]
+        return max(texts, key=lambda text: names_within(question.text, text), default="")
 
     def _second(self, question: Question, first: Answer) -> Answer:
         """Answers from the passages that memory's clues find as well, or from memory where passages and memory together

@@ -43,6 +43,15 @@ _ASKS_TIME = re.compile(
     re.IGNORECASE,
 )
 _ASKS_WHO = re.compile(r"^\W*(?:who|whom|whose)\b", re.IGNORECASE)
+_COMPUTES = re.compile(
+    r"\bhow\s(?:much|many)\s(?:more|less|fewer|longer|older|higher|larger)\b|\bdifference\b|相差|[差多少]多少",
+    re.IGNORECASE,
+)
+_SUPERLATIVE = re.compile(
+    r"\b(?:(?:larg|small|high|low|long|short|old|young|earli|lat|great|bigg|near|fast|cheap|heavi|tall|deep|new|few)est"
+    r"|most|least)\b|最\w",
+    re.IGNORECASE,
+)
 _PRONOUN = re.compile(r"\b(?:he|she|they|him|her|them|his|hers|their|theirs)\b|[他她它]们?", re.IGNORECASE)
 _PERSON = re.compile(r"[A-Z]|[^\x00-\x7f]|\b(?:he|she|they|his|her|their|the|an?)\b")
 
@@ -53,13 +62,12 @@ def signals(question: str, answer: str, passages: Sequence[Passage], weighed: We
     asked, shown = content_units(question), content_units(text)
     units = content_units(answer)
     new = units - asked
-    names = [normalize(name) for name in _NAME.findall(question)]
-    plain = " ".join(["", *_WORD.findall(normalize(text)), ""])
+    plain = _plain(text)
     values = {
         "held": len((new or units) & shown) / len(new or units) if units else 0.5,
         "related": _related(new or units, asked, text),
         "asked": len(asked & shown) / len(asked) if asked else 0.5,
-        "named": sum(_within(name, plain) for name in names) / len(names) if names else 1.0,
+        "named": names_within(question, text),
         "fits": _fits(question, answer),
         "new": float(bool(new)),
         "open": float(_is_open(question, answer, plain)),
@@ -86,6 +94,17 @@ def _weights() -> dict[str, dict[str, float]]:
     return tomllib.loads(Path(__file__).with_name("trust.toml").read_text(encoding="utf-8"))
 
 
+def names_within(question: str, text: str) -> float:
+    """Gives the share of a question's names and numbers that a text has; 1 where it has none."""
+    names, plain = [normalize(name) for name in _NAME.findall(question)], _plain(text)
+    return sum(_within(name, plain) for name in names) / len(names) if names else 1.0
+
+
+def _plain(text: str) -> str:
+    """Single words, a space around each."""
+    return " ".join(["", *_WORD.findall(normalize(text)), ""])
+
+
 def _within(name: str, text: str) -> bool:
     """Whether a text of single words has all words of a name."""
     return all(f" {word} " in text or f" {word}s " in text for word in _WORD.findall(name))
@@ -107,7 +126,11 @@ def _related(units: frozenset[str], asked: frozenset[str], text: str) -> float:
 
 
 def _is_open(question: str, answer: str, text: str) -> bool:
-    """Whether a question leaves open of whom it speaks, or asks for a count that the passages do not state."""
+    """Whether a question leaves open of whom it speaks, or asks to compute or to compare what the passages do not state
+    themselves, or for a count."""
+    superlative = _SUPERLATIVE.search(question)
+    if _COMPUTES.search(question) or (superlative and superlative[0].casefold() not in text):
+        return True
     if (pronoun := _PRONOUN.search(question)) and not _NAME.search(question[: pronoun.start()]):
         return True
     counts = re.findall(r"\d+", normalize(answer))

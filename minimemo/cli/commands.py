@@ -115,7 +115,8 @@ def ask(arguments: argparse.Namespace) -> None:
             answer(asked.stream(question, arguments.mode, arguments.max_tokens))
             return
         asked.prepare()  # models first, so that the prompt appears when it can be answered
-        talk, last, failed = asked.chat(), None, 0
+        talk, last = asked.chat(), None
+        failed = 0
         for line in _questions(on_event):
             try:
                 word, *rest = line.split()
@@ -147,8 +148,8 @@ def _more(answer: Any, word: str, numbers: Sequence[str]) -> None:
     if answer is None:
         raise InputError(f"{word} tells of the last answer: ask something first")
     if word == "/clues":
-        clues = [("question", answer.asked), *((clue.kind, clue.text) for clue in answer.clues)]
-        print(plain("\n".join(f"[{kind}] {text}" for kind, text in clues)))
+        lines = [f"[question] {answer.asked}", *(f"[{clue.kind}] {clue.text}" for clue in answer.clues)]
+        print("\n".join(map(plain, lines)))
         return
     count = len(answer.passages)
     if len(numbers) != 1 or not numbers[0].isdecimal() or not 1 <= int(numbers[0]) <= count:

@@ -113,16 +113,16 @@ class Memo:
         checked = checked_question(question)
         return cast(Steps, self.session().stream(checked, mode, max_tokens, typed=typed))
 
+    def chat(self) -> Conversation:
+        """Begins a conversation: a question that leans on those before it is understood from them."""
+        return Conversation(self)
+
     def retrieve(self, query: str, k: int = 5) -> tuple[Passage, ...]:
         """Finds the k passages that say most of what is asked, best first: by meaning and by words, without an answer,
         the memory or its model. Raises InputError for an empty query or k < 1."""
         (hits,) = self._search().retrieve([checked_question(query)], k)
         place_of = self._place_of()
         return tuple(p.placed(place_of) for p in rank_passages(["question"], [hits], documents=self.names()))
-
-    def chat(self) -> Conversation:
-        """Begins a conversation: a question that leans on those before it is understood from them."""
-        return Conversation(self)
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Gives what the memory recalls of the documents for a question."""

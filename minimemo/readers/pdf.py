@@ -73,7 +73,7 @@ def _pages(content: bytes, name: str, password: str | None) -> tuple[list[Page],
     if "error" in read:
         raise InputError(f"{name}: {read['error']}")
     pages = [Page._make((*page[:4], tuple(map(Line._make, page[4])))) for page in read["pages"]]
-    return pages, [Mark(*mark) for mark in read["marks"]]
+    return pages, [Mark(page, top, tuple(heading)) for page, top, heading in read["marks"]]
 
 
 def child() -> None:

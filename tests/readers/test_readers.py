@@ -193,3 +193,50 @@ def test_one_document_that_fails_stops_no_other(
     ]
     assert main(["build", str(folder / "b.pdf"), str(folder / "b.txt"), "-o", "one.memo", *models]) == 2
     assert "-o names one memo" in capsys.readouterr().err
+
+
+def endless_pdf() -> bytes:
+    """A PDF that says that it has a million pages."""
+    return small_pdf(PAGES).replace(b"/Count 2", b"/Count 1000000")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pages.pdf", endless_pdf(), "1,000,000 pages, 20,000 are read at most"),
+        ("deep.pdf", b"%PDF-1.4\n1 0 obj\n" + b"[" * 300_000, "damaged PDF"),
+        ("deep.docx", zipped({"word/document.xml": "<a>" * 50_000}), "damaged Word document"),
+        ("deep.epub", zipped({"META-INF/container.xml": "<a>" * 50_000}), "damaged EPUB"),
+        ("deep.html", b"<html>" + b"<b>" * 50_000 + b"text", "within each other"),
+        ("deep.eml", b"Subject: a\nFrom: b\nTo: c\nContent-Type: message/rfc822\n\n" * 20_000, "too many parts"),
+    ],
+)
+def test_hostile_files_end_in_one_line_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert main(["build", str(tmp_path / name), "-q"]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("ends", ["crash", "time"])
+def test_a_pdf_that_kills_its_reader_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    def died(command: list[str], **_: Any) -> Any:
+        if ends == "time":
+            raise subprocess.TimeoutExpired(command, 600)
+        return subprocess.CompletedProcess(command, -11, b'{"pages": [', b"")
+
+    monkeypatch.setattr(subprocess, "run", died)
+    with pytest.raises(InputError, match="damaged PDF" if ends == "crash" else "took more than 600 s"):
+        read(tmp_path, "a.pdf", small_pdf(PAGES))
+
+
+def test_pages_have_their_printed_numbers_and_headings() -> None:
+    document = read_document(Path(__file__).parents[2] / "examples/skarn-point.pdf")
+    assert [(place.page, place.label) for place in document.places][:2] == [(1, "i"), (2, "1")]
+    at = document.text.index("She straightened the shaft")
+    place = max((place for place in document.places if place.start <= at), key=lambda place: place.start)
+    assert (place.page, place.label, place.heading) == (4, "3", ("4. The night of the broken lens",))
+    assert "advertised for a new keeper" in document.text and "The light on Skarn Point\n\n1" not in document.text

@@ -192,7 +192,7 @@ def weights(ground: Ground) -> list[Case]:
 
         return change
 
-    def coded(codes: tuple[int, ...], scales: tuple[int, ...], **dtypes: str) -> Callable[[bytes], bytes]:
+    def coded(codes: tuple[int, ...], scales: tuple[int, ...], kind: str = "int8") -> Callable[[bytes], bytes]:
         def change(raw: bytes) -> bytes:
             import torch
             from safetensors.torch import load, save
@@ -201,8 +201,7 @@ def weights(ground: Ground) -> list[Case]:
             name = f"{layer}mlp.down_proj.weight"
             rows, columns = tensors.pop(name).shape
             fit = {-1: rows, -2: columns, -3: columns // 16}
-            for part, shape, default in (("codes", codes, "int8"), ("scales", scales, "float32")):
-                dtype = getattr(torch, dtypes.get(part, default))
+            for part, shape, dtype in (("codes", codes, getattr(torch, kind)), ("scales", scales, torch.float32)):
                 tensors[f"{name}.{part}"] = torch.zeros([fit.get(n, n) for n in shape], dtype=dtype)
             return save(tensors)
 
@@ -218,7 +217,7 @@ def weights(ground: Ground) -> list[Case]:
         "empty": lambda raw: b"",
         "codes without groups": coded((-1, -2), (-1, 0)),
         "codes of another width": coded((-1, 32), (-1, 2)),
-        "codes of floats": coded((-1, -2), (-1, -3), codes="float32"),
+        "codes of floats": coded((-1, -2), (-1, -3), "float32"),
         "scales of fewer rows": coded((-1, -2), (1, -3)),
         "scales of one dimension": coded((-1, -2), (48,)),
         "no codes": coded((0, 0), (0, 0)),
