@@ -154,10 +154,10 @@ class Writer:
         tokens = self.tokenizer.encode(told)[:max_tokens] if told else self.tokens(cache, ids, max_tokens)
         text = "".join(piece.text for piece in pieces(self.texts(noted(tokens)), max_tokens, on_event))
         refusal = self.tokenizer.encode(prompts.not_found)
-        likely = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
+        likely, refused = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
         checked = self.turn(prompts.system, check(text))
         yes, no = self._likely(cache, ids[: cache.length], checked, self._first(prompts), ())
-        return Written(text, len(ids), len(reply)), Weighed(*likely, yes - no)
+        return Written(text, len(ids), len(reply)), Weighed(likely, refused, yes - no)
 
     def decide(self, prompts: Prompts, prompt: str, blank: str) -> tuple[float, int]:
         """Gives the log-odds of "yes" to a prompt with passages, less those to the same prompt without them (`blank`),

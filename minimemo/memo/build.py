@@ -110,7 +110,7 @@ def build(
             quality,
         )
         manifest.save(folder / MEMO)
-        keep_tail(folder / TAIL, plan.recipe, run, before and before.manifest.recipe)
+        keep_tail(folder / TAIL, plan.recipe, run, before.manifest.recipe if before is not None else None)
     if limit is not None and manifest.files[MEMORY].bytes > limit:
         on_event(Event(over(limit, manifest.files[MEMORY].bytes), 1, 1, "note"))
     remember(target)
@@ -187,7 +187,7 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
     """Where the memo goes; InputError when something else than a memo is there, or nothing can be."""
     if out is not None:
         target = Path(out)
-    elif not _is_file(source):
+    elif isinstance(source, Document) or not _is_file(source):
         target = Path(f"{Path(document.name).stem}.memo")
     else:
         target = Path(source).with_suffix(".memo")

@@ -159,8 +159,8 @@ def _guess(content: bytes, failed: str) -> str | None:
     for encoding in likely or _COMMON[1:5]:
         with suppress(UnicodeError, LookupError):
             name, text = codecs.lookup(encoding).name, content.decode(encoding)
-            wide = all(char < "\x7f" or "\u2000" < char < "\ud800" or char > "\uff00" for char in text)
-            if name != codecs.lookup(failed).name and "\0" not in text and (likely or wide):
+            usual = all(char < "\x7f" or "\u2000" < char < "\ud800" or char > "\uff00" for char in text)
+            if name != codecs.lookup(failed).name and "\0" not in text and (likely or usual):
                 return name
     return None
 
