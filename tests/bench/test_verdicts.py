@@ -11,7 +11,6 @@ import pytest
 from bench.answers import __main__ as command
 from bench.answers.verdicts import figures, refuses, verdict
 from bench.common.data import DATA, EVERYDAY, SETS, Question, document_text, questions, read_rows
-from minimemo.memo.memo import Memo
 from tests.conftest import TinyModels
 
 NOT_HERE = pytest.mark.skipif(not EVERYDAY.exists(), reason="../shared is not here")
@@ -180,8 +179,6 @@ def test_follow_ups_are_retrieved_alone_and_in_a_conversation(
         assert list(table) == ["rag"], "nothing is retrieved in mode closed"
         return {row["figure"]: row["mean"] for row in table["rag"]}
 
-    assert shown() == {"follow-ups, alone": 100, "others, alone": 0}
-    monkeypatch.setattr(Memo, "chat", lambda memo: memo.session(), raising=False)
     assert shown() == {
         "follow-ups, alone": 100, "follow-ups, conversation": 100, "others, alone": 0, "others, conversation": 0,
     }  # fmt: skip
