@@ -130,7 +130,7 @@ class Answer:
 
     def weighed_by_words(self, not_found: str) -> Answer:
         """Gives the phrase, which was shown already, with how likely its words make it."""
-        values = signals(self.question, self.text, self.passages, None)
+        values = signals(self.asked, self.text, self.passages, None)
         refused = is_refused(self.text, not_found, self.passages) or not self.passages
         likely = 0.0 if refused else probability(values)
         return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
