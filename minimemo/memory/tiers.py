@@ -26,7 +26,7 @@ _LAYOUT = ("num_layers", "num_kv_heads", "head_dim", "dtype")
 _OPTIONS: Mapping[str, set[str]] = {
     "exact": set(),
     "int4": {"sinks", "key_group", "value_group"},
-    "klt": {"profile", "key_step", "value_step", "sinks"},
+    "klt": {"profile", "key_step", "value_step", "sinks", "time"},
 }
 
 
@@ -56,7 +56,7 @@ def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str
     if not isinstance(params, Mapping):
         raise MemoError(f"codec {name!r}: parameters must be an object, got {params!r}")
     options = {key: value for key, value in params.items() if key not in _LAYOUT}
-    needed = {*_LAYOUT, *(_OPTIONS[name] if name == "klt" else ())}
+    needed = {*_LAYOUT, *(_OPTIONS[name] - {"time"} if name == "klt" else ())}
     if missing := needed - params.keys():
         raise MemoError(f"codec {name!r}: parameter {', '.join(sorted(map(repr, missing)))} is missing")
     if unknown := options.keys() - _OPTIONS[name]:

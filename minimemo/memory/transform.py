@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +25,12 @@ from minimemo.memory.codec import (
     Streams,
     byte_planes,
     checked_kv,
+    expect_streams,
     sinks_from,
     sinks_of,
     whole_number,
 )
+from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
 from minimemo.memory.profile import Profile, Transform, joint
 from minimemo.memory.symbols import LARGEST, Band, bands, pack, unpack
 
@@ -36,29 +38,46 @@ SINKS = 16  # where a sequence begins with no known opening: a chat template's s
 TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
 QUIET = 0.08  # steps: of a Laplacian component this quiet, 1 symbol in 7,000 is not zero; it is left out
 FINE = 8  # steps: the root mean square of numbers from which on products of 8 bits would add 6 % to the squared error
+# From which fraction of a step on a value is rounded up. Attention averages values over many tokens: independent errors
+# average out, the bias of so many small numbers toward zero does not. Keys are the reverse.
+KEYS_UP, VALUES_UP = 0.5, 0.45
 LOUD = 0.3  # steps: 1 symbol in 11 is not zero; whole vectors are quicker from here on (1,000 rows: 4.2 ms either way)
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
+class _Plan(NamedTuple):
+    """How the symbols of a block of some tokens are laid out. places: of Order, None where all are coded as they are."""
+
+    bands: tuple[Band, ...]
+    places: np.ndarray | None
+
+
 class _Part:
-    """One Transform at one step: what is coded of a group's keys or values."""
+    """One Transform at one step: what is coded of a group's keys or values. up: the fraction of a step from which on
+    numbers are rounded away from zero; time: tokens of a group that are coded as frequencies, 1 for none."""
 
-    half: Transform
-    step: float
-    plan: tuple[Band, ...]
-    basis: Basis  # (r, C), only components that are coded
+    def __init__(self, half: Transform, step: float, up: float, time: int) -> None:
+        self.half, self.step, self.time = half, step, time
+        self._rounding = 1 - up
+        self._spread = half.deviation.numpy() / step
+        loudest = float(loudness(time)[0]) if time > 1 else 1.0
+        kept = int((self._spread >= QUIET / loudest).sum())
+        loud = min(kept, int((self._spread >= LOUD).sum()))
+        fine = bool((self._spread**2).sum() > FINE**2 * half.mean.numel())
+        self.basis = Basis(half.basis[:kept], loud, exact=fine)  # (r, C), only components that are coded
+        self._spread = self._spread[:kept]
+        self._plans: dict[int, _Plan] = {}  # by the tokens of a block
 
-    @classmethod
-    def of(cls, half: Transform, step: float) -> _Part:
-        steps = half.deviation.numpy() / step
-        kept, loud = (int((steps >= least).sum()) for least in (QUIET, LOUD))
-        fine = bool((steps**2).sum() > FINE**2 * half.mean.numel())
-        return cls(half, step, bands(steps[:kept]), Basis(half.basis[:kept], loud, exact=fine))
-
-    @property
-    def streams(self) -> int:
-        return len(self.plan) + 2
+    def _plan(self, tokens: int) -> _Plan:
+        """The plan of n tokens, made once."""
+        if tokens not in self._plans:
+            if self.time == 1:
+                plan = _Plan(bands(self._spread), None)
+            else:
+                places, spread = order(self._spread, tokens, self.time, QUIET)
+                plan = _Plan(bands(spread), places)
+            self._plans[tokens] = plan
+        return self._plans[tokens]
 
     def scale(self) -> Tensor:
         """(C,)"""
@@ -67,14 +86,30 @@ class _Part:
     def encode(self, x: Tensor) -> Streams:
         """x (n, C) float32."""
         components = self.basis.components((x - self.half.mean) * self.scale())
-        symbols = (components / self.step).round_().clamp_(-LARGEST, LARGEST).to(torch.int32)
-        return pack(symbols.T.contiguous().numpy(), self.plan)
+        if self.time > 1:
+            to_frequencies(components[None], self.time)
+        sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
+        symbols = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
+        bands_, places = self._plan(len(x))
+        return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
+    def streams(self, tokens: int) -> int:
+        """How many streams a block of n tokens has."""
+        return len(self._plan(tokens).bands) + 2
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
-        symbols = torch.from_numpy(unpack(streams, self.plan, out.shape[2]))
+        tokens, (plan, places) = out.shape[2], self._plan(out.shape[2])
+        mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        self.basis.inverse(symbols, self.step, self.half.mean * self.scale(), inverse, out.flatten(0, 1))
+        if places is None:
+            symbols = torch.from_numpy(unpack(streams, plan, tokens))
+            self.basis.inverse(symbols, self.step, mean * self.scale(), inverse, heads)
+            return
+        coded = np.zeros((len(self.basis.rows), tokens), np.int16)
+        coded.reshape(-1)[places] = unpack(streams, plan, 1, rows=False)[:, 0]
+        self.basis.inverse(torch.from_numpy(coded), self.step, torch.zeros_like(mean), inverse, heads)
+        to_tokens(heads, self.time)
+        heads += mean.view(len(heads), 1, -1)
 
 
 class TransformCodec:
@@ -86,6 +121,8 @@ class TransformCodec:
     The first tokens of the sequence are exact: an opening that the profile knows (as the profile has it), else the
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
+    time: where it is not 1, the tokens between those are coded in groups of so many, as frequencies; see `frequencies`.
+
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
     the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
     for keys and for values; all those of the tail in one, each after its length (u32).
@@ -96,10 +133,17 @@ class TransformCodec:
     level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
 
     def __init__(
-        self, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
+        self,
+        layout: KVLayout,
+        profile: Profile,
+        key_step: float,
+        value_step: float,
+        sinks: int = SINKS,
+        time: int = 1,
     ) -> None:
         """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
+        whole_number("time", time, 1, MAX_GROUP)
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
@@ -115,18 +159,19 @@ class TransformCodec:
         self.layout = layout
         self.profile = profile
         self.steps = float(key_step), float(value_step)
-        self.sinks = sinks
+        self.sinks, self.time = sinks, time
         self._parts, self._fine = (
             [
-                (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))
+                (_Part(key, key_step / finer, KEYS_UP, group), _Part(value, value_step / finer, VALUES_UP, group))
                 for key, value in zip(profile.keys, profile.values, strict=True)
             ]
-            for finer in (1, FINER)
+            for finer, group in ((1, time), (FINER, 1))
         )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
         steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
-        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks}
+        time = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have it
+        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **time}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)
@@ -177,31 +222,31 @@ class TransformCodec:
         """As the protocol says, in float32."""
         layers, heads, _, dim = self.layout.shape(tokens)
         width = 1 + self.layout.torch_dtype.itemsize
-        expected = width + _count(self._parts) + 1
-        if len(streams) != expected or len(streams[0]) not in (0, 2):
-            raise MemoError(f"{len(streams)} streams where {expected} belong, or a head of {len(streams[0])} bytes")
+        if len(streams) <= width or len(streams[0]) not in (0, 2):
+            raise MemoError(f"{len(streams)} streams, or a head of {len(streams[0]) if streams else 0} bytes")
         opening, fine = streams[0] or (0, 0)
         exact = self._exact(opening, streams[1:width], tokens)
         kept, last = exact.shape[3], tokens - fine
         if kept > last:
             raise MemoError(f"{kept} exact tokens and a tail of {fine} in a block of {tokens}")
+        expect_streams(streams, width + _count(self._parts, last - kept) + 1)
         found = torch.empty(2, layers, heads, tokens, dim)
         found[:, :, :, :kept] = exact
         self._decode(self._parts, streams[width:-1], found[:, :, :, kept:last])
         if fine or streams[-1]:
-            self._decode(self._fine, _split(streams[-1], _count(self._fine)), found[:, :, :, last:])
+            self._decode(self._fine, _split(streams[-1], _count(self._fine, fine)), found[:, :, :, last:])
         return found[0], found[1]
 
     def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
         """Into out (2, L, G, n, D)."""
-        left = iter(streams)
+        left, tokens = iter(streams), out.shape[3]
         for layers, parts in self._by_layers(groups):
             for part, x in zip(parts, out, strict=True):
-                part.decode([next(left) for _ in range(part.streams)], x[layers])
+                part.decode([next(left) for _ in range(part.streams(tokens))], x[layers])
 
 
-def _count(groups: Sequence[tuple[_Part, _Part]]) -> int:
-    return sum(part.streams for parts in groups for part in parts)
+def _count(groups: Sequence[tuple[_Part, _Part]], tokens: int) -> int:
+    return sum(part.streams(tokens) for parts in groups for part in parts)
 
 
 def _split(joined: bytes, count: int) -> Streams:
