@@ -153,9 +153,9 @@ FAULTS = (
 def unpack_symbols(
     streams: Sequence[bytes], rows: Sequence[int], widths: Sequence[int], packed: Sequence[int]
 ) -> np.ndarray:
-    """Unpacks streams of bands of `rows` rows of `widths` symbols, `packed` symbols a byte (0: gaps), then remainders and
-    large numbers -> int16, band after band. Raises ValueError, one of FAULTS, when they are not the streams of so many
-    symbols."""
+    """Unpacks streams of bands of `rows` rows of `widths` symbols, `packed` symbols a byte (0: gaps), then remainders
+    and large numbers -> int16, band after band. Raises ValueError, one of FAULTS, when they are not the streams of so
+    many symbols."""
     count = len(rows)
     if len(streams) != count + 2 or not len(packed) == len(widths) == count:
         raise ValueError(f"{len(streams)} streams for {count} bands")

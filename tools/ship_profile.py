@@ -24,8 +24,8 @@ from minimemo.memory.shipped import ENDING
 from minimemo.runtime import locate_model
 
 FOLDER = Path(__file__).parents[1] / "minimemo" / "memory"
-KEPT = {"keys": 0.65, "values": 0.8}  # share of the components
-LEVELS = {"keys": 24.0, "values": 10.0}  # steps to the root mean square of a row of the basis
+KEPT = {"keys": 0.6, "values": 0.65}  # share of the components
+LEVELS = {"keys": 44.0, "values": 18.0}  # steps to the root mean square of a row of the basis
 
 
 def packed(profile: Profile, kept: dict[str, float] = KEPT, levels: dict[str, float] = LEVELS) -> bytes:
@@ -34,7 +34,7 @@ def packed(profile: Profile, kept: dict[str, float] = KEPT, levels: dict[str, fl
         for at, half in enumerate(halves):
             tensors |= {f"{kind}.{at}.{name}": x for name, x in _coded(half, kept[kind], levels[kind]).items()}
     for at, opening in enumerate(profile.openings):
-        tensors |= {f"openings.{at}.ids": opening.ids, f"openings.{at}.kv": opening.kv}
+        tensors |= {f"openings.{at}.ids": opening.ids, f"openings.{at}.kv": opening.kv.half()}
     return zstandard.ZstdCompressor(level=19).compress(save(tensors, {"model": profile.model}))
 
 

@@ -68,8 +68,8 @@ class Order(NamedTuple):
 
 
 def order(steps: np.ndarray, tokens: int, group: int, least: float) -> Order:
-    """The order of a block of n tokens. steps (r,): standard deviations of the components in steps, falling; least: what
-    is quieter is not coded. Equally loud ones stand by component, frequency and time."""
+    """The order of a block of n tokens. steps (r,): standard deviations of the components in steps, falling; least:
+    what is quieter is not coded. Equally loud ones stand by component, frequency and time."""
     times, rest = divmod(tokens, group)
     starts, spreads, counts = [], [], []
     for first, size, count in ((0, group, times), (times * group, rest, 1)):

@@ -1,9 +1,9 @@
 """Profiles that come with the package, of models that most people begin with: the first build need not measure.
 
-A file MODEL.profile is one zstd frame over safetensors. Of each Transform it has `mean`, `weight` and `deviation` as a
-profile has them; `codes` (r, C) uint8, `beyond` (k,) int16 at the flat places `at` (k,) int32, and `step` (r,): row i of
-the basis is ((codes - 128) + beyond) * step. Components that no tier needs are left out. Openings are as in a profile.
-Its metadata names the model's fingerprint: of another file of that model, the profile is not used.
+A file MODEL.profile is one zstd frame over safetensors. Of each Transform it has `mean`, `weight` and `deviation` as
+a profile has them; `codes` (r, C) uint8, `beyond` (k,) int16 at the flat places `at` (k,) int32, and `step` (r,): row
+i of the basis is ((codes - 128) + beyond) * step. Components that no tier needs are left out. Openings are as in a
+profile, in float16. Its metadata names the model's fingerprint: of another file of that model, the profile is not used.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ def described(content: bytes) -> dict[str, str]:
 
 def unpacked(tensors: Mapping[str, Tensor]) -> tuple[list[Transform], list[Transform], list[Opening]]:
     """Keys, values and openings of a profile from what a file holds."""
-    keys, values = ([_transform(tensors, f"{kind}.{at}.") for at in _numbers(tensors, kind)] for kind in ("keys", "values"))
-    openings = [Opening(tensors[f"openings.{at}.ids"], tensors[f"openings.{at}.kv"]) for at in _numbers(tensors, "openings")]
+    keys, values = (
+        [_transform(tensors, f"{kind}.{at}.") for at in _numbers(tensors, kind)] for kind in ("keys", "values")
+    )
+    openings = [
+        Opening(tensors[f"openings.{at}.ids"], tensors[f"openings.{at}.kv"]) for at in _numbers(tensors, "openings")
+    ]
     return keys, values, openings
 
 

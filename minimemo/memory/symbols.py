@@ -39,13 +39,14 @@ class Band:
     packed: int
 
 
-def bands(spread: np.ndarray) -> tuple[Band, ...]:
-    """The bands of components whose standard deviations, in steps, are `spread` (r,), falling."""
+def bands(spread: np.ndarray, loudest: float | None = None) -> tuple[Band, ...]:
+    """The bands of components whose standard deviations, in steps, are `spread` (r,), falling. loudest: what none of
+    them passes, in any block; then there are as many bands for every block, some of them empty."""
     plan: list[Band] = []
     for edge, packed in _EDGES:
         start = plan[-1].stop if plan else 0
         stop = len(spread) if edge == 0.0 else int(np.searchsorted(-spread, -edge, side="right"))
-        if stop > start:
+        if stop > start or (loudest is not None and edge <= loudest):
             plan.append(Band(start, stop, packed))
     return tuple(plan)
 

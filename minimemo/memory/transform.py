@@ -25,7 +25,6 @@ from minimemo.memory.codec import (
     Streams,
     byte_planes,
     checked_kv,
-    expect_streams,
     sinks_from,
     sinks_of,
     whole_number,
@@ -46,7 +45,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order, None where all are coded as they are."""
+    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are."""
 
     bands: tuple[Band, ...]
     places: np.ndarray | None
@@ -66,6 +65,7 @@ class _Part:
         fine = bool((self._spread**2).sum() > FINE**2 * half.mean.numel())
         self.basis = Basis(half.basis[:kept], loud, exact=fine)  # (r, C), only components that are coded
         self._spread = self._spread[:kept]
+        self._loudest = loudest * float(self._spread.max(initial=0.0))
         self._plans: dict[int, _Plan] = {}  # by the tokens of a block
 
     def _plan(self, tokens: int) -> _Plan:
@@ -75,7 +75,7 @@ class _Part:
                 plan = _Plan(bands(self._spread), None)
             else:
                 places, spread = order(self._spread, tokens, self.time, QUIET)
-                plan = _Plan(bands(spread), places)
+                plan = _Plan(bands(spread, self._loudest), places)
             self._plans[tokens] = plan
         return self._plans[tokens]
 
@@ -92,9 +92,11 @@ class _Part:
         symbols = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
         bands_, places = self._plan(len(x))
         return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
-    def streams(self, tokens: int) -> int:
-        """How many streams a block of n tokens has."""
-        return len(self._plan(tokens).bands) + 2
+
+    @property
+    def streams(self) -> int:
+        """How many streams every block has."""
+        return len(self._plan(BLOCK_TOKENS).bands) + 2
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
@@ -222,31 +224,31 @@ class TransformCodec:
         """As the protocol says, in float32."""
         layers, heads, _, dim = self.layout.shape(tokens)
         width = 1 + self.layout.torch_dtype.itemsize
-        if len(streams) <= width or len(streams[0]) not in (0, 2):
-            raise MemoError(f"{len(streams)} streams, or a head of {len(streams[0]) if streams else 0} bytes")
+        expected = width + _count(self._parts) + 1
+        if len(streams) != expected or len(streams[0]) not in (0, 2):
+            raise MemoError(f"{len(streams)} streams where {expected} belong, or a head of {len(streams[0])} bytes")
         opening, fine = streams[0] or (0, 0)
         exact = self._exact(opening, streams[1:width], tokens)
         kept, last = exact.shape[3], tokens - fine
         if kept > last:
             raise MemoError(f"{kept} exact tokens and a tail of {fine} in a block of {tokens}")
-        expect_streams(streams, width + _count(self._parts, last - kept) + 1)
         found = torch.empty(2, layers, heads, tokens, dim)
         found[:, :, :, :kept] = exact
         self._decode(self._parts, streams[width:-1], found[:, :, :, kept:last])
         if fine or streams[-1]:
-            self._decode(self._fine, _split(streams[-1], _count(self._fine, fine)), found[:, :, :, last:])
+            self._decode(self._fine, _split(streams[-1], _count(self._fine)), found[:, :, :, last:])
         return found[0], found[1]
 
     def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
         """Into out (2, L, G, n, D)."""
-        left, tokens = iter(streams), out.shape[3]
+        left = iter(streams)
         for layers, parts in self._by_layers(groups):
             for part, x in zip(parts, out, strict=True):
-                part.decode([next(left) for _ in range(part.streams(tokens))], x[layers])
+                part.decode([next(left) for _ in range(part.streams)], x[layers])
 
 
-def _count(groups: Sequence[tuple[_Part, _Part]], tokens: int) -> int:
-    return sum(part.streams(tokens) for parts in groups for part in parts)
+def _count(groups: Sequence[tuple[_Part, _Part]]) -> int:
+    return sum(part.streams for parts in groups for part in parts)
 
 
 def _split(joined: bytes, count: int) -> Streams:
