@@ -2,7 +2,7 @@
 
     python -m tools.ship_profile qwen2.5-coder-0.5b
 
-How much of a profile a tier needs was measured, not guessed: docs/decisions/19-the-first-profile-is-shipped.md.
+How much of a profile a tier needs was measured, not guessed: docs/decisions/19-groups-of-tokens-as-frequencies.md.
 """
 
 from __future__ import annotations
