@@ -1,8 +1,15 @@
-"""Reads files that people have and measures what came out: python -m bench.documents --files ../shared/data/files
+"""Reads files that people have and measures what came out.
+
+    python -m bench.documents --files ../shared/data/files
+    python -m bench.documents --files ../shared/data/files --questions
 
 For every file its verdict, characters, pages and seconds a page. For a PDF with text also: milliseconds of CPU a page
 beside PDFium's own; lines drawn at random from what PDFium says, looked for as quotations: how many stand in the text,
 on the right page; words still broken where a line ended, against the document's own other words; running heads left.
+
+--questions: asks those of bench/data/documents.jsonl with the default models, and tells of each answer whether a
+passage that it cites stands on the right page or in the right chapter, whether all do, and its F1. Memos are kept in
+minimemo's cache folder.
 """
 
 from __future__ import annotations
@@ -12,17 +19,23 @@ import itertools
 import json
 import random
 import re
+import statistics
 import sys
 import time
 import unicodedata
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pypdfium2 as pdfium
 
+import minimemo
+from bench.common.data import SETS, read_rows
+from bench.common.scores import f1
 from minimemo.errors import MinimemoError
+from minimemo.files import cache_dir
 from minimemo.readers import pdf, read_document
 from minimemo.readers.prose import Line, Mark, Page, prose
 from minimemo.text.document import Document
@@ -36,7 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=Path, required=True, help="a folder, read with all below it")
     parser.add_argument("--password", default="openpassword", help="of the encrypted ones")
+    parser.add_argument("--questions", action="store_true", help="ask about them instead")
     arguments = parser.parse_args()
+    if arguments.questions:
+        print(json.dumps(asked(arguments.files), ensure_ascii=False))
+        return
     rows = [measure(path, arguments.password) for path in sorted(arguments.files.rglob("*.*")) if path.suffix != ".md"]
     head = f"{'file':38} {'verdict':9} {'chars':>7} {'pages':>5} {'s/page':>6} {'ms/page':>7} {'PDFium':>6}"
     print(f"{head} {'quoted':>7} {'broken':>9} {'heads':>5}")
@@ -63,6 +80,31 @@ def main() -> None:
         "rows": rows,
     }
     print(json.dumps(summary, ensure_ascii=False))
+
+
+def asked(files: Path) -> dict[str, Any]:
+    """Figures of the answers to bench/data/documents.jsonl, file by file, and a row of each."""
+    rows = []
+    for name, questions in itertools.groupby(read_rows(SETS / "documents.jsonl"), key=itemgetter("file")):
+        memo = minimemo.build(files / name, cache_dir() / "bench" / f"{Path(name).stem}.memo")
+        for question in questions:
+            start = time.perf_counter()
+            answer = memo.ask(question["question"])
+            cited = [passage.page or " > ".join(passage.heading) for passage in answer.passages if passage.cited]
+            right = [place == question["place"] for place in cited]
+            row = {"file": name, "cites": any(right), "only": any(right) and all(right), "cited": cited}
+            row |= {"f1": f1(answer.text, question["answers"]), "s": round(time.perf_counter() - start, 2)}
+            rows.append({**row, **question, "answer": answer.text, "supported": answer.supported})
+            print(
+                f"{row['cites']:d} {row['f1']:4.2f} {row['s']:5.1f} s  {question['question']}  {answer.text}  {cited}"
+            )
+    figures = {}
+    for name, of in itertools.groupby(rows, key=itemgetter("file")):
+        some = list(of)
+        means = {key: round(statistics.mean(row[key] for row in some), 3) for key in ("cites", "only", "f1")}
+        figures[name] = {"n": len(some), **means, "s": statistics.median(row["s"] for row in some)}
+        print(f"{name}: {figures[name]}")
+    return {"figures": figures, "rows": rows}
 
 
 def measure(path: Path, password: str) -> dict[str, Any]:

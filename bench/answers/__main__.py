@@ -10,7 +10,8 @@ was, and costs nothing when it is run again. Each set begins with its smallest d
 
 everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
 of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
-(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it.
+(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
+in mode search nobody writes, and the first question has the answer that the set gives.
 
 --support: how often `supported` is right, without a model:
 every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
@@ -111,7 +112,8 @@ def answer_all(
             for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                fit = SEARCHED if question.first else [m for m in modes if m != "gold" or question.evidence]
+                unfit = {"search"} if question.evidence else {"search", "gold"}
+                fit = {*SEARCHED, "search"} if question.first else set(modes) - unfit
                 for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))

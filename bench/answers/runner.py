@@ -18,6 +18,7 @@ from bench.common.data import Question
 from bench.common.kept import Kept
 from minimemo.ask import PROMPTS, Conversation, Session, Writer, detect_language
 from minimemo.ask.answer import Found
+from minimemo.ask.endpoint import CalledGenerator
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
@@ -29,8 +30,8 @@ from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.document import Document
 
-MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
-_NO_MEMORY = ("closed", "gold", "rag")
+MODES = ("closed", "gold", "rag", "memory", "memorag", "gist", "search")
+_NO_MEMORY = ("closed", "gold", "rag", "search")
 _ROOMS = ("ask", "search", "text")  # whose code decides an answer, beside models and memory
 
 
@@ -38,7 +39,8 @@ class Runner:
     """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
 
     generator: a second model, that writes the answers. Modes are the product's, and `gold`: the evidence itself as the
-    passages, which is what the model could reach at best. An answer is kept under everything that decides it: document,
+    passages, which is what the model could reach at best; and `search`, of follow-ups: no model writes, the first
+    question has the answer that the set gives. An answer is kept under everything that decides it: document,
     models, memory, prompts, and the code of the rooms that answer. `fresh`: ask again all the same.
     """
 
@@ -56,7 +58,7 @@ class Runner:
         self.generator = Runtime(self.model, generator=generator).second_decoder()
         self._doc_id = ""
         self._document: Document | None = None
-        self._session: Session | None = None  # without a memory
+        self._retriever: Retriever | None = None  # of what needs no memory
         self._memo: Memo | None = None
         self._kept = Kept("answers", fresh)
 
@@ -87,13 +89,18 @@ class Runner:
         begin = time.perf_counter()
         record: dict[str, Any] = {"text": "", "passages": []}
         session = self._session_of(mode)
+        if mode == "search":
+            mode = "rag"
+            session = self._without_memory(CalledGenerator(lambda _: question.first_answer, self._count))
         talk = Conversation(session)
         talk.ask(question.first, cast(Any, mode))
         talks: dict[str, Any] = {"alone": session, "conversation": talk}
         for name, asked in talks.items():
+            start = time.perf_counter()
             with closing(asked.stream(question.text, mode)) as steps:
                 passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
             record[name] = any(question.held in passage.text for passage in passages)
+            record[f"{name}_s"] = time.perf_counter() - start
         return {**record, "seconds": time.perf_counter() - begin}
 
     def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
@@ -113,7 +120,7 @@ class Runner:
 
     def _open(self, question: Question) -> Document:
         if self._document is None or question.doc_id != self._doc_id:
-            self._memo = self._session = None  # one memory at a time
+            self._memo = self._retriever = None  # one memory at a time
             self._doc_id = question.doc_id
             self._document = read_document(question.path)
         return self._document
@@ -132,25 +139,29 @@ class Runner:
             print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memo
 
-    def _without_memory(self) -> Session:
+    def _without_memory(self, generator: CalledGenerator | None = None) -> Session:
         """A session over the passages that a memo would have: what answers without memory needs no prefill of all."""
-        if self._session is None:
-            assert self._document is not None
-            text, embedder = self._document.text, self.embedder.embedder
+        assert self._document is not None
+        text, embedder = self._document.text, self.embedder.embedder
+        if self._retriever is None:
             size = min(DEFAULT_SIZE, embedder.passage_room)
             chunks = split(text, embedder.offsets(text), size=size)
             groups = [chunks[at : at + GROUP] for at in range(0, len(chunks), GROUP)]  # as a build embeds them
             vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
-            self._session = Session(
-                self.model.engine,
-                self.model.tokenizer,
-                Retriever(VectorIndex.build(vectors), chunks, embedder),
-                _no_memory,
-                documents=[self._document.name],
-                language=detect_language(text),
-                generator=Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None,
-            )
-        return self._session
+            self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
+        second = Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None
+        return Session(
+            self.model.engine,
+            self.model.tokenizer,
+            self._retriever,
+            _no_memory,
+            documents=[self._document.name],
+            language=detect_language(text),
+            generator=generator or second,
+        )
+
+    def _count(self, text: str) -> int:
+        return len(self.model.tokenizer.encode(text))
 
 
 def _no_memory() -> Any:
