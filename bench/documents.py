@@ -85,8 +85,9 @@ def main() -> None:
 def asked(files: Path) -> dict[str, Any]:
     """Figures of the answers to bench/data/documents.jsonl, file by file, and a row of each."""
     rows = []
+    (folder := cache_dir() / "bench").mkdir(parents=True, exist_ok=True)
     for name, questions in itertools.groupby(read_rows(SETS / "documents.jsonl"), key=itemgetter("file")):
-        memo = minimemo.build(files / name, cache_dir() / "bench" / f"{Path(name).stem}.memo")
+        memo = minimemo.build(files / name, folder / f"{Path(name).stem}.memo")
         for question in questions:
             start = time.perf_counter()
             answer = memo.ask(question["question"])
