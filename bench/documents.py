@@ -8,8 +8,8 @@ beside PDFium's own; lines drawn at random from what PDFium says, looked for as 
 on the right page; words still broken where a line ended, against the document's own other words; running heads left.
 
 --questions: asks those of bench/data/documents.jsonl with the default models, and tells of each answer whether a
-passage that it cites stands on the right page or in the right chapter, whether all do, and its F1. Memos are kept in
-minimemo's cache folder.
+passage that it cites stands on the right page or in the right chapter, whether all do, and its F1. Memos and
+answers are kept in minimemo's cache folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import time
 import unicodedata
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from dataclasses import asdict
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,9 @@ from typing import Any
 import pypdfium2 as pdfium
 
 import minimemo
+from bench.answers.runner import code_version
 from bench.common.data import SETS, read_rows
+from bench.common.kept import Kept
 from bench.common.scores import f1
 from minimemo.errors import MinimemoError
 from minimemo.files import cache_dir
@@ -84,21 +88,20 @@ def main() -> None:
 
 def asked(files: Path) -> dict[str, Any]:
     """Figures of the answers to bench/data/documents.jsonl, file by file, and a row of each."""
-    rows = []
+    rows, kept = [], Kept("documents")
     (folder := cache_dir() / "bench").mkdir(parents=True, exist_ok=True)
     for name, questions in itertools.groupby(read_rows(SETS / "documents.jsonl"), key=itemgetter("file")):
         memo = minimemo.build(files / name, folder / f"{Path(name).stem}.memo")
         for question in questions:
-            start = time.perf_counter()
-            answer = memo.ask(question["question"])
-            cited = [passage.page or " > ".join(passage.heading) for passage in answer.passages if passage.cited]
+            made_of = [code_version(), asdict(memo.manifest), question["question"]]
+            answer = kept.result(made_of, partial(_answered, memo, question["question"]))
+            cited = [p["page"] or " > ".join(p["heading"]) for p in answer["passages"] if p["cited"]]
             right = [place == question["place"] for place in cited]
             row = {"file": name, "cites": any(right), "only": any(right) and all(right), "cited": cited}
-            row |= {"f1": f1(answer.text, question["answers"]), "s": round(time.perf_counter() - start, 2)}
-            rows.append({**row, **question, "answer": answer.text, "supported": answer.supported})
-            print(
-                f"{row['cites']:d} {row['f1']:4.2f} {row['s']:5.1f} s  {question['question']}  {answer.text}  {cited}"
-            )
+            row |= {"f1": f1(answer["text"], question["answers"]), "s": round(answer["timings"]["total"], 2)}
+            rows.append({**row, **question, "answer": answer["text"], "supported": answer["supported"]})
+            told = f"{row['cites']:d} {row['f1']:4.2f} {row['s']:5.1f} s  {question['question']}  {answer['text']}"
+            print(f"{told}  {cited}", flush=True)
     figures = {}
     for name, of in itertools.groupby(rows, key=itemgetter("file")):
         some = list(of)
@@ -106,6 +109,10 @@ def asked(files: Path) -> dict[str, Any]:
         figures[name] = {"n": len(some), **means, "s": statistics.median(row["s"] for row in some)}
         print(f"{name}: {figures[name]}")
     return {"figures": figures, "rows": rows}
+
+
+def _answered(memo: minimemo.Memo, question: str) -> dict[str, Any]:
+    return memo.ask(question).to_dict()
 
 
 def measure(path: Path, password: str) -> dict[str, Any]:
