@@ -128,6 +128,8 @@ def ask(arguments: argparse.Namespace) -> None:
                     last = answer(asked.session().stream_summary())
                 elif word in ("/clues", "/sources"):
                     _more(last, word, rest)
+                elif re.fullmatch(r"/\w+", line.strip()):
+                    raise InputError(f"{word}: unknown here; there are new, /clues, /sources N, /summary and exit")
                 else:
                     if arguments.show_clues and (whole := talk.alone(line)) != line.strip():
                         print(plain(f"[question] {whole}"), file=sys.stderr)
