@@ -30,7 +30,7 @@ from minimemo.ask.clues import (
 from minimemo.ask.prompts import Prompts
 from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
 from minimemo.ask.writer import Piece, Writer, Written, pieces
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
 from minimemo.memory.view import Extent, MemoryView, Span, chosen, ranked, walk, whole
 from minimemo.text.scripts import WORDS_A_TOKEN
@@ -316,6 +316,6 @@ class DocumentMemory:
                     memory.truncate(self._length)
 
     def _check(self, loan: int) -> None:
-        """Raises InputError once another loan began: a stream left half read cannot write under the next question."""
+        """Raises MinimemoError once another loan began: a stream left half read cannot write under the next one."""
         if loan != self._loans:
-            raise InputError("this answer was left half read and another question came after it: ask it again")
+            raise MinimemoError("this answer was left half read and another question came after it: ask it again")

@@ -32,14 +32,16 @@ examples:
   minimemo summarize book.memo
   minimemo inspect book.memo                      what is in it, and how small it is
 
-exit codes: 0 done, 1 it could not be done (a line says why), 2 a wrong command line, 130 interrupted
+exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
+cannot be used as it is, 130 interrupted
 """
 _MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done (one line on stderr says why; with
-    --json it is JSON on stdout too), 2 the command line is wrong, 130 interrupted."""
+    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done, 2 the command line is wrong, or what
+    it names or says cannot be used as it is (InputError), 130 interrupted. One line on stderr says why; with --json it
+    is JSON on stdout too."""
     return run(parser().parse_args(argv))
 
 
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         if mended is None or os.environ.get("MINIMEMO_DEBUG"):
             raise
         tell(mended, json=getattr(arguments, "json", False))
-        return 1
+        return 2 if isinstance(mended, InputError) else 1
 
 
 def _mended(error: BaseException) -> MinimemoError | None:
@@ -74,11 +76,11 @@ def _mended(error: BaseException) -> MinimemoError | None:
         return error
     said = f"{error}".lower()
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
-        return InputError("memory: too little is free here; close other programs, or choose a smaller model")
+        return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return InputError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+        return MinimemoError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
-        return InputError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
+        return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None
 
 
