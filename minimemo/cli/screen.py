@@ -24,10 +24,16 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def print_answer(
-    steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
+    steps: Iterator[Found | Piece | Answer],
+    bar: Bar,
+    *,
+    json: bool,
+    clues: bool,
+    named: bool = False,
+    device: Mapping[str, str] | None = None,
 ) -> Answer:
     """Streams an answer and returns it: clues if asked for, the text as it comes, then the sources, `named` by their
-    documents."""
+    documents. device: what computes, for JSON."""
     from minimemo.ask import Answer, Found, Piece
     from minimemo.ask.clues import is_refusal
 
@@ -50,7 +56,7 @@ def print_answer(
         if begun:
             print(flush=True)  # an error begins a new line
     if json:
-        print(as_json(answer.to_dict()), flush=True)
+        print(as_json({**answer.to_dict(), "device": device}), flush=True)
         return answer
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
@@ -127,6 +133,7 @@ def print_memo(facts: Mapping[str, Any]) -> None:
         ("index", size(facts["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
         ("in all", size(facts["bytes"])),
+        ("device", f"{facts['device']['name']}, {facts['device']['title']}: models run there on this machine"),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{plain(text)}")
@@ -162,15 +169,17 @@ def print_usage(usage: Mapping[str, int]) -> None:
 class Bar:
     """Events as one progress bar on stderr, the stage's name before it. Off when stderr is no terminal or with -q."""
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, verbose: bool = False) -> None:
         self._shown = shown
+        self._verbose = verbose
         self._bar: Any = None
         self._stage = ""
 
     def __call__(self, event: Any) -> None:
-        if event.unit == "note":
-            self.clear()
-            print(plain(event.stage), file=sys.stderr)
+        if event.unit in ("note", "detail"):
+            if event.unit == "note" or self._verbose:
+                self.clear()
+                print(plain(event.stage), file=sys.stderr)
             return
         if not self._shown or event.stage == "answer":
             return
@@ -197,9 +206,9 @@ class Bar:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Bar]:
+def progress(quiet: bool, verbose: bool = False) -> Iterator[Bar]:
     """A bar for the length of a `with`; taken away whatever happens."""
-    bar = Bar(not quiet and sys.stderr.isatty())
+    bar = Bar(not quiet and sys.stderr.isatty(), verbose)
     try:
         yield bar
     finally:

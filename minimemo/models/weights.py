@@ -42,7 +42,9 @@ _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "la
 def dense_dtype(device: str = "cpu") -> torch.dtype:
     """Chooses the number type of dense matrices and caches: bfloat16 where the hardware multiplies it quickly, else
     float32 (bfloat16 products on an AVX2 machine without AVX-512 BF16 measured 6x slower; float16 on a CPU is slower
-    still)."""
+    still); on a GPU without it, of before Ampere, float16."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device != "cpu":
         return torch.bfloat16
     # A torch built without oneDNN (macOS) has no such operator.
