@@ -1,7 +1,8 @@
-"""`python -m tools.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
+"""`python -m tools.aot [--json]`: every Triton kernel compiled for eight chips of NVIDIA and AMD where no GPU is.
 
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
-and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
+and whether tensor cores are used (mma, on sm_90 wgmma and on sm_100 tcgen05 where a product has rows enough for them,
+AMD's mfma and wmma).
 Exits 1 where a kernel spills, needs more shared memory than there is, or multiplies matrices without tensor cores.
 
 The cases are every kernel in each dtype, head dim and bit width that models use. Their tensors are on torch's meta
@@ -18,7 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -34,9 +35,7 @@ from minimemo.kernels.triton import installed
 if TYPE_CHECKING:
     from minimemo.kernels.triton.launch import Launch
 
-_TARGETS = {80: 163 * 1024, 90: 227 * 1024}  # compute capability: shared memory that a block may use, bytes
-
-
+_CORES = ("tcgen05", "wgmma", "mma.sync", "v_mfma", "v_wmma")
 _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
@@ -47,6 +46,7 @@ class Case:
     name: str
     launch: Launch
     products: bool
+    aligned: bool = True  # whether pointers are multiples of 16 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,12 @@ class Report:
     problem: str
 
 
-def compile_all(pattern: str = "") -> Iterator[Report]:
-    """Compiles the cases whose name holds `pattern`, two at a time; in order of the cases."""
-    jobs = [(case.name, target) for case in cases() if pattern in case.name for target in _TARGETS]
+def compile_all(pattern: str = "", chips: Sequence[str] = ()) -> Iterator[Report]:
+    """Compiles the cases whose name holds `pattern`, for `chips` or all, as many at a time as there are processors, up
+    to four; in order of the cases."""
+    from minimemo.kernels.triton.launch import CHIPS
+
+    jobs = [(case.name, chip) for case in cases() if pattern in case.name for chip in chips or CHIPS]
     workers = min(4, os.cpu_count() or 1)
     with (
         tempfile.TemporaryDirectory() as cache,
@@ -79,35 +82,40 @@ def _prepare(cache: str) -> None:
     os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
 
 
-def _compile(name: str, target: int) -> Report:
+def _compile(name: str, chip_name: str) -> Report:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from minimemo.kernels.triton.launch import CHIPS
+
+    chip = CHIPS[chip_name]
     case = next(case for case in cases() if case.name == name)
-    signature, constants, attributes = specialize(case.launch, target)
-    source = ASTSource(case.launch.kernel, signature, constants, attributes)
-    options = {"num_warps": case.launch.num_warps, "num_stages": case.launch.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    registers, spills = _resources(compiled.asm["cubin"])
-    ptx, limit, shared = compiled.asm["ptx"], _TARGETS[target], compiled.metadata.shared
-    cores = "wgmma" if "wgmma.mma" in ptx else "mma" if "mma.sync" in ptx else "-"
+    constants, options = case.launch.settings(chip)
+    source = ASTSource(case.launch.kernel, *specialize(case.launch, constants, aligned=case.aligned))
+    if chip.amd:
+        target = GPUTarget("hip", chip.name, 64 if chip.name.startswith("gfx9") else 32)
+    else:
+        target = GPUTarget("cuda", int(chip.name.removeprefix("sm_")), 32)
+    compiled = triton.compile(source, target=target, options=options)
+    registers, spills = _amd_resources(compiled.asm["amdgcn"]) if chip.amd else _resources(compiled.asm["cubin"])
+    code, shared = compiled.asm["amdgcn" if chip.amd else "ptx"], compiled.metadata.shared
+    cores = next((core for core in _CORES if core in code), "-")
     problems = [f"spills {spills} bytes"] if spills else []
-    problems += [f"needs {shared} bytes of shared memory"] if shared > limit else []
+    problems += [f"needs {shared} bytes of shared memory"] if shared > chip.shared else []
     problems += ["no tensor core instruction"] if case.products and cores == "-" else []
-    return Report(name, f"sm_{target}", registers, spills, shared, limit, cores, ", ".join(problems))
+    return Report(name, chip.name, registers, spills, shared, chip.shared, cores, ", ".join(problems))
 
 
 def specialize(
-    launch: Launch, target: int
+    launch: Launch, compiled_in: Mapping[str, Any], *, aligned: bool = True
 ) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
-    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers aligned to 16
-    bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
-    names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"}
+    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers that are
+    `aligned` to 16 bytes, integers that are 1 or divide by 16, unless the kernel asks not to look; None: a constant."""
+    names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64"}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    compiled_in = launch.constants_for(target)
     for index, parameter in enumerate(launch.kernel.params):
         value = compiled_in[parameter.name] if parameter.is_constexpr else launch.arguments[parameter.name]
         plain = isinstance(value, int) and not isinstance(value, bool)
@@ -118,9 +126,16 @@ def specialize(
             signature[parameter.name] = "*" + names[value.dtype]
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32" if value < 1 << 31 else "i64"
-        if isinstance(value, torch.Tensor) or (plain and value % 16 == 0 and not parameter.do_not_specialize):
+        looked_at = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        if looked_at and (aligned if isinstance(value, torch.Tensor) else plain and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
+
+
+def _amd_resources(code: str) -> tuple[int, int]:
+    """Reads (vector registers of a thread, bytes of its private memory) from AMD's assembler."""
+    counts = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", code)}
+    return counts["vgpr_count"], counts["private_segment_fixed_size"]
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -211,15 +226,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aot", description="Compile every Triton kernel without a GPU.")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of the table")
     parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name holds TEXT")
+    parser.add_argument("--chip", action="append", default=[], metavar="NAME", help="sm_89 or gfx942, say; all")
     options = parser.parse_args(arguments)
     if not installed():
         print("aot: triton is not installed: pip install 'minimemo[gpu]' on Linux", file=sys.stderr)
         return 2
     reports = []
-    columns = "{:<40} {:<6} {:>4} {:>7} {:>8} {:>8}  {:<6} {}"
+    columns = "{:<40} {:<7} {:>4} {:>7} {:>8} {:>8}  {:<8} {}"
     if not options.json:
         print(columns.format("kernel", "target", "regs", "spilled", "shared", "limit", "cores", ""))
-    for report in compile_all(options.only):
+    for report in compile_all(options.only, options.chip):
         reports.append(report)
         if not options.json:
             print(columns.format(*asdict(report).values()), flush=True)
