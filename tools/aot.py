@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +179,9 @@ def _attention_cases() -> Iterator[Case]:
             yield case(f"{queries} queries bf16 D={dim}", q, k, 8000)
     yield case("prefill window fp16 D=128", _meta(16, 512, 128), _meta(4, 8192, 128), 7680, 1024)
     q, k = _meta(16, 3, 256, dtype=torch.bfloat16), _meta(4, 8192, 256, dtype=torch.bfloat16)
+    yield replace(case("decode bf16 D=256 unaligned", q, k, None), aligned=False)
+    half, wide = _meta(16, 512, 128, dtype=torch.bfloat16), _meta(4, 8192, 128, dtype=torch.bfloat16)
+    yield replace(case("prefill bf16 D=128 unaligned", half, wide, 7680), aligned=False)
     launches, _ = attention_launches(q, [Source(k, k, 0, 3)], 0.1)
     yield Case("merge bf16 D=256", launches[-1], False)
 
@@ -201,13 +204,17 @@ def _packed_cases() -> Iterator[Case]:
 
 def _row_cases() -> Iterator[Case]:
     from minimemo.kernels.triton.elementwise import gate_launch, norm_launch
-    from minimemo.kernels.triton.linear import linear_launch
-    from minimemo.kernels.triton.rope import store_launch
+    from minimemo.kernels.triton.linear import linear_launch, widen_launch
+    from minimemo.kernels.triton.rope import qkv_launch, store_launch
 
     for dim in (128, 256):
         x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
         cache = _meta(4, 8192, dim, dtype=torch.bfloat16)
         yield Case(f"rope store bf16 D={dim}", store_launch(x, x, table, table, cache, cache, 100), False)
+        qkv, out = _meta(512, 24, dim, dtype=torch.bfloat16), _meta(16, 512, dim, dtype=torch.bfloat16)
+        weight = _meta(dim, dtype=torch.bfloat16)
+        launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 100, x)
+        yield Case(f"norm, rope and store bf16 D={dim}", launch, False)
     for width in (896, 16384):
         x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
         yield Case(f"add and rms norm bf16 C={width}", norm_launch(x, x, weight, 1e-6, x, x), False)
@@ -220,6 +227,18 @@ def _row_cases() -> Iterator[Case]:
             matrix = QuantizedMatrix(bits, _meta(outputs, columns * bits // 8, dtype=codes), grid, grid)
             x, out = _meta(3, columns, dtype=torch.bfloat16), _meta(3, outputs, dtype=torch.bfloat16)
             yield Case(f"linear {bits} bits bf16 out={outputs} g{group}", linear_launch(x, matrix, None, out), True)
+            norm = (_meta(columns, dtype=torch.bfloat16), 1e-6)
+            launch = linear_launch(x, matrix, None, out, norm=norm, residual=out)
+            yield Case(f"norm and linear {bits} bits out={outputs} g{group}", launch, True)
+        matrix = QuantizedMatrix(bits, _meta(9728, 896 * bits // 8, dtype=codes), _meta(9728, 28), None)
+        x, out = _meta(3, 896, dtype=torch.bfloat16), _meta(3, 4864, dtype=torch.bfloat16)
+        norm = (_meta(896, dtype=torch.bfloat16), 1e-6)
+        launch = linear_launch(x, matrix, None, out, norm=norm, gate="gelu_tanh")
+        yield Case(f"norm, linear and gelu_tanh {bits} bits", launch, True)
+        yield Case(f"widen {bits} bits", widen_launch(matrix, _meta(9728, 896, dtype=torch.bfloat16)), False)
+    matrix = QuantizedMatrix(8, _meta(896, 4864, dtype=torch.int8), _meta(896, 304), None)
+    x, out = _meta(3, 4864, dtype=torch.bfloat16), _meta(3, 896, dtype=torch.bfloat16)
+    yield Case("linear 8 bits bf16 out=896 g16", linear_launch(x, matrix, None, out, residual=out), True)
 
 
 def main(arguments: list[str] | None = None) -> int:
