@@ -21,8 +21,8 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 2980, "cli": 870, "engine": 530, "errors": 30, "events": 70, "files": 250,
-    "hub": 1870, "kernels": 2730, "memo": 2110, "memory": 2340, "models": 1820, "readers": 1410, "runtime": 230,
+    "__init__": 100, "__main__": 40, "ask": 2980, "cli": 930, "engine": 540, "errors": 30, "events": 70, "files": 250,
+    "hub": 1870, "kernels": 3100, "memo": 2110, "memory": 2330, "models": 2000, "readers": 1410, "runtime": 260,
     "search": 610, "text": 760, "threads": 90,
 }  # fmt: skip
 ENTRIES = 17  # at the top of minimemo/, kernels and __main__ among them, __init__ not

@@ -20,6 +20,7 @@ from minimemo.cli.screen import plain, tell
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import parse_size
 from minimemo.memory.tiers import DEFAULT, TIERS
+from minimemo.models.device import DEVICES
 from minimemo.runtime import DTYPES, KV_DTYPES
 
 _EXAMPLES = """\
@@ -75,6 +76,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
     if isinstance(error, MinimemoError):
         return error
     said = f"{error}".lower()
+    if "cuda out of memory" in said or "hip out of memory" in said:
+        mend = "take --kv-dtype int8, or a smaller model, or --device cpu; close what else uses the GPU"
+        return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
         return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -140,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
         added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        added.set_defaults(verbose=False)
         return added
 
     pull = command(commands.pull, "get models by name", "pull")
@@ -170,6 +175,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
     calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
+    _device(calibrate)
     calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
@@ -237,6 +243,17 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
+
+    _device(command)
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", default=os.environ.get("MINIMEMO_DEVICE") or "auto", metavar="|".join(DEVICES),
+        help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
+        "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
+    )  # fmt: skip
+    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes")
 
 
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
