@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from minimemo.errors import MinimemoError
+from minimemo.events import Event
 
 WAITING = 64  # So many questions may wait; more are sent away.
 
@@ -19,47 +19,37 @@ class Busy(MinimemoError):
 
 
 class Ticket:
-    """One piece of work in the line: its steps as they come, to be read by one reader, who may leave at any time."""
+    """One piece of work in the line. `deliver` gets its steps and what it tells of itself (events), from the desk's
+    thread: at the end None, or what the work raised."""
 
-    def __init__(self, desk: Desk, work: Callable[[], Iterator[Any]]) -> None:
-        self._desk = desk
+    def __init__(self, work: Callable[[], Iterator[Any]], deliver: Callable[[Any], None]) -> None:
         self._work = work
-        self._steps: queue.SimpleQueue[Any] = queue.SimpleQueue()  # as long as an answer at most
+        self._deliver = deliver
         self.left = threading.Event()
-        self.begun = False
-
-    def __iter__(self) -> Iterator[Any]:
-        """Gives the steps, and raises what the work raised."""
-        while True:
-            step = self._steps.get()
-            if step is self:
-                return
-            if isinstance(step, BaseException):
-                raise step
-            yield step
-
-    def position(self) -> int:
-        """How many wait before it; 0 once it is worked on."""
-        return self._desk.before(self)
 
     def leave(self) -> None:
-        """Drops the rest of the work."""
+        """Drops the rest of the work: its reader is gone."""
         self.left.set()
+
+    def hear(self, event: Event) -> None:
+        if not self.left.is_set():
+            self._deliver(event)
 
     def run(self) -> None:
         """Does the work, unless its reader left; a failure is the reader's to hear of."""
-        self.begun = True
+        end: BaseException | None = None
         try:
             if not self.left.is_set():
-                with closing(self._work()) as steps:  # type: ignore[type-var]
-                    for step in steps:
-                        if self.left.is_set():
-                            break
-                        self._steps.put(step)
+                steps = self._work()
+                for step in steps:
+                    if self.left.is_set():
+                        break
+                    self._deliver(step)
+                if isinstance(steps, Generator):
+                    steps.close()
         except BaseException as error:
-            self._steps.put(error)
-        finally:
-            self._steps.put(self)
+            end = error
+        self._deliver(end)
 
 
 class Desk:
@@ -69,13 +59,14 @@ class Desk:
         self._line: queue.Queue[Ticket | None] = queue.Queue()
         self._waiting: list[Ticket] = []
         self._lock = threading.Lock()
+        self._now = threading.local()
         self._threads = [threading.Thread(target=self._serve, name=f"desk-{n}", daemon=True) for n in range(hands)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[[], Iterator[Any]]) -> Ticket:
+    def submit(self, work: Callable[[], Iterator[Any]], deliver: Callable[[Any], None]) -> Ticket:
         """Puts work into the line. Raises Busy where that is full."""
-        ticket = Ticket(self, work)
+        ticket = Ticket(work, deliver)
         with self._lock:
             self._waiting = [other for other in self._waiting if not other.left.is_set()]
             if len(self._waiting) >= WAITING:
@@ -84,7 +75,14 @@ class Desk:
         self._line.put(ticket)
         return ticket
 
-    def before(self, ticket: Ticket) -> int:
+    def hear(self, event: Event) -> None:
+        """The listener of the models: what they tell is told to the reader whose work they do."""
+        ticket = getattr(self._now, "ticket", None)
+        if ticket is not None:
+            ticket.hear(event)
+
+    def position(self, ticket: Ticket) -> int:
+        """How many are worked on before it, itself counted; 0 once its turn has come."""
         with self._lock:
             waiting = [other for other in self._waiting if other is ticket or not other.left.is_set()]
             return waiting.index(ticket) + 1 if ticket in waiting else 0
@@ -109,4 +107,6 @@ class Desk:
             with self._lock:
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
+            self._now.ticket = ticket
             ticket.run()
+            self._now.ticket = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from minimemo.ask import PROMPTS, Answer, Found, Passage, Piece
+from minimemo.ask import PROMPTS, Answer, Passage, Piece
 from minimemo.errors import InputError
 
 SOURCES = "\n\n---\n"  # stands before the list of sources, behind an answer
@@ -29,7 +29,9 @@ def asked(body: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], int]:
         raise InputError("n: one answer is given; leave it out")
     if body.get("tools") or body.get("functions"):
         raise InputError("tools: minimemo answers from documents and calls nothing; leave them out")
-    said = [(one.get("role"), text_of(one.get("content"))) for one in messages if one.get("role") in ("user", "assistant")]
+    said = [
+        (one.get("role"), text_of(one.get("content"))) for one in messages if one.get("role") in ("user", "assistant")
+    ]
     if not said or said[-1][0] != "user":
         raise InputError("messages: the last one is to be the user's question")
     turns: list[tuple[str, str]] = []
@@ -112,27 +114,33 @@ def completion(answer: Answer, model: str, links: Mapping[str, str]) -> dict[str
     }
 
 
-def chunks(
-    steps: Iterable[Found | Piece | Answer], model: str, links: Mapping[str, str], with_usage: bool
-) -> Iterator[dict[str, Any]]:
-    """The chunks of a streamed chat completion; the last but for the usage has the whole Answer as `minimemo`."""
-    head = _head("chat.completion.chunk", model)
+class Chunks:
+    """The chunks of a streamed chat completion; the one with the finish reason has the whole Answer as `minimemo`."""
 
-    def chunk(delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    def __init__(self, model: str, links: Mapping[str, str], with_usage: bool) -> None:
+        self._head = _head("chat.completion.chunk", model)
+        self._links = links
+        self._with_usage = with_usage
+
+    def begin(self) -> dict[str, Any]:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def step(self, step: Piece | Answer) -> Iterator[dict[str, Any]]:
+        """What a step of the answer becomes."""
+        if isinstance(step, Piece):
+            if step.text:
+                yield self._chunk({"content": step.text})
+            return
+        more, annotations = behind(step, self._links)
+        if more:
+            yield self._chunk({"content": more, "annotations": annotations})
+        yield self._chunk({}, step.finish_reason, minimemo=step.to_dict())
+        if self._with_usage:
+            yield {**self._head, "choices": [], "usage": usage(step)}
+
+    def _chunk(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return {**head, "choices": [choice], **({"usage": None} if with_usage else {}), **more}
-
-    yield chunk({"role": "assistant", "content": ""})
-    for step in steps:
-        if isinstance(step, Piece) and step.text:
-            yield chunk({"content": step.text})
-        elif isinstance(step, Answer):
-            more, annotations = behind(step, links)
-            if more:
-                yield chunk({"content": more, "annotations": annotations})
-            yield chunk({}, step.finish_reason, minimemo=step.to_dict())
-            if with_usage:
-                yield {**head, "choices": [], "usage": usage(step)}
+        return {**self._head, "choices": [choice], **({"usage": None} if self._with_usage else {}), **more}
 
 
 def usage(answer: Answer) -> dict[str, int]:
