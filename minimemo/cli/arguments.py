@@ -31,6 +31,7 @@ examples:
   minimemo ask a.memo b.memo "Who pays?"          from several documents at once
   minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
+  minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
 
 exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
@@ -198,6 +199,16 @@ def parser() -> argparse.ArgumentParser:
     _models(summarize)
     _answering(summarize, "what memory tells of each part", 512)
 
+    serve = command(commands.serve, "answer over HTTP: a page, an OpenAI-compatible API", "serve book.memo")
+    serve.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
+    serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    _models(serve)
+    serve.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
+
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
@@ -281,6 +292,12 @@ def _prompts(command: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
     return int(text)
 
 

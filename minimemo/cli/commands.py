@@ -251,6 +251,24 @@ def summarize(arguments: argparse.Namespace) -> None:
         print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    from minimemo.readers import read_document
+    from minimemo.server.run import serve
+
+    key = read_document(arguments.api_key_file).text.strip() if arguments.api_key_file else ""
+    if arguments.api_key_file and not key:
+        raise InputError(f"{arguments.api_key_file}: is empty; write a key into it")
+
+    def started(address: str, documents: int) -> None:
+        many = f"{documents} document{'s' * (documents != 1)}"
+        print(plain(f"{many} at {address}; Ctrl-C ends it"), flush=True)
+
+    named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
+    options = RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
+    usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
+    serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
+
+
 def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
     from minimemo.models.device import choose
