@@ -46,9 +46,12 @@ class Canned:
     def document(self, ident: str, name: str, kind: str, pages: int | None) -> dict[str, Any]:
         return {
             "id": ident, "name": name, "kind": kind, "pages": pages, "tokens": 1314, "characters": len(self.text),
-            "bytes": 658000, "ratio": 25.4, "quality": {"top1": 0.906, "kl": 0.018, "tokens": 64, "places": [1024]},
-            "created": "2026-11-28T20:00:00Z",
+            "bytes": 658000, "ratio": 25.4, "quality": 0.906,
+            "created": 1795900000.0, "file": f"/documents/{ident}/file",
         }  # fmt: skip
+
+    def ids(self) -> dict[str, str]:
+        return {document["name"]: document["id"] for document in self.documents}
 
     def passage(self, words: str, span: str = "", **place: Any) -> dict[str, Any]:
         """A passage of the text from `words` on, with the sentence that holds the answer."""
@@ -65,7 +68,7 @@ class Canned:
         return {
             "text": text, "question": "", "mode": "memorag", "language": "en", "clues": [], "draft": "",
             "passages": passages, "supported": True, "confidence": 0.87, "guess": None, "finish_reason": "stop",
-            "timings": {"total": 1.24}, "recalled": [], "view": [], **more,
+            "timings": {"total": 1.24}, "recalled": [], "view": [], "ids": self.ids(), **more,
         }  # fmt: skip
 
 
@@ -124,10 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
                 "id": f"j{len(canned.jobs)}",
                 "name": parse_qs(url.query)["name"][0],
                 "state": "running",
-                "error": None,
+                "error": "",
             }
             canned.jobs.append({**job, "stage": "read", "done": 41, "total": 100, "eta_s": 75})
-            self._json({"job": job["id"]})
+            self._json({"job": job}, 202)
             return
         canned.asked.append(json.loads(body))
         answer = canned.answers[canned.asked[-1]["question"]]
@@ -136,11 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         events = [("stage", {"stage": "retrieve", "done": 0, "total": 1})]
         events += [("clues", {"clues": answer["clues"], "draft": answer["draft"]})]
-        events += [("passages", {"passages": [{**p, "cited": False, "span": None} for p in answer["passages"]]})]
+        passages = [{**p, "cited": False, "span": None} for p in answer["passages"]]
+        events += [("passages", {"passages": passages, "ids": answer["ids"]})]
         events += [("stage", {"stage": "answer", "done": 0, "total": 1})]
         events += [("piece", {"text": f"{word} "}) for word in answer["text"].split(" ")]
         if answer["finish_reason"] == "error":
-            events += [("error", {"message": "the model has not enough memory"})]
+            events += [("error", {"error": "the model has not enough memory"})]
         else:
             events += [("answer", answer)]
         try:

@@ -60,8 +60,8 @@ def lit(canned: Canned, **more: Any) -> dict[str, Any]:
         "passages": found,
         "clues": [{"kind": "recall", "text": recalled}, {"kind": "rewrite", "text": "When was the lamp first lit?"}],
         "draft": "In the autumn of 1852.",
-        "recalled": [{"start": start, "end": start + len(recalled), "text": recalled, "document": "lighthouse.txt"}],
-        "view": [{"start": a, "end": a + 700, "document": "lighthouse.txt"} for a in at],
+        "recalled": [{"start": start, "end": start + len(recalled), "text": recalled, "document": "d1"}],
+        "view": [{"start": a, "end": a + 700, "document": "d1"} for a in at],
         **more,
     })  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_a_question_is_answered_and_its_passage_shown_in_the_document(browser: B
     canned.answers["And by whom?"] = lit(canned)
     browser.ask("And by whom?")
     browser.until("document.querySelectorAll('.foot').length === 2")
-    assert canned.asked[1]["turns"] == [{"question": "When was it lit?", "answer": "9 October 1852"}]
+    assert canned.asked[1]["turns"] == [{"question": "When was it lit?", "answer": "9 October 1852", "guess": None}]
     assert browser.errors == []
 
 

@@ -6,7 +6,7 @@ import { t } from "./strings.js";
 import { conversationAsMarkdown } from "./text.js";
 
 const AROUND = 2500; // characters of text that are shown before and behind a passage
-const ACTIVE = new Set(["queued", "waiting", "running"]);
+const ACTIVE = new Set(["waiting", "running"]);
 export const isActive = (job) => ACTIVE.has(job.state);
 
 let toastTimer;
@@ -109,8 +109,8 @@ export const stop = () => running?.abort();
 export async function ask(question, mode) {
   const documents = state.documents.filter((d) => state.chosen.has(d.id));
   if (running || !question.trim() || !documents.length) return;
-  const turns = state.turns.filter((turn) => turn.answer).map(({ question, answer }) => ({ question, answer: answer.text }));
-  const turn = { question: question.trim(), mode, documents, status: "running", stage: null, text: "", passages: [], clues: [], draft: "", answer: null, error: "" };
+  const turns = state.turns.filter((turn) => turn.answer).map(({ question, answer }) => ({ question, answer: answer.text, guess: answer.guess }));
+  const turn = { question: question.trim(), mode, documents, status: "running", stage: null, text: "", passages: [], ids: {}, clues: [], draft: "", answer: null, error: "" };
   update({ turns: [...state.turns, turn], shown: state.turns.length, reader: null });
   running = new AbortController();
   try {
@@ -130,10 +130,10 @@ export async function ask(question, mode) {
 function heard(turn, event, data) {
   if (event === "stage") turn.stage = data;
   else if (event === "clues") Object.assign(turn, { clues: data.clues, draft: data.draft });
-  else if (event === "passages") turn.passages = data.passages;
+  else if (event === "passages") Object.assign(turn, { passages: data.passages, ids: data.ids });
   else if (event === "piece") turn.text += data.text;
-  else if (event === "answer") Object.assign(turn, { answer: data, text: data.text, passages: data.passages, clues: data.clues, draft: data.draft, status: "done" });
-  else if (event === "error") Object.assign(turn, { status: "error", error: t("failed", { error: data.message }) });
+  else if (event === "answer") Object.assign(turn, { answer: data, text: data.text, passages: data.passages, ids: data.ids, clues: data.clues, draft: data.draft, status: "done" });
+  else if (event === "error") Object.assign(turn, { status: "error", error: t("failed", { error: data.error }) });
   update({});
 }
 
@@ -170,7 +170,7 @@ export function save() {
 export async function read(document, place) {
   const { start, end } = place;
   const as = state.reader?.as ?? "text";
-  const reader = { ...place, document, as: document.kind === "pdf" ? as : "text", from: Math.max(0, start - AROUND), text: null, url: "", error: "" };
+  const reader = { ...place, document, as: document.kind === "pdf" && document.file ? as : "text", from: Math.max(0, start - AROUND), text: null, url: "", error: "" };
   update({ reader, drawer: "panel" });
   await Promise.all([fill(reader, reader.from, Math.min(document.characters, end + AROUND)), frame(reader)]);
 }

@@ -86,7 +86,7 @@ const Sign = () => html`<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="
 
 function Stage({ stage }) {
   const name = STAGES[stage?.stage];
-  const words = stage?.stage === "queue" ? t("queued", { n: stage.done }) : name ? t(name) : t("thinking");
+  const words = stage?.stage === "waiting" ? t("queued", { n: stage.total }) : name ? t(name) : t("thinking");
   return html`<p class="stage muted"><span class="pulse" aria-hidden="true"></span>${words}…</p>`;
 }
 
@@ -100,7 +100,8 @@ function Words({ turn }) {
 }
 
 export function documentOf(turn, passage) {
-  return turn.documents.find((d) => d.id === passage.document_id || d.name === passage.document) ?? turn.documents[0];
+  const id = turn.ids[passage.document] ?? passage.document;
+  return turn.documents.find((d) => d.id === id) ?? turn.documents[0];
 }
 
 export function open(turn, passage) {

@@ -30,14 +30,14 @@ function Row({ doc }) {
   const pages = doc.pages ? [doc.pages === 1 ? t("onePage") : t("pages", { n: plain(doc.pages) })] : [];
   const facts = [doc.kind?.toUpperCase(), ...pages, t("tokens", { n: count(doc.tokens) })].filter(Boolean);
   const size = [bytes(doc.bytes), t("smaller", { n: plain(Math.round(doc.ratio)) })];
-  const quality = doc.quality && t("quality", { n: Math.round(100 * doc.quality.top1) });
+  const quality = doc.quality && t("quality", { n: Math.round(100 * doc.quality) });
   return html`<li class="document ${chosen ? "is-chosen" : ""}">
     <input type="checkbox" checked=${chosen} aria-label=${t("also", { name: doc.name })} onChange=${() => act.toggle(doc.id)} />
     <button class="name" aria-label=${t("only", { name: doc.name })} onClick=${() => act.only(doc.id)}>
       <span class="title" title=${doc.name}>${doc.name}</span>
       <span class="muted facts">${facts.join(" · ")}</span>
       <span class="muted facts">${size.join(" · ")}</span>
-      ${quality && html`<span class="quality" title=${quality}><meter min="0" max="1" value=${doc.quality.top1} aria-label=${quality}></meter><span class="muted">${quality}</span></span>`}
+      ${quality && html`<span class="quality" title=${quality}><meter min="0" max="1" value=${doc.quality} aria-label=${quality}></meter><span class="muted">${quality}</span></span>`}
     </button>
     <button class="icon remove" aria-label=${t("remove", { name: doc.name })} onClick=${() => update({ removing: doc })}><${Cross} /></button>
   </li>`;

@@ -80,7 +80,7 @@ function Recalled({ turn }) {
     <h2>${t("recalled")}</h2>
     ${nothing && html`<p class="muted">${t("nothingRecalled")}</p>`}
     ${sentences.length > 0 && html`<ul>${sentences.map((clue) => {
-      const span = spans.find((one) => one.clue === clue.text || one.text === clue.text);
+      const span = spans.find((one) => one.text === clue.text);
       return html`<li>${span
         ? html`<button class="recalled" onClick=${() => act.read(documentOf(turn, span), span)}>${clue.text}</button>`
         : html`<span class="recalled">${clue.text}</span>`}</li>`;
@@ -99,7 +99,7 @@ function Reader({ reader }) {
     <header>
       <button class="quiet back" onClick=${() => update({ reader: null })}>‹ ${t("back")}</button>
       <span class="title" title=${doc.name}>${doc.name}</span><span class="muted place">${place}</span>
-      ${doc.kind === "pdf" && html`<span class="tabs" role="group" aria-label=${doc.name}>${["text", "page"].map((as) => html`<button aria-pressed=${reader.as === as} onClick=${() => act.readAs(as)}>${t(as)}</button>`)}</span>`}
+      ${doc.kind === "pdf" && doc.file && html`<span class="tabs" role="group" aria-label=${doc.name}>${["text", "page"].map((as) => html`<button aria-pressed=${reader.as === as} onClick=${() => act.readAs(as)}>${t(as)}</button>`)}</span>`}
     </header>
     ${reader.error && html`<p class="verdict failed" role="alert">${t("failed", { error: reader.error })}</p>`}
     ${reader.as === "page"
