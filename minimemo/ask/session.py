@@ -399,7 +399,10 @@ class Session:
                         step = next(whole)
         finally:
             self._turns.end(question)
-        yield step
+        stretches = [
+            (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
+        ]
+        yield dataclasses.replace(step, view=tuple((self._documents[n], start, end) for n, start, end in stretches))
 
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:

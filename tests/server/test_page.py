@@ -61,7 +61,7 @@ def lit(canned: Canned, **more: Any) -> dict[str, Any]:
         "clues": [{"kind": "recall", "text": recalled}, {"kind": "rewrite", "text": "When was the lamp first lit?"}],
         "draft": "In the autumn of 1852.",
         "recalled": [{"start": start, "end": start + len(recalled), "text": recalled, "document": "d1"}],
-        "view": [{"start": a, "end": a + 700, "document": "d1"} for a in at],
+        "view": [["lighthouse.txt", a, a + 700] for a in at],
         **more,
     })  # fmt: skip
 

@@ -20,9 +20,9 @@ function App() {
     ${offline && html`<p class="banner" role="alert">${t("offline")}</p>`}
     <div class="columns">
       <header class="bar">
-        <button class="quiet" aria-controls="documents" aria-expanded=${drawer === "documents"} onClick=${toggle("documents")}>${t("menu")}</button>
+        <button class="quiet" aria-controls="documents" aria-expanded=${drawer === "documents"} onClick=${toggle("documents")}>${t("documents")}</button>
         <strong>minimemo</strong>
-        <button class="quiet" aria-controls="panel" aria-expanded=${drawer === "panel"} onClick=${toggle("panel")}>${t("panel")}</button>
+        <button class="quiet" aria-controls="panel" aria-expanded=${drawer === "panel"} onClick=${toggle("panel")}>${t("memory")}</button>
       </header>
       <${Documents} /><${Conversation} /><${Panel} />
       ${drawer && html`<div class="veil" onClick=${() => update({ drawer: "" })}></div>`}

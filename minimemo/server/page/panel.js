@@ -34,7 +34,7 @@ function Touched({ turn }) {
 function Strip({ turn, doc }) {
   const here = (place) => documentOf(turn, place).id === doc.id;
   const passages = numbered(turn.passages).filter(here);
-  const view = (turn.answer?.view ?? []).filter(here);
+  const view = (turn.answer?.view ?? []).map(([document, start, end]) => ({ document, start, end })).filter(here);
   const recalled = (turn.answer?.recalled ?? []).filter(here);
   const cited = passages.filter((p) => p.cited);
   const x = (offset) => (WIDTH * offset) / Math.max(1, doc.characters);
@@ -97,7 +97,7 @@ function Reader({ reader }) {
   const place = reader.end > reader.start ? placeOf(reader) : "";
   return html`<section class="reader" aria-label=${doc.name}>
     <header>
-      <button class="quiet back" onClick=${() => update({ reader: null })}>‹ ${t("back")}</button>
+      <button class="quiet back" onClick=${() => update({ reader: null })}>‹ ${t("memory")}</button>
       <span class="title" title=${doc.name}>${doc.name}</span><span class="muted place">${place}</span>
       ${doc.kind === "pdf" && doc.file && html`<span class="tabs" role="group" aria-label=${doc.name}>${["text", "page"].map((as) => html`<button aria-pressed=${reader.as === as} onClick=${() => act.readAs(as)}>${t(as)}</button>`)}</span>`}
     </header>

@@ -19,7 +19,7 @@ const EN = {
   touched: "Where this question looked", legendView: "read from memory", legendRecalled: "recalled", legendPassage: "passage", legendCited: "cited",
   memoryEmpty: "After a question you see here what memory recalled and which places of the document it touched.",
   stripLabel: "{name}: {view} stretches read from memory, {recalled} recalled, {passages} passages, {cited} cited",
-  close: "Close", back: "Memory", earlier: "Earlier text", later: "Later text", newTab: "Open the file",
+  close: "Close", earlier: "Earlier text", later: "Later text", newTab: "Open the file",
   pages: "{n} pages", onePage: "1 page", tokens: "{n} tokens", smaller: "{n}× smaller", quality: "{n} % of next tokens as exact",
   building: "Reading", waiting: "Waiting", left: "{n} left", cancel: "Cancel", retry: "Try again", dismiss: "Dismiss", built: "{name} is ready", uploading: "Uploading",
   remove: "Delete {name}", removeAsk: "Delete “{name}”?", removeBody: "Its memory and the copy kept on the server are deleted. Conversations on this page stay.", removeYes: "Delete", removeNo: "Keep it",
@@ -27,7 +27,7 @@ const EN = {
   offline: "The server cannot be reached. Trying again…", failed: "This did not work: {error}", broken: "The connection ended before the answer did.",
   keyTitle: "This server asks for a key", keyBody: "It is in the file that the server was started with. It stays in this tab.", keyLabel: "Key", keyGo: "Continue", keyWrong: "That key is not right.",
   hints: "Enter asks · Shift+Enter new line · 1–9 opens a passage · Esc closes",
-  menu: "Documents", panel: "Memory", skip: "Skip to the question", you: "You",
+  skip: "Skip to the question", you: "You",
   exported: "Conversation with {name}",
 };
 
@@ -50,7 +50,7 @@ const ZH = {
   touched: "这个问题看过的位置", legendView: "从记忆读取", legendRecalled: "想起", legendPassage: "段落", legendCited: "引用",
   memoryEmpty: "提问之后，这里显示记忆想起了什么，以及触及文档的哪些位置。",
   stripLabel: "{name}：从记忆读取 {view} 处，想起 {recalled} 处，段落 {passages} 个，引用 {cited} 个",
-  close: "关闭", back: "记忆", earlier: "前文", later: "后文", newTab: "打开文件",
+  close: "关闭", earlier: "前文", later: "后文", newTab: "打开文件",
   pages: "{n} 页", onePage: "1 页", tokens: "{n} 词元", smaller: "缩小 {n} 倍", quality: "{n}% 的后续词元与原样一致",
   building: "正在读", waiting: "等待中", left: "还需 {n}", cancel: "取消", retry: "重试", dismiss: "知道了", built: "《{name}》可以提问了", uploading: "正在上传",
   remove: "删除《{name}》", removeAsk: "删除《{name}》？", removeBody: "它的记忆和服务器上保存的副本都会被删除。本页上的对话不受影响。", removeYes: "删除", removeNo: "保留",
@@ -58,7 +58,7 @@ const ZH = {
   offline: "连不上服务器，正在重试……", failed: "没有成功：{error}", broken: "回答还没结束，连接就断开了。",
   keyTitle: "这台服务器需要密钥", keyBody: "密钥在服务器启动时所用的文件里，只保存在这个标签页中。", keyLabel: "密钥", keyGo: "继续", keyWrong: "密钥不正确。",
   hints: "回车提问 · Shift+回车换行 · 1–9 打开段落 · Esc 关闭",
-  menu: "文档", panel: "记忆", skip: "跳到提问处", you: "你",
+  skip: "跳到提问处", you: "你",
   exported: "与《{name}》的对话",
 };
 
