@@ -399,7 +399,11 @@ class Session:
                         step = next(whole)
         finally:
             self._turns.end(question)
-        yield dataclasses.replace(step, passages=self._placed(step.passages))
+        stretches = [
+            (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
+        ]
+        view = tuple((self._documents[n], start, end) for n, start, end in stretches)
+        yield dataclasses.replace(step, passages=self._placed(step.passages), view=view)
 
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:

@@ -260,6 +260,13 @@ def test_stream_gives_what_ask_gives(mode):
     json.dumps(answer.to_dict())
 
 
+def test_an_answer_tells_what_memory_was_read_of():
+    house = House()
+    assert house.session.ask(QUESTION, "rag").view == ()
+    ((document, start, end), *_) = house.session.ask(QUESTION, "memory").view
+    assert document == "" and 0 == start < end
+
+
 def test_white_space_around_an_answer_is_dropped_and_kept_inside():
     house = House(script={"Question:": " \n\n The king,\n\nof France.\n\n  "})
     *pieces, answer = house.session.stream(QUESTION, "closed")
