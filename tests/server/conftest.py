@@ -50,9 +50,7 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def shelf_folder(
-    tiny_models: TinyModels, tiny_profiles: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def shelf_folder(tiny_models: TinyModels, tiny_profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with doc.txt and notes.md, and their memos."""
     from minimemo.memo.build import build
 
