@@ -201,6 +201,15 @@ def parser() -> argparse.ArgumentParser:
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
     )
 
+    tools = "be the tools of an assistant (Model Context Protocol, over stdin and stdout)"
+    assistant = command(commands.mcp, tools, "mcp book.memo")
+    assistant.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    assistant.add_argument("--allow-writes", action="store_true", help="it may build memos, and delete them")
+    _models(assistant)
+    assistant.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
+
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
@@ -262,6 +271,7 @@ def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
     length = f"longest answer, in tokens of three quarters of an English word (default: {most})"
     command.add_argument("--max-tokens", type=_positive, default=most, metavar="N", help=length)
+    command.add_argument("-v", "--verbose", action="store_true", help="say where it is answered, if by a server")
     command.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
     _prompts(command)
 

@@ -50,9 +50,7 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def shelf_folder(
-    tiny_models: TinyModels, tiny_profiles: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def shelf_folder(tiny_models: TinyModels, tiny_profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with doc.txt and notes.md, and their memos."""
     from minimemo.memo.build import build
 
@@ -90,7 +88,8 @@ class running:
 
         self._desk = Desk()
         shelf = Shelf([self._folder], on_event=self._desk.hear)
-        self._jobs = Jobs(shelf.uploads)
+        models = {"model": self._models.decoder, "embedder": self._models.embedder} if self._models else {}
+        self._jobs = Jobs(shelf.uploads, models)
         service = Service(shelf, self._desk, self._jobs)
         tcp = _listen("127.0.0.1", 0)
         self._sockets = [tcp, *filter(None, [_listen_locally(socket_path())])]
