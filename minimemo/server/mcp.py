@@ -239,7 +239,7 @@ def serve_stdio(places: Sequence[str | Path] = (), writes: bool = False, **model
     """
     desk = Desk()
     shelf = Shelf(places, on_event=desk.hear, **models)
-    jobs = Jobs(shelf.uploads) if writes else None
+    jobs = Jobs(shelf.uploads, {name: models.get(name) for name in ("model", "embedder")}) if writes else None
     try:
         assistant(shelf, desk, writes=jobs).run("stdio")
     finally:
