@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from torch import Tensor
@@ -60,11 +60,17 @@ class Engine:
         self.prefilled = 0
         self.decoded = 0
         self.scheduler = Scheduler(self._steps, decoder.rows_are_alone)
+        self._here = local()
         self._batch = Lock()  # a batch lengthens its memory for a while
 
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
+
+    @property
+    def prefilled_here(self) -> int:
+        """What this thread has prefilled so far."""
+        return getattr(self._here, "prefilled", 0)
 
     def alone(self) -> AbstractContextManager[None]:
         """Keeps other threads out of the engine; the same thread may enter again. Raises MinimemoError after a fork."""
@@ -223,6 +229,7 @@ class Engine:
                 self.decoded += len(ids)
             else:
                 self.prefilled += len(ids)
+                self._here.prefilled = self.prefilled_here + len(ids)
             tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
             return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
 
