@@ -1,8 +1,8 @@
 """What the memory of the documents says: a view is chosen and loaded, clues are recalled, answers told and weighed.
 
 A view in its cache is lent to one question at a time and never changed: it has its length back afterwards. All of a
-memory stands before a question where that is short, else the blocks that the question's words lead to; what is asked of the
-whole walks through all of it, view by view.
+memory stands before a question where that is short, else the blocks that the question's words lead to; what is asked of
+the whole walks through all of it, view by view.
 """
 
 from __future__ import annotations

@@ -388,7 +388,7 @@ class Session:
             return self._memory.clues(question, [kind])
 
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
-        """Takes the steps to an answer, and the answer as the last one, while less than READERS others are worked on."""
+        """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free."""
         step = None
         try:
             with closing(_with_answer(steps)) as whole:
