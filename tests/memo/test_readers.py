@@ -11,6 +11,7 @@ import pytest
 
 import minimemo
 from minimemo import Memo
+from minimemo.ask import Mode
 from minimemo.errors import InputError
 from tests.conftest import TinyModels
 
@@ -35,12 +36,12 @@ def _told(answer: Any) -> tuple[Any, ...]:
 
 
 def _works(memos: tuple[Memo, Memo]) -> list[Callable[[], Any]]:
-    return [
-        lambda memo=memo, asked=asked, mode=mode: _told(memo.ask(asked, mode, 6))
-        for memo in memos
-        for asked in ASKED
-        for mode in ("memorag", "memory")
-    ]
+    modes: tuple[Mode, ...] = ("memorag", "memory")
+
+    def work(memo: Memo, asked: str, mode: Mode) -> Callable[[], Any]:
+        return lambda: _told(memo.ask(asked, mode, 6))
+
+    return [work(memo, asked, mode) for memo in memos for asked in ASKED for mode in modes]
 
 
 def test_eight_threads_on_two_memos_get_what_one_gets(memos: tuple[Memo, Memo]) -> None:
