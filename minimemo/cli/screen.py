@@ -26,10 +26,16 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def print_answer(
-    steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
+    steps: Iterator[Found | Piece | Answer],
+    bar: Bar,
+    *,
+    json: bool,
+    clues: bool,
+    named: bool = False,
+    device: Mapping[str, str] | None = None,
 ) -> Answer:
     """Streams an answer and returns it: clues if asked for, the text as it comes, then the sources, `named` by their
-    documents."""
+    documents. device: what computes, for JSON."""
     from minimemo.ask import Answer, Found, Piece
     from minimemo.ask.clues import is_refusal
 
@@ -52,7 +58,7 @@ def print_answer(
         if begun:
             print(flush=True)  # an error begins a new line
     if json:
-        print(as_json(answer.to_dict()), flush=True)
+        print(as_json({**answer.to_dict(), "device": device}), flush=True)
         return answer
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
@@ -129,6 +135,7 @@ def print_memo(facts: Mapping[str, Any]) -> None:
         ("index", size(facts["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
         ("in all", size(facts["bytes"])),
+        ("device", f"{facts['device']['name']}, {facts['device']['title']}: models run there on this machine"),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{plain(text)}")
@@ -165,16 +172,18 @@ class Bar:
     """Events as one progress bar on stderr, the stage's name before it; where stderr is no terminal, as a line of a
     stage that takes longer than FIRST_LINE seconds, and one every NEXT_LINE from then on. Nothing of either with -q."""
 
-    def __init__(self, quiet: bool, terminal: bool) -> None:
+    def __init__(self, quiet: bool, terminal: bool, verbose: bool = False) -> None:
         self._shown, self._lines = terminal and not quiet, not terminal and not quiet
+        self._verbose = verbose
         self._bar: Any = None
         self._stage = ""
         self._due = 0.0  # when a line is told next
 
     def __call__(self, event: Any) -> None:
-        if event.unit == "note":
-            self.clear()
-            print(plain(event.stage), file=sys.stderr)
+        if event.unit in ("note", "detail"):
+            if event.unit == "note" or self._verbose:
+                self.clear()
+                print(plain(event.stage), file=sys.stderr)
             return
         if event.stage == "answer":
             return
@@ -217,9 +226,9 @@ class Bar:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Bar]:
+def progress(quiet: bool, verbose: bool = False) -> Iterator[Bar]:
     """A bar for the length of a `with`; taken away whatever happens."""
-    bar = Bar(quiet, sys.stderr.isatty())
+    bar = Bar(quiet, sys.stderr.isatty(), verbose)
     try:
         yield bar
     finally:

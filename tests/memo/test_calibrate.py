@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import minimemo
-from minimemo.errors import InputError, MemoError
+from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event
 from minimemo.files import profiles_dir
 from minimemo.memo.calibrate import _pieces, calibrate
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_measuring(
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     events: list[Event] = []
-    with pytest.raises(InputError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*--memory int4"):
+    with pytest.raises(MinimemoError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*--memory int4"):
         calibrate(model, texts, on_event=events.append)
     assert not events
 
