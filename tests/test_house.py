@@ -22,7 +22,7 @@ LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
     "__init__": 100, "__main__": 40, "ask": 2980, "cli": 890, "engine": 560, "errors": 30, "events": 70, "files": 250,
-    "hub": 1870, "kernels": 2900, "memo": 2110, "memory": 2120, "models": 1960, "readers": 1410, "runtime": 280,
+    "hub": 1870, "kernels": 3080, "memo": 2110, "memory": 2120, "models": 2010, "readers": 1410, "runtime": 280,
     "search": 610, "text": 760, "threads": 90,
 }  # fmt: skip
 ENTRIES = 17  # at the top of minimemo/, kernels and __main__ among them, __init__ not
