@@ -31,16 +31,19 @@ examples:
   minimemo ask a.memo b.memo "Who pays?"          from several documents at once
   minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
+  minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
 
-exit codes: 0 done, 1 it could not be done (a line says why), 2 a wrong command line, 130 interrupted
+exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
+cannot be used as it is, 130 interrupted
 """
 _MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done (one line on stderr says why; with
-    --json it is JSON on stdout too), 2 the command line is wrong, 130 interrupted."""
+    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done, 2 the command line is wrong, or what
+    it names or says cannot be used as it is (InputError), 130 interrupted. One line on stderr says why; with --json it
+    is JSON on stdout too."""
     return run(parser().parse_args(argv))
 
 
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         if mended is None or os.environ.get("MINIMEMO_DEBUG"):
             raise
         tell(mended, json=getattr(arguments, "json", False))
-        return 1
+        return 2 if isinstance(mended, InputError) else 1
 
 
 def _mended(error: BaseException) -> MinimemoError | None:
@@ -78,11 +81,11 @@ def _mended(error: BaseException) -> MinimemoError | None:
         mend = "take --kv-dtype int8, or a smaller model, or --device cpu; close what else uses the GPU"
         return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
-        return InputError("memory: too little is free here; close other programs, or choose a smaller model")
+        return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return InputError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+        return MinimemoError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
-        return InputError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
+        return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None
 
 
@@ -196,6 +199,16 @@ def parser() -> argparse.ArgumentParser:
     _models(summarize)
     _answering(summarize, "what memory tells of each part", 512)
 
+    serve = command(commands.serve, "answer over HTTP: a page, an OpenAI-compatible API", "serve book.memo")
+    serve.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
+    serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    _models(serve)
+    serve.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
+
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
@@ -279,6 +292,12 @@ def _prompts(command: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
     return int(text)
 
 

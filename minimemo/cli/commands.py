@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Listener
 from minimemo.files import size
 from minimemo.runtime import RunOptions
+
+_NAMED = 3  # documents that failed alike are named up to here, and counted beyond
 
 
 def pull(arguments: argparse.Namespace) -> None:
@@ -93,10 +95,24 @@ def build(arguments: argparse.Namespace) -> None:
             on_event.clear()
             print_built(memo.inspect())
     if failed:
-        reasons = "".join(
-            f"\n  {document}: {str(error).removeprefix(f'{document}: ')}" for document, error in failed.items()
-        )
-        raise InputError(f"{len(failed)} of {len(documents)} documents were not built:{reasons}")
+        raise _kind(failed.values())(_not_built(failed, len(documents)))
+
+
+def _kind(errors: Iterable[MinimemoError]) -> type[MinimemoError]:
+    """InputError where all of the errors are: nothing but what was given has to be mended."""
+    return InputError if all(isinstance(error, InputError) for error in errors) else MinimemoError
+
+
+def _not_built(failed: Mapping[str, MinimemoError], count: int) -> str:
+    """Tells of documents that failed, a line each; documents that failed alike share one."""
+    alike: dict[str, list[str]] = {}
+    for document, error in failed.items():
+        alike.setdefault(str(error).removeprefix(f"{document}: "), []).append(document)
+    lines = []
+    for reason, documents in alike.items():
+        more = f" and {len(documents) - _NAMED} more" if len(documents) > _NAMED else ""
+        lines.append(f"\n  {', '.join(documents[:_NAMED])}{more}: {reason}")
+    return f"{len(failed)} of {count} documents were not built:{''.join(lines)}"
 
 
 def ask(arguments: argparse.Namespace) -> None:
@@ -119,7 +135,7 @@ def ask(arguments: argparse.Namespace) -> None:
             return
         asked.prepare()  # models first, so that the prompt appears when it can be answered
         talk, last = asked.chat(), None
-        failed = 0
+        failed: list[MinimemoError] = []
         for line in _questions(on_event):
             try:
                 word, *rest = line.split()
@@ -131,19 +147,21 @@ def ask(arguments: argparse.Namespace) -> None:
                     last = answer(asked.session().stream_summary())
                 elif word in ("/clues", "/sources"):
                     _more(last, word, rest)
+                elif re.fullmatch(r"/\w+", line.strip()):
+                    raise InputError(f"{word}: unknown here; there are new, /clues, /sources N, /summary and exit")
                 else:
                     if arguments.show_clues and (whole := talk.alone(line)) != line.strip():
                         print(plain(f"[question] {whole}"), file=sys.stderr)
                     last = answer(talk.stream(line, arguments.mode, arguments.max_tokens))
             except MinimemoError as error:
                 tell(error, json=arguments.json)
-                failed += 1
+                failed.append(error)
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
                 print("\ndropped; Ctrl-D leaves", file=sys.stderr)
         if failed and not sys.stdin.isatty():
-            raise InputError(f"{failed} questions were not answered")
+            raise _kind(failed)(f"{len(failed)} questions were not answered")
 
 
 def _more(answer: Any, word: str, numbers: Sequence[str]) -> None:
@@ -231,6 +249,24 @@ def summarize(arguments: argparse.Namespace) -> None:
         device = _device(arguments)
         steps = _open(arguments, arguments.memo, on_event).session().stream_summary(arguments.max_tokens)
         print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from minimemo.readers import read_document
+    from minimemo.server.run import serve
+
+    key = read_document(arguments.api_key_file).text.strip() if arguments.api_key_file else ""
+    if arguments.api_key_file and not key:
+        raise InputError(f"{arguments.api_key_file}: is empty; write a key into it")
+
+    def started(address: str, documents: int) -> None:
+        many = f"{documents} document{'s' * (documents != 1)}"
+        print(plain(f"{many} at {address}; Ctrl-C ends it"), flush=True)
+
+    named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
+    options = _options(arguments)
+    usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
+    serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
 
 
 def inspect(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from minimemo import threads
 from minimemo.ask import Answer, Mode, Piece
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, House
 from tests.ask.test_session_views import FACTS, LONG
 
@@ -30,13 +30,13 @@ class SlowEngine(FakeEngine):
 
 
 def in_threads(*works: Callable[[], Any]) -> list[Any]:
-    """What each returns, or the InputError that it raised; none of them may hang."""
+    """What each returns, or the error that it raised; none of them may hang."""
     results: list[Any] = [None] * len(works)
 
     def run(number: int) -> None:
         try:
             results[number] = works[number]()
-        except InputError as error:
+        except MinimemoError as error:
             results[number] = error
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(works))]
@@ -82,7 +82,7 @@ def test_a_stream_left_half_read_makes_way_for_another_thread(monkeypatch: pytes
     next(left), next(left)
     (answer,) = in_threads(lambda: house.session.ask(QUESTION, "memory"))
     assert answer.text == "the king of France"
-    with pytest.raises(InputError, match="left half read"):
+    with pytest.raises(MinimemoError, match="left half read"):
         list(left)
     assert house.untouched()
 
