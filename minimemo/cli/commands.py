@@ -266,7 +266,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
     options = _options(arguments)
-    usual = options == RunOptions(threads=arguments.threads, device="auto") and not any(named.values())
+    usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
     serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
 
 
