@@ -82,8 +82,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
         return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
         return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return MinimemoError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+    many = "too many open files"  # torch says it in a RuntimeError
+    if many in said or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        return MinimemoError("files: too many are open; raise the limit (ulimit -n)")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
         return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None
