@@ -60,11 +60,11 @@ def build(
     source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. text: a text in place of
     a source; name its memo's place. encoding, errors: see `read_document`; password: of an encrypted PDF. out: the
     folder, by default the document's name with the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by
-    default; where one needs a profile of the model and there is none, here or in the
-    package, the model is measured first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what to expect. window: tokens
-    back that each token of a longer document sees at least; None: all, while the document fits the model's context, and
-    a window past that. A memo of the same document, model and settings that is already there is returned as it is. What
-    others may not do with the document's file they may not do with the memo.
+    default; where one needs a profile of the model and there is none, here or in the package, the model is measured
+    first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what
+    to expect. window: tokens back that each token of a longer document sees at least; None: all, while the document
+    fits the model's context, and a window past that. A memo of the same document, model and settings that is already
+    there is returned as it is. What others may not do with the document's file they may not do with the memo.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill, or a
     KeyboardInterrupt, the same call goes on from there.
