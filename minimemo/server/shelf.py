@@ -183,7 +183,9 @@ class Shelf:
         return path
 
     def embedder(self) -> Any:
-        """The embedder that new memos are made with."""
+        """The embedder of the first document; without one, what new memos are made with."""
+        for document in self.documents().values():
+            return self._runtime_of(document.manifest).opened_embedder().embedder
         return self._runtime.opened_embedder().embedder
 
     def _nearest(self, folders: Sequence[Path], question: str) -> list[Path]:
