@@ -14,7 +14,7 @@ class Event:
 
     Stages of a build: tokenize, embed, read, calibrate; of a question: load model, memory, load memory, choose, recall,
     retrieve, weigh, answer; of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the
-    user and no stage.
+    user and no stage; with "detail" it is one for a user who asked for more.
     """
 
     stage: str

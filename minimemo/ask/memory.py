@@ -31,7 +31,7 @@ from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_
 from minimemo.ask.writer import Piece, Writer, Written, pieces
 from minimemo.errors import InputError
 from minimemo.events import Event
-from minimemo.memory.view import Extent, MemoryView, Span, chosen, ranked, walk, whole
+from minimemo.memory.view import Extent, MemoryView, Span, chosen, held, ranked, walk, whole
 from minimemo.text.scripts import WORDS_A_TOKEN
 from minimemo.text.words import normalize
 
@@ -304,6 +304,7 @@ class DocumentMemory:
     def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[KVCache]:
         """Lends a cache that holds a view, with room for `room` tokens more at least, and removes what the question
         added. A view that is loaded already, and that no other question has, is not loaded again."""
+        question.views.add(view)
         with self._lock:
             at = next(
                 (i for i, (one, c) in enumerate(self._idle) if one == view and c.capacity >= c.length + room), None
@@ -327,3 +328,7 @@ class DocumentMemory:
         """Forgets the views that were used the longest ago, until those left have `most` bytes, or are `least`."""
         while len(self._idle) > least and sum(c.nbytes for _, c in self._idle) > most:
             del self._idle[0]
+
+    def spans(self, question: Question) -> list[Span]:
+        """The stretches of the documents, in tokens, that memory was read of for a question."""
+        return held(self._open().extents, question.views) if question.views else []

@@ -28,7 +28,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from minimemo.errors import InputError, MemoError
+from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.files import cache_dir, exchange, move_whole, put, write_whole
 from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest, Recipe
 
@@ -49,14 +49,16 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
     done with the document, and so with the memo, unless the user's umask forbids more.
 
     The folder holds what a killed or interrupted build of the same stamp left. It is gone afterwards, whatever the
-    block raises but KeyboardInterrupt. Raises InputError when it cannot be written, while another build of the same
-    target runs, and where the folder or the target holds what no build wrote.
+    block raises but KeyboardInterrupt. Raises MinimemoError when it cannot be written and while another build of the
+    same target runs, InputError where the folder or the target holds what no build wrote.
     """
     folder = _folder(target)
     try:
         lock = _locked(folder, target)
     except OSError as error:
-        raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o") from None
+        raise MinimemoError(
+            f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o"
+        ) from None
     with lock, ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -69,7 +71,7 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
             undo.pop_all()
             raise
         except OSError as error:
-            raise InputError(
+            raise MinimemoError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
                 "with -o"
             ) from error
@@ -111,7 +113,7 @@ def sweep(target: Path) -> None:
     """Removes what a killed build of `target` left, unless one is running."""
     folder = _folder(target)
     if folder.is_dir() and not folder.is_symlink():
-        with suppress(InputError, OSError), _locked(folder, target):
+        with suppress(MinimemoError, OSError), _locked(folder, target):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,8 +124,8 @@ def _folder(target: Path) -> Path:
 def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
     """Makes the folder where there is none, and holds its lock; use it in a `with` statement.
 
-    Raises InputError while another build has it, and for a folder that no build made: a link, a folder of somebody
-    else's, or one that holds other things than a build leaves.
+    Raises MinimemoError while another build has it, InputError for a folder that no build made: a link, a folder of
+    somebody else's, or one that holds other things than a build leaves.
     """
     while True:
         made = not folder.exists()
@@ -142,13 +144,13 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
         except FileNotFoundError:  # its owner finished just now
             continue
         except Timeout:
-            raise InputError(
+            raise MinimemoError(
                 f"{target}: is being built by another process; wait for it, or name another place"
             ) from None
         except (OSError, NotImplementedError) as error:
             if made:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(
+            raise MinimemoError(
                 f"{folder.parent}: files cannot be locked there ({getattr(error, 'strerror', None) or error}); name "
                 "another place with -o"
             ) from None

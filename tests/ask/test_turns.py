@@ -12,7 +12,7 @@ import pytest
 
 from minimemo import threads
 from minimemo.ask import Answer, Mode, Piece, session
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, House, set_limits
 from tests.ask.test_session_views import FACTS, LONG
 
@@ -30,13 +30,13 @@ class SlowEngine(FakeEngine):
 
 
 def in_threads(*works: Callable[[], Any]) -> list[Any]:
-    """What each returns, or the InputError that it raised; none of them may hang."""
+    """What each returns, or the error that it raised; none of them may hang."""
     results: list[Any] = [None] * len(works)
 
     def run(number: int) -> None:
         try:
             results[number] = works[number]()
-        except InputError as error:
+        except MinimemoError as error:
             results[number] = error
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(works))]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import minimemo
-from minimemo.errors import InputError
+from minimemo.errors import MinimemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.memo import folder as folders
 from minimemo.memo import memorize as build_memory
@@ -194,7 +194,7 @@ def test_what_another_build_left_is_not_used(build: Build, tmp_path: Path) -> No
 
 def test_two_builds_of_one_memo_at_once(build: Build, tmp_path: Path) -> None:
     with folders.staging(tmp_path / "a.memo", {}) as folder:
-        with pytest.raises(InputError, match=r"a\.memo: is being built by another process; wait for it"):
+        with pytest.raises(MinimemoError, match=r"a\.memo: is being built by another process; wait for it"):
             build(SHORT)
         (folder / "memo" / "manifest.json").write_text("{}")
     assert [p.name for p in tmp_path.iterdir()] == ["a.memo"]

@@ -264,7 +264,7 @@ def test_a_build_that_fails_leaves_nothing(
         if event.stage == stage and event.done:
             raise error
 
-    with pytest.raises(InputError if isinstance(error, OSError) else ValueError):
+    with pytest.raises(minimemo.MinimemoError if isinstance(error, OSError) else ValueError):
         minimemo.build(
             minimemo.Document.of(TEXT, "doc"), tmp_path / "x.memo",
             model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=fail,
@@ -365,7 +365,7 @@ def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(
 
     monkeypatch.setattr("minimemo.memo.folder.put", fail)
     monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(minimemo.MinimemoError, match="cannot be written"):
         document = minimemo.Document.of("Something else.", "doc")
         minimemo.build(document, copy, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
     minimemo.open(copy).verify()
