@@ -1,12 +1,15 @@
-"""Errors a user can mend. Each message names the offending file or argument and says what to do about it."""
+"""Errors a user can mend. Each message names the offending file or argument and says what to do about it.
+
+An error of no kind below is of the machine or the moment: a full disk, too little memory, a memo that is being built.
+"""
 
 
 class MinimemoError(Exception):
-    """Base of every expected failure; the command line prints it as one line and exits with 1."""
+    """Base of every expected failure; the command line prints it as one line and exits with 1, or 2 for InputError."""
 
 
 class InputError(MinimemoError):
-    """A document, question or argument that cannot be used."""
+    """A document, question or argument that cannot be used as it was given: the same call fails again."""
 
 
 class ModelError(MinimemoError):

@@ -79,6 +79,7 @@ class Answer:
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
     timings: seconds by stage, and "total"; they do not count when answers are compared.
     finish_reason: "length" where the text was cut at the longest that was allowed.
+    view: the stretches that memory was read of: a document's name, and about which of its characters, [start, end).
     """
 
     text: str
@@ -98,6 +99,7 @@ class Answer:
     signals: dict[str, float] = field(default_factory=dict)
     guess: str | None = None
     asked: str = ""
+    view: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
@@ -118,7 +120,7 @@ class Answer:
             confidence=float(supported),
             prompt_tokens=written.prompt_tokens,
             generated_tokens=written.tokens,
-            prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
+            prefilled_tokens=question.prefilled() + elsewhere,
             timings=question.clock.timings(),
             finish_reason="length" if cut else "stop",
         )
@@ -171,6 +173,7 @@ class Answer:
         """Returns plain lists, dicts, strings and numbers, ready for JSON."""
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
+        record["view"] = [list(stretch) for stretch in record["view"]]
         record["passages"] = [
             {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading", "span") if p[name] is not None}}
             for p in record["passages"]

@@ -20,6 +20,7 @@ from minimemo.cli.screen import plain, tell
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import parse_size
 from minimemo.memory.tiers import DEFAULT, TIERS
+from minimemo.models.device import DEVICES
 from minimemo.runtime import DTYPES, KV_DTYPES
 
 _EXAMPLES = """\
@@ -33,14 +34,16 @@ examples:
   minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
 
-exit codes: 0 done, 1 it could not be done (a line says why), 2 a wrong command line, 130 interrupted
+exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
+cannot be used as it is, 130 interrupted
 """
 _MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done (one line on stderr says why; with
-    --json it is JSON on stdout too), 2 the command line is wrong, 130 interrupted."""
+    """Parses and runs. Exit codes: 0 done, 1 what was asked for could not be done, 2 the command line is wrong, or what
+    it names or says cannot be used as it is (InputError), 130 interrupted. One line on stderr says why; with --json it
+    is JSON on stdout too."""
     return run(parser().parse_args(argv))
 
 
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         if mended is None or os.environ.get("MINIMEMO_DEBUG"):
             raise
         tell(mended, json=getattr(arguments, "json", False))
-        return 1
+        return 2 if isinstance(mended, InputError) else 1
 
 
 def _mended(error: BaseException) -> MinimemoError | None:
@@ -74,12 +77,16 @@ def _mended(error: BaseException) -> MinimemoError | None:
     if isinstance(error, MinimemoError):
         return error
     said = f"{error}".lower()
+    if "cuda out of memory" in said or "hip out of memory" in said:
+        mend = "take --kv-dtype int8, or a smaller model, or --device cpu; close what else uses the GPU"
+        return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
-        return InputError("memory: too little is free here; close other programs, or choose a smaller model")
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return InputError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+        return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
+    many = "too many open files"  # torch says it in a RuntimeError
+    if many in said or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        return MinimemoError("files: too many are open; raise the limit (ulimit -n)")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
-        return InputError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
+        return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None
 
 
@@ -139,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
         added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        added.set_defaults(verbose=False)
         return added
 
     pull = command(commands.pull, "get models by name", "pull")
@@ -169,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
     calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
+    _device(calibrate)
     calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
@@ -255,6 +264,16 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
+    _device(command)
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", default=os.environ.get("MINIMEMO_DEVICE") or "auto", metavar="|".join(DEVICES),
+        help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
+        "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
+    )  # fmt: skip
+    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes, and where")
 
 
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
@@ -271,7 +290,6 @@ def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
     length = f"longest answer, in tokens of three quarters of an English word (default: {most})"
     command.add_argument("--max-tokens", type=_positive, default=most, metavar="N", help=length)
-    command.add_argument("-v", "--verbose", action="store_true", help="say where it is answered, if by a server")
     command.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
     _prompts(command)
 

@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ from minimemo.events import Listener
 from minimemo.files import size
 from minimemo.runtime import RunOptions
 
+_NAMED = 3  # documents that failed alike are named up to here, and counted beyond
+
 
 def pull(arguments: argparse.Namespace) -> None:
     from minimemo.hub.catalog import CATALOG, defaults, pull, writer
 
     for name in arguments.name or filter(None, [*defaults(), writer()]):
-        with progress(arguments.quiet) as on_event:
+        with progress(arguments.quiet, arguments.verbose) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
                 from minimemo.hub.folder import as_directory
@@ -56,8 +58,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
     from minimemo.runtime import load_model
 
     read = [read_document(path, arguments.encoding).text for path in texts]
-    with progress(arguments.quiet) as on_event:
-        profile = calibrate(load_model(model, on_event=on_event), read, on_event=on_event)
+    with progress(arguments.quiet, arguments.verbose) as on_event:
+        profile = calibrate(load_model(model, RunOptions(device=arguments.device), on_event), read, on_event=on_event)
     print(f"{model}: profile {profile.hash}")
 
 
@@ -72,7 +74,7 @@ def build(arguments: argparse.Namespace) -> None:
         )
     failed: dict[str, MinimemoError] = {}
     targets: set[Path] = set()
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         run = _run(arguments, on_event)
         for document in documents:
             out = arguments.out
@@ -93,22 +95,39 @@ def build(arguments: argparse.Namespace) -> None:
             on_event.clear()
             print_built(memo.inspect())
     if failed:
-        reasons = "".join(
-            f"\n  {document}: {str(error).removeprefix(f'{document}: ')}" for document, error in failed.items()
-        )
-        raise InputError(f"{len(failed)} of {len(documents)} documents were not built:{reasons}")
+        raise _kind(failed.values())(_not_built(failed, len(documents)))
+
+
+def _kind(errors: Iterable[MinimemoError]) -> type[MinimemoError]:
+    """InputError where all of the errors are: nothing but what was given has to be mended."""
+    return InputError if all(isinstance(error, InputError) for error in errors) else MinimemoError
+
+
+def _not_built(failed: Mapping[str, MinimemoError], count: int) -> str:
+    """Tells of documents that failed, a line each; documents that failed alike share one."""
+    alike: dict[str, list[str]] = {}
+    for document, error in failed.items():
+        alike.setdefault(str(error).removeprefix(f"{document}: "), []).append(document)
+    lines = []
+    for reason, documents in alike.items():
+        more = f" and {len(documents) - _NAMED} more" if len(documents) > _NAMED else ""
+        lines.append(f"\n  {', '.join(documents[:_NAMED])}{more}: {reason}")
+    return f"{len(failed)} of {count} documents were not built:{''.join(lines)}"
 
 
 def ask(arguments: argparse.Namespace) -> None:
     folders, question = _memos_and_question(arguments.words, arguments.all)
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         asked = _served(arguments, folders, on_event) or _open(arguments, folders, on_event)
+        device = _device(arguments)
 
         def answer(steps: Any) -> Any:
             named = arguments.all or len(folders) > 1
-            return print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named)
+            return print_answer(
+                steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named, device=device
+            )
 
         if question is not None:
             question = sys.stdin.read() if question == "-" else question
@@ -116,7 +135,7 @@ def ask(arguments: argparse.Namespace) -> None:
             return
         asked.prepare()  # models first, so that the prompt appears when it can be answered
         talk, last = asked.chat(), None
-        failed = 0
+        failed: list[MinimemoError] = []
         for line in _questions(on_event):
             try:
                 word, *rest = line.split()
@@ -128,19 +147,21 @@ def ask(arguments: argparse.Namespace) -> None:
                     last = answer(asked.session().stream_summary())
                 elif word in ("/clues", "/sources"):
                     _more(last, word, rest)
+                elif re.fullmatch(r"/\w+", line.strip()):
+                    raise InputError(f"{word}: unknown here; there are new, /clues, /sources N, /summary and exit")
                 else:
                     if arguments.show_clues and (whole := talk.alone(line)) != line.strip():
                         print(plain(f"[question] {whole}"), file=sys.stderr)
                     last = answer(talk.stream(line, arguments.mode, arguments.max_tokens))
             except MinimemoError as error:
                 tell(error, json=arguments.json)
-                failed += 1
+                failed.append(error)
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
                 print("\ndropped; Ctrl-D leaves", file=sys.stderr)
         if failed and not sys.stdin.isatty():
-            raise InputError(f"{failed} questions were not answered")
+            raise _kind(failed)(f"{len(failed)} questions were not answered")
 
 
 def _more(answer: Any, word: str, numbers: Sequence[str]) -> None:
@@ -224,10 +245,11 @@ def _history() -> Callable[[], None] | None:
 
 
 def summarize(arguments: argparse.Namespace) -> None:
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
+        device = _device(arguments)
         asked = _served(arguments, arguments.memo, on_event) or _open(arguments, arguments.memo, on_event)
         steps = asked.session().stream_summary(arguments.max_tokens)
-        print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues)
+        print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -243,7 +265,7 @@ def serve(arguments: argparse.Namespace) -> None:
         print(plain(f"{many} at {address}; Ctrl-C ends it"), flush=True)
 
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
-    options = RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
+    options = _options(arguments)
     usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
     serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
 
@@ -253,15 +275,17 @@ def mcp(arguments: argparse.Namespace) -> None:
         from minimemo.server.mcp import serve_stdio
     except ImportError as error:
         raise InputError(f"mcp needs the package mcp: pip install 'minimemo[mcp]' ({error})") from error
-    options = RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
+    options = _options(arguments)
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
     serve_stdio(arguments.memo, arguments.allow_writes, options=options, **named)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
+    from minimemo.models.device import choose
 
-    facts = open_memo(arguments.memo).inspect()
+    here = choose(os.environ.get("MINIMEMO_DEVICE") or "auto")
+    facts = {**open_memo(arguments.memo).inspect(), "device": here.facts()}
     if arguments.json:
         print(as_json(facts))
     else:
@@ -271,7 +295,7 @@ def inspect(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
 
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         open_memo(arguments.memo).verify(on_event)
     print(plain(f"{arguments.memo}: every checksum is right"))
 
@@ -326,7 +350,8 @@ def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Lis
     """The folders' memos behind a server of this user's; None where there is none, or where it runs otherwise than the
     command line says."""
     given = ("model", "embedder", "dtype", "kv_dtype", "threads", "generator", "generator_model", "prompts")
-    if not folders or arguments.max_tokens > 4096 or any(getattr(arguments, name) for name in given):
+    usual = arguments.device == "auto" and not any(getattr(arguments, name) for name in given)
+    if not folders or arguments.max_tokens > 4096 or not usual:
         return None
     from minimemo.server.client import ServedMemos, running
 
@@ -358,6 +383,16 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
     return open_memos(folders, **run) if folders else open_store(**run)
 
 
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    """How models run, as the command line says."""
+    return RunOptions(arguments.dtype, arguments.kv_dtype, arguments.threads, arguments.device)
+
+
+def _device(arguments: argparse.Namespace) -> dict[str, str] | None:
+    """What JSON tells of the device of a run; None where there is none."""
+    return _options(arguments).place().facts() if arguments.json else None
+
+
 def _run(arguments: argparse.Namespace, on_event: Listener) -> dict[str, Any]:
     """What every command that runs models passes on."""
     from minimemo.ask import PROMPTS, load_prompts
@@ -366,6 +401,6 @@ def _run(arguments: argparse.Namespace, on_event: Listener) -> dict[str, Any]:
         "model": arguments.model,
         "embedder": arguments.embedder,
         "prompts": load_prompts(arguments.prompts) if arguments.prompts else PROMPTS,
-        "options": RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads),
+        "options": _options(arguments),
         "on_event": on_event,
     }

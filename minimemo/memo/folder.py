@@ -28,7 +28,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from minimemo.errors import InputError, MemoError
+from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.files import cache_dir, exchange, move_whole, put, write_whole
 from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest, Recipe
 
@@ -40,6 +40,7 @@ TAILS_BYTES = (
 _LOCK, _STAMP, _NEW, _OLD = "lock", "stamp.json", "new", "old"
 _WRITTEN = re.compile(r"memo|new|old|lock|tail|vectors|\.?(stamp|quality)\.json(\..*)?")
 _CLUTTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")  # what file managers leave in every folder
+_SPARE = 4  # descriptors that removing the folder takes, kept for when all others are in use
 _MAGIC = b"MINIMEMO"  # how every memory.bin begins
 
 
@@ -49,15 +50,20 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
     done with the document, and so with the memo, unless the user's umask forbids more.
 
     The folder holds what a killed or interrupted build of the same stamp left. It is gone afterwards, whatever the
-    block raises but KeyboardInterrupt. Raises InputError when it cannot be written, while another build of the same
-    target runs, and where the folder or the target holds what no build wrote.
+    block raises but KeyboardInterrupt. Raises MinimemoError when it cannot be written and while another build of the
+    same target runs, InputError where the folder or the target holds what no build wrote.
     """
     folder = _folder(target)
-    try:
-        lock = _locked(folder, target)
-    except OSError as error:
-        raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o") from None
-    with lock, ExitStack() as undo:
+    with ExitStack() as spare:
+        for _ in range(_SPARE):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        try:
+            lock = _locked(folder, target)
+        except OSError as error:
+            why = f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o"
+            raise MinimemoError(why) from None
+        spares = spare.pop_all()
+    with lock, ExitStack() as undo, spares:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
             _put_back(folder, target)
@@ -69,7 +75,7 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
             undo.pop_all()
             raise
         except OSError as error:
-            raise InputError(
+            raise MinimemoError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
                 "with -o"
             ) from error
@@ -111,7 +117,7 @@ def sweep(target: Path) -> None:
     """Removes what a killed build of `target` left, unless one is running."""
     folder = _folder(target)
     if folder.is_dir() and not folder.is_symlink():
-        with suppress(InputError, OSError), _locked(folder, target):
+        with suppress(MinimemoError, OSError), _locked(folder, target):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,8 +128,8 @@ def _folder(target: Path) -> Path:
 def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
     """Makes the folder where there is none, and holds its lock; use it in a `with` statement.
 
-    Raises InputError while another build has it, and for a folder that no build made: a link, a folder of somebody
-    else's, or one that holds other things than a build leaves.
+    Raises MinimemoError while another build has it, InputError for a folder that no build made: a link, a folder of
+    somebody else's, or one that holds other things than a build leaves.
     """
     while True:
         made = not folder.exists()
@@ -131,30 +137,39 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
             folder.mkdir(mode=0o700)
         status = folder.lstat()
         foreign = not stat.S_ISDIR(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid())
-        if (
-            foreign
-            or not all(_WRITTEN.fullmatch(path.name) for path in folder.iterdir())
-            or (folder / _LOCK).is_symlink()
-        ):
+        try:
+            names = [] if foreign else os.listdir(folder)
+        except OSError:
+            if made:
+                _take_away(folder)
+            raise
+        if foreign or not all(map(_WRITTEN.fullmatch, names)) or (folder / _LOCK).is_symlink():
             raise InputError(f"{folder}: is in the way, and no build left it; move it elsewhere first")
         try:
             lock = FileLock(folder / _LOCK, timeout=0).acquire()
         except FileNotFoundError:  # its owner finished just now
             continue
         except Timeout:
-            raise InputError(
+            raise MinimemoError(
                 f"{target}: is being built by another process; wait for it, or name another place"
             ) from None
         except (OSError, NotImplementedError) as error:
             if made:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(
+                _take_away(folder)
+            raise MinimemoError(
                 f"{folder.parent}: files cannot be locked there ({getattr(error, 'strerror', None) or error}); name "
                 "another place with -o"
             ) from None
         if (folder / _LOCK).exists():
             return lock
         lock.lock.release()
+
+
+def _take_away(folder: Path) -> None:
+    """Removes a folder that holds a lock at most; opens nothing, as there may be no descriptor left."""
+    with suppress(OSError):
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _prepare(folder: Path, stamp: bytes) -> None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from crc32c import crc32c
 
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
-from minimemo.errors import InputError, MemoError
+from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import cache_dir, data_dir, memos_dir, profiles_dir, store_file, write_whole
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
@@ -106,7 +106,8 @@ def export(memo: str | Path, out: str | Path) -> Path:
     """Copies a memo, whole or not at all, to the folder `out`, which must not exist yet. With it goes the profile of
     the model, which memos of a machine share: the copy opens anywhere.
 
-    Raises MemoError for what is no memo or damaged, InputError when `out` cannot be made.
+    Raises MemoError for what is no memo or damaged, InputError for an `out` that exists, MinimemoError when it
+    cannot be written.
     """
     from minimemo.memory.profile import profile_file
 
@@ -131,14 +132,15 @@ def export(memo: str | Path, out: str | Path) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}); name another place") from error
+        raise MinimemoError(f"{target}: cannot be written ({error.strerror or error}); name another place") from error
     return target
 
 
 def remove(memo: Path) -> int:
     """Deletes a memo and forgets it; gives the bytes that are free now. Only what a memo is made of is deleted.
 
-    Raises MemoError when it is no memo, InputError when it is a link, holds other files, or cannot be deleted.
+    Raises MemoError when it is no memo, InputError when it is a link or holds other files,
+    MinimemoError when it cannot be deleted.
     """
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
@@ -151,7 +153,7 @@ def remove(memo: Path) -> int:
             path.unlink()
         memo.rmdir()
     except OSError as error:
-        raise InputError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
+        raise MinimemoError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
     _note(memo).unlink(missing_ok=True)
     sweep(memo)  # a build of it that was killed
     kept = _load(store_file())

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minimemo.errors import InputError, MemoError, ModelError
+from minimemo.errors import MemoError, MinimemoError, ModelError
 from minimemo.files import content_hash, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
@@ -144,7 +144,7 @@ class Statistics:
 def save_profile(
     model: str, keys: Sequence[Transform], values: Sequence[Transform], folder: Path, openings: Sequence[Opening] = ()
 ) -> Profile:
-    """Writes a profile into `folder`, named by model and hash, whole or not at all. Raises InputError if it cannot."""
+    """Writes a profile into `folder`, named by model and hash, whole or not at all; MinimemoError if it cannot."""
     kinds: dict[str, Sequence[Transform | Opening]] = {"keys": keys, "values": values, "openings": openings}
     tensors = {
         f"{kind}.{at}.{name}": getattr(part, name).contiguous()
@@ -161,7 +161,7 @@ def save_profile(
 
 
 def check_writable(folder: Path) -> None:
-    """Raises InputError when no profile can be saved in `folder`."""
+    """Raises MinimemoError when no profile can be saved in `folder`."""
     with _writing(folder) as temporary:
         temporary.touch()
 
@@ -177,7 +177,7 @@ def _writing(folder: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
+        raise MinimemoError(
             f"{folder}: cannot be written ({error.strerror}), and profiles of models are kept there: free some space, "
             "set MINIMEMO_HOME to another place, or build with --memory int4, which needs none"
         ) from None

@@ -39,7 +39,8 @@ def read_document(
         except MinimemoError:
             raise
         except Exception as error:
-            raise InputError(f"{shown}: the reader {further.name!r} failed ({error}); mend or uninstall it") from error
+            why = f"{shown}: the reader {further.name!r} failed ({error}); mend or uninstall it"
+            raise MinimemoError(why) from error
         if read is not None:
             text, places, notes = read
             return _document(text, name, places, notes)

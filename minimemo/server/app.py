@@ -300,7 +300,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
     if assistant is not None:
         from minimemo.server.mcp import routes as assistant_routes
 
-        routes += cast(list[Route], assistant_routes(assistant))
+        routes += assistant_routes(assistant)
 
         def lifespan(_: Starlette) -> Any:
             return assistant.session_manager.run()

@@ -106,8 +106,9 @@ class Tools:
             memo = self._shelf.memo([document], "")
             for step in memo.session().stream_summary(max_tokens):
                 if isinstance(step, Answer):
-                    step = {"summary": step.text, "sources": self._results(memo, step.passages)}
-                yield step
+                    yield {"summary": step.text, "sources": self._results(memo, step.passages)}
+                else:
+                    yield step
 
         return dict(await self._done(work, context))
 
@@ -117,12 +118,13 @@ class Tools:
         def work() -> Iterator[Any]:
             memo = self._shelf.memo(documents or [], question)
             for step in memo.stream(question, typed=typed):
-                if isinstance(step, Answer):
-                    step = {
-                        "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
-                        "sources": self._results(memo, step.passages),
-                    }  # fmt: skip
-                yield step
+                if not isinstance(step, Answer):
+                    yield step
+                    continue
+                yield {
+                    "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
+                    "sources": self._results(memo, step.passages),
+                }  # fmt: skip
 
         return dict(await self._done(work, context))
 

@@ -318,14 +318,14 @@ def test_the_command_line(server: Server, memo: Path, capsys: pytest.CaptureFixt
     server.reply = error(401)
     assert main(asked) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert main([*asked[:5], "--generator-model", "large"]) == 1
+    assert main([*asked[:5], "--generator-model", "large"]) == 2
     assert "give its address with --generator" in capsys.readouterr().err
-    assert main([*asked[:5], "--generator", "localhost:8080", "--generator-model", "large"]) == 1
+    assert main([*asked[:5], "--generator", "localhost:8080", "--generator-model", "large"]) == 2
     assert "begin an address with http://" in capsys.readouterr().err
-    assert main([*asked[:4], "memory", "--generator", server.url]) == 1
+    assert main([*asked[:4], "memory", "--generator", server.url]) == 2
     assert "--mode memory answers from the memory's own model" in capsys.readouterr().err
     server.reply = lambda handler: handler.send(event("The"))
     assert main(asked) == 1
     assert capsys.readouterr().out == "The\n", "what was told ends its line before the error is told"
-    assert main([*asked[:5], "--generator", "http://"]) == 1
+    assert main([*asked[:5], "--generator", "http://"]) == 2
     assert "is no address" in capsys.readouterr().err

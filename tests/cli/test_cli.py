@@ -76,7 +76,7 @@ def test_a_prompt_asks_question_after_question(desk: Path, tiny_models: TinyMode
     """A bad question in between is one line, also of JSON, and the next one is still answered."""
     done = _run(
         desk, tiny_models, "ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3",
-        stdin="What did user 3 say?\n\n???\nWhat did user 4 say?\n", code=1,
+        stdin="What did user 3 say?\n\n???\nWhat did user 4 say?\n", code=2,
     )  # fmt: skip
     first, wrong, second, last = map(json.loads, done.stdout.splitlines())
     assert [first["question"], second["question"]] == ["What did user 3 say?", "What did user 4 say?"]
@@ -122,13 +122,14 @@ def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyM
         "/clues",
         "/sources 1",
         "/sources 9",
+        "/help",
         "new",
         "Why?",
         "exit",
         "Who?",
     ]
     asked = ["ask", "doc.memo", "--mode", "rag", "--json", "--max-tokens", "3", "--show-clues"]
-    done = _run(desk, tiny_models, *asked, stdin="\n".join(lines), code=1)
+    done = _run(desk, tiny_models, *asked, stdin="\n".join(lines), code=2)
     shown = done.stdout.splitlines()
     answers = [json.loads(line) for line in shown if line.startswith("{") and '"question"' in line]
     assert [answer["question"] for answer in answers] == ["What did user 3 say?", "And why?", "Why?"]
@@ -138,6 +139,7 @@ def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyM
     assert f"[question] {whole}" in shown and f"[question] {whole}" in done.stderr
     assert answers[1]["passages"][0]["text"].strip() in done.stdout.replace(json.dumps(answers[1]), "")
     assert "ask something first" in done.stderr and "passages: /sources N" in done.stderr
+    assert "/help: unknown here; there are new, /clues" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals to pretend")
@@ -178,6 +180,9 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
     done = _run(desk, tiny_models, "summarize", "piped.memo", "--json", "--max-tokens", "4")
     assert json.loads(done.stdout)["mode"] == "summarize"
     shutil.rmtree(desk / "piped.memo")
+
+
+_OF_MEMOS = ("no such memo", "is a file, not a memo", "has no manifest.json", "damaged")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(desk)
     for name, value in _environment(tiny_models).items():
         monkeypatch.setenv(name, value)
-    assert main(arguments) == 1
+    assert main(arguments) == (1 if message in _OF_MEMOS else 2)
     errors = capsys.readouterr().err
     assert message in errors and errors.startswith("minimemo: ") and errors.count("\n") == 1
 

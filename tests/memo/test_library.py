@@ -133,8 +133,8 @@ def test_commands(
     assert {p["document"] for p in told["passages"]} <= set(TEXTS)
     assert main([*ask, "--all", "A blue wall, meter 3, is painted over the tower 15."]) == 0
     assert "blue.txt " in capsys.readouterr().out
-    assert main([*ask, "--all", "red.memo", "Who?"]) == 1 and "quote the question" in capsys.readouterr().err
-    assert main(["ask"]) == 1 and "name a memo, or --all" in capsys.readouterr().err
+    assert main([*ask, "--all", "red.memo", "Who?"]) == 2 and "quote the question" in capsys.readouterr().err
+    assert main(["ask"]) == 2 and "name a memo, or --all" in capsys.readouterr().err
     assert main([*ask, "red.memo", "missing.memo", "Who?"]) == 1
     assert "missing.memo: no such memo" in capsys.readouterr().err
     assert main(["list", "--du"]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.readers import documents_in, read_document
 from minimemo.text.document import Document, Place
 from tests.readers.test_readers import read, zipped
@@ -168,7 +168,7 @@ def test_a_further_reader_comes_first_and_its_faults_are_named(tmp_path: Path, m
     scan = read(tmp_path, "a.tiff", b"II*\0 the lamp")
     assert (scan.text, scan.places, scan.notes) == ("the lamp", (Place(0, 3),), ("by sight",))
     assert read(tmp_path, "a.txt", "other text").text == "other text"
-    with pytest.raises(InputError, match="the reader 'ocr' failed"):
+    with pytest.raises(MinimemoError, match="the reader 'ocr' failed"):
         read(tmp_path, "b.tiff", b"II*\0")
 
 

@@ -178,20 +178,22 @@ def test_one_document_that_fails_stops_no_other(
 ) -> None:
     folder = tmp_path / "shelf"
     folder.mkdir()
-    (folder / "a.pdf").write_bytes(b"%PDF-1.4 nothing")
+    for name in "acdef":
+        (folder / f"{name}.pdf").write_bytes(b"%PDF-1.4 nothing")
     (folder / "b.pdf").write_bytes(small_pdf(PAGES))
     (folder / "b.txt").write_text("Another text.")
     models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder), "-q"]
-    assert main(["build", str(folder), str(tmp_path / "gone.txt"), *models]) == 1
+    assert main(["build", str(folder), str(tmp_path / "gone.txt"), *models]) == 2
     said = capsys.readouterr()
     assert sorted(path.name for path in folder.glob("*.memo")) == ["b.memo", "b.txt.memo"]
     assert said.out.count("ask it: minimemo ask") == 2
     assert said.err.splitlines() == [
-        "minimemo: 2 of 4 documents were not built:",
-        f"  {folder}/a.pdf: a damaged PDF; open it in a viewer and save it again",
+        "minimemo: 6 of 8 documents were not built:",
+        f"  {', '.join(f'{folder}/{name}.pdf' for name in 'acd')} and 2 more: "
+        "a damaged PDF; open it in a viewer and save it again",
         f"  {tmp_path}/gone.txt: no such file; give a text file, or - for standard input",
     ]
-    assert main(["build", str(folder / "b.pdf"), str(folder / "b.txt"), "-o", "one.memo", *models]) == 1
+    assert main(["build", str(folder / "b.pdf"), str(folder / "b.txt"), "-o", "one.memo", *models]) == 2
     assert "-o names one memo" in capsys.readouterr().err
 
 
@@ -215,7 +217,7 @@ def test_hostile_files_end_in_one_line_and_leave_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    assert main(["build", str(tmp_path / name), "-q"]) == 1
+    assert main(["build", str(tmp_path / name), "-q"]) == 2
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and not said.out
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -17,6 +17,7 @@ import kills
 import limits
 import network
 import places
+import soak
 import strangers
 from ground import lay
 
@@ -39,6 +40,8 @@ ATTACKS = {
     "hostile texts and questions": strangers.texts,
     "little memory and few descriptors": limits.scarce,
     "signals": limits.signals,
+    "many questions": soak.soak,
+    "questions at once": soak.at_once,
 }
 
 
@@ -48,7 +51,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PATTERN", help="attacks whose names match (regular expression)")
     given = parser.parse_args()
     attacks = {name: cases for name, cases in ATTACKS.items() if re.search(given.only, name)}
-    fallen: list[str] = []
+    fallen = 0
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         ground = lay(Path(folder))
         share = 60 * given.minutes / len(attacks) if given.minutes else float("inf")
@@ -60,11 +63,9 @@ def main() -> int:
                     break
                 tried += 1
                 if wrong := case.run():
-                    fell += 1
-                    fallen.append(f"{name}: {case.name}: {wrong}")
+                    fell, fallen = fell + 1, fallen + 1
+                    print(f"{name}: {case.name}: {wrong}", file=sys.stderr, flush=True)
             print(f"{name:<44}{tried:>7}{tried - fell:>10}{time.monotonic() - begin:>9.1f}", flush=True)
-    for line in fallen:
-        print(line)
     return 1 if fallen else 0
 
 

@@ -45,17 +45,17 @@ class Ended(NamedTuple):
     err: str
 
     def fell(self, *codes: int) -> str:
-        """Says how it fell; "" for one of the exit codes (0 done, 1 said in one line)."""
+        """Says how it fell; "" for one of the exit codes (0 done, 1 and 2 said in one line)."""
         if self.code is None:
             return "hangs"
         if self.code < 0:
             return f"signal {-self.code}: {_last(self.err)}"
         if "Traceback (most recent call last)" in self.err:
             return f"traceback: {_last(self.err)}"
-        if self.code not in (codes or (0, 1)):
+        if self.code not in (codes or (0, 1, 2)):
             return f"exit {self.code}: {_last(self.err)}"
         said = [line for line in self.err.splitlines() if line.startswith("minimemo: ")]
-        return f"{len(said)} lines of errors" if self.code == 1 and len(said) != 1 else ""
+        return f"{len(said)} lines of errors" if self.code in (1, 2) and len(said) != 1 else ""
 
 
 def _last(text: str) -> str:

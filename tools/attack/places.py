@@ -29,7 +29,7 @@ def planted(ground: Ground) -> list[Case]:
             (repository / "doc.txt").write_text(prose(900))
             plant(repository)
             ended = command("build", repository / "doc.txt", *ground.models, "--memory", "int4", "-q")
-            if wrong := ended.fell(*([1] if fails else [])):
+            if wrong := ended.fell(*([2] if fails else [0, 1, 2])):
                 return wrong
             return "" if digest(yours) == before else "a file outside the memo was touched"
 
@@ -129,7 +129,7 @@ def files(ground: Ground) -> list[Case]:
         def run() -> str:
             case = ground.fresh()
             put(what, case / "doc.txt")
-            return command("build", case / "doc.txt", *ground.models, "-q", seconds=20).fell(1)
+            return command("build", case / "doc.txt", *ground.models, "-q", seconds=20).fell(2)
 
         return run
 
@@ -196,8 +196,8 @@ def removal(ground: Ground) -> list[Case]:
 
     cases = [
         Case("two memos of a store", all_of_it),
-        Case("a file of the user's in it", kept(lambda memo: (memo / "notes.txt").write_text("x"), 1)),
-        Case("a folder in it", kept(lambda memo: (memo / "src").mkdir(), 1)),
+        Case("a file of the user's in it", kept(lambda memo: (memo / "notes.txt").write_text("x"), 2)),
+        Case("a folder in it", kept(lambda memo: (memo / "src").mkdir(), 2)),
         Case("what a file manager left in it", kept(lambda memo: (memo / ".DS_Store").write_text("x"), 0)),
     ]
     return cases + [Case(f"{name} lies elsewhere", kept(outside(name), 0)) for name in _FILES]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from minimemo.errors import InputError
+from minimemo.errors import MinimemoError
 
 
 def shipped_texts() -> list[str]:
@@ -18,5 +18,5 @@ def shipped_texts() -> list[str]:
         (file for file in resources.files(__name__).iterdir() if file.name.endswith(".txt")), key=lambda file: file.name
     )
     if not files:
-        raise InputError("calibration: the package came without its texts; install minimemo again or give --text")
+        raise MinimemoError("calibration: the package came without its texts; install minimemo again or give --text")
     return [file.read_text(encoding="utf-8") for file in files]
