@@ -120,7 +120,7 @@ class Answer:
             confidence=float(supported),
             prompt_tokens=written.prompt_tokens,
             generated_tokens=written.tokens,
-            prefilled_tokens=question.writer.engine.prefilled - question.prefilled_before + elsewhere,
+            prefilled_tokens=question.prefilled() + elsewhere,
             timings=question.clock.timings(),
             finish_reason="length" if cut else "stop",
         )
