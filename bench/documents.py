@@ -1,8 +1,15 @@
-"""Reads files that people have and measures what came out: python -m bench.documents --files ../shared/data/files
+"""Reads files that people have and measures what came out.
+
+    python -m bench.documents --files ../shared/data/files
+    python -m bench.documents --files ../shared/data/files --questions
 
 For every file its verdict, characters, pages and seconds a page. For a PDF with text also: milliseconds of CPU a page
 beside PDFium's own; lines drawn at random from what PDFium says, looked for as quotations: how many stand in the text,
 on the right page; words still broken where a line ended, against the document's own other words; running heads left.
+
+--questions: asks those of bench/data/documents.jsonl with the default models, and tells of each answer whether a
+passage that it cites stands on the right page or in the right chapter, whether all do, and its F1. Memos and
+answers are kept in minimemo's cache folder.
 """
 
 from __future__ import annotations
@@ -12,17 +19,27 @@ import itertools
 import json
 import random
 import re
+import statistics
 import sys
 import time
 import unicodedata
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pypdfium2 as pdfium
 
+import minimemo
+from bench.answers.runner import code_version
+from bench.common.data import SETS, read_rows
+from bench.common.kept import Kept
+from bench.common.scores import f1
 from minimemo.errors import MinimemoError
+from minimemo.files import cache_dir
 from minimemo.readers import pdf, read_document
 from minimemo.readers.prose import Line, Mark, Page, prose
 from minimemo.text.document import Document
@@ -36,7 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=Path, required=True, help="a folder, read with all below it")
     parser.add_argument("--password", default="openpassword", help="of the encrypted ones")
+    parser.add_argument("--questions", action="store_true", help="ask about them instead")
     arguments = parser.parse_args()
+    if arguments.questions:
+        print(json.dumps(asked(arguments.files), ensure_ascii=False))
+        return
     rows = [measure(path, arguments.password) for path in sorted(arguments.files.rglob("*.*")) if path.suffix != ".md"]
     head = f"{'file':38} {'verdict':9} {'chars':>7} {'pages':>5} {'s/page':>6} {'ms/page':>7} {'PDFium':>6}"
     print(f"{head} {'quoted':>7} {'broken':>9} {'heads':>5}")
@@ -63,6 +84,35 @@ def main() -> None:
         "rows": rows,
     }
     print(json.dumps(summary, ensure_ascii=False))
+
+
+def asked(files: Path) -> dict[str, Any]:
+    """Figures of the answers to bench/data/documents.jsonl, file by file, and a row of each."""
+    rows, kept = [], Kept("documents")
+    (folder := cache_dir() / "bench").mkdir(parents=True, exist_ok=True)
+    for name, questions in itertools.groupby(read_rows(SETS / "documents.jsonl"), key=itemgetter("file")):
+        memo = minimemo.build(files / name, folder / f"{Path(name).stem}.memo")
+        for question in questions:
+            made_of = [code_version(), asdict(memo.manifest), question["question"]]
+            answer = kept.result(made_of, partial(_answered, memo, question["question"]))
+            cited = [p["page"] or " > ".join(p["heading"]) for p in answer["passages"] if p["cited"]]
+            right = [place == question["place"] for place in cited]
+            row = {"file": name, "cites": any(right), "only": any(right) and all(right), "cited": cited}
+            row |= {"f1": f1(answer["text"], question["answers"]), "s": round(answer["timings"]["total"], 2)}
+            rows.append({**row, **question, "answer": answer["text"], "supported": answer["supported"]})
+            told = f"{row['cites']:d} {row['f1']:4.2f} {row['s']:5.1f} s  {question['question']}  {answer['text']}"
+            print(f"{told}  {cited}", flush=True)
+    figures = {}
+    for name, of in itertools.groupby(rows, key=itemgetter("file")):
+        some = list(of)
+        means = {key: round(statistics.mean(row[key] for row in some), 3) for key in ("cites", "only", "f1")}
+        figures[name] = {"n": len(some), **means, "s": statistics.median(row["s"] for row in some)}
+        print(f"{name}: {figures[name]}")
+    return {"figures": figures, "rows": rows}
+
+
+def _answered(memo: minimemo.Memo, question: str) -> dict[str, Any]:
+    return memo.ask(question).to_dict()
 
 
 def measure(path: Path, password: str) -> dict[str, Any]:

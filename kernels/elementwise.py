@@ -75,6 +75,34 @@ def rope_store(
     cache_values[:, start:end] = values
 
 
+def rope_qkv(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    out: Tensor,
+    cache_keys: Tensor,
+    cache_values: Tensor,
+    start: int,
+    raw_keys: Tensor | None = None,
+) -> bool:
+    """Does in one kernel, where one serves, what lies between a layer's first product and its attention; says whether
+    it did.
+
+    qkv: (n, H + 2G, D). norms: RMSNorm weights of each head of queries and of keys. out: (H, n, D), the queries turned
+    by cos, sin (n, D). Keys, turned, and values go into one layer's cache (G, capacity, D) from token `start` on; the
+    keys before they are turned into raw_keys (G, n, D).
+    """
+    floats = [qkv, out, cache_keys, cache_values, *(norms or ()), *([] if raw_keys is None else [raw_keys])]
+    if not triton.serves(*floats) or qkv.shape[2] > MAX_DIM:
+        return False
+    from .triton import rope
+
+    rope.qkv_launch(qkv, norms, eps, cos, sin, out, cache_keys, cache_values, start, raw_keys).run()
+    return True
+
+
 def _native_serves(x: Tensor, weight: Tensor) -> bool:
     few = weight.shape == x.shape[-1:] != (0,) and x.numel() // x.shape[-1] <= _NATIVE_ROWS
     alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu

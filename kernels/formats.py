@@ -16,7 +16,7 @@ from . import hugepages
 CPU = torch.device("cpu")
 PACK_GROUP = 64  # tokens that share a key scale
 MAX_DIM = 256  # numbers of a head that kernels take
-QUANTIZED_GROUPS = (32, 64, 128)  # columns of a quantized matrix that share a scale
+QUANTIZED_GROUPS = (16, 32, 64, 128)  # columns of a quantized matrix that share a scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,25 @@ class QuantizedMatrix:
         return wide.flatten(1).to(dtype)
 
 
+def joined(matrices: Sequence[QuantizedMatrix]) -> list[QuantizedMatrix]:
+    """Lays neighbours of one width, bits and group into one matrix, one below the other."""
+    whole: list[QuantizedMatrix] = []
+    kinds: list[tuple[int, int, bool]] = []
+    for matrix in matrices:
+        kind = (matrix.bits, matrix.scales.shape[1], matrix.offsets is None)
+        if kinds and kinds[-1] == kind:
+            last = whole.pop()
+            offsets = [x for x in (last.offsets, matrix.offsets) if x is not None]
+            codes, scales = torch.cat((last.codes, matrix.codes)), torch.cat((last.scales, matrix.scales))
+            matrix = QuantizedMatrix(matrix.bits, codes, scales, torch.cat(offsets) if offsets else None)
+        whole.append(matrix)
+        kinds.append(kind)
+    return whole
+
+
 def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
-    """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 32, 64 or 128, for the kernel.
+    """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 16 (with 8 bits), 32, 64 or
+    128, for the kernel.
 
     Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
     rounded to float16. Raises ValueError naming what does not fit.
@@ -161,6 +178,8 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
         return QuantizedMatrix(8, codes, scales, offsets)
     if bits != 4:
         raise ValueError(f"bits: {bits}, expected 8 or 4")
+    if group == 16:
+        raise ValueError("scales: groups of 16 columns are for 8 bits")
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     if least < -8 or most > (7 if least < 0 else 15):
         raise ValueError(f"codes: from {least} to {most}, expected -8 to 7 or 0 to 15")

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import triton
+from .elementwise import gated_mlp_activation, rms_norm
 from .formats import QuantizedMatrix
 
 
-def quantized_linear(x: Tensor, matrix: QuantizedMatrix, bias: Tensor | None = None) -> Tensor:
-    """Multiplies x (N, in) with the matrix's transpose and adds bias (out,) -> (N, out), in x's dtype."""
-    if x.shape[0] <= triton.MAX_ROWS and triton.serves(*((x,) if bias is None else (x, bias))):
-        from .triton import linear
+def quantized_linear(
+    x: Tensor,
+    matrices: Sequence[QuantizedMatrix],
+    bias: Tensor | None = None,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    gate: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Multiplies x (N, in) with the transposes of matrices (out, in) side by side, adds bias (out,) -> (N, out), in x's
+    dtype. norm: weight (in,) and eps of an RMSNorm of x before. gate: the activation after, of gate and up in halves of
+    the outputs. residual: (N, out), to which the product is added; it may be overwritten."""
+    given = [one for one in (x, bias, residual, norm[0] if norm else None) if one is not None]
+    if x.shape[0] > triton.MAX_ROWS or not triton.serves(*given):
+        x = rms_norm(x, *norm) if norm else x
+        weight = (
+            torch.cat([_widened(matrix, x) for matrix in matrices]) if len(matrices) > 1 else _widened(matrices[0], x)
+        )
+        return finish_product(x, weight, bias, gate, residual)
+    from .triton import linear
 
-        return linear.quantized_linear(x, matrix, bias)
-    return F.linear(x, matrix.widened(x.dtype), bias)
+    if len(matrices) == 1 and (bias is None or not gate):
+        return linear.quantized_linear(x, matrices[0], bias, norm=norm, gate=gate, residual=residual)
+    x = rms_norm(x, *norm) if norm else x
+    sizes = [matrix.shape[0] for matrix in matrices]
+    out = torch.empty((x.shape[0], sum(sizes)), dtype=x.dtype, device=x.device)
+    biases = [None] * len(sizes) if bias is None else list(bias.split(sizes))
+    for matrix, part, place in zip(matrices, biases, out.split(sizes, dim=1), strict=True):
+        linear.quantized_linear(x, matrix, part, out=place)
+    out = gated_mlp_activation(out, gate) if gate else out
+    return out if residual is None else residual.add_(out)
+
+
+def finish_product(x: Tensor, weight: Tensor, bias: Tensor | None, gate: str | None, residual: Tensor | None) -> Tensor:
+    """The product with a dense weight (out, in) of x's dtype, and what follows it in `quantized_linear`."""
+    if residual is not None and gate is None and bias is None and triton.serves(x, weight, residual):
+        return residual.addmm_(x, weight.t())  # in one kernel
+    out = F.linear(x, weight, bias)
+    out = gated_mlp_activation(out, gate) if gate else out
+    return out if residual is None else residual + out
+
+
+def _widened(matrix: QuantizedMatrix, x: Tensor) -> Tensor:
+    if not triton.serves(x):
+        return matrix.widened(x.dtype)
+    from .triton import linear
+
+    return linear.widen(matrix, x.dtype)

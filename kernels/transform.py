@@ -1,5 +1,6 @@
 """These kernels serve a transform codec on the CPU: `Basis` multiplies with its orthonormal basis, in both directions;
-`unpack_symbols` reads its symbols out of their streams (native/src/symbols.cpp).
+`unpack_symbols` reads its symbols out of their streams (native/src/symbols.cpp); `along_tokens` turns tokens to
+frequencies and back (native/src/frequencies.cpp).
 
 Natively (forwards from AVX2 on, backwards from AVX-512 VNNI on) both are taken with 8-bit integers and float32 sums.
 Rounding the basis and the inputs adds errors of 0.8 % forwards and 0.5 % backwards of the numbers' root mean square,
@@ -149,22 +150,53 @@ FAULTS = (
 )
 
 
-def unpack_symbols(streams: Sequence[bytes], rows: Sequence[int], packed: Sequence[int], tokens: int) -> np.ndarray:
-    """Unpacks streams of bands of `rows` components, `packed` symbols a byte (0: gaps), then remainders and large
-    numbers -> (r, tokens) int16. Raises ValueError, one of FAULTS, when they are not the streams of so many symbols."""
+def unpack_symbols(
+    streams: Sequence[bytes], rows: Sequence[int], widths: Sequence[int], packed: Sequence[int]
+) -> np.ndarray:
+    """Unpacks streams of bands of `rows` rows of `widths` symbols, `packed` symbols a byte (0: gaps), then remainders
+    and large numbers -> int16, band after band. Raises ValueError, one of FAULTS, when they are not the streams of so
+    many symbols."""
     count = len(rows)
-    if len(streams) != count + 2 or len(packed) != count:
+    if len(streams) != count + 2 or not len(packed) == len(widths) == count:
         raise ValueError(f"{len(streams)} streams for {count} bands")
-    out = np.empty((sum(rows), tokens), dtype=np.int16)
+    out = np.empty(sum(row * width for row, width in zip(rows, widths, strict=True)), dtype=np.int16)
     fault = library().minimemo_unpack_symbols(
         (c_char_p * (count + 2))(*streams),
         (c_int64 * (count + 2))(*map(len, streams)),
         (c_int64 * count)(*rows),
+        (c_int64 * count)(*widths),
         (c_int64 * count)(*packed),
         count,
-        tokens,
         out.ctypes.data_as(c_void_p),
     )
     if fault:
         raise ValueError(FAULTS[fault])
     return out
+
+
+MAX_GROUP = 64  # kMaxGroup of native/src/frequencies.cpp
+
+
+def along_tokens(matrix: Tensor, x: Tensor) -> None:
+    """Multiplies every group of tokens with one matrix, in place: x[p, j g + k] = sum over t of matrix[k, t] *
+    x[p, j g + t], added in the order of t, the same bits on every machine.
+
+    matrix (g, g) float32, g at most MAX_GROUP; x (planes, m g, columns) float32, whose planes may lie apart. Raises
+    ValueError for what does not fit.
+    """
+    group, (planes, tokens, columns) = len(matrix), x.shape
+    fits = matrix.shape == (group, group) and 0 < group <= MAX_GROUP and tokens % group == 0
+    if not (fits and matrix.dtype == x.dtype == torch.float32 and x.stride()[1:] == (columns, 1)):
+        raise ValueError(f"along_tokens: matrix {tuple(matrix.shape)} and x {x.dtype} {tuple(x.shape)} do not fit")
+    if native.unavailable() is None:
+        opened, factors = library(), matrix.contiguous()
+        opened.minimemo_frequencies(
+            opened.variant, factors.data_ptr(), group, x.data_ptr(), planes, x.stride(0), tokens // group, columns,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return
+    grouped = x.unflatten(1, (-1, group))
+    sums = torch.zeros_like(grouped)
+    for t in range(group):
+        sums += matrix[:, t, None] * grouped[:, :, t, None]
+    x.copy_(sums.flatten(1, 2))

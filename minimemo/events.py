@@ -15,7 +15,7 @@ class Event:
     Stages of a build: load model, tokenize, embed, read, already built; where the model is measured first, calibrate
     and weigh layers. Of a question: load model, memory, load memory (the blocks of it), choose, recall, walk, retrieve,
     weigh, answer. Of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the user and
-    no stage.
+    no stage; with "detail" it is one for a user who asked for more.
     """
 
     stage: str
@@ -28,11 +28,11 @@ Listener = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The listener of callers who give none: notes go to the logger "minimemo" as INFO, ends of stages as DEBUG."""
+    """The listener of callers who give none: notes go to the logger "minimemo" as INFO, the rest as DEBUG."""
     import logging  # costs an import of minimemo nothing
 
-    if event.unit == "note":
-        logging.getLogger("minimemo").info("%s", event.stage)
+    if event.unit in ("note", "detail"):
+        logging.getLogger("minimemo").log(logging.INFO if event.unit == "note" else logging.DEBUG, "%s", event.stage)
     elif event.done == event.total:
         logging.getLogger("minimemo").debug("%s: %d %s", event.stage, event.done, event.unit)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from minimemo.errors import InputError
 from minimemo.events import Event, Listener, silent
 from minimemo.hub.catalog import CATALOG, defaults, pulled, resolve, writer
 from minimemo.hub.download import note
 from minimemo.models.config import ModelConfig
+from minimemo.models.device import Device, check_name, choose, full
 from minimemo.models.fingerprint import decoder_files, fingerprint
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.search.embedder import Embedder
 
-DTYPES = ("float32", "bfloat16", "int8")
-KV_DTYPES = ("float32", "bfloat16", "int8", "int4")
+T = TypeVar("T")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+KV_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
+_ON_GPU = ("float16",)  # a CPU multiplies them several times slower than any other
 _BITS = {"int8": 8, "int4": 4}
 
 
@@ -33,21 +37,30 @@ class RunOptions:
     dtype: number type of matrix products and of dense weights; int8 rounds the inputs of products with quantized
     weights to 8 bits. kv_dtype: number type of keys and values at work, by default that of dense products; int8 and
     int4 are for an opened memory alone: what is read and written beside it stays in that of dense products. threads:
-    that torch and native kernels use, in the whole process. device: as torch names it.
-    Raises InputError for names and numbers that are not offered.
+    that torch and native kernels use, in the whole process. device: one of DEVICES, or cuda:N; auto is a GPU that the
+    kernels serve, else the CPU. float16 is for a GPU. Raises InputError for names and numbers that are not offered;
+    `place`, for a GPU that cannot be used.
     """
 
     dtype: str | None = None
     kv_dtype: str | None = None
     threads: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value, choices in (("dtype", self.dtype, DTYPES), ("kv-dtype", self.kv_dtype, KV_DTYPES)):
             if value is not None and value not in choices:
                 raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        check_name(self.device)
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads must be 1 or more, not {self.threads}")
+
+    def place(self) -> Device:
+        """The device that a run with these options takes. Raises InputError where it cannot."""
+        found = choose(self.device)
+        if found.name == "cpu" and (named := next((x for x in (self.dtype, self.kv_dtype) if x in _ON_GPU), None)):
+            raise InputError(f"dtype {named} is for a GPU; on a CPU take bfloat16, which is as small and quicker")
+        return found
 
     def limit_threads(self) -> None:
         """Makes this process compute on `threads` threads from here on, where that is given."""
@@ -60,15 +73,15 @@ class RunOptions:
         """The number type of products of many rows."""
         from minimemo.models.weights import preferred_dtype
 
-        return _torch_dtype(self.dtype) if self.dtype else preferred_dtype(self.device)
+        return _torch_dtype(self.dtype) if self.dtype else preferred_dtype(self.place().name)
 
     def cache_dtype(self) -> torch.dtype:
         """The number type of dense caches, which is also what a memory is built from."""
         from minimemo.models.weights import dense_dtype
 
-        if self.kv_dtype in ("float32", "bfloat16"):
+        if self.kv_dtype in ("float32", "bfloat16", "float16"):
             return _torch_dtype(self.kv_dtype)
-        return _torch_dtype(self.dtype) if self.dtype not in (None, "int8") else dense_dtype(self.device)
+        return _torch_dtype(self.dtype) if self.dtype not in (None, "int8") else dense_dtype(self.place().name)
 
     def memory_bits(self) -> int | None:
         """Bits of each number of an opened memory; None: it is dense."""
@@ -150,23 +163,48 @@ def load_model(
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.models.weights import load_decoder
 
-    if options.device == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
+    device = options.place()
+    on_event(device_event(device))
+    if device.name == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
         on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
-    decoder = load_decoder(
-        located.directory, located.config, dtype=options.product_dtype(), device=options.device, on_event=on_event
-    )
+    decoder = _fitted(
+        located.directory, device.name,
+        lambda: load_decoder(
+            located.directory, located.config, dtype=options.product_dtype(), device=device.name, on_event=on_event
+        ),
+    )  # fmt: skip
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
     return LanguageModel(located, engine, Tokenizer(located.directory))
 
 
-def open_embedder(name: str | Path | None = None, on_event: Listener = silent) -> OpenEmbedder:
-    """Loads an embedder by catalogue name, directory or a hub's owner/name; None: the default. Pulled if missing."""
+def device_event(device: Device) -> Event:
+    """Tells where a run computes: a note where a GPU that is there is left out, a detail for who asks otherwise."""
+    return note(device.note) if device.note else Event(f"device: {device.name}, {device.title}", 1, 1, "detail")
+
+
+def open_embedder(name: str | Path | None = None, on_event: Listener = silent, *, device: str = "auto") -> OpenEmbedder:
+    """Loads an embedder by catalogue name, directory or a hub's owner/name; None: the default. Pulled if missing.
+
+    device: as in RunOptions.
+    """
     from minimemo.search.embedder import Embedder
 
     source, path = find(str(name or defaults()[1]), on_event)
-    return OpenEmbedder(source, Embedder.load(path))
+    here = choose(device).name
+    return OpenEmbedder(source, _fitted(path, here, lambda: Embedder.load(path, device=here)))
+
+
+def _fitted(path: Path, device: str, load: Callable[[], T]) -> T:
+    """What `load` makes of a model's files; raises InputError where the GPU has no room for it."""
+    import torch
+
+    try:
+        return load()
+    except torch.OutOfMemoryError:
+        held = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+        raise full(path.name, held, device) from None
 
 
 @dataclass(slots=True)
@@ -200,7 +238,7 @@ class Runtime:
     def opened_embedder(self, default: str | None = None) -> OpenEmbedder:
         """The embedder, loaded. default: the one that is taken where none was named."""
         if not isinstance(self.embedder, OpenEmbedder):
-            self.embedder = open_embedder(self.embedder or default, self.on_event)
+            self.embedder = open_embedder(self.embedder or default, self.on_event, device=self.options.device)
         return self.embedder
 
     def second_decoder(self) -> LanguageModel | None:

@@ -87,7 +87,7 @@ def test_library_builds_and_opens_with_them(tiny_models: TinyModels, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dtype": "float16"}, "dtype 'float16' is unknown; choose one of float32, bfloat16, int8"),
+        ({"dtype": "float64"}, "dtype 'float64' is unknown; choose one of float32, bfloat16, float16, int8"),
         ({"kv_dtype": "int3"}, "kv-dtype 'int3' is unknown"),
         ({"threads": 0}, "threads must be 1 or more, not 0"),
     ],

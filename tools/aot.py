@@ -1,7 +1,8 @@
-"""`python -m tools.aot [--json]`: every Triton kernel compiled for sm_80 and sm_90 where no GPU is.
+"""`python -m tools.aot [--json]`: every Triton kernel compiled for eight chips of NVIDIA and AMD where no GPU is.
 
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
-and whether tensor cores are used (mma on sm_80, wgmma on sm_90, mma where a product has too few rows for wgmma).
+and whether tensor cores are used (mma, on sm_90 wgmma and on sm_100 tcgen05 where a product has rows enough for them,
+AMD's mfma and wmma).
 Exits 1 where a kernel spills, needs more shared memory than there is, or multiplies matrices without tensor cores.
 
 The cases are every kernel in each dtype, head dim and bit width that models use. Their tensors are on torch's meta
@@ -18,9 +19,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,7 @@ from minimemo.kernels.triton import installed
 if TYPE_CHECKING:
     from minimemo.kernels.triton.launch import Launch
 
-_TARGETS = {80: 163 * 1024, 90: 227 * 1024}  # compute capability: shared memory that a block may use, bytes
-
-
+_CORES = ("tcgen05", "wgmma", "mma.sync", "v_mfma", "v_wmma")
 _SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
@@ -47,6 +46,7 @@ class Case:
     name: str
     launch: Launch
     products: bool
+    aligned: bool = True  # whether pointers are multiples of 16 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,12 @@ class Report:
     problem: str
 
 
-def compile_all(pattern: str = "") -> Iterator[Report]:
-    """Compiles the cases whose name holds `pattern`, two at a time; in order of the cases."""
-    jobs = [(case.name, target) for case in cases() if pattern in case.name for target in _TARGETS]
+def compile_all(pattern: str = "", chips: Sequence[str] = ()) -> Iterator[Report]:
+    """Compiles the cases whose name holds `pattern`, for `chips` or all, as many at a time as there are processors, up
+    to four; in order of the cases."""
+    from minimemo.kernels.triton.launch import CHIPS
+
+    jobs = [(case.name, chip) for case in cases() if pattern in case.name for chip in chips or CHIPS]
     workers = min(4, os.cpu_count() or 1)
     with (
         tempfile.TemporaryDirectory() as cache,
@@ -79,35 +82,40 @@ def _prepare(cache: str) -> None:
     os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
 
 
-def _compile(name: str, target: int) -> Report:
+def _compile(name: str, chip_name: str) -> Report:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from minimemo.kernels.triton.launch import CHIPS
+
+    chip = CHIPS[chip_name]
     case = next(case for case in cases() if case.name == name)
-    signature, constants, attributes = specialize(case.launch, target)
-    source = ASTSource(case.launch.kernel, signature, constants, attributes)
-    options = {"num_warps": case.launch.num_warps, "num_stages": case.launch.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    registers, spills = _resources(compiled.asm["cubin"])
-    ptx, limit, shared = compiled.asm["ptx"], _TARGETS[target], compiled.metadata.shared
-    cores = "wgmma" if "wgmma.mma" in ptx else "mma" if "mma.sync" in ptx else "-"
+    constants, options = case.launch.settings(chip)
+    source = ASTSource(case.launch.kernel, *specialize(case.launch, constants, aligned=case.aligned))
+    if chip.amd:
+        target = GPUTarget("hip", chip.name, 64 if chip.name.startswith("gfx9") else 32)
+    else:
+        target = GPUTarget("cuda", int(chip.name.removeprefix("sm_")), 32)
+    compiled = triton.compile(source, target=target, options=options)
+    registers, spills = _amd_resources(compiled.asm["amdgcn"]) if chip.amd else _resources(compiled.asm["cubin"])
+    code, shared = compiled.asm["amdgcn" if chip.amd else "ptx"], compiled.metadata.shared
+    cores = next((core for core in _CORES if core in code), "-")
     problems = [f"spills {spills} bytes"] if spills else []
-    problems += [f"needs {shared} bytes of shared memory"] if shared > limit else []
+    problems += [f"needs {shared} bytes of shared memory"] if shared > chip.shared else []
     problems += ["no tensor core instruction"] if case.products and cores == "-" else []
-    return Report(name, f"sm_{target}", registers, spills, shared, limit, cores, ", ".join(problems))
+    return Report(name, chip.name, registers, spills, shared, chip.shared, cores, ", ".join(problems))
 
 
 def specialize(
-    launch: Launch, target: int
+    launch: Launch, compiled_in: Mapping[str, Any], *, aligned: bool = True
 ) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
-    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers aligned to 16
-    bytes, integers that are 1 or divide by 16 unless the kernel asks not to look, None as a constant."""
-    names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"}
+    """Derives (signature, compiled-in values, attributes) from arguments as a JIT launch does: pointers that are
+    `aligned` to 16 bytes, integers that are 1 or divide by 16, unless the kernel asks not to look; None: a constant."""
+    names = _SHORT | {torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64"}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    compiled_in = launch.constants_for(target)
     for index, parameter in enumerate(launch.kernel.params):
         value = compiled_in[parameter.name] if parameter.is_constexpr else launch.arguments[parameter.name]
         plain = isinstance(value, int) and not isinstance(value, bool)
@@ -118,9 +126,16 @@ def specialize(
             signature[parameter.name] = "*" + names[value.dtype]
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32" if value < 1 << 31 else "i64"
-        if isinstance(value, torch.Tensor) or (plain and value % 16 == 0 and not parameter.do_not_specialize):
+        looked_at = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        if looked_at and (aligned if isinstance(value, torch.Tensor) else plain and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
+
+
+def _amd_resources(code: str) -> tuple[int, int]:
+    """Reads (vector registers of a thread, bytes of its private memory) from AMD's assembler."""
+    counts = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", code)}
+    return counts["vgpr_count"], counts["private_segment_fixed_size"]
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -164,6 +179,9 @@ def _attention_cases() -> Iterator[Case]:
             yield case(f"{queries} queries bf16 D={dim}", q, k, 8000)
     yield case("prefill window fp16 D=128", _meta(16, 512, 128), _meta(4, 8192, 128), 7680, 1024)
     q, k = _meta(16, 3, 256, dtype=torch.bfloat16), _meta(4, 8192, 256, dtype=torch.bfloat16)
+    yield replace(case("decode bf16 D=256 unaligned", q, k, None), aligned=False)
+    half, wide = _meta(16, 512, 128, dtype=torch.bfloat16), _meta(4, 8192, 128, dtype=torch.bfloat16)
+    yield replace(case("prefill bf16 D=128 unaligned", half, wide, 7680), aligned=False)
     launches, _ = attention_launches(q, [Source(k, k, 0, 3)], 0.1)
     yield Case("merge bf16 D=256", launches[-1], False)
 
@@ -186,13 +204,17 @@ def _packed_cases() -> Iterator[Case]:
 
 def _row_cases() -> Iterator[Case]:
     from minimemo.kernels.triton.elementwise import gate_launch, norm_launch
-    from minimemo.kernels.triton.linear import linear_launch
-    from minimemo.kernels.triton.rope import store_launch
+    from minimemo.kernels.triton.linear import linear_launch, widen_launch
+    from minimemo.kernels.triton.rope import qkv_launch, store_launch
 
     for dim in (128, 256):
         x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
         cache = _meta(4, 8192, dim, dtype=torch.bfloat16)
         yield Case(f"rope store bf16 D={dim}", store_launch(x, x, table, table, cache, cache, 100), False)
+        qkv, out = _meta(512, 24, dim, dtype=torch.bfloat16), _meta(16, 512, dim, dtype=torch.bfloat16)
+        weight = _meta(dim, dtype=torch.bfloat16)
+        launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 100, x)
+        yield Case(f"norm, rope and store bf16 D={dim}", launch, False)
     for width in (896, 16384):
         x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
         yield Case(f"add and rms norm bf16 C={width}", norm_launch(x, x, weight, 1e-6, x, x), False)
@@ -205,21 +227,34 @@ def _row_cases() -> Iterator[Case]:
             matrix = QuantizedMatrix(bits, _meta(outputs, columns * bits // 8, dtype=codes), grid, grid)
             x, out = _meta(3, columns, dtype=torch.bfloat16), _meta(3, outputs, dtype=torch.bfloat16)
             yield Case(f"linear {bits} bits bf16 out={outputs} g{group}", linear_launch(x, matrix, None, out), True)
+            norm = (_meta(columns, dtype=torch.bfloat16), 1e-6)
+            launch = linear_launch(x, matrix, None, out, norm=norm, residual=out)
+            yield Case(f"norm and linear {bits} bits out={outputs} g{group}", launch, True)
+        matrix = QuantizedMatrix(bits, _meta(9728, 896 * bits // 8, dtype=codes), _meta(9728, 28), None)
+        x, out = _meta(3, 896, dtype=torch.bfloat16), _meta(3, 4864, dtype=torch.bfloat16)
+        norm = (_meta(896, dtype=torch.bfloat16), 1e-6)
+        launch = linear_launch(x, matrix, None, out, norm=norm, gate="gelu_tanh")
+        yield Case(f"norm, linear and gelu_tanh {bits} bits", launch, True)
+        yield Case(f"widen {bits} bits", widen_launch(matrix, _meta(9728, 896, dtype=torch.bfloat16)), False)
+    matrix = QuantizedMatrix(8, _meta(896, 4864, dtype=torch.int8), _meta(896, 304), None)
+    x, out = _meta(3, 4864, dtype=torch.bfloat16), _meta(3, 896, dtype=torch.bfloat16)
+    yield Case("linear 8 bits bf16 out=896 g16", linear_launch(x, matrix, None, out, residual=out), True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aot", description="Compile every Triton kernel without a GPU.")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of the table")
     parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name holds TEXT")
+    parser.add_argument("--chip", action="append", default=[], metavar="NAME", help="sm_89 or gfx942, say; all")
     options = parser.parse_args(arguments)
     if not installed():
         print("aot: triton is not installed: pip install 'minimemo[gpu]' on Linux", file=sys.stderr)
         return 2
     reports = []
-    columns = "{:<40} {:<6} {:>4} {:>7} {:>8} {:>8}  {:<6} {}"
+    columns = "{:<40} {:<7} {:>4} {:>7} {:>8} {:>8}  {:<8} {}"
     if not options.json:
         print(columns.format("kernel", "target", "regs", "spilled", "shared", "limit", "cores", ""))
-    for report in compile_all(options.only):
+    for report in compile_all(options.only, options.chip):
         reports.append(report)
         if not options.json:
             print(columns.format(*asdict(report).values()), flush=True)

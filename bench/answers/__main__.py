@@ -10,7 +10,9 @@ was, and costs nothing when it is run again. Each set begins with its smallest d
 
 everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
 of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
-(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it.
+(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
+in mode search nobody writes, and the first question has the answer that the set gives; in mode rewrite the model makes
+one question of the two.
 
 --support: how often `supported` is right, without a model:
 every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,7 +33,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.answers.measures import SEARCHED, Row, summary
+from bench.answers.measures import SEARCHED, WAYS, Row, summary
 from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
 from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
@@ -111,7 +114,9 @@ def answer_all(
             for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                fit = SEARCHED if question.first else [m for m in modes if m != "gold" or question.evidence]
+                about_turns = {"search", "rewrite"}
+                unfit = about_turns if question.evidence else about_turns | {"gold"}
+                fit = about_turns.union(SEARCHED) if question.first else set(modes) - unfit
                 for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
@@ -147,12 +152,13 @@ def followed(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> for how many of the follow-ups, and of the questions that stand alone, the right passage is retrieved."""
     table: dict[str, list[dict[str, Any]]] = {}
     for mode in dict.fromkeys(mode for answers in rows for mode in answers):
-        records = [(answers[mode].question.why == "alone", answers[mode].record) for answers in rows]
+        records = [(row[mode].question.why == "alone", row[mode].record) for row in rows if mode in row]
         for kind, alone in (("follow-ups", False), ("others", True)):
-            for way in ("alone", "conversation"):
-                hits = [100.0 * record[way] for each, record in records if each == alone and record[way] is not None]
+            for way in WAYS:
+                hits = [100.0 * record[way] for each, record in records if each == alone]
                 if hits:
-                    row = {"figure": f"{kind}, {way}", "n": len(hits), **interval(hits)}
+                    seconds = statistics.median(record[f"{way}_s"] for each, record in records if each == alone)
+                    row = {"figure": f"{kind}, {way}", "n": len(hits), **interval(hits), "s": seconds}
                     table.setdefault(mode, []).append(row)
     return table
 

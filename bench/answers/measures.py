@@ -11,6 +11,7 @@ from bench.common.data import Question
 from bench.common.intervals import interval
 from bench.common.scores import MAIN, scores
 
+WAYS = ("alone", "conversation")  # how a question that follows up another is asked
 SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
 
 
@@ -47,7 +48,7 @@ class Row:
         asked = {"mode": self.mode, "id": q.id, "doc_id": q.doc_id, "why": q.why, "question": q.text}
         asked |= {"expected": list(q.answers) or None, "seconds": record["seconds"]}
         if q.first:
-            return {**asked, "first": q.first, "alone": record["alone"], "conversation": record["conversation"]}
+            return {**asked, "first": q.first, **{name: record[name] for name in ("asked", *WAYS)}}
         places = [[p["start"], p["end"], p["cited"]] for p in record["passages"]]
         told = {"answer": record["text"], "verdict": self.verdict, "supported": record["supported"]}
         if signals := record.get("signals"):  # also of an answer that was not given for them

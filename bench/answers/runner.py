@@ -18,6 +18,8 @@ from bench.common.data import Question
 from bench.common.kept import Kept
 from minimemo.ask import PROMPTS, Conversation, Session, Writer, detect_language
 from minimemo.ask.answer import Found
+from minimemo.ask.endpoint import CalledGenerator
+from minimemo.events import silent
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
@@ -29,8 +31,13 @@ from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.document import Document
 
-MODES = ("closed", "gold", "rag", "memory", "memorag", "gist")
-_NO_MEMORY = ("closed", "gold", "rag")
+MODES = ("closed", "gold", "rag", "memory", "memorag", "gist", "search", "rewrite")
+_NO_MEMORY = ("closed", "gold", "rag", "search", "rewrite")
+REWRITE = (
+    "Question: {first}\nAnswer: {answer}\nNext question: {question}\n\n"
+    "Write the next question so that it can be understood without what stands before it, in its language. If it can "
+    "already, copy it. Write only the question."
+)
 _ROOMS = ("ask", "search", "text")  # whose code decides an answer, beside models and memory
 
 
@@ -38,7 +45,9 @@ class Runner:
     """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
 
     generator: a second model, that writes the answers. Modes are the product's, and `gold`: the evidence itself as the
-    passages, which is what the model could reach at best. An answer is kept under everything that decides it: document,
+    passages, which is what the model could reach at best; and of
+    follow-ups `search`: no model writes, the first question has the answer that the set gives; `rewrite`: with that
+    the model makes one question of both. An answer is kept under everything that decides it: document,
     models, memory, prompts, and the code of the rooms that answer. `fresh`: ask again all the same.
     """
 
@@ -56,7 +65,7 @@ class Runner:
         self.generator = Runtime(self.model, generator=generator).second_decoder()
         self._doc_id = ""
         self._document: Document | None = None
-        self._session: Session | None = None  # without a memory
+        self._retriever: Retriever | None = None  # of what needs no memory
         self._memo: Memo | None = None
         self._kept = Kept("answers", fresh)
 
@@ -77,7 +86,7 @@ class Runner:
             code_version(),
         ]
         made_of += [self.generator.located.fingerprint] if self.generator else []
-        made_of += [question.first, question.held] if question.first else []
+        made_of += [question.first_answer, question.held, REWRITE] if question.first else []
         record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
         return {"id": question.id, "doc_id": question.doc_id, **record}
 
@@ -87,14 +96,30 @@ class Runner:
         begin = time.perf_counter()
         record: dict[str, Any] = {"text": "", "passages": []}
         session = self._session_of(mode)
+        if mode in ("search", "rewrite"):
+            session = self._without_memory(CalledGenerator(lambda _: question.first_answer, self._count))
+        way: Any = "rag" if mode in ("search", "rewrite") else mode
         talk = Conversation(session)
-        talk.ask(question.first, cast(Any, mode))
-        talks: dict[str, Any] = {"alone": session, "conversation": talk}
+        if mode != "rewrite":
+            talk.ask(question.first, way)
+        talks: dict[str, Any] = {"alone": session, "conversation": session if mode == "rewrite" else talk}
         for name, asked in talks.items():
-            with closing(asked.stream(question.text, mode)) as steps:
+            start = time.perf_counter()
+            rewrites = mode == "rewrite" and name == "conversation"
+            text = self._rewritten(question) if rewrites else question.text
+            record["asked"] = text if rewrites else talk.alone(text)
+            with closing(asked.stream(text, way)) as steps:
                 passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
             record[name] = any(question.held in passage.text for passage in passages)
+            record[f"{name}_s"] = time.perf_counter() - start
         return {**record, "seconds": time.perf_counter() - begin}
+
+    def _rewritten(self, question: Question) -> str:
+        """A follow-up as the model that writes answers makes it stand alone."""
+        model = self.generator or self.model
+        prompt = REWRITE.format(first=question.first, answer=question.first_answer, question=question.text)
+        written = Writer(model.engine, model.tokenizer).write("", prompt, 64, silent)
+        return "".join(piece.text for piece in written).strip() or question.text
 
     def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
         if question.type == "followup":
@@ -113,7 +138,7 @@ class Runner:
 
     def _open(self, question: Question) -> Document:
         if self._document is None or question.doc_id != self._doc_id:
-            self._memo = self._session = None  # one memory at a time
+            self._memo = self._retriever = None  # one memory at a time
             self._doc_id = question.doc_id
             self._document = read_document(question.path)
         return self._document
@@ -132,25 +157,29 @@ class Runner:
             print(f"{self._doc_id}: memo ready after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         return self._memo
 
-    def _without_memory(self) -> Session:
+    def _without_memory(self, generator: CalledGenerator | None = None) -> Session:
         """A session over the passages that a memo would have: what answers without memory needs no prefill of all."""
-        if self._session is None:
-            assert self._document is not None
-            text, embedder = self._document.text, self.embedder.embedder
+        assert self._document is not None
+        text, embedder = self._document.text, self.embedder.embedder
+        if self._retriever is None:
             size = min(DEFAULT_SIZE, embedder.passage_room)
             chunks = split(text, embedder.offsets(text), size=size)
             groups = [chunks[at : at + GROUP] for at in range(0, len(chunks), GROUP)]  # as a build embeds them
             vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
-            self._session = Session(
-                self.model.engine,
-                self.model.tokenizer,
-                Retriever(VectorIndex.build(vectors), chunks, embedder),
-                _no_memory,
-                documents=[self._document.name],
-                language=detect_language(text),
-                generator=Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None,
-            )
-        return self._session
+            self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
+        second = Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None
+        return Session(
+            self.model.engine,
+            self.model.tokenizer,
+            self._retriever,
+            _no_memory,
+            documents=[self._document.name],
+            language=detect_language(text),
+            generator=generator or second,
+        )
+
+    def _count(self, text: str) -> int:
+        return len(self.model.tokenizer.encode(text))
 
 
 def _no_memory() -> Any:

@@ -35,6 +35,7 @@ class Question:
     path: Path = Path()  # of the document
     why: str = ""  # it is hard, or has no answer: of sets of bench/data
     first: str = ""  # The question that this one follows up,
+    first_answer: str = ""  # its answer,
     held: str = ""  # and what the passage that answers this one holds.
 
 
@@ -70,6 +71,7 @@ def questions(
             paths[r["doc_id"]],
             r.get("why", ""),
             r.get("first", ""),
+            r.get("first_answer", ""),
             r.get("held", ""),
         )
         for r in (rows[at] for at in sorted(spread[:limit]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_ABI = 12
+_ABI = 13
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
@@ -27,8 +27,9 @@ _FUNCTIONS = {
     "rms_norm": (None, [c_int, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p]),
     "stack": (c_int, [c_int, c_int, c_void_p, c_void_p]),
     "inverts": (c_int, [c_int]),
-    "unpack_symbols": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
+    "unpack_symbols": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
     "inverse_transform": (c_int, [c_int, c_void_p, c_int64, c_int]),
+    "frequencies": (c_int, [c_int, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]),
     "coarsen": (c_double, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_int]),
     "shortlist": (c_int, [c_int, c_void_p, c_void_p, c_float, c_void_p, c_int64, c_void_p, c_int]),
     "expand": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64, c_int]),

@@ -147,7 +147,10 @@ def _merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
+@triton.jit(
+    do_not_specialize=["queries", "tokens", "last_seen", "window", "stride_lp", "stride_lh"],
+    do_not_specialize_on_alignment=["lse"],
+)
 def _attend(
     q, k, v, out, lse, last_seen, queries, tokens,
     stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
@@ -227,7 +230,7 @@ def _visit(
     return sums, largest, total
 
 
-@triton.jit(do_not_specialize=["count", "queries"])
+@triton.jit(do_not_specialize=["count", "queries", "stride_lp"])
 def _merge_parts(
     parts, lse, out, count, queries, stride_pp, stride_ph, stride_lp, stride_oh, stride_on,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,

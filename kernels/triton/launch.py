@@ -11,12 +11,39 @@ import torch
 import triton
 from torch import Tensor
 
+_BESIDE = 12 << 10  # bytes of shared memory that no stage takes: queries, and what a reduction exchanges
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A kind of GPU. shared: bytes of shared memory that a program may ask for. wide: products take operands from
+    shared memory (wgmma, tcgen05), which leaves registers for larger blocks. amd: threads of a warp, matrix cores and
+    pipelining are AMD's."""
+
+    name: str
+    shared: int
+    wide: bool = False
+    amd: bool = False
+
+
+# What tools/aot.py compiles for. RTX 30, 40 and 50 are 8.6, 8.9 and 12.0; MI300 is gfx942, RX 7900 gfx1100.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("sm_80", 163 << 10), Chip("sm_86", 99 << 10), Chip("sm_89", 99 << 10), Chip("sm_90", 227 << 10, wide=True),
+        Chip("sm_100", 227 << 10, wide=True), Chip("sm_120", 99 << 10), Chip("gfx942", 64 << 10, amd=True),
+        Chip("gfx1100", 64 << 10, amd=True),
+    )
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
-    ampere: constants that differ on chips before compute capability 9, whose registers would spill.
+    small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`);
+    amd: what differs on AMD's, on top of that; "num_warps" and "num_stages" among the names. stage: bytes of shared
+    memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
     kernel: Any
@@ -25,26 +52,37 @@ class Launch:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
-    ampere: Mapping[str, Any] = field(default_factory=dict)
+    small: Mapping[str, Any] = field(default_factory=dict)
+    amd: Mapping[str, Any] = field(default_factory=dict)
+    stage: int = 0
 
-    def constants_for(self, capability: int) -> dict[str, Any]:
-        """Returns what is compiled in for a chip, 80 or 90 say."""
-        return {**self.constants, **(self.ampere if capability < 90 else {})}
+    def settings(self, chip: Chip) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns (what is compiled in, the compiler's options) for a chip."""
+        constants = {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        constants |= {} if chip.wide else self.small
+        constants |= self.amd if chip.amd else {}
+        options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+        if self.stage:
+            options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
+        return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
         """Queues the kernel on the device of its tensors; nothing happens for an empty grid."""
         if not all(self.grid):
             return
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        constants = self.constants_for(_capability(tensor.device.index) if tensor.is_cuda else 90)
+        constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
         with torch.cuda.device_of(tensor):
-            self.kernel[self.grid](**self.arguments, **constants, num_warps=self.num_warps, num_stages=self.num_stages)
+            self.kernel[self.grid](**self.arguments, **constants, **options)
 
 
 @lru_cache
-def _capability(device: int) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+def _chip(device: int) -> Chip:
+    about = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        arch = about.gcnArchName.partition(":")[0]
+        return CHIPS.get(arch) or Chip(arch, 64 << 10, amd=True)
+    return Chip(f"sm_{about.major}{about.minor}", about.shared_memory_per_block_optin, wide=about.major in (9, 10))
 
 
 def widened(kernel: Any, dtype: torch.dtype) -> bool:

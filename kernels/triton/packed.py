@@ -14,7 +14,10 @@ from .pack import load_codes
 from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "last_seen", "window"])
+@triton.jit(
+    do_not_specialize=["queries", "tokens", "last_seen", "window", "stride_lp", "stride_lh"],
+    do_not_specialize_on_alignment=["lse"],
+)
 def attend_packed(
     q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, last_seen, queries, tokens,
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,

@@ -63,6 +63,113 @@ def store_launch(
     )  # fmt: skip
 
 
+def qkv_launch(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    out: Tensor,
+    cache_keys: Tensor,
+    cache_values: Tensor,
+    start: int,
+    raw_keys: Tensor | None,
+) -> Launch:
+    """As `elementwise.rope_qkv`. Raises ValueError."""
+    check("qkv", qkv, (None, None, None), FLOATS)
+    tokens, all_heads, dim = qkv.shape
+    heads, kv_heads = out.shape[0], cache_keys.shape[0]
+    if all_heads != heads + 2 * kv_heads:
+        raise ValueError(f"qkv: {all_heads} heads, expected {heads} and twice {kv_heads}")
+    if dim % 2 or not 2 <= dim <= MAX_DIM:
+        raise ValueError(f"qkv: head dim {dim}, expected an even number up to {MAX_DIM}")
+    check("out", out, (heads, tokens, dim), (qkv.dtype,), qkv.device)
+    for name, table in (("cos", cos), ("sin", sin)):
+        check(name, table, (tokens, dim), (torch.float32,), qkv.device)
+        if not table.is_contiguous():
+            raise ValueError(f"{name}: expected a contiguous table")
+    for name, cache in (("cache_keys", cache_keys), ("cache_values", cache_values)):
+        check(name, cache, (kv_heads, None, dim), (qkv.dtype,), qkv.device)
+    if cache_keys.stride() != cache_values.stride():
+        raise ValueError(f"cache_values: strides {cache_values.stride()}, expected {cache_keys.stride()}")
+    if not 0 <= start <= cache_keys.shape[1] - tokens:
+        raise ValueError(f"start: {start} with {tokens} tokens in a cache of {cache_keys.shape[1]}")
+    for weight in norms or ():
+        check("norms", weight, (dim,), (qkv.dtype,), qkv.device)
+    if raw_keys is not None:
+        check("raw_keys", raw_keys, (kv_heads, tokens, dim), (qkv.dtype,), qkv.device)
+    return Launch(
+        _rope_qkv,
+        (triton.cdiv(tokens, _TOKENS), all_heads),
+        {
+            "qkv": qkv, "q_norm": norms[0] if norms else None, "k_norm": norms[1] if norms else None, "cos": cos,
+            "sin": sin, "out": out, "keys": cache_keys, "values": cache_values, "raw": raw_keys, "tokens": tokens,
+            "start": start, "eps": float(eps), "stride_xt": qkv.stride(0), "stride_xh": qkv.stride(1),
+            "stride_oh": out.stride(0), "stride_ot": out.stride(1), "stride_cg": cache_keys.stride(0),
+            "stride_ct": cache_keys.stride(1), "stride_rg": 0 if raw_keys is None else raw_keys.stride(0),
+            "stride_rt": 0 if raw_keys is None else raw_keys.stride(1),
+        },
+        {
+            "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim // 2)),
+            "BLOCK_T": _TOKENS,
+        },
+        num_warps=4,
+        num_stages=1,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["tokens", "start"], do_not_specialize_on_alignment=["cos", "sin"])
+def _rope_qkv(
+    qkv, q_norm, k_norm, cos, sin, out, keys, values, raw, tokens, start, eps, stride_xt, stride_xh, stride_oh,
+    stride_ot, stride_cg, stride_ct, stride_rg, stride_rt,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Takes a block of tokens (axis 0) of one head (axis 1): of queries, then of keys, then of values."""
+    head = tl.program_id(1).to(tl.int64)
+    token, dims = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
+    inside = (token < tokens)[:, None] & (dims < D // 2)[None, :]
+    token = token.to(tl.int64)[:, None]
+    at = qkv + head * stride_xh + token * stride_xt + dims[None, :]
+    first = tl.load(at, mask=inside, other=0.0)
+    second = tl.load(at + D // 2, mask=inside, other=0.0)
+    if head >= HEADS + KV_HEADS:
+        at = values + (head - HEADS - KV_HEADS) * stride_cg + (start + token) * stride_ct + dims[None, :]
+        tl.store(at, first, mask=inside)
+        tl.store(at + D // 2, second, mask=inside)
+    else:
+        if q_norm is not None:
+            weight = q_norm + dims
+            if head >= HEADS:
+                weight = k_norm + dims
+            real = dims < D // 2
+            wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+            squares = tl.sum(wide_first * wide_first + wide_second * wide_second, axis=1)
+            factor = (1.0 / tl.sqrt(squares / D + eps))[:, None]
+            wide_first *= factor * tl.load(weight, mask=real, other=0.0).to(tl.float32)[None, :]
+            wide_second *= factor * tl.load(weight + D // 2, mask=real, other=0.0).to(tl.float32)[None, :]
+            first, second = wide_first.to(first.dtype), wide_second.to(second.dtype)
+        table = token * D + dims[None, :]
+        cos_first = tl.load(cos + table, mask=inside, other=0.0)
+        cos_second = tl.load(cos + table + D // 2, mask=inside, other=0.0)
+        sin_first = tl.load(sin + table, mask=inside, other=0.0)
+        sin_second = tl.load(sin + table + D // 2, mask=inside, other=0.0)
+        wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+        turned_first = (wide_first * cos_first - wide_second * sin_first).to(first.dtype)
+        turned_second = (wide_second * cos_second + wide_first * sin_second).to(first.dtype)
+        if head < HEADS:
+            at = out + head * stride_oh + token * stride_ot + dims[None, :]
+            tl.store(at, turned_first, mask=inside)
+            tl.store(at + D // 2, turned_second, mask=inside)
+        else:
+            at = keys + (head - HEADS) * stride_cg + (start + token) * stride_ct + dims[None, :]
+            tl.store(at, turned_first, mask=inside)
+            tl.store(at + D // 2, turned_second, mask=inside)
+            if raw is not None:
+                at = raw + (head - HEADS) * stride_rg + token * stride_rt + dims[None, :]
+                tl.store(at, first, mask=inside)
+                tl.store(at + D // 2, second, mask=inside)
+
+
 @triton.jit(do_not_specialize=["tokens", "start"])
 def _rope_store(
     keys, values, cos, sin, cache_keys, cache_values, tokens, start, stride_xg, stride_xt, stride_yg, stride_yt,

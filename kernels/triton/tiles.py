@@ -40,10 +40,11 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
         block_n, warps = 64 if dim <= 64 else 32, 4
     else:
         block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 64) else 4
-    ampere = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
+    small = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
-        "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "ampere": ampere,
+        "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "small": small,
+        "stage": 2 * block_n * block_d * dtype.itemsize,
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from minimemo.ask.answer import Answer, Found
 from minimemo.ask.clues import Clue
-from minimemo.ask.conversation import Conversation
+from minimemo.ask.conversation import Conversation, stands_alone
 from minimemo.ask.evidence import Passage
 from minimemo.ask.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
 from minimemo.ask.question import Mode, checked_question
@@ -30,4 +30,5 @@ __all__ = [
     "detect_language",
     "load_prompts",
     "memory_opening",
+    "stands_alone",
 ]

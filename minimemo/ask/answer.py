@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
 from minimemo.ask.question import AnswerMode, Question
 from minimemo.ask.trust import probability, signals
 from minimemo.ask.writer import Weighed, Written
+from minimemo.errors import InputError
 from minimemo.text.scripts import Language
 from minimemo.text.sentences import sentence_spans
 from minimemo.text.words import content_units, normalize
@@ -30,6 +31,8 @@ REFUSED = {False: 0.33, True: 0.25}
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
 ASSERTED = 0.5
+
+_Record = TypeVar("_Record")
 
 _DENIAL = re.compile(
     r"\b(?:no|not|never|none|nobody|nothing|neither|nor|without|cannot|fail(?:s|ed)?|forbid(?:s|den)?|prohibit(?:s|ed)?"
@@ -48,6 +51,11 @@ class Found:
     clues: tuple[Clue, ...] = ()
     draft: str = ""
     passages: tuple[Passage, ...] = ()
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Found:
+        """Reads clues, draft and passages from plain lists, dicts and strings, as `Answer.from_dict` does."""
+        return _restored(cls, record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Answer:
     prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
     timings: seconds by stage, and "total"; they do not count when answers are compared.
     finish_reason: "length" where the text was cut at the longest that was allowed.
+    view: the stretches that memory was read of: a document's name, and about which of its characters, [start, end).
     """
 
     text: str
@@ -90,6 +99,7 @@ class Answer:
     signals: dict[str, float] = field(default_factory=dict)
     guess: str | None = None
     asked: str = ""
+    view: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
@@ -163,11 +173,33 @@ class Answer:
         """Returns plain lists, dicts, strings and numbers, ready for JSON."""
         record = dataclasses.asdict(self)
         record["clues"] = list(record["clues"])
+        record["view"] = [list(stretch) for stretch in record["view"]]
         record["passages"] = [
             {**p, **{name: list(p[name]) for name in ("sources", "found_by", "heading", "span") if p[name] is not None}}
             for p in record["passages"]
         ]
         return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Answer:
+        """Reads what `to_dict` gave, through JSON or not, into an equal answer; fields of later versions are passed
+        over. Raises InputError for what lacks one."""
+        return _restored(cls, record)
+
+
+def _restored(cls: type[_Record], record: Mapping[str, Any]) -> _Record:
+    """A frozen record from plain lists, dicts, strings and numbers."""
+    inner = {"clues": Clue, "passages": Passage}
+    values: dict[str, Any] = {}
+    try:
+        for name in [each.name for each in dataclasses.fields(cast(Any, cls)) if each.name in record]:
+            value = record[name]
+            if name in inner:
+                value = tuple(_restored(cast(Any, inner[name]), one) for one in value)
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"not the record of an answer ({error})") from None
 
 
 def support(answer: str, question: str, text: str) -> float | None:

@@ -8,7 +8,7 @@ front of it: "When was the tower built? 1871. Who built it?" is searched for, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -142,6 +142,26 @@ class Asked(Protocol):
     ) -> Iterator[Found | Piece | Answer]: ...
 
 
+def stands_alone(question: str, turns: Iterable[tuple[str, str]]) -> str:
+    """Gives the question that stands alone after earlier ones with their answers, "" where the document did not say."""
+    before: list[Turn] = []
+    for earlier, answer in turns:
+        before.append(Turn(earlier, _alone(earlier, before), answer))
+    return _alone(question, before)
+
+
+def _alone(question: str, turns: Sequence[Turn]) -> str:
+    question = checked_question(question)
+    if not turns or not leans(question):
+        return question
+    before: list[Turn] = []
+    for turn in reversed(turns[-TURNS:]):
+        before.insert(0, turn)
+        if turn.asked == turn.question:
+            break
+    return "".join(map(_told, before)) + question
+
+
 class Conversation:
     """Questions of which each may lean on those before it; made by `Memo.chat`."""
 
@@ -160,15 +180,7 @@ class Conversation:
 
     def alone(self, question: str) -> str:
         """Gives the question that stands alone: word for word the same where it does already."""
-        question = checked_question(question)
-        if not self._turns or not leans(question):
-            return question
-        before: list[Turn] = []
-        for turn in reversed(self._turns[-TURNS:]):
-            before.insert(0, turn)
-            if turn.asked == turn.question:
-                break
-        return "".join(map(_told, before)) + question
+        return _alone(question, self._turns)
 
     def ask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
         """Answers as `Session.ask` does."""

@@ -55,7 +55,7 @@ class Passage:
     span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
     document: its name.
     header: of the table that it begins inside of; it is no part of the text.
-    page, label, heading, time: where its beginning stands, see text.document.Place.
+    page, label, heading, time: where its sentence stands, of one without where it begins; see text.document.Place.
     """
 
     start: int
@@ -74,8 +74,10 @@ class Passage:
     time: str = ""
 
     def placed(self, place_of: Callable[[str, int], Place | None]) -> Passage:
-        """Returns it with the place where its first word stands; place_of: (document's name, character) -> place."""
-        place = place_of(self.document, self.start + len(self.text) - len(self.text.lstrip()))
+        """Returns it with the place where its `span`, or else its first word, stands; place_of: (document's name,
+        character) -> place."""
+        begin = self.span[0] if self.span else self.start + len(self.text) - len(self.text.lstrip())
+        place = place_of(self.document, begin)
         if place is None:
             return self
         return replace(self, page=place.page, label=place.label, heading=place.heading, time=place.time)

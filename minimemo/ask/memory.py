@@ -32,7 +32,7 @@ from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_
 from minimemo.ask.writer import Piece, Writer, Written, pieces
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
-from minimemo.memory.view import Extent, MemoryView, Span, chosen, ranked, walk, whole
+from minimemo.memory.view import Extent, MemoryView, Span, chosen, held, ranked, walk, whole
 from minimemo.text.scripts import WORDS_A_TOKEN
 from minimemo.text.words import normalize
 
@@ -296,6 +296,7 @@ class DocumentMemory:
     def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[KVCache]:
         """Lends a view's cache, with room for `room` tokens more at least, and removes what the question added. A view
         that is loaded already is not loaded again."""
+        question.views.add(view)
         memory = self._cache
         if memory is None or view != self._view or self._length + room > memory.capacity:
             with question.clock.stage("memory"):
@@ -314,6 +315,10 @@ class DocumentMemory:
             with self._lending:
                 if loan == self._loans:
                     memory.truncate(self._length)
+
+    def spans(self, question: Question) -> list[Span]:
+        """The stretches of the documents, in tokens, that memory was read of for a question."""
+        return held(self._open().extents, question.views) if question.views else []
 
     def _check(self, loan: int) -> None:
         """Raises MinimemoError once another loan began: a stream left half read cannot write under the next one."""

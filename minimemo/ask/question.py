@@ -16,6 +16,7 @@ from minimemo.ask.prompts import Prompts
 from minimemo.ask.writer import TextGenerator, Writer
 from minimemo.errors import InputError
 from minimemo.events import Clock, Listener
+from minimemo.memory.view import MemoryView
 from minimemo.text.scripts import Language, detect_language
 
 Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
@@ -228,6 +229,7 @@ class Question:
         self.writer = writer
         self.generator = writer if mode == "memory" else generator
         self.clock = Clock(on_event)
+        self.views: set[MemoryView] = set()  # what memory was read for it
         self.begin()
         self._check()
 

@@ -348,7 +348,7 @@ class Session:
         return self._placed(question.fit(ranked, budget, prompt))
 
     def _placed(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        """The passages, each with the page, heading or time of its beginning."""
+        """The passages, each with the page, heading or time of its beginning, or of the sentence that is cited."""
         return tuple(passage.placed(self._place_of) for passage in passages)
 
     def _searched(self, question: Question, found: Found, stand_out: float = 0) -> Found:
@@ -399,7 +399,11 @@ class Session:
                         step = next(whole)
         finally:
             self._turns.end(question)
-        yield step
+        stretches = [
+            (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
+        ]
+        view = tuple((self._documents[n], start, end) for n, start, end in stretches)
+        yield dataclasses.replace(step, passages=self._placed(step.passages), view=view)
 
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:

@@ -20,6 +20,7 @@ from minimemo.cli.screen import plain, tell
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import parse_size
 from minimemo.memory.tiers import DEFAULT, TIERS
+from minimemo.models.device import DEVICES
 from minimemo.runtime import DTYPES, KV_DTYPES
 
 _EXAMPLES = """\
@@ -30,6 +31,7 @@ examples:
   minimemo ask a.memo b.memo "Who pays?"          from several documents at once
   minimemo ask --all "Who pays?"                  from all memos on this machine
   minimemo summarize book.memo
+  minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
 
 exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
@@ -75,6 +77,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
     if isinstance(error, MinimemoError):
         return error
     said = f"{error}".lower()
+    if "cuda out of memory" in said or "hip out of memory" in said:
+        mend = "take --kv-dtype int8, or a smaller model, or --device cpu; close what else uses the GPU"
+        return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
         return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
     many = "too many open files"  # torch says it in a RuntimeError
@@ -141,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
         added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        added.set_defaults(verbose=False)
         return added
 
     pull = command(commands.pull, "get models by name", "pull")
@@ -171,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
     calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
+    _device(calibrate)
     calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
@@ -192,6 +199,16 @@ def parser() -> argparse.ArgumentParser:
     summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
     _answering(summarize, "what memory tells of each part", 512)
+
+    serve = command(commands.serve, "answer over HTTP: a page, an OpenAI-compatible API", "serve book.memo")
+    serve.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
+    serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    _models(serve)
+    serve.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
 
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
@@ -239,6 +256,17 @@ def _models(command: argparse.ArgumentParser) -> None:
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
 
+    _device(command)
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", default=os.environ.get("MINIMEMO_DEVICE") or "auto", metavar="|".join(DEVICES),
+        help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
+        "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
+    )  # fmt: skip
+    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes")
+
 
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument(
@@ -265,6 +293,12 @@ def _prompts(command: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
     return int(text)
 
 

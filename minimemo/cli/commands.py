@@ -38,7 +38,7 @@ def pull(arguments: argparse.Namespace) -> None:
     from minimemo.hub.catalog import CATALOG, defaults, pull, writer
 
     for name in arguments.name or filter(None, [*defaults(), writer()]):
-        with progress(arguments.quiet) as on_event:
+        with progress(arguments.quiet, arguments.verbose) as on_event:
             path = pull(name, on_event)
             if name not in CATALOG or CATALOG[name].kind == "decoder":
                 from minimemo.hub.folder import as_directory
@@ -58,8 +58,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
     from minimemo.runtime import load_model
 
     read = [read_document(path, arguments.encoding).text for path in texts]
-    with progress(arguments.quiet) as on_event:
-        profile = calibrate(load_model(model, on_event=on_event), read, on_event=on_event)
+    with progress(arguments.quiet, arguments.verbose) as on_event:
+        profile = calibrate(load_model(model, RunOptions(device=arguments.device), on_event), read, on_event=on_event)
     print(f"{model}: profile {profile.hash}")
 
 
@@ -74,7 +74,7 @@ def build(arguments: argparse.Namespace) -> None:
         )
     failed: dict[str, MinimemoError] = {}
     targets: set[Path] = set()
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         run = _run(arguments, on_event)
         for document in documents:
             out = arguments.out
@@ -119,12 +119,15 @@ def ask(arguments: argparse.Namespace) -> None:
     folders, question = _memos_and_question(arguments.words, arguments.all)
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         asked = _open(arguments, folders, on_event)
+        device = _device(arguments)
 
         def answer(steps: Any) -> Any:
             named = arguments.all or len(folders) > 1
-            return print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named)
+            return print_answer(
+                steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named, device=device
+            )
 
         if question is not None:
             question = sys.stdin.read() if question == "-" else question
@@ -144,6 +147,8 @@ def ask(arguments: argparse.Namespace) -> None:
                     last = answer(asked.session().stream_summary())
                 elif word in ("/clues", "/sources"):
                     _more(last, word, rest)
+                elif re.fullmatch(r"/\w+", line.strip()):
+                    raise InputError(f"{word}: unknown here; there are new, /clues, /sources N, /summary and exit")
                 else:
                     if arguments.show_clues and (whole := talk.alone(line)) != line.strip():
                         print(plain(f"[question] {whole}"), file=sys.stderr)
@@ -240,15 +245,36 @@ def _history() -> Callable[[], None] | None:
 
 
 def summarize(arguments: argparse.Namespace) -> None:
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
+        device = _device(arguments)
         steps = _open(arguments, arguments.memo, on_event).session().stream_summary(arguments.max_tokens)
-        print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues)
+        print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from minimemo.readers import read_document
+    from minimemo.server.run import serve
+
+    key = read_document(arguments.api_key_file).text.strip() if arguments.api_key_file else ""
+    if arguments.api_key_file and not key:
+        raise InputError(f"{arguments.api_key_file}: is empty; write a key into it")
+
+    def started(address: str, documents: int) -> None:
+        many = f"{documents} document{'s' * (documents != 1)}"
+        print(plain(f"{many} at {address}; Ctrl-C ends it"), flush=True)
+
+    named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
+    options = RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
+    usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
+    serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
+    from minimemo.models.device import choose
 
-    facts = open_memo(arguments.memo).inspect()
+    here = choose(os.environ.get("MINIMEMO_DEVICE") or "auto")
+    facts = {**open_memo(arguments.memo).inspect(), "device": here.facts()}
     if arguments.json:
         print(as_json(facts))
     else:
@@ -258,7 +284,7 @@ def inspect(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     from minimemo.memo.memo import open_memo
 
-    with progress(arguments.quiet) as on_event:
+    with progress(arguments.quiet, arguments.verbose) as on_event:
         open_memo(arguments.memo).verify(on_event)
     print(plain(f"{arguments.memo}: every checksum is right"))
 
@@ -330,6 +356,16 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
     return open_memos(folders, **run) if folders else open_store(**run)
 
 
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    """How models run, as the command line says."""
+    return RunOptions(arguments.dtype, arguments.kv_dtype, arguments.threads, arguments.device)
+
+
+def _device(arguments: argparse.Namespace) -> dict[str, str] | None:
+    """What JSON tells of the device of a run; None where there is none."""
+    return _options(arguments).place().facts() if arguments.json else None
+
+
 def _run(arguments: argparse.Namespace, on_event: Listener) -> dict[str, Any]:
     """What every command that runs models passes on."""
     from minimemo.ask import PROMPTS, load_prompts
@@ -338,6 +374,6 @@ def _run(arguments: argparse.Namespace, on_event: Listener) -> dict[str, Any]:
         "model": arguments.model,
         "embedder": arguments.embedder,
         "prompts": load_prompts(arguments.prompts) if arguments.prompts else PROMPTS,
-        "options": RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads),
+        "options": _options(arguments),
         "on_event": on_event,
     }

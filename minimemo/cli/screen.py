@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import dumps
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 
 
 JSON_VERSION = 1  # raised when a field goes or changes; new ones may come at any time
+FIRST_LINE, NEXT_LINE = 5.0, 10.0  # seconds
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def print_answer(
-    steps: Iterator[Found | Piece | Answer], bar: Bar, *, json: bool, clues: bool, named: bool = False
+    steps: Iterator[Found | Piece | Answer],
+    bar: Bar,
+    *,
+    json: bool,
+    clues: bool,
+    named: bool = False,
+    device: Mapping[str, str] | None = None,
 ) -> Answer:
     """Streams an answer and returns it: clues if asked for, the text as it comes, then the sources, `named` by their
-    documents."""
+    documents. device: what computes, for JSON."""
     from minimemo.ask import Answer, Found, Piece
     from minimemo.ask.clues import is_refusal
 
@@ -50,7 +58,7 @@ def print_answer(
         if begun:
             print(flush=True)  # an error begins a new line
     if json:
-        print(as_json(answer.to_dict()), flush=True)
+        print(as_json({**answer.to_dict(), "device": device}), flush=True)
         return answer
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
@@ -127,6 +135,7 @@ def print_memo(facts: Mapping[str, Any]) -> None:
         ("index", size(facts["index"]["bytes"])),
         ("chunks", f"{size(chunks['bytes'])}, at most {chunks['size']} tokens each, {chunks['overlap']} shared"),
         ("in all", size(facts["bytes"])),
+        ("device", f"{facts['device']['name']}, {facts['device']['title']}: models run there on this machine"),
     ]  # fmt: skip
     for name, text in rows:
         print(f"{name:<10}{plain(text)}")
@@ -160,19 +169,27 @@ def print_usage(usage: Mapping[str, int]) -> None:
 
 
 class Bar:
-    """Events as one progress bar on stderr, the stage's name before it. Off when stderr is no terminal or with -q."""
+    """Events as one progress bar on stderr, the stage's name before it; where stderr is no terminal, as a line of a
+    stage that takes longer than FIRST_LINE seconds, and one every NEXT_LINE from then on. Nothing of either with -q."""
 
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
+    def __init__(self, quiet: bool, terminal: bool, verbose: bool = False) -> None:
+        self._shown, self._lines = terminal and not quiet, not terminal and not quiet
+        self._verbose = verbose
         self._bar: Any = None
         self._stage = ""
+        self._due = 0.0  # when a line is told next
 
     def __call__(self, event: Any) -> None:
-        if event.unit == "note":
-            self.clear()
-            print(plain(event.stage), file=sys.stderr)
+        if event.unit in ("note", "detail"):
+            if event.unit == "note" or self._verbose:
+                self.clear()
+                print(plain(event.stage), file=sys.stderr)
             return
-        if not self._shown or event.stage == "answer":
+        if event.stage == "answer":
+            return
+        if self._lines:
+            self._line(event)
+        if not self._shown:
             return
         if event.stage != self._stage:
             self.clear()
@@ -189,6 +206,18 @@ class Bar:
         if event.total and event.done >= event.total:
             self.clear()
 
+    def _line(self, event: Any) -> None:
+        now = monotonic()
+        if event.stage != self._stage:
+            self._stage, self._due = event.stage, now + FIRST_LINE
+        elif now >= self._due:
+            self._due = now + NEXT_LINE
+            counts = (
+                (size(event.done), size(event.total)) if event.unit == "B" else (f"{event.done:,}", f"{event.total:,}")
+            )
+            far = f"{counts[0]} of {counts[1]}" if event.total else counts[0]
+            print(f"{plain(event.stage)}: {far}" + f" {event.unit}" * (event.unit != "B"), file=sys.stderr, flush=True)
+
     def clear(self) -> None:
         """Takes the bar away, so that something can be printed."""
         if self._bar is not None:
@@ -197,9 +226,9 @@ class Bar:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Bar]:
+def progress(quiet: bool, verbose: bool = False) -> Iterator[Bar]:
     """A bar for the length of a `with`; taken away whatever happens."""
-    bar = Bar(not quiet and sys.stderr.isatty())
+    bar = Bar(quiet, sys.stderr.isatty(), verbose)
     try:
         yield bar
     finally:

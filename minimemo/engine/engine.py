@@ -15,6 +15,7 @@ from minimemo.engine.cache import KVCache
 from minimemo.engine.sampling import Sampling, likeliest
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
+from minimemo.models.device import full
 from minimemo.threads import check_fork
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
@@ -76,10 +77,19 @@ class Engine:
         return self.new_memory(0, capacity)
 
     def new_memory(self, tokens: int, capacity: int) -> KVCache:
-        """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended."""
+        """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended.
+
+        Raises InputError, with what would fit, where a GPU has no room for it.
+        """
         c, device = self.config, self.decoder.device
         shape = c.num_layers, c.num_kv_heads, c.head_dim, capacity
-        return KVCache(*shape, self.kv_dtype, device, packed_tokens=tokens, bits=self.memory_bits)
+        try:
+            return KVCache(*shape, self.kv_dtype, device, packed_tokens=tokens, bits=self.memory_bits)
+        except torch.OutOfMemoryError:
+            numbers = 2 * c.num_layers * c.num_kv_heads * c.head_dim  # a token
+            packed = numbers * self.memory_bits // 8 * tokens if self.memory_bits else 0
+            dense = numbers * self.kv_dtype.itemsize * (capacity - (tokens if self.memory_bits else 0))
+            raise full(f"a cache of {capacity:,} tokens", packed + dense, device, capacity) from None
 
     def prefill(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache, chunk by chunk; logits (1, V) after the last one."""

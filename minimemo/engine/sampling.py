@@ -38,5 +38,7 @@ class Sampling:
 
 def likeliest(logits: Tensor) -> list[int]:
     """logits (rows, V) -> the likeliest token of each row, of equal ones that of the lowest id."""
+    if not logits.is_cpu:
+        return logits.argmax(dim=-1).tolist()  # a few bytes come back, not the logits
     # numpy: torch's own would wake a team of threads that then spins on the cores of the next step's products
     return logits.cpu().numpy().argmax(axis=-1).tolist()

@@ -26,6 +26,7 @@ from minimemo.memo.memorize import Earlier, reading_rule, write_memory
 from minimemo.memo.passages import reuse_passages, tokenize, write_passages
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.profile import Profile, load_profile, profile_of
+from minimemo.memory.shipped import shipped_profile
 from minimemo.memory.size import fit, over, recipe_of
 from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile
 from minimemo.models.layers import product_dtype
@@ -59,11 +60,11 @@ def build(
     source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. text: a text in place of
     a source; name its memo's place. encoding, errors: see `read_document`; password: of an encrypted PDF. out: the
     folder, by default the document's name with the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by
-    default; where one needs a profile of the model and there is none, the model is measured first, in minutes, once.
-    budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what to expect. window: tokens
-    back that each token of a longer document sees at least; None: all, while the document fits the model's context, and
-    a window past that. A memo of the same document, model and settings that is already there is returned as it is. What
-    others may not do with the document's file they may not do with the memo.
+    default; where one needs a profile of the model and there is none, here or in the package, the model is measured
+    first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what
+    to expect. window: tokens back that each token of a longer document sees at least; None: all, while the document
+    fits the model's context, and a window past that. A memo of the same document, model and settings that is already
+    there is returned as it is. What others may not do with the document's file they may not do with the memo.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill, or a
     KeyboardInterrupt, the same call goes on from there.
@@ -175,10 +176,12 @@ def _plan(
 
 
 def _profile(models: Runtime) -> Profile:
-    """The model's profile, measured now where there is none."""
+    """The model's newest profile; where there is none, the one that the package has, or one measured now."""
     located = models.located()
     if (hash_ := profile_of(located.fingerprint, profiles_dir())) is not None:
         return load_profile(hash_, profiles_dir())
+    if (shipped := shipped_profile(located.fingerprint, profiles_dir())) is not None:
+        return shipped
     models.on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
     return calibrate(models.decoder(), on_event=models.on_event)
 

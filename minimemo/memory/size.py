@@ -16,19 +16,22 @@ import numpy as np
 from minimemo.errors import InputError
 from minimemo.files import size
 from minimemo.memory.codec import KVLayout
+from minimemo.memory.frequencies import MAX_GROUP, loudness
 from minimemo.memory.profile import Profile, Transform
 from minimemo.memory.tiers import RATIOS, make_codec
-from minimemo.memory.transform import FINER, SINKS, TAIL
+from minimemo.memory.transform import FINER, KEYS_UP, SINKS, TAIL, VALUES_UP
 
 ABOVE_ENTROPY = 1.05  # what streams of bytes under zstd take, times the entropy of their symbols
 VALUE_STEP = 1.4  # times the keys' step: KL at 31x is 0.027 with it, 0.034 with 2, 0.048 with 2.8
+LONG_FROM = 75.0  # ratio to fp16 from which groups of tokens are the longest
 OVERHEAD = 4.0  # bytes a token: ids, checksums, index
 HEADER = 600.0  # bytes of a file: header and footer
 LARGEST_STEPS = 1e5, 1e5
 FINEST, COARSEST = 8.0, 100.0  # ratios to fp16 between which the transform codec is worth its name
 # By how much documents may pass what is expected of one like the profile's texts, at a ratio to fp16. Measured on ten
-# documents of bench.memory, 0.5B: 1.03 to 1.16 times at 15, 1.00 to 1.12 at 26, 0.99 to 1.09 at 45, 0.99 to 1.07 at 93.
-MARGINS = ((15.0, 1.16), (45.0, 1.09))
+# documents of bench.memory, 0.5B: 1.03 to 1.16 times at 15, 1.00 to 1.12 at 26, 0.99 to 1.09 at 45, 0.99 to 1.07 at 93;
+# where neighbouring tokens are not alike at all, 0.08 more.
+MARGINS = ((15.0, 1.24), (45.0, 1.17))
 # KL divergence (nats, next tokens) at a ratio: bench.memory, qwen2.5-coder-0.5b, means of ten documents. Other models
 # and documents come within a factor of two.
 MEASURED = ((15.25, 0.0083), (25.33, 0.0168), (45.43, 0.0418), (100.1, 0.129))
@@ -40,14 +43,20 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
         return tier, make_codec(tier, asdict(layout)).params()
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
-    goal = layout.fp16_bytes / RATIOS[tier]
-    return _transform(layout, profile, _steps(goal, lambda *steps: bytes_per_token(profile, *steps)))
+    goal, time = layout.fp16_bytes / RATIOS[tier], time_of(RATIOS[tier])
+    return _transform(layout, profile, _steps(goal, lambda *steps: bytes_per_token(profile, *steps, time)), time)
 
 
-def entropy(spread: np.ndarray) -> np.ndarray:
-    """Bits a symbol of Laplacian numbers with standard deviations `spread`, in steps, rounded to whole steps."""
+def time_of(ratio: float) -> int:
+    """Tokens of a group that are coded as frequencies, in a memory so many times smaller than fp16."""
+    return MAX_GROUP if ratio >= LONG_FROM else 16
+
+
+def entropy(spread: np.ndarray, up: float = 0.5) -> np.ndarray:
+    """Bits a symbol of Laplacian numbers with standard deviations `spread`, in steps, rounded to whole steps, away from
+    zero from the fraction `up` on."""
     decay = np.sqrt(2.0) / np.maximum(spread, 1e-3)  # a step's worth of it
-    nonzero, next_one = np.exp(-decay / 2), np.exp(-decay)
+    nonzero, next_one = np.exp(-decay * up), np.exp(-decay)
     # which symbols are zero; of the others a sign and, geometric, how far out
     return _binary(nonzero) + nonzero * (1 + _binary(next_one) / (1 - next_one))
 
@@ -57,19 +66,19 @@ def step_for(half: Transform, bits: float) -> float:
     return _where_it_falls_to(bits, lambda step: _bits(half, step))
 
 
-def bytes_per_token(profile: Profile, key_step: float, value_step: float) -> float:
+def bytes_per_token(profile: Profile, key_step: float, value_step: float, time: int = 1) -> float:
     """Bytes that a token is expected to take, everything in memory.bin counted, in a document like the profile's."""
-    kinds = (profile.keys, key_step), (profile.values, value_step)
-    bits = sum(_bits(half, step) for halves, step in kinds for half in halves)
+    kinds = (profile.keys, key_step, KEYS_UP), (profile.values, value_step, VALUES_UP)
+    bits = sum(_bits(half, step, up, time) for halves, step, up in kinds for half in halves)
     return bits / 8 * ABOVE_ENTROPY + OVERHEAD
 
 
-def memory_bytes(profile: Profile, key_step: float, value_step: float, tokens: int) -> float:
+def memory_bytes(profile: Profile, key_step: float, value_step: float, time: int, tokens: int) -> float:
     """Bytes that a whole memory.bin of `tokens` coded tokens is expected to take: the last ones take more
     (transform.TAIL), which shows in a short memory."""
     near = min(TAIL, tokens)
     finer = bytes_per_token(profile, key_step / FINER, value_step / FINER)
-    return HEADER + (tokens - near) * bytes_per_token(profile, key_step, value_step) + near * finer
+    return HEADER + (tokens - near) * bytes_per_token(profile, key_step, value_step, time) + near * finer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     coded = max(1, len(opening) + tokens - exact)
     stored = 0 if in_profile else exact * fp16 * layout.torch_dtype.itemsize // 2
     whole = fp16 * (len(opening) + tokens)
-    bare = memory_bytes(profile, *LARGEST_STEPS, coded)  # what a file takes that holds nothing
+    bare = memory_bytes(profile, *LARGEST_STEPS, 1, coded)  # what a file takes that holds nothing
     least = _margin(COARSEST) * max(whole / COARSEST, 2 * bare) + stored
     if budget < least:
         raise InputError(
@@ -100,12 +109,13 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
         )
     room = budget - stored
     goal = min(room / _margin(whole / room), whole / FINEST)
-    steps = _steps(goal, lambda key_step, value_step: memory_bytes(profile, key_step, value_step, coded))
-    least = memory_bytes(profile, *steps, coded)
+    time = time_of(whole / goal)
+    steps = _steps(goal, lambda *steps: memory_bytes(profile, *steps, time, coded))
+    least = memory_bytes(profile, *steps, time, coded)
     expected = least * (1 + _margin(whole / least)) / 2 + stored
     ratio = whole / expected
     note = f"budget {size(budget)}: memory.bin of about {size(expected)}, {ratio:.0f}x smaller than fp16 KV, "
-    return Fit(*_transform(layout, profile, steps), note + expected_quality(ratio))
+    return Fit(*_transform(layout, profile, steps, time), note + expected_quality(ratio))
 
 
 def over(budget: int, taken: int) -> str:
@@ -130,15 +140,16 @@ def expected_divergence(ratio: float) -> float:
     return float(low_kl * (ratio / low) ** slope)
 
 
-def _transform(layout: KVLayout, profile: Profile, steps: tuple[float, float]) -> tuple[str, dict[str, Any]]:
+def _transform(layout: KVLayout, profile: Profile, steps: tuple[float, float], time: int) -> tuple[str, dict[str, Any]]:
     """(codec, parameters) of the transform codec with these steps of keys and values."""
     named = {"key_step": steps[0], "value_step": steps[1]}
-    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS}
+    return "klt", {**asdict(layout), "profile": profile.hash, **named, "sinks": SINKS, "time": time}
 
 
-def _bits(half: Transform, step: float) -> float:
+def _bits(half: Transform, step: float, up: float = 0.5, time: int = 1) -> float:
     """Bits that the components of a Transform take a token."""
-    return float(entropy(half.deviation.double().numpy() / step).sum())
+    loud, counts = np.unique(loudness(time).round(9), return_counts=True)
+    return float(counts @ entropy(np.outer(loud, half.deviation.double().numpy() / step), up).sum(1)) / time
 
 
 def _steps(goal: float, weigh: Callable[[float, float], float]) -> tuple[float, float]:

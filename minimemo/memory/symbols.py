@@ -39,25 +39,28 @@ class Band:
     packed: int
 
 
-def bands(spread: np.ndarray) -> tuple[Band, ...]:
-    """The bands of components whose standard deviations, in steps, are `spread` (r,), falling."""
+def bands(spread: np.ndarray, loudest: float | None = None) -> tuple[Band, ...]:
+    """The bands of components whose standard deviations, in steps, are `spread` (r,), falling. loudest: what none of
+    them passes, in any block; then there are as many bands for every block, some of them empty."""
     plan: list[Band] = []
     for edge, packed in _EDGES:
         start = plan[-1].stop if plan else 0
         stop = len(spread) if edge == 0.0 else int(np.searchsorted(-spread, -edge, side="right"))
-        if stop > start:
+        if stop > start or (loudest is not None and edge <= loudest):
             plan.append(Band(start, stop, packed))
     return tuple(plan)
 
 
-def pack(symbols: np.ndarray, plan: Sequence[Band]) -> tuple[bytes, ...]:
+def pack(symbols: np.ndarray, plan: Sequence[Band], rows: bool = True) -> tuple[bytes, ...]:
     """symbols (r, n) int32 -> one stream a band, then that of remainders and that of the large numbers (int32).
 
+    rows: whether the symbols of a component begin with a byte of their own, and not only those of a band.
     Remainders are whole numbers >= 0, mostly small: a byte each, the large ones as int32 besides.
     """
     streams, remainders = [], [np.empty(0, np.int64)]
     for band in plan:
         part = symbols[band.start : band.stop]
+        part = part if rows else part.reshape(1, -1)
         stream, rest = _pack_gaps(part) if band.packed == _SPARSE else _pack_digits(part, band.packed)
         streams.append(stream)
         remainders.append(rest.astype(np.int64))
@@ -66,7 +69,7 @@ def pack(symbols: np.ndarray, plan: Sequence[Band]) -> tuple[bytes, ...]:
     return *streams, np.minimum(numbers, _LARGE).astype(np.uint8).tobytes(), large.tobytes()
 
 
-def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
+def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int, rows: bool = True) -> np.ndarray:
     """The inverse: (r, n) int16. Raises MemoError when the streams do not hold that many symbols."""
     if len(streams) != len(plan) + 2:
         raise MemoError(f"{len(streams)} streams of symbols instead of {len(plan) + 2}")
@@ -75,19 +78,23 @@ def unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.nd
     if max(map(len, streams)) > 4 * (symbols + 2 * len(plan) + 1):  # large numbers have four bytes
         raise MemoError("a block's stream is longer than its symbols can need")
     if native.unavailable() is not None:
-        return _unpack(streams, plan, tokens)
+        return _unpack(streams, plan, tokens, rows)
+    counts = [band.stop - band.start for band in plan]
+    lengths = [tokens] * len(plan) if rows else [count * tokens for count in counts]
     try:
-        return unpack_symbols(streams, [b.stop - b.start for b in plan], [b.packed for b in plan], tokens)
+        symbols = unpack_symbols(streams, counts if rows else [1] * len(plan), lengths, [band.packed for band in plan])
+        return symbols.reshape(sum(counts), tokens)
     except ValueError as error:
         raise MemoError(str(error)) from None
 
 
-def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int) -> np.ndarray:
+def _unpack(streams: Sequence[bytes], plan: Sequence[Band], tokens: int, rows: bool = True) -> np.ndarray:
     """In numpy, for machines without the native library."""
     rest = _Remainders(streams[-2], streams[-1])
     symbols = np.zeros((plan[-1].stop if plan else 0, tokens), dtype=np.int16)
     for band, stream in zip(plan, streams, strict=False):
         part = symbols[band.start : band.stop]
+        part = part if rows else part.reshape(1, -1)  # a view
         if band.packed == _SPARSE:
             _unpack_gaps(stream, part, rest)
         else:

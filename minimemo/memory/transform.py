@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from minimemo.memory.codec import (
     sinks_of,
     whole_number,
 )
+from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
 from minimemo.memory.profile import Profile, Transform, joint
 from minimemo.memory.symbols import LARGEST, Band, bands, pack, unpack
 
@@ -36,29 +37,47 @@ SINKS = 16  # where a sequence begins with no known opening: a chat template's s
 TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
 QUIET = 0.08  # steps: of a Laplacian component this quiet, 1 symbol in 7,000 is not zero; it is left out
 FINE = 8  # steps: the root mean square of numbers from which on products of 8 bits would add 6 % to the squared error
+# From which fraction of a step on a value is rounded up. Attention averages values over many tokens: independent errors
+# average out, the bias of so many small numbers toward zero does not. Keys are the reverse.
+KEYS_UP, VALUES_UP = 0.5, 0.45
 LOUD = 0.3  # steps: 1 symbol in 11 is not zero; whole vectors are quicker from here on (1,000 rows: 4.2 ms either way)
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
+class _Plan(NamedTuple):
+    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are."""
+
+    bands: tuple[Band, ...]
+    places: np.ndarray | None
+
+
 class _Part:
-    """One Transform at one step: what is coded of a group's keys or values."""
+    """One Transform at one step: what is coded of a group's keys or values. up: the fraction of a step from which on
+    numbers are rounded away from zero; time: tokens of a group that are coded as frequencies, 1 for none."""
 
-    half: Transform
-    step: float
-    plan: tuple[Band, ...]
-    basis: Basis  # (r, C), only components that are coded
+    def __init__(self, half: Transform, step: float, up: float, time: int) -> None:
+        self.half, self.step, self.time = half, step, time
+        self._rounding = 1 - up
+        self._spread = half.deviation.numpy() / step
+        loudest = float(loudness(time)[0]) if time > 1 else 1.0
+        kept = int((self._spread >= QUIET / loudest).sum())
+        loud = min(kept, int((self._spread >= LOUD).sum()))
+        fine = bool((self._spread**2).sum() > FINE**2 * half.mean.numel())
+        self.basis = Basis(half.basis[:kept], loud, exact=fine)  # (r, C), only components that are coded
+        self._spread = self._spread[:kept]
+        self._loudest = loudest * float(self._spread.max(initial=0.0))
+        self._plans: dict[int, _Plan] = {}  # by the tokens of a block
 
-    @classmethod
-    def of(cls, half: Transform, step: float) -> _Part:
-        steps = half.deviation.numpy() / step
-        kept, loud = (int((steps >= least).sum()) for least in (QUIET, LOUD))
-        fine = bool((steps**2).sum() > FINE**2 * half.mean.numel())
-        return cls(half, step, bands(steps[:kept]), Basis(half.basis[:kept], loud, exact=fine))
-
-    @property
-    def streams(self) -> int:
-        return len(self.plan) + 2
+    def _plan(self, tokens: int) -> _Plan:
+        """The plan of n tokens, made once."""
+        if tokens not in self._plans:
+            if self.time == 1:
+                plan = _Plan(bands(self._spread), None)
+            else:
+                places, spread = order(self._spread, tokens, self.time, QUIET)
+                plan = _Plan(bands(spread, self._loudest), places)
+            self._plans[tokens] = plan
+        return self._plans[tokens]
 
     def scale(self) -> Tensor:
         """(C,)"""
@@ -67,14 +86,32 @@ class _Part:
     def encode(self, x: Tensor) -> Streams:
         """x (n, C) float32."""
         components = self.basis.components((x - self.half.mean) * self.scale())
-        symbols = (components / self.step).round_().clamp_(-LARGEST, LARGEST).to(torch.int32)
-        return pack(symbols.T.contiguous().numpy(), self.plan)
+        if self.time > 1:
+            to_frequencies(components[None], self.time)
+        sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
+        symbols = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
+        bands_, places = self._plan(len(x))
+        return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
+
+    @property
+    def streams(self) -> int:
+        """How many streams every block has."""
+        return len(self._plan(BLOCK_TOKENS).bands) + 2
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
-        symbols = torch.from_numpy(unpack(streams, self.plan, out.shape[2]))
+        tokens, (plan, places) = out.shape[2], self._plan(out.shape[2])
+        mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        self.basis.inverse(symbols, self.step, self.half.mean * self.scale(), inverse, out.flatten(0, 1))
+        if places is None:
+            symbols = torch.from_numpy(unpack(streams, plan, tokens))
+            self.basis.inverse(symbols, self.step, mean * self.scale(), inverse, heads)
+            return
+        coded = np.zeros((len(self.basis.rows), tokens), np.int16)
+        coded.reshape(-1)[places] = unpack(streams, plan, 1, rows=False)[:, 0]
+        self.basis.inverse(torch.from_numpy(coded), self.step, torch.zeros_like(mean), inverse, heads)
+        to_tokens(heads, self.time)
+        heads += mean.view(len(heads), 1, -1)
 
 
 class TransformCodec:
@@ -86,6 +123,8 @@ class TransformCodec:
     The first tokens of the sequence are exact: an opening that the profile knows (as the profile has it), else the
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
+    time: where it is not 1, the tokens between those are coded in groups of so many, as frequencies; see `frequencies`.
+
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
     the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
     for keys and for values; all those of the tail in one, each after its length (u32).
@@ -96,10 +135,17 @@ class TransformCodec:
     level = 13  # zstd; 3 takes 4-10 % more bytes on these streams, 19 as many at 2.5-5 times the time
 
     def __init__(
-        self, layout: KVLayout, profile: Profile, key_step: float, value_step: float, sinks: int = SINKS
+        self,
+        layout: KVLayout,
+        profile: Profile,
+        key_step: float,
+        value_step: float,
+        sinks: int = SINKS,
+        time: int = 1,
     ) -> None:
         """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
+        whole_number("time", time, 1, MAX_GROUP)
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
@@ -115,18 +161,19 @@ class TransformCodec:
         self.layout = layout
         self.profile = profile
         self.steps = float(key_step), float(value_step)
-        self.sinks = sinks
+        self.sinks, self.time = sinks, time
         self._parts, self._fine = (
             [
-                (_Part.of(key, key_step / finer), _Part.of(value, value_step / finer))
+                (_Part(key, key_step / finer, KEYS_UP, group), _Part(value, value_step / finer, VALUES_UP, group))
                 for key, value in zip(profile.keys, profile.values, strict=True)
             ]
-            for finer in (1, FINER)
+            for finer, group in ((1, time), (FINER, 1))
         )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
         steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
-        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks}
+        time = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have it
+        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **time}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)

@@ -104,6 +104,19 @@ def neighbours(extents: Sequence[Extent], blocks: Iterable[Block]) -> Iterator[B
                 yield memory, near
 
 
+def held(extents: Sequence[Extent], views: Iterable[MemoryView]) -> list[Span]:
+    """The stretches of the documents that views hold between them, in order; neighbours are one."""
+    spans: list[Span] = []
+    for part in sorted({part for view in views for part in view.parts}):
+        at = part.block * extents[part.memory].block_tokens - extents[part.memory].opening
+        start, end = max(0, at + part.first), at + part.end
+        if spans and spans[-1].memory == part.memory and start <= spans[-1].end:
+            spans[-1] = replace(spans[-1], end=max(end, spans[-1].end))
+        elif start < end:
+            spans.append(Span(part.memory, start, end))
+    return spans
+
+
 def ranked(extents: Sequence[Extent], spans: Sequence[Span], first: int) -> Iterator[Block]:
     """Yields the blocks of the `first` spans, then their neighbours, then those of the other spans."""
     rest = iter(spans)

@@ -19,16 +19,15 @@ from torch import Tensor
 from minimemo.kernels import (
     PackedSource,
     Source,
-    add_rms_norm,
     apply_rope,
     attend,
-    gated_mlp_activation,
     rms_norm,
+    rope_qkv,
 )
 from minimemo.kernels.native import stack
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
-from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights
+from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, Projection, project
 from minimemo.models.native import most_tokens, native_stack
 from minimemo.models.rope import RopeTable
 
@@ -109,7 +108,7 @@ class Decoder:
         if logits == "none":
             return x.new_empty((0, self.config.vocab_size), dtype=torch.float32)
         if logits in ("last", "likeliest"):
-            x = x if counts.count(1) == len(x) else x[torch.tensor(counts, device=self.device).cumsum(0) - 1]
+            x = x if counts.count(1) == len(x) else x[torch.tensor(counts).cumsum(0).sub_(1).to(self.device)]
         elif logits != "all":
             raise ValueError(f"decoder: logits must be last, likeliest, all or none, got {logits!r}")
         x = rms_norm(x, self.weights.norm, self.config.norm_eps)
@@ -131,39 +130,71 @@ class Decoder:
         config, eps = self.config, self.config.norm_eps
         heads, kv_heads, dim, n = config.num_heads, config.num_kv_heads, config.head_dim, x.shape[0]
 
-        qkv = layer.qkv(rms_norm(x, layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
-        q, k, v = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))  # (H, N, D), (G, N, D), (G, N, D)
+        qkv = project(layer.qkv, x, norm=(layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
+        q = self._turned(index, layer, qkv, rotation, rows, raw_keys)
+        if q is None:
+            q = self._turned_apart(index, layer, qkv, rotation, rows, raw_keys)
+        mixed = self._attend(index, q, rows, prefix)  # (H, N, D)
+        x = _added(layer.out, mixed.transpose(0, 1).reshape(n, heads * dim), x, layer.post_attention_norm, eps)
+        fed = project(layer.gate_up, x, norm=(layer.mlp_norm, eps), gate=config.activation)
+        return _added(layer.down, fed, x, layer.post_mlp_norm, eps)
+
+    def _turned(
+        self,
+        index: int,
+        layer: LayerWeights,
+        qkv: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        rows: Sequence[Row],
+        raw_keys: Tensor | None,
+    ) -> Tensor | None:
+        """Gives queries (H, N, D) after RoPE, with keys and values in the rows' caches, by one kernel a row; None where
+        there is no such kernel for these tensors."""
+        cos, sin = rotation
+        n, _, dim = qkv.shape
+        q = qkv.new_empty((n, self.config.num_heads, dim)).transpose(0, 1)
+        norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
+        first = 0
+        for row in rows:
+            span, cache = slice(first, first + row.count), row.cache
+            raw = None if raw_keys is None else raw_keys[index, :, span]
+            slot, keys, values = cache.length - cache.start, cache.keys[index], cache.values[index]
+            if not rope_qkv(
+                qkv[span], norms, self.config.norm_eps, cos[span], sin[span], q[:, span], keys, values, slot, raw
+            ):
+                return None
+            first += row.count
+        return q
+
+    def _turned_apart(
+        self,
+        index: int,
+        layer: LayerWeights,
+        qkv: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        rows: Sequence[Row],
+        raw_keys: Tensor | None,
+    ) -> Tensor:
+        """As `_turned`, operation by operation."""
+        config, (cos, sin) = self.config, rotation
+        sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        q, k, v = qkv.transpose(0, 1).split(sizes)  # (H, N, D), (G, N, D), (G, N, D)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
+            q, k = rms_norm(q, layer.q_norm, config.norm_eps), rms_norm(k, layer.k_norm, config.norm_eps)
         v = v.to(rows[0].cache.dtype)
         if raw_keys is not None or k.dtype != torch.float32:
             k = k.to(rows[0].cache.dtype)  # before RoPE: as a memory will hold them
         if raw_keys is not None:
             raw_keys[index] = k
-        mixed = self._attend(index, apply_rope(q, *rotation), k, v, rotation, rows, prefix)  # (H, N, D)
-        mixed = layer.out(mixed.transpose(0, 1).reshape(n, heads * dim))
-        if layer.post_attention_norm is not None:
-            mixed = rms_norm(mixed, layer.post_attention_norm, eps)
-        normed, x = add_rms_norm(mixed, x, layer.mlp_norm, eps)
+        first = 0
+        for row in rows:
+            last = first + row.count
+            row.cache.write(index, k[:, first:last], v[:, first:last], cos[first:last], sin[first:last])
+            first = last
+        return apply_rope(q, cos, sin)
 
-        fed = layer.down(gated_mlp_activation(layer.gate_up(normed), config.activation))
-        if layer.post_mlp_norm is not None:
-            fed = rms_norm(fed, layer.post_mlp_norm, eps)
-        return x + fed
-
-    def _attend(
-        self,
-        index: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        rows: Sequence[Row],
-        prefix: Cache | None,
-    ) -> Tensor:
-        """Rotates k, writes it and v into the rows' caches, and mixes: each row over its own tail, all rows over the
-        shared prefix."""
-        cos, sin = rotation
+    def _attend(self, index: int, q: Tensor, rows: Sequence[Row], prefix: Cache | None) -> Tensor:
+        """Mixes: each row over its own tail, all rows over the shared prefix."""
         window = self.config.windows[index]
         shared = prefix.length if prefix is not None else 0
         sources: list[Source | PackedSource] = []
@@ -172,12 +203,18 @@ class Decoder:
             sources += _sources(prefix, index, shared, 0, q.shape[1], None, None)
         for row in rows:
             last, length = first + row.count, row.cache.length
-            row.cache.write(index, k[:, first:last], v[:, first:last], cos[first:last], sin[first:last])
             sources += _sources(row.cache, index, length + row.count, first, row.count, length, window)
             if prefix is not None and window is not None:
                 sources += _sources(prefix, index, shared, first, row.count, shared + length, window)
             first = last
         return attend(q, sources, self.config.query_scale)
+
+
+def _added(matrix: Projection, x: Tensor, residual: Tensor, post_norm: Tensor | None, eps: float) -> Tensor:
+    """The residual (N, C), which may be overwritten, plus the product, normed where there is a norm after it."""
+    if post_norm is None:
+        return project(matrix, x, residual=residual)
+    return residual + rms_norm(matrix(x), post_norm, eps)
 
 
 def _sources(

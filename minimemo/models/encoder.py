@@ -147,7 +147,7 @@ class Encoder:
             )
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32) -> Encoder:
+    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
         """Reads config.json and the memory-mapped weights of a Hugging Face folder.
 
         Names may carry a `bert.` or `roberta.` prefix. Raises ModelError naming the file and what is wrong with it.
@@ -164,9 +164,13 @@ class Encoder:
                 if tensor.shape != shape:
                     has = tuple(tensor.shape)
                     raise ModelError(f"{folder}: {prefix + name} has shape {has}, config.json asks for {shape}")
-                return tensor
+                return tensor.to(device)
 
             return cls(config, get, dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self._positions.device
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

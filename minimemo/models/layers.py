@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimemo.kernels import QuantizedMatrix, quantized_linear
+from minimemo.kernels import QuantizedMatrix, finish_product, gated_mlp_activation, quantized_linear, rms_norm
 from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
 from minimemo.kernels.native.shortlist import Shortlist
 
@@ -137,15 +137,31 @@ class QuantizedLinear:
         return sum(part.nbytes for part in self.parts)
 
     def __call__(self, x: Tensor) -> Tensor:
-        biases = [None] * len(self.parts)
-        if self.bias is not None:
-            biases = list(self.bias.split([part.shape[0] for part in self.parts]))
-        products = [quantized_linear(x, part, bias) for part, bias in zip(self.parts, biases, strict=True)]
-        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
+        return quantized_linear(x, self.parts, self.bias)
 
     def rows(self, ids: Tensor) -> Tensor:
         (matrix,) = self.parts
         return matrix.rows(ids).widened(torch.float32)
+
+
+def project(
+    matrix: Projection,
+    x: Tensor,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    gate: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Takes x (N, in) through RMSNorm (weight and eps), the matrix and a gated activation, and adds the residual
+    (N, out), each where it is given; in one kernel where there is one. The residual may be overwritten."""
+    if isinstance(matrix, QuantizedLinear):
+        return quantized_linear(x, matrix.parts, matrix.bias, norm=norm, gate=gate, residual=residual)
+    x = rms_norm(x, *norm) if norm else x
+    if isinstance(matrix, Linear) and matrix.weight.dtype == x.dtype:
+        return finish_product(x, matrix.weight, matrix.bias, gate, residual)
+    out = matrix(x)
+    out = gated_mlp_activation(out, gate) if gate else out
+    return out if residual is None else residual + out
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,9 @@ class RopeTable:
         a single span it gives a view, which costs a decoding step nothing."""
         if len(spans) != 1:
             positions = [position for start, count in spans for position in range(start, start + count)]
-            return self.tables(torch.tensor(positions, dtype=torch.long, device=device))
+            self._reach(max(positions, default=-1) + 1, device)
+            places = torch.tensor(positions, dtype=torch.long, device=device)
+            return [(cosines[places], sines[places]) for cosines, sines in self._tables]
         ((start, count),) = spans
         self._reach(start + count, device)
         return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._tables]

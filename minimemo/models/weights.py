@@ -19,7 +19,7 @@ from torch import Tensor
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
 from minimemo.kernels import native, triton
-from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, quantized_matrix
+from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, joined, quantized_matrix
 from minimemo.kernels.hugepages import Arena
 from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
@@ -42,7 +42,9 @@ _PREFIXES = ("", "model.", "language_model.model.", "model.language_model.", "la
 def dense_dtype(device: str = "cpu") -> torch.dtype:
     """Chooses the number type of dense matrices and caches: bfloat16 where the hardware multiplies it quickly, else
     float32 (bfloat16 products on an AVX2 machine without AVX-512 BF16 measured 6x slower; float16 on a CPU is slower
-    still)."""
+    still); on a GPU without it, of before Ampere, float16."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device != "cpu":
         return torch.bfloat16
     # A torch built without oneDNN (macOS) has no such operator.
@@ -160,7 +162,7 @@ def load_decoder(
     on a CPU what flows between them is float32. int8: products with quantized matrices round their inputs to 8 bits of
     the largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest.
     packed: keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU
-    (there with scales in float16, and only groups of 32 to 128 columns); None: where that is possible.
+    (there with scales in float16, and only groups of 16 to 128 columns); None: where that is possible.
     """
     check_fork()
     config = config or ModelConfig.from_directory(directory)
@@ -172,7 +174,8 @@ def load_decoder(
 
 
 def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[QuantizedMatrix]:
-    """The matrices in the form of Triton's kernel; none where one of them is of another kind or another group."""
+    """The matrices in the form of Triton's kernel, neighbours of one kind as one; none where one of them is of another
+    group."""
     if not all(files.is_coded(name) for name in names):
         return []
     matrices = []
@@ -180,10 +183,11 @@ def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[Qu
         codes, scales, offsets = files.codes(name)
         if codes.shape[1] // scales.shape[1] not in QUANTIZED_GROUPS:
             return []
-        bits = 4 if int(codes.min()) >= 0 and int(codes.max()) < 16 else 8
+        group = codes.shape[1] // scales.shape[1]
+        bits = 4 if group > 16 and int(codes.min()) >= 0 and int(codes.max()) < 16 else 8
         halves = None if offsets is None else offsets.half().to(device)
         matrices.append(quantized_matrix(codes.to(device), scales.half().to(device), halves, bits=bits))
-    return matrices
+    return joined(matrices)
 
 
 def _assemble(

@@ -89,6 +89,15 @@ class Retriever:
         best = np.argsort(-fused, axis=1, kind="stable")[:, :k]
         return [[hit(row, i) for i in best[row]] for row in range(len(queries))]
 
+    def characters(self, document: int, start: int, end: int) -> tuple[int, int]:
+        """About which characters of a document its tokens [start, end) are: exact at the edges of passages, in
+        proportion between them."""
+        chunks = [chunk for chunk, of in zip(self._chunks, self._documents, strict=True) if of == document]
+        tokens = np.maximum.accumulate([token for chunk in chunks for token in (chunk.token_start, chunk.token_end)])
+        places = [place for chunk in chunks for place in (chunk.start, chunk.end)]
+        first, past = np.interp([start, end], tokens, places) if chunks else (0, 0)
+        return int(first), int(past)
+
     def counted(self, question: str) -> tuple[int, list[Hit]] | None:
         """What a question asks the number of in a table, see `tables.counted`, and the passages that hold the rows."""
         if len(set(self._documents)) != 1 or not (told := counted([chunk.text for chunk in self._chunks], question)):

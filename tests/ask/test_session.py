@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from minimemo.ask import Answer, Found, Piece, Writer
+from minimemo.ask import Answer, Found, Passage, Piece, Writer
 from minimemo.ask.question import memory_room
 from minimemo.errors import InputError
+from minimemo.text.document import Place
 from tests.ask.fakes import (
     CHINESE,
     EN_SCRIPT,
@@ -47,6 +48,16 @@ def test_memorag_walks_from_clues_to_an_answer_with_sources():
     assert [house.document[p.start : p.end] for p in answer.passages] == [p.text for p in answer.passages]
     assert [p.text for p in answer.passages if p.cited] == [ENGLISH[1]]
     assert len(house.engine.batches) == 1 and len(house.engine.batches[0]) == 3  # recall, rewrite, draft together
+
+
+def test_a_cited_passage_has_the_page_of_its_sentence():
+    """A passage may begin on the page before: "[p. 1]" was shown beside a sentence of page 2."""
+    house = House()
+    house.session._place_of = lambda _document, at: Place(at, page=at)
+    for passage in house.session.ask(QUESTION).passages:
+        assert passage.page == (passage.span[0] if passage.span else passage.start)
+    begins = Passage(10, 60, "Of the ships nothing is told. The mill burned.", 1.0, span=(40, 60))
+    assert begins.placed(lambda _document, at: Place(at, page=1 + (at >= 30))).page == 2
 
 
 def test_the_question_is_always_searched_and_searched_first():
@@ -247,6 +258,13 @@ def test_stream_gives_what_ask_gives(mode):
     again = House().session.ask(QUESTION, mode)
     assert {**again.to_dict(), "timings": 0} == {**answer.to_dict(), "timings": 0}
     json.dumps(answer.to_dict())
+
+
+def test_an_answer_tells_what_memory_was_read_of():
+    house = House()
+    assert house.session.ask(QUESTION, "rag").view == ()
+    ((document, start, end), *_) = house.session.ask(QUESTION, "memory").view
+    assert document == "" and 0 == start < end
 
 
 def test_white_space_around_an_answer_is_dropped_and_kept_inside():

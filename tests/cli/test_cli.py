@@ -122,6 +122,7 @@ def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyM
         "/clues",
         "/sources 1",
         "/sources 9",
+        "/help",
         "new",
         "Why?",
         "exit",
@@ -138,6 +139,7 @@ def test_questions_at_a_prompt_are_a_conversation(desk: Path, tiny_models: TinyM
     assert f"[question] {whole}" in shown and f"[question] {whole}" in done.stderr
     assert answers[1]["passages"][0]["text"].strip() in done.stdout.replace(json.dumps(answers[1]), "")
     assert "ask something first" in done.stderr and "passages: /sources N" in done.stderr
+    assert "/help: unknown here; there are new, /clues" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals to pretend")

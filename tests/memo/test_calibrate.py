@@ -84,6 +84,25 @@ def test_the_first_build_measures_the_model(
         assert memo.inspect()["memory"]["codec"] == "klt"
 
 
+def test_a_model_whose_profile_the_package_has_is_not_measured(
+    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = calibrate(model, texts)
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    asked: list[str] = []
+    monkeypatch.setattr("minimemo.memo.build.shipped_profile", lambda model, folder: asked.append(model) or profile)
+    events: list[Event] = []
+    memo = minimemo.build(
+        minimemo.Document.of(TEXT[:1500], "doc"),
+        tmp_path / "a.memo",
+        model=model,
+        embedder=tiny_models.embedder,
+        on_event=events.append,
+    )
+    assert memo.inspect()["memory"]["params"]["profile"] == profile.hash and asked == [model.located.fingerprint]
+    assert not any("measured" in event.stage or event.stage == "calibrate" for event in events)
+
+
 def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[str]) -> None:
     first, second = calibrate(model, texts), calibrate(model, texts)
     assert first.hash == second.hash == load_profile(first.hash, profiles_dir()).hash

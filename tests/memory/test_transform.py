@@ -42,9 +42,12 @@ def _kv(tokens: int, seed: int) -> torch.Tensor:
 
 
 def _block(tokens: int = 256, seed: int = 1, kv: torch.Tensor | None = None) -> KVBlock:
-    keys = _kv(tokens, seed) if kv is None else kv
+    return block_of(_kv(tokens, seed) if kv is None else kv, _kv(tokens, seed + 100))
+
+
+def block_of(keys: torch.Tensor, values: torch.Tensor) -> KVBlock:
     assembler = BlockAssembler()
-    blocks = assembler.push(list(range(tokens)), keys, _kv(tokens, seed + 100))
+    blocks = assembler.push(list(range(keys.shape[2])), keys, values)
     return blocks[0] if blocks else assembler.finish()  # type: ignore[return-value]
 
 

@@ -11,6 +11,7 @@ from minimemo.memory.view import (
     Span,
     blocks_of,
     chosen,
+    held,
     neighbours,
     walk,
     whole,
@@ -64,6 +65,14 @@ def test_spans_of_the_document_are_found_behind_the_opening() -> None:
     assert list(found) == [(0, 0), (0, 1), (0, 0), (0, 1), (0, 2)]
     assert list(blocks_of(TWO, [Span(1, 0, 8)])) == [(1, 1)]
     assert list(blocks_of(ONE, [Span(0, 80, 999)])) == [(0, 8), (0, 9)]
+
+
+def test_what_views_held_is_told_as_stretches_of_the_documents() -> None:
+    extents = [Extent(tokens=1000, opening=40, block_tokens=256), Extent(tokens=600, opening=30, block_tokens=256)]
+    views = [chosen(extents, [(0, 1), (1, 0)], 800), chosen(extents, [(0, 2), (0, 0)], 800)]
+    assert held(extents, views) == [Span(0, 0, 728), Span(1, 0, 226)]
+    assert held(extents, [whole(extents)]) == [Span(0, 0, 960), Span(1, 0, 570)]
+    assert held(extents, []) == []
 
 
 def test_neighbours_stay_inside_the_memory() -> None:

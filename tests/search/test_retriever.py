@@ -134,3 +134,17 @@ def test_what_is_no_text_is_found_last_and_a_row_has_its_header(tmp_path: Path) 
     (hits,) = retriever.retrieve(["the cat"], k=3)
     assert hits[-1].chunk.text == blob
     assert {hit.header for hit in hits if hit.chunk.text == table[1]} == {"order,cat"}
+
+
+def test_tokens_are_told_as_characters_in_proportion_within_passages(tmp_path: Path) -> None:
+    chunks = [
+        Chunk(0, 0, 100, "a" * 100, 0, 20),
+        Chunk(1, 110, 210, "b" * 100, 19, 40),
+        Chunk(0, 0, 50, "c" * 50, 0, 10),
+    ]
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    index = VectorIndex.build(embedder.embed_passages([chunk.text for chunk in chunks]))
+    retriever = Retriever(index, chunks, embedder, [0, 0, 1])
+    assert retriever.characters(0, 0, 40) == (0, 210)
+    assert retriever.characters(0, 10, 30) == (50, 160)
+    assert retriever.characters(1, 5, 10) == (25, 50)

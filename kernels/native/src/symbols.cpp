@@ -111,16 +111,17 @@ Fault unpack_gaps(const uint8_t* stream, int64_t bytes, int64_t size, Numbers& r
 
 using namespace minimemo;
 
-// streams, lengths: those of `count` bands, then the remainders and the large numbers. rows, packed: of each band, packed
-// 0 where gaps are stored. out: (sum of rows, tokens). Returns a Fault.
+// streams, lengths: those of `count` bands, then the remainders and the large numbers. rows, widths, packed: of each band
+// its rows, the symbols of a row, whose first begins a byte, and how many a byte holds, 0 where gaps are stored. out: one
+// band after the other. Returns a Fault.
 EXPORT int minimemo_unpack_symbols(const uint8_t* const* streams, const int64_t* lengths, const int64_t* rows,
-                                   const int64_t* packed, int64_t count, int64_t tokens, int16_t* out) {
+                                   const int64_t* widths, const int64_t* packed, int64_t count, int16_t* out) {
   Numbers rest{streams[count], streams[count] + lengths[count], streams[count + 1]};
   if (const Fault fault = rest.check(lengths[count + 1])) return fault;
-  for (int64_t band = 0; band < count; out += rows[band] * tokens, band++) {
+  for (int64_t band = 0; band < count; out += rows[band] * widths[band], band++) {
     const Digits* digits = digits_of(int(packed[band]));
-    const Fault fault = digits ? unpack_digits(*digits, streams[band], lengths[band], rows[band], tokens, rest, out)
-                               : unpack_gaps(streams[band], lengths[band], rows[band] * tokens, rest, out);
+    const Fault fault = digits ? unpack_digits(*digits, streams[band], lengths[band], rows[band], widths[band], rest, out)
+                               : unpack_gaps(streams[band], lengths[band], rows[band] * widths[band], rest, out);
     if (rest.few) return kFew;
     if (fault) return fault;
   }

@@ -79,7 +79,7 @@ def test_logits_and_greedy_tokens(engines: tuple[Engine, Engine]) -> None:
     with _on_triton() as ran:
         assert_close(on_gpu.prefill(on_gpu.new_cache(64), PROMPT).cpu(), expected.double(), "logits", 2e-5)
         assert list(on_gpu.generate(on_gpu.new_cache(64), PROMPT, max_tokens=STEPS)) == tokens
-    assert ran >= {"_rms_norm", "_gate", "_rope_store", "_attend"}
+    assert ran >= {"_rms_norm", "_gate", "_rope_qkv", "_attend"}
 
 
 def test_a_batch_over_one_memory(engines: tuple[Engine, Engine]) -> None:
@@ -155,7 +155,8 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
     tensors = {
         "a.codes": codes, "a.scales": random(4, 2).cpu(), "a.offsets": random(4, 2, seed=1).cpu(),
         "b.codes": codes * 5 - 30, "b.scales": random(4, 2, seed=2).cpu(),
-        "c.codes": codes, "c.scales": random(4, 4, seed=3).cpu(), "d": random(4, 64).cpu(),
+        "c.codes": codes, "c.scales": random(4, 8, seed=3).cpu(), "d": random(4, 64).cpu(),
+        "e.codes": codes, "e.scales": random(4, 4, seed=5).cpu(),
     }  # fmt: skip
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with weights.TensorFiles(tmp_path) as files:
@@ -166,6 +167,9 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
             assert_close(matrix.widened(torch.float32).cpu(), expected, name, 1e-3)  # scales in float16
             wide = matrix.widened(torch.float32)
             assert torch.equal(matrix.rows(torch.tensor([2, 0], device=DEVICE)).widened(torch.float32), wide[[2, 0]])
+        assert [(one.bits, one.shape) for one in weights._quantized(files, ["b", "b", "e"], DEVICE)] == [
+            (8, (8, 64)), (8, (4, 64)),  # neighbours of one kind are one matrix; groups of 16 keep their bytes
+        ]  # fmt: skip
         assert not weights._quantized(files, ["a", "c"], DEVICE) and not weights._quantized(files, ["d"], DEVICE)
 
 

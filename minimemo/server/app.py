@@ -1,0 +1,417 @@
+"""The routes: documents, builds, questions, OpenAI's API, the page. What they are for the outside: docs/server.md."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from minimemo import __version__
+from minimemo.ask import Answer, Found, Mode, Piece
+from minimemo.errors import InputError, MinimemoError
+from minimemo.events import Event
+from minimemo.memory.tiers import TIERS
+from minimemo.server import openai
+from minimemo.server.desk import Busy, Desk
+from minimemo.server.guard import Guard, is_local
+from minimemo.server.jobs import Jobs
+from minimemo.server.metrics import Metrics
+from minimemo.server.shelf import EVERY, Shelf
+
+BODY = 4_000_000  # bytes of a request, an upload apart
+UPLOAD = 500_000_000  # bytes of a document that is uploaded
+TEXT = 200_000  # characters of a document that are given at once
+BEAT = 10.0  # seconds without a word to a client
+PAGE = Path(__file__).with_name("page")
+
+# A browser shows a PDF in its own viewer; whatever else a document is, it is text to it and no page.
+_AS_TEXT = {"Content-Security-Policy": "default-src 'none'; sandbox", "Content-Disposition": "inline"}
+_AS_PDF = {"Content-Security-Policy": "default-src 'none'; object-src 'self'; frame-ancestors 'self'"}
+
+
+class Service:
+    """What the routes share: the shelf of documents, the desk of questions, the builds, what is counted of them."""
+
+    def __init__(self, shelf: Shelf, desk: Desk, jobs: Jobs) -> None:
+        self.shelf, self.desk, self.jobs = shelf, desk, jobs
+        self.metrics = Metrics(desk)
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    async def steps(self, work: Callable[[], Iterator[Any]], request: Request) -> AsyncIterator[Any]:
+        """The steps of some work at the desk, None every BEAT seconds without one. It is dropped when its reader is."""
+        loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def deliver(step: Any) -> None:
+            with suppress(RuntimeError):  # the loop ended with the server
+                loop.call_soon_threadsafe(came.put_nowait, step)
+
+        ticket = self.desk.submit(work, deliver)
+        begun, first = time.perf_counter(), True
+        try:
+            while True:
+                try:
+                    step = await asyncio.wait_for(came.get(), BEAT)
+                except TimeoutError:
+                    if await request.is_disconnected():
+                        return
+                    yield Waiting(self.desk.position(ticket))
+                    continue
+                if step is None:
+                    return
+                if isinstance(step, BaseException):
+                    raise step
+                if first and isinstance(step, (Piece, Answer)):
+                    first = False
+                    self.metrics.first.observe(time.perf_counter() - begun)
+                if isinstance(step, Answer):
+                    self.metrics.answered(step, time.perf_counter() - begun)
+                yield step
+        finally:
+            ticket.leave()
+
+    async def answer(self, work: Callable[[], Iterator[Any]], request: Request) -> Answer:
+        """The answer alone; 499 where its reader left meanwhile."""
+        answer = None
+        async for step in self.steps(work, request):
+            if isinstance(step, Answer):
+                answer = step
+        if answer is None:
+            raise HTTPException(499, "the client left")
+        return answer
+
+    def question(self, body: Mapping[str, Any], local: bool) -> Callable[[], Iterator[Any]]:
+        """The work that a body of /api/ask asks for."""
+        mode, most = body.get("mode", "memorag"), body.get("max_tokens", openai.MAX_TOKENS)
+        ids, turns, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
+        if mode not in (*get_args(Mode), "summarize"):
+            raise InputError(f"mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}, summarize")
+        if not (isinstance(ids, list) and all(isinstance(id, str) for id in ids)):
+            raise InputError("documents: a list of ids is needed")
+        if not (isinstance(most, int) and 0 < most <= 4096):
+            raise InputError("max_tokens: a whole number from 1 to 4096")
+        if not isinstance(question, str) or not isinstance(turns, list):
+            raise InputError("question: a text is needed, and turns: a list")
+        before = [
+            (str(turn["question"]), str(turn.get("answer") or "") if turn.get("guess") is None else "")
+            for turn in turns
+            if isinstance(turn, dict) and str(turn.get("question", "")).strip()
+        ]
+        folders = [Path(str(path)) for path in body.get("memos", [])] if local else []
+
+        def work() -> Iterator[Any]:
+            if mode == "summarize":
+                memo = self.shelf.opened(folders) if folders else self.shelf.memo(ids, question or "")
+                return memo.session().stream_summary(most)
+            if folders:
+                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most)
+            return self.shelf.stream(ids, question, cast(Mode, mode), most, before)
+
+        return work
+
+    def links(self) -> dict[str, str]:
+        """Where the file of a document is, by the names that passages have."""
+        links = {}
+        for document in self.shelf.documents().values():
+            links[document.name] = links[str(document.folder)] = f"/documents/{document.id}/file"
+        return links
+
+    def ids(self) -> dict[str, str]:
+        """The ids of documents, by the names that passages have."""
+        documents = self.shelf.documents().values()
+        return {name: one.id for one in documents for name in (one.name, str(one.folder))}
+
+    def recalled(self, answer: Answer, ids: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Where the sentences stand that memory recalled, of those that are the documents' own: id, start, end."""
+        places = []
+        for name in {passage.document for passage in answer.passages}:
+            text = self.shelf.text(ids[name]) if name in ids else ""
+            for clue in answer.clues:
+                if clue.kind == "recall" and (at := text.find(clue.text.strip())) >= 0:
+                    places.append({"document": ids[name], "start": at, "end": at + len(clue.text.strip())})
+        return places
+
+
+class Waiting:
+    """Stands in the line still: so many are worked on before, itself counted; 0 where it is being worked on."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+def app(service: Service, guard: Guard) -> Starlette:
+    """The application; guard: who may ask."""
+    shelf, jobs = service.shelf, service.jobs
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__, "waiting": service.desk.waiting})
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def documents(request: Request) -> Response:
+        def facts() -> list[dict[str, Any]]:
+            return [{**one.facts(), "pages": shelf.pages(one.id)} for one in shelf.documents().values()]
+
+        return JSONResponse(await run_in_threadpool(facts))
+
+    async def upload(request: Request) -> Response:
+        name, tier = request.query_params.get("name", ""), request.query_params.get("memory", "balanced")
+        if not name.strip():
+            raise InputError("name: the file's name is needed, as ?name=report.pdf")
+        if tier not in TIERS:
+            raise InputError(f"memory {tier!r} is unknown; choose one of {', '.join(TIERS)}")
+        options = {"memory": tier}
+        if password := request.headers.get("x-document-password"):
+            options["password"] = password
+        path = shelf.place_for(name)
+        try:
+            size = 0
+            with path.open("xb") as file:
+                path.chmod(0o600)
+                async for part in request.stream():
+                    size += len(part)
+                    if size > UPLOAD:
+                        raise HTTPException(413, f"a document may have {UPLOAD // 1_000_000} MB")
+                    file.write(part)
+            if not size:
+                raise InputError(f"{name}: is empty")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
+
+    async def remove(request: Request) -> Response:
+        freed = await run_in_threadpool(shelf.remove, request.path_params["id"])
+        return JSONResponse({"freed": freed})
+
+    async def text(request: Request) -> Response:
+        start, end = _number(request, "start", 0), _number(request, "end", TEXT)
+        end = min(end, start + TEXT)
+        content = await run_in_threadpool(shelf.text, request.path_params["id"], start, end)
+        return JSONResponse({"start": start, "end": start + len(content), "text": content})
+
+    async def file(request: Request) -> Response:
+        document = shelf.document(request.path_params["id"])
+        if (path := document.original()) is None:
+            raise HTTPException(404, f"{document.name} is not beside its memo any longer; its text is")
+        with path.open("rb") as opened:
+            pdf = opened.read(5) == b"%PDF-"
+        kind, headers = ("application/pdf", _AS_PDF) if pdf else ("text/plain; charset=utf-8", _AS_TEXT)
+        return FileResponse(path, media_type=kind, headers=headers)
+
+    async def listing(request: Request) -> Response:
+        return JSONResponse([_job(job, shelf) for job in jobs.all()])
+
+    async def job(request: Request) -> Response:
+        return JSONResponse(_job(jobs.job(request.path_params["id"]), shelf))
+
+    async def cancel(request: Request) -> Response:
+        return JSONResponse(_job(jobs.cancel(request.path_params["id"]), shelf))
+
+    async def search(request: Request) -> Response:
+        body = await _body(request)
+        query, k = body.get("query", body.get("question", "")), body.get("k", 5)
+        if not isinstance(query, str) or not isinstance(k, int) or not 0 < k <= 50:
+            raise InputError("query: a text is needed, and k: a whole number from 1 to 50")
+        ids = [str(id) for id in body.get("documents", [])]
+        passages = await run_in_threadpool(lambda: shelf.memo(ids, query).retrieve(query, k))
+        names = service.ids()
+        rows = [{**_plain(passage), "id": names.get(passage.document)} for passage in passages]
+        return JSONResponse({"passages": rows})
+
+    async def ask(request: Request) -> Response:
+        work = service.question(await _body(request), is_local(request.scope))
+        steps = service.steps(work, request)
+        return _events(_asked(service, steps))
+
+    async def completions(request: Request) -> Response:
+        body = await _body(request)
+        question, turns, most = openai.asked(body)
+        model = str(body.get("model") or EVERY)
+        ids = [] if model == EVERY else [model]
+
+        def work() -> Iterator[Any]:
+            return shelf.stream(ids, question, "memorag", most, turns)
+
+        if ids:
+            shelf.document(model)  # an unknown one is told before anything else
+        if not body.get("stream"):
+            answer = await service.answer(work, request)
+            return JSONResponse(openai.completion(answer, model, service.links()))
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        return _events(_completed(service, service.steps(work, request), model, usage))
+
+    async def models(request: Request) -> Response:
+        found = await run_in_threadpool(shelf.documents)
+        made = [(one.id, (one.folder / "manifest.json").stat().st_mtime) for one in found.values()]
+        return JSONResponse(openai.models([(EVERY, max((t for _, t in made), default=0)), *made]))
+
+    async def model(request: Request) -> Response:
+        id = request.path_params["id"]
+        if id != EVERY:
+            shelf.document(id)
+        return JSONResponse(openai.models([(id, 0)])["data"][0])
+
+    async def embeddings(request: Request) -> Response:
+        body = await _body(request)
+        given = body.get("input")
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise InputError("input: a text or a list of texts is needed")
+        embedder = await run_in_threadpool(shelf.embedder)
+        embed = embedder.embed_queries if body.get("input_type") == "query" else embedder.embed_passages
+        rows = await run_in_threadpool(embed, texts)
+        as_base64 = body.get("encoding_format") == "base64"
+        return JSONResponse(openai.embeddings(rows, str(body.get("model") or "default"), as_base64))
+
+    routes = [
+        Route("/health", health),
+        Route("/metrics", metrics),
+        Route("/api/documents", documents),
+        Route("/api/documents", upload, methods=["POST"]),
+        Route("/api/documents/{id}", remove, methods=["DELETE"]),
+        Route("/api/documents/{id}/text", text),
+        Route("/documents/{id}/file", file),
+        Route("/api/jobs", listing),
+        Route("/api/jobs/{id}", job),
+        Route("/api/jobs/{id}", cancel, methods=["DELETE"]),
+        Route("/api/search", search, methods=["POST"]),
+        Route("/api/ask", ask, methods=["POST"]),
+        Route("/v1/chat/completions", completions, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/models/{id}", model),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+    ]
+    if PAGE.is_dir():
+        routes.append(cast(Route, Mount("/", StaticFiles(directory=PAGE, html=True))))
+    made = Starlette(routes=routes, exception_handlers={
+        MinimemoError: _told, HTTPException: _refused, Exception: _failed,
+    })  # fmt: skip
+    made.add_middleware(cast(Any, guard.around))
+    return made
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[str]:
+    """The events of /api/ask."""
+    ids = await run_in_threadpool(service.ids)
+    try:
+        async for step in steps:
+            if isinstance(step, Waiting):
+                yield _event("stage", {"stage": "waiting", "done": 0, "total": step.position, "unit": "question"})
+            elif isinstance(step, Event):
+                name = "note" if step.unit == "note" else "stage"
+                yield _event(name, {"stage": step.stage, "done": step.done, "total": step.total, "unit": step.unit})
+            elif isinstance(step, Found):
+                yield _event("clues", {"clues": [_plain(clue) for clue in step.clues], "draft": step.draft})
+                yield _event("passages", {"passages": [_plain(p) for p in step.passages], "ids": ids})
+            elif isinstance(step, Piece):
+                yield _event("piece", {"text": step.text})
+            else:
+                recalled = await run_in_threadpool(service.recalled, step, ids)
+                yield _event("answer", {**step.to_dict(), "ids": ids, "recalled": recalled})
+    except Exception as error:
+        yield _event("error", {"error": _said(error)})
+
+
+async def _completed(service: Service, steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:
+    """The chunks of a streamed chat completion."""
+    links = await run_in_threadpool(service.links)
+    stream = openai.Chunks(model, links, usage)
+    yield _data(stream.begin())
+    try:
+        async for step in steps:
+            if isinstance(step, (Piece, Answer)):
+                for chunk in stream.step(step):
+                    yield _data(chunk)
+            elif isinstance(step, (Waiting, Event)):
+                yield ": waiting\n\n"
+    except Exception as error:
+        yield _data(openai.error(_said(error)))
+        return
+    yield "data: [DONE]\n\n"
+
+
+def _events(events: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def _event(name: str, content: Mapping[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _data(content: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. Raises InputError, or 413 for one that is too long."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > BODY:
+            raise HTTPException(413, f"a request may have {BODY // 1_000_000} MB")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InputError("the body is no JSON") from None
+    if not isinstance(body, dict):
+        raise InputError("the body is to be a JSON object")
+    return body
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    given = request.query_params.get(name, str(default))
+    if not given.isdecimal() or len(given) > 12:
+        raise InputError(f"{name}: a whole number is needed, not {given!r}")
+    return int(given)
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """A frozen record as JSON can hold it."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _job(job: Any, shelf: Shelf) -> dict[str, Any]:
+    """What is told of a job; the document's id when it is there."""
+    ids = {one.folder: id for id, one in shelf.documents().items()} if job.memo is not None else {}
+    return {**job.facts(), "document": ids.get(job.memo)}
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, MinimemoError) else f"the server failed ({type(error).__name__})"
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """A mistake of the client's, or too many of them."""
+    if isinstance(error, Busy):
+        return JSONResponse(openai.error(str(error), "rate_limit_error"), 429, {"Retry-After": "30"})
+    code = 404 if isinstance(error, InputError) and str(error).startswith("no ") else 400
+    return JSONResponse(openai.error(str(error)), code)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(openai.error(error.detail), error.status_code)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse(openai.error(_said(error), "server_error"), 500)

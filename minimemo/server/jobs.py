@@ -1,0 +1,134 @@
+"""Builds that a server has going: one at a time, each in a process of its own, so that questions go on beside it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from minimemo.errors import InputError
+
+KEPT = 100  # So many jobs that have ended are remembered.
+_SLOW = {"read", "calibrate", "embed"}  # stages that take the time
+
+
+class Job:
+    """One document on its way to a memo. state: waiting, running, done, failed or cancelled."""
+
+    def __init__(self, source: Path, options: Mapping[str, Any]) -> None:
+        self.id = secrets.token_hex(6)
+        self.source = source
+        self.options = dict(options)
+        self.state = "waiting"
+        self.stage, self.done, self.total, self.unit = "", 0, 0, ""
+        self.error = ""
+        self.memo: Path | None = None
+        self.notes: list[str] = []
+        self.cancelled = threading.Event()
+        self.child: subprocess.Popen[str] | None = None
+        self._since = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able. eta_s: seconds that the stage takes on, at its pace so far; None where nothing can be said."""
+        took, eta = time.monotonic() - self._since, None
+        if self.state == "running" and self.stage in _SLOW and 0 < self.done < self.total and took > 2:
+            eta = took / self.done * (self.total - self.done)
+        return {
+            "id": self.id, "name": self.source.name, "state": self.state, "stage": self.stage, "done": self.done,
+            "total": self.total, "unit": self.unit, "eta_s": eta, "error": self.error, "notes": self.notes,
+        }  # fmt: skip
+
+    def hear(self, fact: Mapping[str, Any]) -> None:
+        """Takes a line of the builder's."""
+        if fact.get("unit") == "note":
+            self.notes.append(fact["stage"])
+        elif "stage" in fact:
+            if fact["stage"] != self.stage:
+                self._since = time.monotonic()
+            self.stage, self.done, self.total, self.unit = fact["stage"], fact["done"], fact["total"], fact["unit"]
+        elif "memo" in fact:
+            self.memo = Path(fact["memo"])
+        else:
+            self.error = fact.get("error", "")
+
+
+class Jobs:
+    """The line of builds. An upload whose build failed or was cancelled is deleted."""
+
+    def __init__(self, uploads: Path) -> None:
+        self._uploads = uploads
+        self._jobs: dict[str, Job] = {}
+        self._line: queue.Queue[Job | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="builds", daemon=True)
+        self._thread.start()
+
+    def submit(self, source: Path, options: Mapping[str, Any]) -> Job:
+        job = Job(source, options)
+        ended = [one for one in self._jobs.values() if one.state not in ("waiting", "running")]
+        for old in ended[:-KEPT]:
+            del self._jobs[old.id]
+        self._jobs[job.id] = job
+        self._line.put(job)
+        return job
+
+    def all(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    def job(self, id: str) -> Job:
+        if id not in self._jobs:
+            raise InputError(f"no job {id!r} here: /api/jobs lists them")
+        return self._jobs[id]
+
+    def cancel(self, id: str) -> Job:
+        job = self.job(id)
+        job.cancelled.set()
+        if job.state == "waiting":
+            job.state = "cancelled"
+        if (child := job.child) is not None:
+            child.terminate()
+        return job
+
+    def close(self) -> None:
+        """Stops the build that is going; the same build goes on from where it was."""
+        self._line.put(None)
+        for job in self.all():
+            if job.child is not None:
+                job.child.terminate()
+
+    def _work(self) -> None:
+        while (job := self._line.get()) is not None:
+            if not job.cancelled.is_set():
+                self._build(job)
+            if job.memo is None and job.source.parent == self._uploads:
+                with suppress(OSError):
+                    job.source.unlink()
+
+    def _build(self, job: Job) -> None:
+        command = [sys.executable, "-m", "minimemo.server.builder", str(job.source), json.dumps(job.options)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8") as child:
+            job.child, job.state = child, "running"
+            if job.cancelled.is_set():
+                child.terminate()
+            errors: list[str] = []
+            listener = threading.Thread(target=lambda: errors.extend(child.stderr or ()), daemon=True)
+            listener.start()
+            assert child.stdout is not None
+            for line in child.stdout:
+                with suppress(ValueError, KeyError):
+                    job.hear(json.loads(line))
+            code = child.wait()
+            listener.join(1)
+        job.child = None
+        job.state = "cancelled" if job.cancelled.is_set() else "done" if job.memo and code == 0 else "failed"
+        if job.state == "failed" and not job.error:
+            last = errors[-1].strip() if errors else f"exit code {code}"
+            job.error = f"{job.source.name}: the build ended by itself ({last}); try it with `minimemo build`"

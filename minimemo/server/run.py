@@ -1,0 +1,138 @@
+"""A server from its start to its end: sockets, the key, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from minimemo.ask.endpoint import is_loopback
+from minimemo.errors import InputError
+from minimemo.files import data_dir, private_folder
+
+HOST, PORT = "127.0.0.1", 8765
+GRACE = 20  # seconds that what is being answered has to come to its end
+_INSTALL = "serve needs starlette, uvicorn and prometheus_client: pip install 'minimemo[server]'"
+
+
+def serve(
+    places: Sequence[str | Path] = (),
+    host: str = HOST,
+    port: int = PORT,
+    key: str = "",
+    *,
+    started: Callable[[str, int], None] = lambda address, documents: None,
+    shared: bool = True,
+    **models: Any,
+) -> None:
+    """Serves memos until it is told to stop (SIGINT, SIGTERM); what is being streamed is finished first.
+
+    places: memos and folders of them; none: all memos on this machine. key: what every request from elsewhere than the
+    user's own socket has to carry. started: called with the address and the number of documents. shared: whether
+    `minimemo ask` of this user asks this server. models: options, model, embedder and generator of a Runtime.
+    Raises InputError where it cannot listen, or would listen to other machines without a key.
+    """
+    try:
+        import uvicorn
+
+        from minimemo.server.app import Service, app
+        from minimemo.server.guard import Guard
+    except ImportError as error:
+        raise InputError(f"{_INSTALL} ({error})") from error
+    from minimemo.server.desk import Desk
+    from minimemo.server.jobs import Jobs
+    from minimemo.server.shelf import Shelf
+
+    if not is_loopback(host) and not key:
+        raise InputError(f"--host {host}: other machines may ask only with a key; give one with --api-key-file FILE")
+    desk = Desk()
+    shelf = Shelf(places, on_event=desk.hear, **models)
+    tcp = _listen(host, port)
+    sockets, path = [tcp], socket_path()
+    if shared and (local := _listen_locally(path)) is not None:
+        sockets.append(local)
+    jobs = Jobs(shelf.uploads)
+    config = uvicorn.Config(
+        app(Service(shelf, desk, jobs), Guard(key)), log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, server_header=False,
+        h11_max_incomplete_event_size=65536,
+    )  # fmt: skip
+    shown = f"[{host}]" if ":" in host else host
+    documents = shelf.documents()
+    desk.submit(lambda: iter(_prepared(shelf, [one.folder for one in documents.values()])), lambda _: None)
+    started(f"http://{shown}:{tcp.getsockname()[1]}", len(documents))
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after uvicorn's own
+    try:
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=sockets)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        if len(sockets) > 1:
+            with suppress(OSError):
+                path.unlink()
+        jobs.close()
+        desk.close(GRACE)
+        for one in sockets:
+            one.close()
+
+
+def socket_path() -> Path:
+    """The Unix socket of this user's server, in a folder that only the user may open."""
+    folder = os.environ.get("XDG_RUNTIME_DIR")
+    home = os.environ.get("MINIMEMO_HOME")
+    return Path(folder) / "minimemo" / "server.sock" if folder and not home else data_dir() / "run" / "server.sock"
+
+
+def _prepared(shelf: Any, folders: Sequence[Path]) -> Sequence[None]:
+    """Loads the models of the first document before anybody waits for them."""
+    if folders:
+        shelf.opened(folders[:1]).prepare()
+    return ()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        return made
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{host}:{port}: cannot listen there ({why}); choose another port with --port") from error
+
+
+def _listen_locally(path: Path) -> socket.socket | None:
+    """The user's own socket; None where another server has it, or the system has none of the kind."""
+    if not hasattr(socket, "AF_UNIX"):
+        return None
+    try:
+        private_folder(path.parent)
+        if path.parent.stat().st_uid != os.getuid() or stat.S_IMODE(path.parent.stat().st_mode) & 0o077:
+            return None
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(path))
+                return None
+            except OSError:
+                path.unlink(missing_ok=True)  # of a server that was killed
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(before)
+        return made
+    except OSError:
+        return None

@@ -1,0 +1,229 @@
+"""The documents that a server answers from: found by an id, opened when they are asked, closed when many others are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from minimemo.ask import PROMPTS, Mode, checked_question, stands_alone
+from minimemo.errors import InputError, MinimemoError
+from minimemo.events import Listener, silent
+from minimemo.files import data_dir, private_folder
+from minimemo.memo.library import PICKED, remembered, remove
+from minimemo.memo.manifest import INDEX, MEMORY, NAME, Manifest
+from minimemo.memo.memo import Memo, Steps, together
+from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
+from minimemo.search.vectors import VectorIndex
+
+OPEN = 8  # So many memos, or sets of memos that are asked together, stay open.
+EVERY = "all"  # the id that stands for all documents
+_UNSAFE = re.compile(r"[\s/\\?#%:\x00-\x1f\x7f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A memo as the server offers it."""
+
+    id: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.document.name
+
+    def original(self) -> Path | None:
+        """The file that it was built from, where that lies beside the memo still."""
+        path = self.folder.parent / Path(self.name).name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able: sizes in bytes, `ratio` to fp16 KV, `quality` 0 to 1 (the share of next tokens as from the exact
+        cache) or None, `created` in seconds since 1970."""
+        manifest, params = self.manifest, self.manifest.recipe.params
+        fp16 = 4 * params["num_layers"] * params["num_kv_heads"] * params["head_dim"] * manifest.document.tokens
+        judged = sum(place.tokens for place in manifest.quality)
+        original = self.original()
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": Path(self.name).suffix.lstrip(".").lower() or "txt",
+            "language": manifest.document.language,
+            "characters": manifest.document.characters,
+            "tokens": manifest.document.tokens,
+            "bytes": sum(file.bytes for file in manifest.files.values()),
+            "ratio": fp16 / manifest.files[MEMORY].bytes,
+            "quality": sum(place.top1 * place.tokens for place in manifest.quality) / judged if judged else None,
+            "created": (self.folder / NAME).stat().st_mtime,
+            "file": f"/documents/{self.id}/file" if original else None,
+        }
+
+
+class Shelf:
+    """Every memo that the server was started with, and those that are built through it; safe from several threads.
+
+    places: memos, and folders of them; none: all memos on this machine, as they come and go. Models are loaded once
+    and shared by all memos of the same ones.
+    """
+
+    def __init__(
+        self, places: Sequence[str | Path] = (), options: RunOptions = DEFAULT_OPTIONS, on_event: Listener = silent,
+        generator: Any = None, model: Any = None, embedder: Any = None,
+    ) -> None:  # fmt: skip
+        self._places = [Path(place).absolute() for place in places]
+        self._runtime = Runtime(model, embedder, options, on_event, generator)
+        self._runtimes: dict[tuple[str, str], Runtime] = {}
+        self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()
+        self._vectors: dict[tuple[Path, str], Any] = {}
+        self._lock = RLock()
+        self.uploads = data_dir() / "documents"
+        for place in self._places:
+            if not place.is_dir():
+                raise InputError(f"{place}: is neither a memo nor a folder of memos; make one: minimemo build DOCUMENT")
+
+    def documents(self) -> dict[str, Document]:
+        """The documents by id: the memo's name, with a mark behind it where two have the same one."""
+        found = []
+        for folder in self._folders():
+            try:
+                found.append((folder, Manifest.load(folder)))
+            except (MinimemoError, OSError):
+                continue  # being replaced, or damaged: `minimemo verify` says what is wrong
+        stems = [_UNSAFE.sub("-", folder.name.removesuffix(".memo")).strip("-.") or "memo" for folder, _ in found]
+        count = Counter([*stems, EVERY])
+        ids = [
+            stem if count[stem] == 1 else f"{stem}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
+            for stem, (folder, _) in zip(stems, found, strict=True)
+        ]
+        return {id: Document(id, folder, manifest) for id, (folder, manifest) in zip(ids, found, strict=True)}
+
+    def document(self, id: str) -> Document:
+        """The document of an id. Raises InputError, which names the ids that are near."""
+        documents = self.documents()
+        if id not in documents:
+            raise InputError(f"no document {id!r} here: /api/documents lists them")
+        return documents[id]
+
+    def memo(self, ids: Sequence[str], question: str) -> Memo:
+        """What answers a question about these documents together; of none, or of "all", those that fit it best."""
+        if ids and list(ids) != [EVERY]:
+            return self.opened([self.document(id).folder for id in ids])
+        folders = [document.folder for document in self.documents().values()]
+        if not folders:
+            raise InputError("no document is here yet: build one")
+        return self.opened(folders if len(folders) == 1 else self._nearest(folders, question))
+
+    def opened(self, folders: Sequence[Path]) -> Memo:
+        """Memos, opened to be asked together. A memo that was built anew is opened anew."""
+        with self._lock:
+            key = tuple(folders)
+            manifests = [Manifest.load(folder) for folder in folders]
+            memo = self._open.pop(key, None)
+            if memo is None or [one.manifest for one in memo.memos] != manifests:
+                if memo is not None:
+                    memo.close()
+                memos = [Memo(f, m, self._runtime_of(m), PROMPTS) for f, m in zip(folders, manifests, strict=True)]
+                memo = together(memos)
+            self._open[key] = memo
+            while len(self._open) > OPEN:
+                self._open.popitem(last=False)[1].close()
+            return memo
+
+    def stream(
+        self, ids: Sequence[str], question: str, mode: Mode = "memorag", max_tokens: int = 256,
+        turns: Sequence[tuple[str, str]] = (),
+    ) -> Steps:  # fmt: skip
+        """Answers as `Memo.stream` does, after earlier turns of a conversation: questions with their answers."""
+        asked = stands_alone(question, turns)
+        return self.memo(ids, asked).stream(asked, mode, max_tokens, typed=question)
+
+    def text(self, id: str, start: int = 0, end: int | None = None) -> str:
+        """Characters [start, end) of a document; spaces stand where no passage holds its text."""
+        memo = Memo(self.document(id).folder, self.document(id).manifest, self._runtime)
+        whole, at = [], 0
+        for chunk in memo.chunks():
+            if chunk.end > at:
+                whole.append(" " * max(0, chunk.start - at) + chunk.text[max(0, at - chunk.start) :])
+                at = chunk.end
+        return "".join(whole)[start:end]
+
+    def pages(self, id: str) -> int | None:
+        """How many pages a document has; None where it has none."""
+        document = self.document(id)
+        places = Memo(document.folder, document.manifest, self._runtime).places()
+        return max((place.page for place in places if place.page is not None), default=None)
+
+    def remove(self, id: str) -> int:
+        """Deletes a memo, and the document too where it came here as an upload; gives the bytes that are free now."""
+        with self._lock:
+            document = self.document(id)
+            for key in [key for key in self._open if document.folder in key]:
+                self._open.pop(key).close()
+            original = document.original()
+            freed = remove(document.folder)
+            if original is not None and original.parent == self.uploads:
+                freed += original.stat().st_size
+                original.unlink()
+            return freed
+
+    def place_for(self, name: str) -> Path:
+        """A file that does not exist yet, for an upload of this name, in the server's own folder."""
+        private_folder(self.uploads)
+        plain = _UNSAFE.sub("-", Path(name.replace("\\", "/")).name).strip("-.")[-100:] or "document"
+        path, number = self.uploads / plain, 1
+        while path.exists() or path.with_suffix(".memo").exists():
+            number += 1
+            path = self.uploads / f"{Path(plain).stem}-{number}{Path(plain).suffix}"
+        return path
+
+    def embedder(self) -> Any:
+        """The embedder that new memos are made with."""
+        return self._runtime.opened_embedder().embedder
+
+    def _nearest(self, folders: Sequence[Path], question: str) -> list[Path]:
+        """The folders whose best passages are nearest to a question, of those with the models that most have."""
+        memos = [Memo(folder, Manifest.load(folder), self._runtime) for folder in folders]
+        models = [(memo.manifest.model.fingerprint, memo.manifest.embedder.fingerprint) for memo in memos]
+        ((usual, _),) = Counter(models).most_common(1)
+        memos = [memo for memo, of in zip(memos, models, strict=True) if of == usual]
+        runtime = self._runtime_of(memos[0].manifest)
+        source = memos[0].manifest.embedder.source
+        (query,) = runtime.opened_embedder(source).embedder.embed_queries([checked_question(question)])
+        nearest = sorted(memos, key=lambda memo: -self._best(memo, query))
+        return [memo.folder for memo in nearest[:PICKED]]
+
+    def _best(self, memo: Memo, query: Any) -> float:
+        """The product of a query (d,) with the nearest passage of a memo."""
+        key = memo.folder, memo.manifest.files[INDEX].sha256
+        if key not in self._vectors:
+            self._vectors[key] = VectorIndex.open(memo.folder / INDEX).vectors()
+        vectors = self._vectors[key]
+        return float((vectors @ query).max()) if len(vectors) else float("-inf")
+
+    def _folders(self) -> list[Path]:
+        if not self._places:
+            return remembered()
+        found = []
+        for place in [*self._places, *([self.uploads] if self.uploads.is_dir() else [])]:
+            if (place / NAME).is_file():
+                found.append(place)
+            elif place.is_dir():
+                found += sorted(path for path in place.iterdir() if (path / NAME).is_file())
+        return list(dict.fromkeys(found))
+
+    def _runtime_of(self, manifest: Manifest) -> Runtime:
+        """One runtime for each pair of models."""
+        key = manifest.model.fingerprint, manifest.embedder.fingerprint
+        if key not in self._runtimes:
+            first = self._runtime
+            self._runtimes[key] = Runtime(
+                first.model or manifest.model.source, first.embedder or manifest.embedder.source, first.options,
+                first.on_event, first.generator,
+            )  # fmt: skip
+        return self._runtimes[key]
