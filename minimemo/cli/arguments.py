@@ -92,7 +92,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
 
 class _Parser(argparse.ArgumentParser):
     """Of wrong words it names the right ones that are near. Options have to be written whole, so that new ones may
-    begin like old ones."""
+    begin like old ones. commands: those of the whole command line."""
+
+    commands: Any = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "allow_abbrev": False})
@@ -130,13 +132,31 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Prints what makes a shell complete commands, options and files; shtab (an extra) writes it."""
+
+    def __call__(self, parser: Any, namespace: Any, shell: Any, option: Any = None) -> None:  # reached by: argparse
+        try:
+            import shtab
+        except ImportError:
+            parser.error("shtab writes completions: pip install 'minimemo[completion]'")
+        for command in parser.commands.choices.values():
+            for action in command._actions:
+                if not action.option_strings or action.metavar in ("FILE", "MEMO"):
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Makes the parser of the whole command line; what it gives has `run`, the function of the command."""
     raw = argparse.RawDescriptionHelpFormatter
     description = "Ask questions of a long document on your own machine, from a compact KV memory."
     top = _Parser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
     top.add_argument("-V", "--version", action=_Version, nargs=0, help="say which version this is, and leave")
-    names = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
+    shells, printed = ("bash", "zsh", "tcsh"), "print what makes a shell complete commands, and leave"
+    top.add_argument("--print-completion", action=_Completion, choices=shells, help=printed)
+    names = top.commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(
         run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = ""
