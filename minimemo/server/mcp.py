@@ -80,7 +80,7 @@ class Tools:
         except MinimemoError as error:
             raise ToolError(str(error)) from error
         facts, stop = document.facts(), start + len(text)
-        more = stop < (end if part else facts["characters"])
+        more = stop == start + TEXT and stop < (end if part else facts["characters"])
         metadata = {"start": start, "end": stop, "characters": facts["characters"], "kind": facts["kind"]}
         if more:
             metadata["next"] = f"{name}:{stop}-{stop + TEXT}"

@@ -18,6 +18,7 @@ from minimemo.errors import InputError
 from minimemo.files import data_dir, private_folder
 
 HOST, PORT = "127.0.0.1", 8765
+HANDS = 8  # questions that are worked on at the same time; their steps are shared, see engine/scheduler.py
 GRACE = 20  # seconds that what is being answered has to come to its end
 _INSTALL = "serve needs starlette, uvicorn and prometheus_client: pip install 'minimemo[server]'"
 
@@ -52,7 +53,7 @@ def serve(
 
     if not is_loopback(host) and not key:
         raise InputError(f"--host {host}: other machines may ask only with a key; give one with --api-key-file FILE")
-    desk = Desk()
+    desk = Desk(HANDS)
     shelf = Shelf(places, on_event=desk.hear, **models)
     tcp = _listen(host, port)
     sockets, path = [tcp], socket_path()

@@ -139,7 +139,7 @@ def test_over_stdin_and_stdout_it_writes_where_that_is_allowed(
                 if job["state"] not in ("waiting", "running"):
                     break
                 await asyncio.sleep(0.05)
-            assert job["state"] == "done", job
+            assert job["state"] == "done", (job["error"], job["notes"])
             (row,) = _content(await client.call_tool("list_documents", {}))["documents"]
             assert row["name"] == "new.txt"
             answer = _content(await client.call_tool("ask", {"question": "What did the user say?"}))
