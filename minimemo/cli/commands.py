@@ -163,7 +163,7 @@ def status(arguments: argparse.Namespace) -> None:
     from minimemo.scale.sync import collections, load, memos_of
 
     named = [load(arguments.name)] if arguments.name else collections()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": one.name,
             "folder": one.folder,
