@@ -451,7 +451,8 @@ def test_a_memo_is_closed_and_asked_again(built: Path, tiny_models: TinyModels) 
         assert held() == 1 or sys.platform != "linux"
     assert held() == 0
     assert memo.ask_many(questions, max_tokens=4) == answers, "timings do not count"
-    assert answers[0].finish_reason == "length" and answers[0].to_dict()["finish_reason"] == "length"
+    whole, cut = (memo.ask(questions[0], "closed", max_tokens=most) for most in (400, 1))
+    assert cut.finish_reason == "length" == cut.to_dict()["finish_reason"] and len(cut.text) < len(whole.text)
     memo.close()
 
 
