@@ -36,7 +36,7 @@ check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every Triton kernel compiled for sm_80 and sm_90, no GPU needed: no spills, shared memory within the chip's limit.
+# Every Triton kernel compiled for eight chips, no GPU needed: no spills, shared memory within the chip's limit.
 aot: dev
 	$(BIN)/python -m tools.aot
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 class Event:
     """`done` of `total` units of a stage (`total` 0: unknown). A stage ends with done == total.
 
-    Stages of a build: tokenize, embed, read, calibrate; of a question: load model, memory, load memory, choose, recall,
-    retrieve, weigh, answer; of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the
-    user and no stage; with "detail" it is one for a user who asked for more.
+    Stages of a build: load model, tokenize, embed, read, already built; where the model is measured first, calibrate
+    and weigh layers. Of a question: load model, memory, load memory (the blocks of it), choose, recall, walk, retrieve,
+    weigh, answer. Of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the user and
+    no stage; with "detail" it is one for a user who asked for more.
     """
 
     stage: str
@@ -27,7 +28,13 @@ Listener = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The listener of callers who do not care."""
+    """The listener of callers who give none: notes go to the logger "minimemo" as INFO, ends of stages as DEBUG."""
+    import logging  # costs an import of minimemo nothing
+
+    if event.unit == "note":
+        logging.getLogger("minimemo").info("%s", event.stage)
+    elif event.done == event.total:
+        logging.getLogger("minimemo").debug("%s: %d %s", event.stage, event.done, event.unit)
 
 
 class Clock:

@@ -324,11 +324,11 @@ class DocumentMemory:
                 self._idle.append((view, memory))
                 self._drop(VIEW_BYTES, least=1)
 
+    def spans(self, question: Question) -> list[Span]:
+        """The stretches of the documents, in tokens, that memory was read of for a question."""
+        return held(self._open().extents, question.views) if question.views else []
+
     def _drop(self, most: int, least: int = 0) -> None:
         """Forgets the views that were used the longest ago, until those left have `most` bytes, or are `least`."""
         while len(self._idle) > least and sum(c.nbytes for _, c in self._idle) > most:
             del self._idle[0]
-
-    def spans(self, question: Question) -> list[Span]:
-        """The stretches of the documents, in tokens, that memory was read of for a question."""
-        return held(self._open().extents, question.views) if question.views else []

@@ -82,8 +82,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
         return InputError(f"GPU memory: too little is free here; {mend}")
     if isinstance(error, MemoryError) or ("alloc" in said and isinstance(error, (RuntimeError, OSError))):
         return MinimemoError("memory: too little is free here; close other programs, or choose a smaller model")
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return MinimemoError(f"files: too many are open ({error.strerror}); raise the limit (ulimit -n)")
+    many = "too many open files"  # torch says it in a RuntimeError
+    if many in said or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        return MinimemoError("files: too many are open; raise the limit (ulimit -n)")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
         return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None
@@ -209,6 +210,15 @@ def parser() -> argparse.ArgumentParser:
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
     )
 
+    tools = "be the tools of an assistant (Model Context Protocol, over stdin and stdout)"
+    assistant = command(commands.mcp, tools, "mcp book.memo")
+    assistant.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    assistant.add_argument("--allow-writes", action="store_true", help="it may build memos, and delete them")
+    _models(assistant)
+    assistant.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
+
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
     inspect.add_argument("memo", help="a memo folder")
     inspect.add_argument("--json", action="store_true", help="as JSON")
@@ -254,7 +264,6 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
-
     _device(command)
 
 
@@ -264,7 +273,7 @@ def _device(command: argparse.ArgumentParser) -> None:
         help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
         "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
     )  # fmt: skip
-    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes")
+    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes, and where")
 
 
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:

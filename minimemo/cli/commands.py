@@ -120,7 +120,7 @@ def ask(arguments: argparse.Namespace) -> None:
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
     with progress(arguments.quiet, arguments.verbose) as on_event:
-        asked = _open(arguments, folders, on_event)
+        asked = _served(arguments, folders, on_event) or _open(arguments, folders, on_event)
         device = _device(arguments)
 
         def answer(steps: Any) -> Any:
@@ -247,7 +247,8 @@ def _history() -> Callable[[], None] | None:
 def summarize(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet, arguments.verbose) as on_event:
         device = _device(arguments)
-        steps = _open(arguments, arguments.memo, on_event).session().stream_summary(arguments.max_tokens)
+        asked = _served(arguments, arguments.memo, on_event) or _open(arguments, arguments.memo, on_event)
+        steps = asked.session().stream_summary(arguments.max_tokens)
         print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
 
 
@@ -264,9 +265,19 @@ def serve(arguments: argparse.Namespace) -> None:
         print(plain(f"{many} at {address}; Ctrl-C ends it"), flush=True)
 
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
-    options = RunOptions(dtype=arguments.dtype, kv_dtype=arguments.kv_dtype, threads=arguments.threads)
+    options = _options(arguments)
     usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
     serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
+
+
+def mcp(arguments: argparse.Namespace) -> None:
+    try:
+        from minimemo.server.mcp import serve_stdio
+    except ImportError as error:
+        raise InputError(f"mcp needs the package mcp: pip install 'minimemo[mcp]' ({error})") from error
+    options = _options(arguments)
+    named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
+    serve_stdio(arguments.memo, arguments.allow_writes, options=options, **named)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -333,6 +344,22 @@ def remove(arguments: argparse.Namespace) -> None:
 
     for memo in arguments.memo:
         print(plain(f"{memo}: deleted, {size(remove(Path(memo)))} free"))
+
+
+def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
+    """The folders' memos behind a server of this user's; None where there is none, or where it runs otherwise than the
+    command line says."""
+    given = ("model", "embedder", "dtype", "kv_dtype", "threads", "generator", "generator_model", "prompts")
+    usual = arguments.device == "auto" and not any(getattr(arguments, name) for name in given)
+    if not folders or arguments.max_tokens > 4096 or not usual:
+        return None
+    from minimemo.server.client import ServedMemos, running
+
+    if (address := running()) is None:
+        return None
+    if arguments.verbose:
+        print(plain(f"minimemo: the server at {address} answers"), file=sys.stderr)
+    return ServedMemos(address, folders, on_event)
 
 
 def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:

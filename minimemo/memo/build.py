@@ -39,9 +39,10 @@ from minimemo.text.pieces import Encoded
 
 
 def build(
-    source: str | Path | Document,
+    source: str | Path | Document | None = None,
     out: str | Path | None = None,
     *,
+    text: str | None = None,
     model: str | Path | LanguageModel | None = None,
     embedder: str | Path | OpenEmbedder | None = None,
     memory: str | None = None,
@@ -56,18 +57,22 @@ def build(
 ) -> Memo:
     """Reads a document once and leaves a memo folder; gives it back opened.
 
-    source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. encoding, errors: see
-    `read_document`; password: of an encrypted PDF. out: the folder, by default the document's name with the ending
-    .memo. memory: a tier, see memory/tiers.py, "balanced" by default; where one needs a profile of the model and there
-    is none, here or in the package, the model is measured first, in minutes, once. budget: bytes that memory.bin may
-    take ("20MB" will do), instead of a tier; notes say what to expect. window: tokens back that each token of a longer
-    document sees at least; None: all, while the document fits the model's context, and a window past that. A memo of
-    the same document, model and settings that is already there is returned as it is. What others may not do with the
-    document's file they may not do with the memo.
+    source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. text: a text in place of
+    a source; name its memo's place. encoding, errors: see `read_document`; password: of an encrypted PDF. out: the
+    folder, by default the document's name with the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by
+    default; where one needs a profile of the model and there is none, here or in the package, the model is measured
+    first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what
+    to expect. window: tokens back that each token of a longer document sees at least; None: all, while the document
+    fits the model's context, and a window past that. A memo of the same document, model and settings that is already
+    there is returned as it is. What others may not do with the document's file they may not do with the memo.
     A loaded `model` runs as it was loaded, not as `options` say.
     Raises InputError, ModelError or FetchError. Whatever is raised, no half-written memo is left; after a kill, or a
     KeyboardInterrupt, the same call goes on from there.
     """
+    if (source is None) == (text is None):
+        raise InputError("build: give a document or a text, one of them")
+    if source is None:
+        source = Document.of(text or "")
     if memory is not None and budget is not None:
         raise InputError("memory and budget: give one of them; a budget chooses how small the memory gets")
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
@@ -195,6 +200,8 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
     else:
         target = Path(source).with_suffix(".memo")
     try:
+        if "\0" in str(target):  # pathlib finds nothing there
+            raise ValueError("a NUL in its name")
         if target.is_symlink():  # what it leads to is written, not the link
             target = target.resolve()
         taken = target.exists()

@@ -40,6 +40,7 @@ TAILS_BYTES = (
 _LOCK, _STAMP, _NEW, _OLD = "lock", "stamp.json", "new", "old"
 _WRITTEN = re.compile(r"memo|new|old|lock|tail|vectors|\.?(stamp|quality)\.json(\..*)?")
 _CLUTTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")  # what file managers leave in every folder
+_SPARE = 4  # descriptors that removing the folder takes, kept for when all others are in use
 _MAGIC = b"MINIMEMO"  # how every memory.bin begins
 
 
@@ -53,13 +54,16 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
     same target runs, InputError where the folder or the target holds what no build wrote.
     """
     folder = _folder(target)
-    try:
-        lock = _locked(folder, target)
-    except OSError as error:
-        raise MinimemoError(
-            f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o"
-        ) from None
-    with lock, ExitStack() as undo:
+    with ExitStack() as spare:
+        for _ in range(_SPARE):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        try:
+            lock = _locked(folder, target)
+        except OSError as error:
+            why = f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o"
+            raise MinimemoError(why) from None
+        spares = spare.pop_all()
+    with lock, ExitStack() as undo, spares:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
             _put_back(folder, target)
@@ -133,11 +137,13 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
             folder.mkdir(mode=0o700)
         status = folder.lstat()
         foreign = not stat.S_ISDIR(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid())
-        if (
-            foreign
-            or not all(_WRITTEN.fullmatch(path.name) for path in folder.iterdir())
-            or (folder / _LOCK).is_symlink()
-        ):
+        try:
+            names = [] if foreign else os.listdir(folder)
+        except OSError:
+            if made:
+                _take_away(folder)
+            raise
+        if foreign or not all(map(_WRITTEN.fullmatch, names)) or (folder / _LOCK).is_symlink():
             raise InputError(f"{folder}: is in the way, and no build left it; move it elsewhere first")
         try:
             lock = FileLock(folder / _LOCK, timeout=0).acquire()
@@ -149,7 +155,7 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
             ) from None
         except (OSError, NotImplementedError) as error:
             if made:
-                shutil.rmtree(folder, ignore_errors=True)
+                _take_away(folder)
             raise MinimemoError(
                 f"{folder.parent}: files cannot be locked there ({getattr(error, 'strerror', None) or error}); name "
                 "another place with -o"
@@ -157,6 +163,13 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
         if (folder / _LOCK).exists():
             return lock
         lock.lock.release()
+
+
+def _take_away(folder: Path) -> None:
+    """Removes a folder that holds a lock at most; opens nothing, as there may be no descriptor left."""
+    with suppress(OSError):
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _prepare(folder: Path, stamp: bytes) -> None:

@@ -6,6 +6,7 @@ ordinary pieces; only `encode_template`, meant for the text of chat templates, r
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -28,6 +29,8 @@ from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
 _MARKS = "-*_=~#>`|"  # of formatting
 _MOST_ADDED, _MOST_GROWTH = 30_000, 64  # Gemma 3 has 6,415 and writes at most 3 for one
+_CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
+_DISGUISED = re.compile(rb"\\u00(5f|6|7[0-9a])", re.IGNORECASE)  # no writer of JSON spells letters so
 _CONTROL_LOOK = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)  # files do not always flag these as special
 
 
@@ -47,10 +50,7 @@ class Tokenizer:
         if not path.is_file():
             raise ModelError(f"{path}: missing; the model directory must hold the tokenizer in this form")
         try:
-            content = path.read_bytes()
-            if content.count(b'"single_word"') > _MOST_ADDED:
-                raise ValueError(f"more than {_MOST_ADDED} added tokens")
-            self._backend = Backend.from_buffer(content)
+            self._backend = open_backend(path)
             if (normalizer := self._backend.normalizer) is not None:
                 growth = _growth(json.loads(normalizer.__getstate__()))
                 if growth > _MOST_GROWTH:
@@ -81,9 +81,7 @@ class Tokenizer:
         if getattr(self._backend.model, "dropout", None):
             self._backend.model.dropout = None  # that of training, by which a text is other tokens every time
 
-        # No cut, no padding, no template of its own, no trimmed offsets: ids and spans of the text as it is.
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        # No template of its own, no trimmed offsets: ids and spans of the text as it is.
         self._backend.post_processor = None
         self._control = self._flag_control()
         self._backend.encode_special_tokens = True
@@ -235,6 +233,30 @@ class Tokenizer:
             if token.special:
                 control.add(token_id)
         return frozenset(control)
+
+
+def open_backend(path: Path) -> Backend:
+    """Opens a tokenizer.json that pads and cuts nothing. Raises ValueError, OSError or a bare Exception for one that
+    cannot be used; what would end the process is looked for first."""
+    content = path.read_bytes()
+    if content.count(b'"single_word"') > _MOST_ADDED:
+        raise ValueError(f"more than {_MOST_ADDED} added tokens")
+    if _DISGUISED.search(content):
+        raise ValueError("letters written as escapes")
+    for found in _CHARSMAP.finditer(content):
+        charsmap = base64.b64decode(found[1])
+        size = int.from_bytes(charsmap[:4], "little")
+        if len(charsmap) < 4 + size or size % 4:
+            raise ValueError("precompiled_charsmap is cut off")
+    try:
+        backend = Backend.from_buffer(content)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
+            raise
+        raise ValueError(str(error)) from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _growth(normalizer: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ from minimemo.events import Event, Listener, silent
 from minimemo.models.config import read_json
 from minimemo.models.encoder import Encoder
 from minimemo.models.fingerprint import fingerprint
+from minimemo.models.tokenizer import open_backend
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
 from minimemo.threads import check_fork
@@ -47,8 +48,6 @@ class Embedder:
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, settings: EmbedderSettings, files: Sequence[Path]):
         """`files` are what the fingerprint covers beside the settings; see `load`."""
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.encoder = encoder
         self.settings = settings
         self._tokenizer = tokenizer
@@ -76,7 +75,7 @@ class Embedder:
         if not tokenizer_file.is_file():
             raise ModelError(f"{tokenizer_file}: no such file; save the tokenizer in its fast (JSON) form")
         try:
-            tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            tokenizer = open_backend(tokenizer_file)
         except Exception as error:  # the tokenizers library raises a bare Exception
             raise ModelError(f"{tokenizer_file}: not a tokenizer ({error})") from error
         if tokenizer.get_vocab_size() > encoder.config.vocab_size:

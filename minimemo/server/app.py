@@ -110,13 +110,14 @@ class Service:
             if isinstance(turn, dict) and str(turn.get("question", "")).strip()
         ]
         folders = [Path(str(path)) for path in body.get("memos", [])] if local else []
+        typed = str(body.get("typed", ""))
 
         def work() -> Iterator[Any]:
             if mode == "summarize":
                 memo = self.shelf.opened(folders) if folders else self.shelf.memo(ids, question or "")
                 return memo.session().stream_summary(most)
             if folders:
-                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most)
+                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most, typed=typed)
             return self.shelf.stream(ids, question, cast(Mode, mode), most, before)
 
         return work
@@ -151,8 +152,8 @@ class Waiting:
         self.position = position
 
 
-def app(service: Service, guard: Guard) -> Starlette:
-    """The application; guard: who may ask."""
+def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
+    """The application; guard: who may ask; assistant: what `mcp.assistant` made, for /mcp."""
     shelf, jobs = service.shelf, service.jobs
 
     async def health(request: Request) -> Response:
@@ -295,9 +296,18 @@ def app(service: Service, guard: Guard) -> Starlette:
         Route("/v1/models/{id}", model),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
+    lifespan = None
+    if assistant is not None:
+        from minimemo.server.mcp import routes as assistant_routes
+
+        routes += assistant_routes(assistant)
+
+        def lifespan(_: Starlette) -> Any:
+            return assistant.session_manager.run()
+
     if PAGE.is_dir():
         routes.append(cast(Route, Mount("/", StaticFiles(directory=PAGE, html=True))))
-    made = Starlette(routes=routes, exception_handlers={
+    made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, Exception: _failed,
     })  # fmt: skip
     made.add_middleware(cast(Any, guard.around))
@@ -326,7 +336,7 @@ async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[s
                 recalled = await run_in_threadpool(service.recalled, step, ids)
                 yield _event("answer", {**step.to_dict(), "ids": ids, "recalled": recalled})
     except Exception as error:
-        yield _event("error", {"error": _said(error)})
+        yield _event("error", {"error": _said(error), "kind": type(error).__name__})
 
 
 async def _completed(service: Service, steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:

@@ -55,11 +55,7 @@ class Guard:
             async def sent(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     there = {name.lower() for name, _ in message["headers"]}
-                    message["headers"] += [
-                        (name.encode(), value.encode())
-                        for name, value in _HEADERS.items()
-                        if name.encode() not in there
-                    ]
+                    message["headers"] += [pair for pair in _HEADERS if pair[0] not in there]
                 await send(message)
 
             await app(scope, receive, sent)

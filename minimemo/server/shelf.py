@@ -126,13 +126,11 @@ class Shelf:
             manifests = [Manifest.load(folder) for folder in folders]
             memo = self._open.pop(key, None)
             if memo is None or [one.manifest for one in memo.memos] != manifests:
-                if memo is not None:
-                    memo.close()
                 memos = [Memo(f, m, self._runtime_of(m), PROMPTS) for f, m in zip(folders, manifests, strict=True)]
                 memo = together(memos)
             self._open[key] = memo
             while len(self._open) > OPEN:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)  # who is answered from it keeps it open
             return memo
 
     def stream(
@@ -164,7 +162,7 @@ class Shelf:
         with self._lock:
             document = self.document(id)
             for key in [key for key in self._open if document.folder in key]:
-                self._open.pop(key).close()
+                del self._open[key]
             original = document.original()
             freed = remove(document.folder)
             if original is not None and original.parent == self.uploads:
@@ -183,7 +181,9 @@ class Shelf:
         return path
 
     def embedder(self) -> Any:
-        """The embedder that new memos are made with."""
+        """The embedder of the first document; without one, what new memos are made with."""
+        for document in self.documents().values():
+            return self._runtime_of(document.manifest).opened_embedder().embedder
         return self._runtime.opened_embedder().embedder
 
     def _nearest(self, folders: Sequence[Path], question: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -151,34 +152,42 @@ def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path
         assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_kill_9_five_times(tiny_models: TinyModels, tmp_path: Path) -> None:
-    """The signal itself, while embedding, reading, coding and at the very end."""
+    """The signal itself, while embedding, reading, coding and at the very end; each build is a process of its own,
+    forked from one that has imported everything and computed nothing."""
     document = tmp_path / "doc.txt"
     document.write_text(LONG, encoding="utf-8")
     program = f"""
-import os, signal, sys, minimemo
+import os, signal, sys, minimemo, torch
 from minimemo.memo import build as builder
-from minimemo.memo import memorize as build_memory
-stage, number, models = sys.argv[1], int(sys.argv[2]), {(str(tiny_models.decoder), str(tiny_models.embedder))!r}
+import minimemo.engine.engine, minimemo.models.weights, minimemo.search.embedder
+torch.set_num_threads(1)
+models = {(str(tiny_models.decoder), str(tiny_models.embedder))!r}
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
-def listen(event):
-    global number
-    number -= event.stage == stage
-    number or kill()
-if stage == "manifest":
-    minimemo.memo.manifest.Manifest.save = lambda *_: kill()
-if stage == "keep":
-    builder.keep_tail = lambda *_, **__: kill()
-minimemo.build({str(document)!r}, model=models[0], embedder=models[1], on_event=listen)
+def life(stage, number):
+    def listen(event):
+        nonlocal number
+        number -= event.stage == stage
+        number or kill()
+    if stage == "manifest":
+        minimemo.memo.manifest.Manifest.save = lambda *_: kill()
+    if stage == "keep":
+        builder.keep_tail = lambda *_, **__: kill()
+    minimemo.build({str(document)!r}, model=models[0], embedder=models[1], on_event=listen)
+for stage, number in [("embed", 2), ("read", 3), ("read", 5), ("manifest", -1), ("keep", -1), ("none", -1)]:
+    child = os.fork()
+    if not child:
+        try:
+            life(stage, number)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *sorted(os.listdir({str(tmp_path)!r})), flush=True)
 """
-    moments = [("embed", 2), ("read", 3), ("read", 5), ("manifest", -1), ("keep", -1), ("none", -1)]
-    for stage, number in moments:
-        done = subprocess.run([sys.executable, "-c", program, stage, str(number)], capture_output=True, check=False)
-        assert done.returncode == (0 if stage == "none" else -signal.SIGKILL), done.stderr.decode()
-        assert sorted(p.name for p in tmp_path.iterdir()) == [
-            ".doc.memo.building" if stage != "none" else "doc.memo",
-            "doc.txt",
-        ]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    killed = f"{-signal.SIGKILL} .doc.memo.building doc.txt"
+    assert done.stdout.splitlines() == [*[killed] * 5, "0 doc.memo doc.txt"], done.stderr
     fresh = minimemo.build(document, tmp_path / "f.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
     assert same(tmp_path / "doc.memo", fresh.folder)
 

@@ -318,6 +318,17 @@ def test_a_memo_of_another_document_is_not_replaced_unasked(tiny_models: TinyMod
     assert minimemo.build(tmp_path / "notes.md", first.folder, **models).manifest.document.name == "notes.md"
 
 
+def test_a_text_is_built_as_it_is(tiny_models: TinyModels, tmp_path: Path) -> None:
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    memo = minimemo.build(text="Hello world.", out=tmp_path / "x.memo", **models)
+    assert memo.chunks()[0].text == "Hello world."
+    for given in ({}, {"source": tmp_path / "x.txt", "text": "Hello."}):
+        with pytest.raises(InputError, match="give a document or a text, one of them"):
+            minimemo.build(**given, **models)
+    with pytest.raises(InputError, match="cannot be a memo"):
+        minimemo.build(text="Hello.", out="a\0b", **models)
+
+
 def test_a_link_leads_to_the_memo(tiny_models: TinyModels, tmp_path: Path) -> None:
     """What it leads to is written, also where nothing is yet."""
     (tmp_path / "large_disk").mkdir()

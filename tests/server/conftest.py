@@ -88,7 +88,8 @@ class running:
 
         self._desk = Desk()
         shelf = Shelf([self._folder], on_event=self._desk.hear)
-        self._jobs = Jobs(shelf.uploads)
+        models = {"model": self._models.decoder, "embedder": self._models.embedder} if self._models else {}
+        self._jobs = Jobs(shelf.uploads, models)
         service = Service(shelf, self._desk, self._jobs)
         tcp = _listen("127.0.0.1", 0)
         self._sockets = [tcp, *filter(None, [_listen_locally(socket_path())])]

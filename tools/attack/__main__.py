@@ -41,6 +41,7 @@ ATTACKS = {
     "little memory and few descriptors": limits.scarce,
     "signals": limits.signals,
     "many questions": soak.soak,
+    "questions at once": soak.at_once,
 }
 
 

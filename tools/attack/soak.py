@@ -1,4 +1,4 @@
-"""Many questions in one process: it does not grow, and answers the last as the first."""
+"""Many questions in one process, one after the other and at once: it does not grow, and what it answers stays."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ground import Case, Ground, child, prose
 
 _WARM = 200  # questions until every cache has what it keeps
 _GROWTH = 0.02  # of the resident memory after those
+_MODES = ("memorag", "rag", "memory", "closed")
 
 
 def _resident() -> int:
@@ -34,11 +37,10 @@ def soak(ground: Ground) -> list[Case]:
 
                 opened = minimemo.open(memo, model=ground.decoder, embedder=ground.embedder)
                 chance, words = random.Random(1), prose(9000).split()
-                modes = ("memorag", "rag", "memory", "closed")
                 before = after = state = None
                 for number in range(count):
                     question = f"{' '.join(chance.sample(words, chance.randint(1, 12)))} {number}?"
-                    opened.ask(question, modes[number % 4], max_tokens=4)
+                    opened.ask(question, _MODES[number % 4], max_tokens=4)
                     if number % _WARM == _WARM - 1:
                         answer = opened.ask("When was the lamp lit?", max_tokens=6)
                         now = answer.text, len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -56,3 +58,40 @@ def soak(ground: Ground) -> list[Case]:
         return run
 
     return [Case(f"{count} questions", case(count)) for count in (400, 2000)]
+
+
+def at_once(ground: Ground) -> list[Case]:
+    """Threads that ask two memos of one loaded model give the answers of one thread."""
+
+    def case(threads: int, count: int) -> Callable[[], str]:
+        def run() -> str:
+            ground.fresh()
+            folders = [ground.memo(1500, name) for name in ("one", "two")]
+
+            def ask() -> None:
+                import minimemo
+
+                model, embedder = minimemo.load_model(ground.decoder), minimemo.open_embedder(ground.embedder)
+                memos = [minimemo.open(folder, model=model, embedder=embedder) for folder in folders]
+                chance, words = random.Random(2), prose(3000).split()
+                asked = [
+                    (memos[number % 2], f"Who {' '.join(chance.sample(words, 3))} {number}?", _MODES[number % 4])
+                    for number in range(threads * count)
+                ]
+                chance.shuffle(asked)
+
+                def answer(one: tuple[Any, str, Any]) -> Any:
+                    memo, question, mode = one
+                    return memo.ask(question, mode, max_tokens=4)
+
+                alone = [answer(one) for one in asked]
+                with ThreadPoolExecutor(threads) as pool:
+                    together = list(pool.map(answer, asked))
+                wrong = [one[1] for one, a, b in zip(asked, alone, together, strict=True) if a != b]
+                assert not wrong, f"{len(wrong)} of {len(asked)} answers differ, first {wrong[0]}"
+
+            return child(ask, seconds=1800).fell(0)
+
+        return run
+
+    return [Case(f"{n} threads x {count} questions on 2 memos", case(n, count)) for n, count in ((4, 4), (8, 50))]
