@@ -212,7 +212,7 @@ def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
 def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=9)
     memo = minimemo.open(copy, model=other, embedder=tiny_models.embedder)
-    with pytest.raises(MemoError, match=r"built with another model .* name that one with --model"):
+    with pytest.raises(MemoError, match=r"built with another model .* name that one with `model`"):
         memo.ask("Who?", "memory")
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
@@ -311,7 +311,7 @@ def test_a_memo_of_another_document_is_not_replaced_unasked(tiny_models: TinyMod
         (tmp_path / name).write_text(f"Hello from {name}.")
     first = minimemo.build(tmp_path / "notes.txt", **models)
     with pytest.raises(
-        InputError, match=r"is the memo of notes\.txt; name another place for that of notes\.md with -o"
+        InputError, match=r"is the memo of notes\.txt; name another place for that of notes\.md with `out`"
     ):
         minimemo.build(tmp_path / "notes.md", **models)
     first.verify()
