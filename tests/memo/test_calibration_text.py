@@ -62,11 +62,7 @@ def test_no_phrase_comes_in_two_texts_and_few_come_twice_in_one() -> None:
 
 def test_missing_texts_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(package.resources, "files", lambda name: tmp_path)
-<<<<<<< HEAD
-    with pytest.raises(MinimemoError, match="--text"):
-=======
-    with pytest.raises(InputError, match="`texts`"):
->>>>>>> hands
+    with pytest.raises(MinimemoError, match="`texts`"):
         shipped_texts()
 
 
