@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from minimemo import __version__
@@ -280,7 +280,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         as_base64 = body.get("encoding_format") == "base64"
         return JSONResponse(openai.embeddings(rows, str(body.get("model") or "default"), as_base64))
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/api/documents", documents),
@@ -308,7 +308,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             return assistant.session_manager.run()
 
     if PAGE.is_dir():
-        routes.append(cast(Route, Mount("/", StaticFiles(directory=PAGE, html=True))))
+        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
     made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, Exception: _failed,
     })  # fmt: skip
