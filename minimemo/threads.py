@@ -34,7 +34,8 @@ def bound_shapes() -> None:
     """Lets torch and oneDNN keep the code of few shapes, for this process and those that it starts.
 
     They make code for every number of tokens that they meet, and keep that of 1,024 (hundreds of megabytes where
-    products are of bfloat16). A forward pass has some five shapes, the same in every layer. Not where the user has said how many.
+    products are of bfloat16). A forward pass has some five shapes, the same in every layer. Not where the user has
+    said how many.
     """
     if "torch" not in sys.modules:
         for name in SHAPES:
