@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
 from minimemo.errors import InputError
@@ -220,6 +221,7 @@ class Runtime:
     options: RunOptions = DEFAULT_OPTIONS
     on_event: Listener = silent
     generator: object = None
+    _loading: RLock = field(default_factory=RLock, repr=False)  # threads that need a model first load it once
 
     def located(self, default: str | None = None) -> LocatedModel:
         """Where the decoder lies, without loading it. default: the one that is taken where none was named."""
@@ -231,15 +233,17 @@ class Runtime:
 
     def decoder(self) -> LanguageModel:
         """The decoder, loaded."""
-        if not isinstance(self.model, LanguageModel):
-            self.model = load_model(self.located(), self.options, self.on_event)
-        return self.model
+        with self._loading:
+            if not isinstance(self.model, LanguageModel):
+                self.model = load_model(self.located(), self.options, self.on_event)
+            return self.model
 
     def opened_embedder(self, default: str | None = None) -> OpenEmbedder:
         """The embedder, loaded. default: the one that is taken where none was named."""
-        if not isinstance(self.embedder, OpenEmbedder):
-            self.embedder = open_embedder(self.embedder or default, self.on_event, device=self.options.device)
-        return self.embedder
+        with self._loading:
+            if not isinstance(self.embedder, OpenEmbedder):
+                self.embedder = open_embedder(self.embedder or default, self.on_event, device=self.options.device)
+            return self.embedder
 
     def second_decoder(self) -> LanguageModel | None:
         """The generator, loaded; the decoder itself where it is the same model; None where it is no model.

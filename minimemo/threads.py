@@ -34,8 +34,8 @@ def bound_shapes() -> None:
     """Lets torch and oneDNN keep the code of few shapes, for this process and those that it starts.
 
     They make code for every number of tokens that they meet, and keep that of 1,024 (hundreds of megabytes where
-    products are of bfloat16). A forward pass has some five shapes, the same in every layer. Not where the user has
-    said how many.
+    products are of bfloat16). A forward pass has some five shapes, the same in every layer. Not where the user has said
+    how many.
     """
     if "torch" not in sys.modules:
         for name in SHAPES:
@@ -55,45 +55,60 @@ def check_fork() -> None:
 
 
 class Turns:
-    """Lets one piece of work at a time through, a question for example, and the others wait.
+    """Lets a few pieces of work at a time through, questions for example; the others wait in the order of their coming.
 
-    Work in steps, such as a stream that is read, keeps its turn between them, up to its end. It loses the turn to the
-    next one when it was left: its thread begins something else, or has not gone on for LEFT seconds while another
-    thread waits. It may go on all the same, when its turn comes again.
+    Work in steps, such as a stream that is read, keeps its place between them, up to its end. Where no place is free it
+    loses its own to the next one when it was left: its thread begins something else, or has not gone on for LEFT
+    seconds while another waits. It may go on all the same, when a place is free again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
+        self._places = places
         self._changed = Condition()
-        self._holder: object = None
-        self._thread = 0
-        self._rests: float | None = None  # since when the holder is between two steps; None: it is in one
+        # Those who have a place: their thread, and since when they are between two steps; None: they are in one.
+        self._holders: dict[object, tuple[int, float | None]] = {}
+        self._line: list[object] = []
 
     @contextmanager
     def step(self, holder: object, last: bool = False) -> Iterator[None]:
-        """Waits for the turn and keeps it for a step of `holder`, which holds it on until `end`, or a `last` step's.
+        """Waits for a place and keeps it for a step of `holder`, which holds it on until `end`, or a `last` step's.
 
-        Raises InputError within another step of the same thread, from a listener: the turn would never come.
+        Raises InputError within another step of the same thread, from a listener: the place might never come.
         """
         with self._changed:
-            while self._holder not in (None, holder):
-                if self._rests is None and self._thread == get_ident():
-                    raise InputError("a question within another one's event: ask it when that one has its answer")
-                left = None if self._rests is None else self._rests + LEFT - time.monotonic()
-                if left is not None and (left <= 0 or self._thread == get_ident()):
-                    break
-                self._changed.wait(left)
-            self._holder, self._thread, self._rests = holder, get_ident(), None
+            if any(thread == get_ident() and rests is None for thread, rests in self._holders.values()):
+                raise InputError("a question within another one's event: ask it when that one has its answer")
+            if holder not in self._holders:
+                self._wait(holder)
+            self._holders[holder] = get_ident(), None
         try:
             yield
         finally:
             with self._changed:
-                self._rests = time.monotonic()
-                self._holder = None if last else holder
+                if last:
+                    self._holders.pop(holder, None)
+                else:
+                    self._holders[holder] = get_ident(), time.monotonic()
                 self._changed.notify_all()
 
+    def _wait(self, holder: object) -> None:
+        self._line.append(holder)
+        try:
+            while self._line[0] is not holder or len(self._holders) >= self._places:
+                resting = [(rests, one) for one, (_, rests) in self._holders.items() if rests is not None]
+                own = [one for _, one in resting if self._holders[one][0] == get_ident()]
+                rests, oldest = min(resting, key=lambda pair: pair[0], default=(None, None))
+                left = None if rests is None else rests + LEFT - time.monotonic()
+                if self._line[0] is holder and (own or (left is not None and left <= 0)):
+                    del self._holders[own[0] if own else oldest]
+                    continue
+                self._changed.wait(left if self._line[0] is holder else None)
+        finally:
+            self._line.remove(holder)
+            self._changed.notify_all()
+
     def end(self, holder: object) -> None:
-        """Gives the turn to who waits for it, if it is still the holder's."""
+        """Gives the place of a holder, if it still has one, to who waits for it."""
         with self._changed:
-            if self._holder is holder:
-                self._holder = None
-                self._changed.notify_all()
+            self._holders.pop(holder, None)
+            self._changed.notify_all()

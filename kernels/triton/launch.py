@@ -78,7 +78,7 @@ class Launch:
 
 @lru_cache
 def _chip(device: int) -> Chip:
-    about = torch.cuda.get_device_properties(device)
+    about: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip is not None:
         arch = about.gcnArchName.partition(":")[0]
         return CHIPS.get(arch) or Chip(arch, 64 << 10, amd=True)

@@ -1,17 +1,16 @@
 """What the memory of the documents says: a view is chosen and loaded, clues are recalled, answers told and weighed.
 
-The memory is lent to one question at a time and never changed: it has its length back afterwards. All of a memory
-stands before a question where that is short, else the blocks that the question's words lead to; what is asked of the
-whole walks through all of it, view by view.
+A view in its cache is lent to one question at a time and never changed: it has its length back afterwards. All of a
+memory stands before a question where that is short, else the blocks that the question's words lead to; what is asked of
+the whole walks through all of it, view by view.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
 from itertools import chain, islice
-from threading import RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from minimemo.ask.clues import (
@@ -30,7 +29,7 @@ from minimemo.ask.clues import (
 from minimemo.ask.prompts import Prompts
 from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
 from minimemo.ask.writer import Piece, Writer, Written, pieces
-from minimemo.errors import InputError, MinimemoError
+from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.memory.view import Extent, MemoryView, Span, chosen, held, ranked, walk, whole
 from minimemo.text.scripts import WORDS_A_TOKEN
@@ -65,6 +64,9 @@ AGREED_TOKENS = 64  # A longer answer from passages stands without being weighed
 # -0.6; .5: +10.6, +6.0, +1.9, -3.0. The mean a token in place of the sum: xquad_en -7.9.
 MEMORY_WEIGHT = 0.2
 
+# Bytes of caches with views that wait for the next question; the last one is kept whatever its size.
+VIEW_BYTES = 192 << 20
+
 
 class Memory(Protocol):
     """The stored memory of one or several documents, as a session asks for it."""
@@ -79,8 +81,9 @@ class Memory(Protocol):
 class DocumentMemory:
     """The memory of one or several documents, asked in words.
 
-    Keeps the view that was loaded last with its cache, the passages that the last question led to, and the replies of
-    the last walk. open_memory: called at the first question that needs the memory. prompts: of the documents' language;
+    Threads may ask at the same time: each question has a cache of its own while it is asked. Keeps the views that were
+    asked last with their caches, VIEW_BYTES of them, the passages that the last question led to, and the replies of the
+    last walk. open_memory: called at the first question that needs the memory. prompts: of the documents' language;
     each question brings its own.
     """
 
@@ -93,14 +96,12 @@ class DocumentMemory:
     ) -> None:
         self._writer = writer
         self._retriever = retriever
-        self._open = cache(open_memory)
+        self._open_memory = open_memory
+        self._opened: Memory | None = None
         self._prompts = prompts
         self._room = memory_room()  # behind every view, so that a longer question need not load it again
-        self._view: MemoryView | None = None
-        self._cache: KVCache | None = None
-        self._length = 0  # of the view in the cache, in tokens
-        self._loans = 0
-        self._lending = RLock()  # a forgotten stream may end its loan in any thread
+        self._idle: list[tuple[MemoryView, KVCache]] = []  # used last at the end
+        self._lock = Lock()
         self._spans: tuple[str, list[Span]] = ("", [])  # the last question, and the passages that it leads to
         self._asked: tuple[list[int], int] = ([], 0)  # what the last walk asked each view, and its limit
         self._replies: dict[MemoryView, str] = {}  # to that
@@ -138,8 +139,7 @@ class DocumentMemory:
         view = self._choose(question, VIEW_TOKENS if question.kind == "paragraph" else ANSWER_VIEW_TOKENS, room)
         with self._lend(question, view, room) as memory, question.clock.stage("answer", report=False):
             tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens)
-            check = partial(self._check, self._loans)
-            text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.clock.on_event, check)
+            text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.clock.on_event)
         return Written(text, len(ids), count)
 
     def recalled(self, question: Question) -> tuple[Clue, ...]:
@@ -226,15 +226,16 @@ class DocumentMemory:
         are kept until something else is asked: an interrupted walk goes on where it stopped."""
         if (row, limit) != self._asked:
             self._asked, self._replies = (row, limit), {}
+        replies = self._replies
         for number, view in enumerate(views):
             question.clock.on_event(Event("walk", number, len(views), "views"))
-            if view in self._replies:
+            if view in replies:
                 continue
             with self._lend(question, view, len(row) + limit) as memory, question.clock.stage("recall", report=False):
                 tokens = self._writer.tokens(memory, row, limit, min(least, view.tokens // 4))
-                self._replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
+                replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
         question.clock.on_event(Event("walk", len(views), len(views), "views"))
-        return [self._replies[view] for view in views]
+        return [replies[view] for view in views]
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -274,10 +275,12 @@ class DocumentMemory:
 
     def _spans_for(self, text: str, extents: Sequence[Extent]) -> list[Span]:
         """The passages that a question retrieves, best first; several views serve one question."""
-        if self._spans[0] != text:
+        asked, spans = self._spans
+        if asked != text:
             (hits,) = self._retriever.retrieve([text], 1 + sum(extent.blocks for extent in extents))
-            self._spans = text, [Span(hit.document, hit.chunk.token_start, hit.chunk.token_end) for hit in hits]
-        return self._spans[1]
+            spans = [Span(hit.document, hit.chunk.token_start, hit.chunk.token_end) for hit in hits]
+            self._spans = text, spans
+        return spans
 
     def _budget(self, most: int, room: int) -> int:
         """Tokens of a view, at most `most` or the least that makes a view, behind which `room` are free; InputError
@@ -292,35 +295,40 @@ class DocumentMemory:
             )
         return budget
 
+    def _open(self) -> Memory:
+        with self._lock:
+            self._opened = self._opened or self._open_memory()
+        return self._opened
+
     @contextmanager
     def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[KVCache]:
-        """Lends a view's cache, with room for `room` tokens more at least, and removes what the question added. A view
-        that is loaded already is not loaded again."""
+        """Lends a cache that holds a view, with room for `room` tokens more at least, and removes what the question
+        added. A view that is loaded already, and that no other question has, is not loaded again."""
         question.views.add(view)
-        memory = self._cache
-        if memory is None or view != self._view or self._length + room > memory.capacity:
+        with self._lock:
+            at = next(
+                (i for i, (one, c) in enumerate(self._idle) if one == view and c.capacity >= c.length + room), None
+            )
+            memory = None if at is None else self._idle.pop(at)[1]
+            if memory is None:  # room for one as large as the largest, before it is made
+                self._drop(VIEW_BYTES - max((c.nbytes for _, c in self._idle), default=0))
+        if memory is None:
             with question.clock.stage("memory"):
-                with self._lending:
-                    self._loans += 1
-                    memory = self._view = self._cache = None  # before the next one is made: two may be too much
                 memory = self._open().load(view, max(room, self._room))
-                self._view, self._cache, self._length = view, memory, memory.length
-        with self._lending:
-            self._loans += 1
-            loan = self._loans
-            memory.truncate(self._length)
+        length = memory.length
         try:
             yield memory
         finally:
-            with self._lending:
-                if loan == self._loans:
-                    memory.truncate(self._length)
+            memory.truncate(length)
+            with self._lock:
+                self._idle.append((view, memory))
+                self._drop(VIEW_BYTES, least=1)
 
     def spans(self, question: Question) -> list[Span]:
         """The stretches of the documents, in tokens, that memory was read of for a question."""
         return held(self._open().extents, question.views) if question.views else []
 
-    def _check(self, loan: int) -> None:
-        """Raises MinimemoError once another loan began: a stream left half read cannot write under the next one."""
-        if loan != self._loans:
-            raise MinimemoError("this answer was left half read and another question came after it: ask it again")
+    def _drop(self, most: int, least: int = 0) -> None:
+        """Forgets the views that were used the longest ago, until those left have `most` bytes, or are `least`."""
+        while len(self._idle) > least and sum(c.nbytes for _, c in self._idle) > most:
+            del self._idle[0]

@@ -236,7 +236,21 @@ class Question:
     def begin(self) -> None:
         """Starts the clock, and the count of prefilled tokens."""
         self.clock.start()
-        self.prefilled_before = self.writer.engine.prefilled
+        self._prefilled = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Tells that the thread that calls works on this question from here on, up to `rest`."""
+        self._before = self.writer.engine.prefilled_here
+
+    def rest(self) -> None:
+        """Ends what `go_on` began."""
+        self._prefilled = self.prefilled()
+        self._before = self.writer.engine.prefilled_here
+
+    def prefilled(self) -> int:
+        """Tokens that the memory's model prefilled for this question, asked in the thread that works on it."""
+        return self._prefilled + self.writer.engine.prefilled_here - self._before
 
     def left(self, prompt: str) -> int:
         """Tokens of the generator's context that a prompt and its answer leave; negative when they do not fit."""

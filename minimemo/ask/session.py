@@ -46,6 +46,8 @@ PARAGRAPH_HITS = 8
 # A quotation is looked for among the sentences of eight passages: F1 on contracts 37.2, with five 35.8, three 33.0.
 QUOTATION_HITS = 8
 CLUE_HITS = 3  # Each clue retrieves so many.
+# So many questions are worked on at the same time, each with caches of its own: tens of megabytes for a 0.5B.
+READERS = 8
 # An answer this likely to be right stands without memory being asked.
 SETTLED = 0.7
 # A passage is shown beside the best one when it has this share of its score at least; 0 shows all that fit. A 0.5B
@@ -55,8 +57,8 @@ STAND_OUT = 0.8
 
 
 class Session:
-    """Answers questions about one or several documents, from any number of threads, one question at a time. Greedy: the
-    same question gets the same answer.
+    """Answers questions about one or several documents, from any number of threads, READERS questions at a time.
+    Greedy: the same question gets the same answer.
 
     `open_memory` is called at the first question that needs the memory. It holds, for each document,
     `memory_opening(language, prompts).ids(tokenizer)` and the document's ids. `documents`: their names, in the order of
@@ -90,7 +92,7 @@ class Session:
         self._writer = Writer(engine, tokenizer)
         self._generator = generator or self._writer
         self._memory = DocumentMemory(self._writer, retriever, open_memory, prompts[language])
-        self._turns = Turns()
+        self._turns = Turns(READERS)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -108,8 +110,8 @@ class Session:
         """Answers as `ask` does, in steps: one Found, the Pieces of the text, the Answer. A bad question raises here,
         not later. typed: the question before a conversation put its turns in front of it.
 
-        A stream may be left half read: it makes way for the next question of its thread, and after threads.LEFT seconds
-        for those of others. Going on with it after the memory was asked again is an InputError.
+        A stream may be left half read, and gone on with later. Where READERS questions are worked on, it makes way for
+        the next question of its thread, and after threads.LEFT seconds for those of others.
         """
         asked = self._question(question, mode, max_tokens, typed)
         return self._in_turn(asked, self._answer(asked))
@@ -386,7 +388,7 @@ class Session:
             return self._memory.clues(question, [kind])
 
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
-        """Takes the steps to an answer, and the answer as the last one, when no other question is being answered."""
+        """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free."""
         step = None
         try:
             with closing(_with_answer(steps)) as whole:
@@ -396,7 +398,9 @@ class Session:
                     with self._turns.step(question):
                         if step is None:
                             question.begin()
+                        question.go_on()
                         step = next(whole)
+                        question.rest()
         finally:
             self._turns.end(question)
         stretches = [

@@ -69,16 +69,10 @@ class TextGenerator(Protocol):
 
 
 def pieces(
-    texts: Iterable[tuple[str, int]],
-    max_tokens: int,
-    on_event: Listener = silent,
-    check: Callable[[], object] = lambda: None,
+    texts: Iterable[tuple[str, int]], max_tokens: int, on_event: Listener = silent
 ) -> Generator[Piece, None, tuple[str, int]]:
     """Yields a reply that comes as `texts`, each with the tokens that it took, in pieces without white space around the
-    whole; returns the text and its token count. Ends early when the reply loops.
-
-    check: called after every piece; it raises when the cache that the reply comes from was lent to another question.
-    """
+    whole; returns the text and its token count. Ends early when the reply loops."""
     reply = held = ""  # white space is held until more text follows
     count = 0
     for text, tokens in texts:
@@ -91,7 +85,6 @@ def pieces(
         reply += body
         if body:
             yield Piece(body)
-            check()
         if count % LOOP_CHECK == 0 and is_looping(reply):
             break
     on_event(Event("answer", count, count, "tok"))

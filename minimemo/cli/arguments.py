@@ -30,6 +30,8 @@ examples:
   minimemo ask book.memo                          question after question
   minimemo ask a.memo b.memo "Who pays?"          from several documents at once
   minimemo ask --all "Who pays?"                  from all memos on this machine
+  minimemo sync ~/reports                         a memo of each document there, kept in step
+  minimemo ask --in reports "Who pays?"
   minimemo summarize book.memo
   minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
@@ -193,6 +195,23 @@ def parser() -> argparse.ArgumentParser:
     _prompts(build)
 
     measure = "measure a model once, for the smaller memories; a build does it when needed"
+    step = "keep a memo of each document in a folder: new, changed, moved and removed ones"
+    sync = command(commands.sync, step, "sync ~/reports")
+    sync.add_argument("folder", help="whose documents become a collection")
+    sync.add_argument("--name", help="of the collection (default: the folder's)")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
+    sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
+    _models(sync)
+    _prompts(sync)
+
+    status = command(commands.status, "show the collections, or one of them", "status reports")
+    status.add_argument("name", nargs="?", help="of a collection (default: all)")
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+    forget = command(commands.forget, "delete a collection's memos; its documents stay", "forget reports")
+    forget.add_argument("name", help="of the collection")
+
     calibrate = command(commands.calibrate, measure, "calibrate qwen2.5-coder-0.5b")
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
@@ -207,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
         "- reads the question from standard input",
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
+    ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",
@@ -227,6 +247,15 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
     _models(serve)
     serve.add_argument(
+        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
+    )
+
+    tools = "be the tools of an assistant (Model Context Protocol, over stdin and stdout)"
+    assistant = command(commands.mcp, tools, "mcp book.memo")
+    assistant.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    assistant.add_argument("--allow-writes", action="store_true", help="it may build memos, and delete them")
+    _models(assistant)
+    assistant.add_argument(
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
     )
 
@@ -275,7 +304,6 @@ def _models(command: argparse.ArgumentParser) -> None:
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
-
     _device(command)
 
 
@@ -285,7 +313,7 @@ def _device(command: argparse.ArgumentParser) -> None:
         help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
         "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
     )  # fmt: skip
-    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes")
+    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes, and where")
 
 
 def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:

@@ -53,6 +53,13 @@ class KVCache:
         return self._packed_capacity + self.keys.shape[2]
 
     @property
+    def nbytes(self) -> int:
+        """Of all its slots, those never written too."""
+        r = self._room
+        packed = () if r is None else (r.key_codes, r.key_scale, r.key_low, r.value_codes, r.value_scale, r.value_low)
+        return sum(x.nbytes for x in (self.keys, self.values, *packed))
+
+    @property
     def _packed_capacity(self) -> int:
         return 0 if self._room is None else self._room.key_codes.shape[1]
 

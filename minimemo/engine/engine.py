@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
-from threading import RLock
+from threading import Lock, local
 
 import torch
 from torch import Tensor
 
 from minimemo.engine.cache import KVCache
 from minimemo.engine.sampling import Sampling, likeliest
+from minimemo.engine.scheduler import Scheduler, Step
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.device import full
-from minimemo.threads import check_fork
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
 
@@ -35,10 +35,11 @@ class PrefilledChunk:
 
 
 class Engine:
-    """Runs one decoder for any number of caches. Threads may share it: one pass, or step of a generation, at a time.
+    """Runs one decoder for any number of caches. Threads may share it: passes come in turn, and steps of replies that
+    are written at the same time are one pass where that leaves every number as it is alone (engine/scheduler.py).
 
-    A pass holds the engine's lock; a cache belongs to one thread of work between its passes as well. In a process that
-    was forked from one that had used an engine every pass raises MinimemoError.
+    A cache belongs to one thread of work between its passes as well. In a process that was forked from one that had
+    used an engine every pass raises MinimemoError.
 
     kv_dtype: of the caches it makes; None: the decoder's own. memory_bits: 8 or 4 bits a number of memories, which are
     packed and only read; None: they are dense as well. prefilled, decoded: running counts of tokens put through the
@@ -59,18 +60,22 @@ class Engine:
         self.memory_bits = memory_bits
         self.prefilled = 0
         self.decoded = 0
-        self._lock = RLock()
+        self.scheduler = Scheduler(self._steps, decoder.rows_are_alone)
+        self._here = local()
+        self._batch = Lock()  # a batch lengthens its memory for a while
 
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    @property
+    def prefilled_here(self) -> int:
+        """What this thread has prefilled so far."""
+        return getattr(self._here, "prefilled", 0)
+
+    def alone(self) -> AbstractContextManager[None]:
         """Keeps other threads out of the engine; the same thread may enter again. Raises MinimemoError after a fork."""
-        check_fork()
-        with self._lock:
-            yield
+        return self.scheduler.alone()
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for `capacity` tokens on the decoder's device."""
@@ -96,16 +101,14 @@ class Engine:
         if not ids:
             raise ValueError("engine: nothing to prefill")
         last = (len(ids) - 1) // self.chunk * self.chunk
-        with self.alone():
-            self.extend(cache, ids[:last])
-            return self._forward(ids[last:], [Row(cache, len(ids) - last)])
+        self.extend(cache, ids[:last])
+        return self._forward(ids[last:], [Row(cache, len(ids) - last)])
 
     def extend(self, cache: KVCache, ids: Sequence[int]) -> None:
         """Appends ids, if any, to the cache, chunk by chunk. No logits are computed."""
-        with self.alone():
-            for at in range(0, len(ids), self.chunk):
-                piece = ids[at : at + self.chunk]
-                self._forward(piece, [Row(cache, len(piece))], logits="none")
+        for at in range(0, len(ids), self.chunk):
+            piece = ids[at : at + self.chunk]
+            self._forward(piece, [Row(cache, len(piece))], logits="none")
 
     def read(self, cache: KVCache, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Appends ids to the cache and hands over what a memory is made of, chunk by chunk. No logits are computed."""
@@ -141,18 +144,20 @@ class Engine:
         sampling = sampling or Sampling()
         needed = "likeliest" if sampling.greedy else "last"
         logits = self.prefill(cache, ids)
-        for count in range(1, max_tokens + 1):
-            if count <= min_tokens:
-                ended = int(logits[0].argmax()) in stop
-                barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
-                logits = logits.index_fill(-1, barred, float("-inf"))
-            token = sampling.choose(logits)[0]
-            if token in stop:
-                return
-            yield token
-            if count < max_tokens:
-                kind = "last" if count < min_tokens else needed
-                logits = self._forward([token], [Row(cache, 1)], logits=kind, step=True)
+        try:
+            for count in range(1, max_tokens + 1):
+                if count <= min_tokens:
+                    ended = int(logits[0].argmax()) in stop
+                    barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
+                    logits = logits.index_fill(-1, barred, float("-inf"))
+                token = sampling.choose(logits)[0]
+                if token in stop:
+                    return
+                yield token
+                if count < max_tokens:
+                    logits = self.scheduler.step(token, cache, "last" if count < min_tokens else needed)
+        finally:
+            self.scheduler.leave()
 
     def generate_batch(
         self, memory: KVCache, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Collection[int] = ()
@@ -165,7 +170,7 @@ class Engine:
         if not prompts or not all(prompts):
             raise ValueError("engine: a batch needs at least one prompt and a token in each")
         shared = _shared(prompts)
-        with self.alone():
+        with self._batch:
             length = memory.length
             try:
                 self.extend(memory, prompts[0][:shared])
@@ -202,17 +207,21 @@ class Engine:
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
         ends, likely = list(stop), []
-        with self.alone():
-            length = cache.length
-            self.extend(cache, ids[:-1])
-            begin = cache.length
-            for reply in replies:
-                logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
-                told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
-                likely.append(float(told + logs[-1, ends].logsumexp(0) if ends else told))
-                cache.truncate(begin)
-            cache.truncate(length)
+        length = cache.length
+        self.extend(cache, ids[:-1])
+        begin = cache.length
+        for reply in replies:
+            logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
+            told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
+            likely.append(float(told + logs[-1, ends].logsumexp(0) if ends else told))
+            cache.truncate(begin)
+        cache.truncate(length)
         return likely
+
+    def _steps(self, steps: Sequence[Step]) -> Tensor:
+        """One pass of replies' next tokens, all of one kind of logits."""
+        rows = [Row(step.cache, 1) for step in steps]
+        return self._forward([step.token for step in steps], rows, logits=steps[0].kind, step=True)
 
     def _forward(
         self,
@@ -230,6 +239,7 @@ class Engine:
                 self.decoded += len(ids)
             else:
                 self.prefilled += len(ids)
+                self._here.prefilled = self.prefilled_here + len(ids)
             tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
             return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
 

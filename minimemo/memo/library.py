@@ -205,12 +205,15 @@ class StoreIndex:
     def entries(self) -> list[Entry]:
         return [entry for entry, _ in self._memos.values()]
 
-    def pick(self, query: Vectors, model: str, embedder: str, limit: int) -> list[Path]:
-        """The memos of these models (fingerprints) whose best passages are nearest to `query` (d,), nearest first."""
+    def pick(self, query: Vectors, model: str, embedder: str, limit: int, within: Path | None = None) -> list[Path]:
+        """The memos of these models (fingerprints), below `within`, whose best passages are nearest to `query` (d,),
+        nearest first."""
         best = [
             (-float((vectors @ query).max()), entry.path)
             for entry, vectors in self._memos.values()
-            if entry.rows and (entry.model, entry.embedder) == (model, embedder)
+            if entry.rows
+            and (entry.model, entry.embedder) == (model, embedder)
+            and (within is None or Path(entry.path).is_relative_to(within))
         ]
         return [Path(path) for _, path in sorted(best)[:limit]]
 
@@ -252,10 +255,15 @@ def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
 
 
 class Store:
-    """Every memo in the list that was built with these models. `picked`: how many documents a question is put to."""
+    """Every memo in the list that was built with these models. `picked`: how many documents a question is put to;
+    `within`: a folder that the memos lie below, all others are passed over."""
 
-    def __init__(self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED) -> None:
+    def __init__(
+        self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED,
+        within: Path | None = None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
+        self._within = within
         self._prompts = prompts
         self._picked = picked
         self._index: StoreIndex | None = None
@@ -285,8 +293,9 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        paths = index.pick(query, *models, self._picked)
-        others = sum((entry.model, entry.embedder) != models for entry in index.entries)
+        entries = [one for one in index.entries if self._within is None or Path(one.path).is_relative_to(self._within)]
+        paths = index.pick(query, *models, self._picked, self._within)
+        others = sum((entry.model, entry.embedder) != models for entry in entries)
         if not paths:
             hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""
             raise InputError(
@@ -324,6 +333,8 @@ def open_store(
     on_event: Listener = silent,
     picked: int = PICKED,
     generator: Generator = None,
+    within: Path | None = None,
 ) -> Store:
-    """Opens the store of these models (None: the defaults); the other arguments are those of `open_memo`."""
-    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked)
+    """Opens the store of these models (None: the defaults), or the part of it `within` a folder; the other arguments
+    are those of `open_memo`."""
+    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, within)

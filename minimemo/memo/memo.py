@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Generator as Generation
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from time import sleep
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -57,8 +61,8 @@ class Memo:
     """One document that can be asked, or several of the same models. Models and memory are loaded when first needed.
 
     Of several, `folder`, `manifest` and what `inspect`, `chunks` and `reader` give are those of the first. Memos that
-    share a runtime share their models. It may be asked from several threads: questions wait for each other. In a `with`
-    statement it is closed at the end.
+    share a runtime share their models. It may be asked from several threads, which decode together
+    (engine/scheduler.py). In a `with` statement it is closed at the end.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Memo:
         self._session: Session | None = None
         self._searcher: Retriever | None = None
         self._readers: list[MemoryReader] = []
+        self._opening = RLock()  # threads that ask first at the same time share one session
         if is_address(self.runtime.generator):
             self.runtime.generator = Endpoint(str(self.runtime.generator))
 
@@ -113,6 +118,28 @@ class Memo:
         checked = checked_question(question)
         return cast(Steps, self.session().stream(checked, mode, max_tokens, typed=typed))
 
+    async def aask(self, question: str, mode: Mode = "memorag", max_tokens: int = 256) -> Answer:
+        """Answers as `ask` does, in asyncio; cancelled, it stops at the next token."""
+        async with aclosing(self.astream(question, mode, max_tokens)) as steps:
+            *_, answer = [step async for step in steps]
+        return cast(Answer, answer)
+
+    async def astream(
+        self, question: str, mode: Mode = "memorag", max_tokens: int = 256
+    ) -> AsyncGenerator[Found | Piece | Answer, None]:
+        """Answers as `stream` does, in asyncio: in a thread of its own. Closed or cancelled, it stops after the step
+        that is being worked on, which nobody waits for."""
+        loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "minimemo")
+        try:
+            steps = await loop.run_in_executor(thread, self.stream, question, mode, max_tokens)
+            try:
+                while (step := await loop.run_in_executor(thread, next, steps, None)) is not None:
+                    yield step
+            finally:
+                thread.submit(steps.close)
+        finally:
+            thread.shutdown(wait=False)
+
     def chat(self) -> Conversation:
         """Begins a conversation: a question that leans on those before it is understood from them."""
         return Conversation(self)
@@ -146,26 +173,29 @@ class Memo:
 
     def session(self) -> Session:
         """Loads the models and gives what answers with them. Raises MemoError when memos were built with others."""
-        if self._session is None:
-            self.runtime.options.limit_threads()
-            retriever = self._search()  # first, as it checks small files: a damaged memo is named before models load
-            for memo in self.memos:
-                model = memo.model()
-            # A session that held this very memo would keep its caches after nobody else does.
-            memos = [Memo(memo.folder, memo.manifest, self.runtime) for memo in self.memos]
-            self._session = Session(
-                model.engine,
-                model.tokenizer,
-                retriever,
-                partial(_open_memory, memos, self._readers),
-                documents=self.names(),
-                place_of=self._place_of(),
-                language=cast(Language, self.manifest.document.language),
-                prompts=self.prompts,
-                generator=_writer(self.runtime, model),
-                on_event=self.runtime.on_event,
-            )
-        return self._session
+        with self._opening:
+            if self._session is None:
+                self.runtime.options.limit_threads()
+                retriever = (
+                    self._search()
+                )  # first, as it checks small files: a damaged memo is named before models load
+                for memo in self.memos:
+                    model = memo.model()
+                # A session that held this very memo would keep its caches after nobody else does.
+                memos = [Memo(memo.folder, memo.manifest, self.runtime) for memo in self.memos]
+                self._session = Session(
+                    model.engine,
+                    model.tokenizer,
+                    retriever,
+                    partial(_open_memory, memos, self._readers),
+                    documents=self.names(),
+                    place_of=self._place_of(),
+                    language=cast(Language, self.manifest.document.language),
+                    prompts=self.prompts,
+                    generator=_writer(self.runtime, model),
+                    on_event=self.runtime.on_event,
+                )
+            return self._session
 
     def memory(self) -> StoredMemory:
         """Opens the memory of all memos; nothing of it is decoded yet."""
@@ -198,8 +228,9 @@ class Memo:
             )
 
     def _search(self) -> Retriever:
-        self._searcher = self._searcher or self._retriever()
-        return self._searcher
+        with self._opening:
+            self._searcher = self._searcher or self._retriever()
+            return self._searcher
 
     def _retriever(self) -> Retriever:
         from minimemo.search.retriever import Retriever

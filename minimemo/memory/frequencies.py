@@ -79,9 +79,9 @@ def order(steps: np.ndarray, tokens: int, group: int, least: float) -> Order:
             starts.append(component * tokens + first + frequency)
             spreads.append(loud[component, frequency])
             counts.append(np.full(len(component), count))
-    start, spread, count = (np.concatenate([*parts, []]) for parts in (starts, spreads, counts))
+    start, spread, many = (np.concatenate([*parts, []]) for parts in (starts, spreads, counts))
     sorted_ = np.argsort(-spread, kind="stable")
-    count = count[sorted_].astype(np.int64)
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    places = np.repeat(start[sorted_].astype(np.int64), count) + within * group
-    return Order(places, np.repeat(spread[sorted_], count))
+    times_of = many[sorted_].astype(np.int64)
+    within = np.arange(times_of.sum()) - np.repeat(np.cumsum(times_of) - times_of, times_of)
+    places = np.repeat(start[sorted_].astype(np.int64), times_of) + within * group
+    return Order(places, np.repeat(spread[sorted_], times_of))

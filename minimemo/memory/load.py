@@ -63,8 +63,8 @@ class StoredMemory:
             for done, part in enumerate(view.parts, 1):
                 self._append(part, cache)
                 self._on_event(Event("load memory", done, len(view.parts), "blocks"))
-        if view == whole(self.extents):
-            self._kept.clear()  # all of them are in the cache
+            if view == whole(self.extents):
+                self._kept.clear()  # all of them are in the cache
         return cache
 
     def block(self, memory: int, index: int) -> tuple[Tensor, Tensor]:

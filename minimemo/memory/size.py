@@ -44,7 +44,9 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
     goal, time = layout.fp16_bytes / RATIOS[tier], time_of(RATIOS[tier])
-    return _transform(layout, profile, _steps(goal, lambda *steps: bytes_per_token(profile, *steps, time)), time)
+    return _transform(
+        layout, profile, _steps(goal, lambda keys, values: bytes_per_token(profile, keys, values, time)), time
+    )
 
 
 def time_of(ratio: float) -> int:
@@ -110,8 +112,8 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     room = budget - stored
     goal = min(room / _margin(whole / room), whole / FINEST)
     time = time_of(whole / goal)
-    steps = _steps(goal, lambda *steps: memory_bytes(profile, *steps, time, coded))
-    least = memory_bytes(profile, *steps, time, coded)
+    steps = _steps(goal, lambda keys, values: memory_bytes(profile, keys, values, time, coded))
+    least = memory_bytes(profile, steps[0], steps[1], time, coded)
     expected = least * (1 + _margin(whole / least)) / 2 + stored
     ratio = whole / expected
     note = f"budget {size(budget)}: memory.bin of about {size(expected)}, {ratio:.0f}x smaller than fp16 KV, "

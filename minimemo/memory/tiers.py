@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
 # profile was made from; others come within a fifth.
-RATIOS: Mapping[str, float] = {"high": 17.2, "balanced": 28.0, "small": 49.1, "tiny": 109.5}
+RATIOS: Mapping[str, float] = {"high": 17.2, "balanced": 28.2, "small": 49.3, "tiny": 109.5}
 TIERS = ("exact", "int4", *RATIOS)
 DEFAULT = "balanced"
 # Parameters of each codec, as files name them, besides those of the layout.

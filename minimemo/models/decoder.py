@@ -27,7 +27,7 @@ from minimemo.kernels import (
 from minimemo.kernels.native import stack
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
-from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, Projection, project
+from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, PackedLinear, Projection, project
 from minimemo.models.native import most_tokens, native_stack
 from minimemo.models.rope import RopeTable
 
@@ -68,6 +68,12 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         return self.weights.norm.device
+
+    @property
+    def rows_are_alone(self) -> bool:
+        """Whether a row's numbers do not depend on which other rows, FEW_ROWS at most, are in the pass: true of packed
+        matrices, while torch's products of one row and of several add in other orders."""
+        return self._stack is not None and isinstance(self.weights.head, PackedLinear)
 
     @torch.inference_mode()
     def forward(

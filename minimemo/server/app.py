@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -110,37 +110,38 @@ class Service:
             if isinstance(turn, dict) and str(turn.get("question", "")).strip()
         ]
         folders = [Path(str(path)) for path in body.get("memos", [])] if local else []
+        typed = str(body.get("typed", ""))
 
         def work() -> Iterator[Any]:
             if mode == "summarize":
                 memo = self.shelf.opened(folders) if folders else self.shelf.memo(ids, question or "")
                 return memo.session().stream_summary(most)
             if folders:
-                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most)
+                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most, typed=typed)
             return self.shelf.stream(ids, question, cast(Mode, mode), most, before)
 
         return work
 
-    def links(self) -> dict[str, str]:
-        """Where the file of a document is, by the names that passages have."""
-        links = {}
-        for document in self.shelf.documents().values():
-            links[document.name] = links[str(document.folder)] = f"/documents/{document.id}/file"
-        return links
+    def links(self, asked: Sequence[str] = ()) -> dict[str, str]:
+        """Where the file of a document is, by the names that passages have; see `ids`."""
+        return {name: f"/documents/{id}/file" for name, id in self.ids(asked).items()}
 
-    def ids(self) -> dict[str, str]:
-        """The ids of documents, by the names that passages have."""
-        documents = self.shelf.documents().values()
-        return {name: one.id for one in documents for name in (one.name, str(one.folder))}
+    def ids(self, asked: Sequence[str] = ()) -> dict[str, str]:
+        """The ids of documents, by the names that passages have. asked: of which documents, where not of all: two may
+        have the same name."""
+        documents = self.shelf.documents().items()
+        some = [document for id, document in documents if id in asked] or [document for _, document in documents]
+        return {name: one.id for one in some for name in (one.name, str(one.folder))}
 
     def recalled(self, answer: Answer, ids: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Where the sentences stand that memory recalled, of those that are the documents' own: id, start, end."""
+        """Where the sentences stand that memory recalled, of those that are in the documents: id, text, start, end."""
         places = []
         for name in {passage.document for passage in answer.passages}:
             text = self.shelf.text(ids[name]) if name in ids else ""
             for clue in answer.clues:
                 if clue.kind == "recall" and (at := text.find(clue.text.strip())) >= 0:
-                    places.append({"document": ids[name], "start": at, "end": at + len(clue.text.strip())})
+                    end = at + len(clue.text.strip())
+                    places.append({"document": ids[name], "text": clue.text, "start": at, "end": end})
         return places
 
 
@@ -151,8 +152,8 @@ class Waiting:
         self.position = position
 
 
-def app(service: Service, guard: Guard) -> Starlette:
-    """The application; guard: who may ask."""
+def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
+    """The application; guard: who may ask; assistant: what `mcp.assistant` made, for /mcp."""
     shelf, jobs = service.shelf, service.jobs
 
     async def health(request: Request) -> Response:
@@ -233,9 +234,10 @@ def app(service: Service, guard: Guard) -> Starlette:
         return JSONResponse({"passages": rows})
 
     async def ask(request: Request) -> Response:
-        work = service.question(await _body(request), is_local(request.scope))
-        steps = service.steps(work, request)
-        return _events(_asked(service, steps))
+        body = await _body(request)
+        work = service.question(body, is_local(request.scope))
+        service.desk.check()
+        return _events(_asked(service, service.steps(work, request), body.get("documents", [])))
 
     async def completions(request: Request) -> Response:
         body = await _body(request)
@@ -250,7 +252,8 @@ def app(service: Service, guard: Guard) -> Starlette:
             shelf.document(model)  # an unknown one is told before anything else
         if not body.get("stream"):
             answer = await service.answer(work, request)
-            return JSONResponse(openai.completion(answer, model, service.links()))
+            return JSONResponse(openai.completion(answer, model, service.links(ids)))
+        service.desk.check()
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _events(_completed(service, service.steps(work, request), model, usage))
 
@@ -295,9 +298,18 @@ def app(service: Service, guard: Guard) -> Starlette:
         Route("/v1/models/{id}", model),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
+    lifespan = None
+    if assistant is not None:
+        from minimemo.server.mcp import routes as assistant_routes
+
+        routes += assistant_routes(assistant)
+
+        def lifespan(_: Starlette) -> Any:
+            return assistant.session_manager.run()
+
     if PAGE.is_dir():
         routes.append(cast(Route, Mount("/", StaticFiles(directory=PAGE, html=True))))
-    made = Starlette(routes=routes, exception_handlers={
+    made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, Exception: _failed,
     })  # fmt: skip
     made.add_middleware(cast(Any, guard.around))
@@ -307,9 +319,9 @@ def app(service: Service, guard: Guard) -> Starlette:
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
-async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[str]:
+async def _asked(service: Service, steps: AsyncIterator[Any], asked: Sequence[str]) -> AsyncIterator[str]:
     """The events of /api/ask."""
-    ids = await run_in_threadpool(service.ids)
+    ids = await run_in_threadpool(service.ids, asked)
     try:
         async for step in steps:
             if isinstance(step, Waiting):
@@ -326,12 +338,12 @@ async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[s
                 recalled = await run_in_threadpool(service.recalled, step, ids)
                 yield _event("answer", {**step.to_dict(), "ids": ids, "recalled": recalled})
     except Exception as error:
-        yield _event("error", {"error": _said(error)})
+        yield _event("error", {"error": _said(error), "kind": type(error).__name__})
 
 
 async def _completed(service: Service, steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:
     """The chunks of a streamed chat completion."""
-    links = await run_in_threadpool(service.links)
+    links = await run_in_threadpool(service.links, [model])
     stream = openai.Chunks(model, links, usage)
     yield _data(stream.begin())
     try:

@@ -61,17 +61,21 @@ class Job:
 
 
 class Jobs:
-    """The line of builds. An upload whose build failed or was cancelled is deleted."""
+    """The line of builds. An upload whose build failed or was cancelled is deleted.
 
-    def __init__(self, uploads: Path) -> None:
+    models: `model` and `embedder` to build with, where those are not the defaults.
+    """
+
+    def __init__(self, uploads: Path, models: Mapping[str, Any] | None = None) -> None:
         self._uploads = uploads
+        self._models = {name: str(model) for name, model in (models or {}).items() if model is not None}
         self._jobs: dict[str, Job] = {}
         self._line: queue.Queue[Job | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="builds", daemon=True)
         self._thread.start()
 
     def submit(self, source: Path, options: Mapping[str, Any]) -> Job:
-        job = Job(source, options)
+        job = Job(source, {**self._models, **options})
         ended = [one for one in self._jobs.values() if one.state not in ("waiting", "running")]
         for old in ended[:-KEPT]:
             del self._jobs[old.id]

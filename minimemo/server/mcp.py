@@ -80,7 +80,7 @@ class Tools:
         except MinimemoError as error:
             raise ToolError(str(error)) from error
         facts, stop = document.facts(), start + len(text)
-        more = stop < (end if part else facts["characters"])
+        more = stop == start + TEXT and stop < (end if part else facts["characters"])
         metadata = {"start": start, "end": stop, "characters": facts["characters"], "kind": facts["kind"]}
         if more:
             metadata["next"] = f"{name}:{stop}-{stop + TEXT}"
@@ -106,8 +106,9 @@ class Tools:
             memo = self._shelf.memo([document], "")
             for step in memo.session().stream_summary(max_tokens):
                 if isinstance(step, Answer):
-                    step = {"summary": step.text, "sources": self._results(memo, step.passages)}
-                yield step
+                    yield {"summary": step.text, "sources": self._results(memo, step.passages)}
+                else:
+                    yield step
 
         return dict(await self._done(work, context))
 
@@ -117,12 +118,13 @@ class Tools:
         def work() -> Iterator[Any]:
             memo = self._shelf.memo(documents or [], question)
             for step in memo.stream(question, typed=typed):
-                if isinstance(step, Answer):
-                    step = {
-                        "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
-                        "sources": self._results(memo, step.passages),
-                    }  # fmt: skip
-                yield step
+                if not isinstance(step, Answer):
+                    yield step
+                    continue
+                yield {
+                    "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
+                    "sources": self._results(memo, step.passages),
+                }  # fmt: skip
 
         return dict(await self._done(work, context))
 
@@ -144,7 +146,9 @@ class Tools:
                 try:
                     step = await asyncio.wait_for(came.get(), BEAT)
                 except TimeoutError:
-                    step = Event(stage, 0, 0)
+                    told += 1
+                    await context.report_progress(told, message=stage)
+                    continue
                 if step is None:
                     return last
                 if isinstance(step, MinimemoError):
@@ -152,8 +156,9 @@ class Tools:
                 if isinstance(step, BaseException):
                     raise step
                 if isinstance(step, Event):
-                    stage, told = step.stage, told + 1
-                    await context.report_progress(told, message=stage)
+                    if step.stage != stage:
+                        stage, told = step.stage, told + 1
+                        await context.report_progress(told, message=stage)
                 else:
                     last = step
         finally:
@@ -239,7 +244,7 @@ def serve_stdio(places: Sequence[str | Path] = (), writes: bool = False, **model
     """
     desk = Desk()
     shelf = Shelf(places, on_event=desk.hear, **models)
-    jobs = Jobs(shelf.uploads) if writes else None
+    jobs = Jobs(shelf.uploads, {name: models.get(name) for name in ("model", "embedder")}) if writes else None
     try:
         assistant(shelf, desk, writes=jobs).run("stdio")
     finally:

@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from minimemo.errors import InputError
 from minimemo.files import data_dir, private_folder
 
 HOST, PORT = "127.0.0.1", 8765
+HANDS = 8  # questions that are worked on at the same time; their steps are shared, see engine/scheduler.py
 GRACE = 20  # seconds that what is being answered has to come to its end
 _INSTALL = "serve needs starlette, uvicorn and prometheus_client: pip install 'minimemo[server]'"
 
@@ -51,28 +53,34 @@ def serve(
 
     if not is_loopback(host) and not key:
         raise InputError(f"--host {host}: other machines may ask only with a key; give one with --api-key-file FILE")
-    desk = Desk()
+    desk = Desk(HANDS)
     shelf = Shelf(places, on_event=desk.hear, **models)
     tcp = _listen(host, port)
     sockets, path = [tcp], socket_path()
     if shared and (local := _listen_locally(path)) is not None:
         sockets.append(local)
-    jobs = Jobs(shelf.uploads)
+    jobs = Jobs(shelf.uploads, {name: models.get(name) for name in ("model", "embedder")})
+    address = f"http://{f'[{host}]' if ':' in host else host}:{tcp.getsockname()[1]}"
+    made = app(Service(shelf, desk, jobs), Guard(key), _assistant(shelf, desk, address))
     config = uvicorn.Config(
-        app(Service(shelf, desk, jobs), Guard(key)), log_level="warning", access_log=False, lifespan="off",
+        made, log_level="warning", access_log=False, lifespan="on",
         timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, server_header=False,
         h11_max_incomplete_event_size=65536,
     )  # fmt: skip
-    shown = f"[{host}]" if ":" in host else host
     documents = shelf.documents()
     desk.submit(lambda: iter(_prepared(shelf, [one.folder for one in documents.values()])), lambda _: None)
-    started(f"http://{shown}:{tcp.getsockname()[1]}", len(documents))
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # reached by: uvicorn
+            await super().startup(sockets)
+            started(address, len(documents))  # signals are heard from here on
+
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after uvicorn's own
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=sockets)
+            Server(config).run(sockets=sockets)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -90,6 +98,15 @@ def socket_path() -> Path:
     folder = os.environ.get("XDG_RUNTIME_DIR")
     home = os.environ.get("MINIMEMO_HOME")
     return Path(folder) / "minimemo" / "server.sock" if folder and not home else data_dir() / "run" / "server.sock"
+
+
+def _assistant(shelf: Any, desk: Any, address: str) -> Any:
+    """What /mcp answers with; None where the protocol's package is not installed, and there is no /mcp."""
+    if find_spec("mcp") is None:
+        return None
+    from minimemo.server.mcp import assistant
+
+    return assistant(shelf, desk, address)
 
 
 def _prepared(shelf: Any, folders: Sequence[Path]) -> Sequence[None]:

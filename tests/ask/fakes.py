@@ -1,5 +1,7 @@
 """A session with a scripted engine, a tokenizer of characters, and a memory and a retriever that show what they did."""
 
+from collections import Counter
+from threading import get_ident
 from types import SimpleNamespace
 
 from minimemo.ask import Session, answer, memory, memory_opening, question, session
@@ -56,6 +58,10 @@ class FakeCache:
     def length(self):
         return len(self.ids)
 
+    @property
+    def nbytes(self):
+        return self.capacity
+
     def truncate(self, n):
         assert 0 <= n <= self.length
         del self.ids[n:]
@@ -95,8 +101,17 @@ class FakeEngine:
         self.likely = likely  # replies that it finds likelier than others
         self.more = ""  # what it says when it is held to go on
         self.config = SimpleNamespace(max_context=max_context, num_layers=2, hidden_size=8, vocab_size=100)
-        self.prefilled = self.decoded = 0
+        self.decoded = 0
+        self.read = Counter()  # prefilled tokens of each thread
         self.prompts, self.batches = [], []
+
+    @property
+    def prefilled(self):
+        return self.read.total()
+
+    @property
+    def prefilled_here(self):
+        return self.read[get_ident()]
 
     def new_cache(self, capacity):
         return FakeCache(capacity)
@@ -113,7 +128,7 @@ class FakeEngine:
         if not min_tokens:
             self.prompts.append(FakeTokenizer().decode(ids))
         cache.extend(ids)
-        self.prefilled += len(ids)
+        self.read[get_ident()] += len(ids)
         for token in (FakeTokenizer().encode(self.more) if min_tokens else self.reply_to(ids))[:max_tokens]:
             yield token
             cache.extend([token])
@@ -122,12 +137,12 @@ class FakeEngine:
     def generate_batch(self, memory, prompts, *, max_tokens, stop, sampling=None):
         assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
         self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
-        self.prefilled += sum(map(len, prompts))
+        self.read[get_ident()] += sum(map(len, prompts))
         return [self.reply_to(ids)[:max_tokens] for ids in prompts]
 
     def likelihoods(self, cache, ids, replies, stop):
         assert cache.length + len(ids) + max(map(len, replies)) <= cache.capacity
-        self.prefilled += len(ids)
+        self.read[get_ident()] += len(ids)
         return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from minimemo import threads
-from minimemo.ask import Answer, Mode, Piece
+from minimemo.ask import Answer, Mode, Piece, session
 from minimemo.errors import InputError, MinimemoError
-from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, House
+from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, House, set_limits
 from tests.ask.test_session_views import FACTS, LONG
 
 SCRIPT = {FACTS[0]: "nine men in winter", FACTS[1]: "the king of France", "Describe": "Sheep and a king.", **EN_SCRIPT}
@@ -75,21 +75,45 @@ def test_other_verbs_wait_for_a_stream_that_is_read() -> None:
 
 
 def test_a_stream_left_half_read_makes_way_for_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After LEFT seconds; going on with it is an error, and what the other wrote stays."""
+    """After LEFT seconds where all places are taken; it can be gone on with, as its cache is its own."""
     monkeypatch.setattr(threads, "LEFT", 0.2)
+    monkeypatch.setattr(session, "READERS", 1)
+    house = House()
+    left = house.session.stream(QUESTION, "memory")
+    pieces = [next(left), next(left)]
+    (answer,) = in_threads(lambda: house.session.ask(QUESTION, "memory"))
+    assert answer.text == "the king of France"
+    *pieces, last = [*pieces, *left]
+    assert isinstance(last, Answer) and last.text == answer.text
+    assert house.untouched()
+
+
+def test_a_view_that_another_question_has_is_loaded_beside_it() -> None:
+    """And both are kept for later questions."""
     house = House()
     left = house.session.stream(QUESTION, "memory")
     next(left), next(left)
     (answer,) = in_threads(lambda: house.session.ask(QUESTION, "memory"))
-    assert answer.text == "the king of France"
-    with pytest.raises(MinimemoError, match="left half read"):
-        list(left)
-    assert house.untouched()
+    assert house.loads == 2 and list(left)[-1].text == answer.text  # type: ignore[union-attr]
+    for _ in range(3):
+        assert house.session.ask(QUESTION, "memory").text == answer.text
+    assert house.loads == 2
+
+
+def test_views_are_kept_within_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one whatever its size."""
+    set_limits(monkeypatch, VIEW_BYTES=10)
+    house = House()
+    for _ in range(2):
+        house.session.ask(QUESTION, "memory")
+    assert house.loads == 1
+    assert len(house.session._memory._idle) == 1
 
 
 @pytest.mark.parametrize("end", ["closed", "forgotten"])
 def test_a_stream_that_is_closed_or_forgotten_makes_way_at_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEFT", 1000.0)
+    monkeypatch.setattr(session, "READERS", 1)
     house = House()
     held = [house.session.stream(QUESTION, "memory")]
     next(held[0]), next(held[0])

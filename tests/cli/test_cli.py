@@ -314,7 +314,7 @@ def test_a_shell_completes_commands_options_and_files(tmp_path: Path, capsys: py
 
 def test_help_shows_commands_that_parse() -> None:
     examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
-    assert len(examples) == 7
+    assert len(examples) == 10
     for example in examples:
         parser().parse_args(shlex.split(example)[1:])
 

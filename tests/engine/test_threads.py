@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from minimemo.kernels import native
 from minimemo.models.layers import PackedLinear, Scratch
 from minimemo.models.weights import load_decoder
 from tests.kernels.native.test_stack import _pack
+from tests.kernels.native.test_stack import _packed as _packed_matrix
 from tests.models.test_decoder import _reference
-from tests.tiny import tiny_decoder, tiny_engine
+from tests.tiny import dense, tiny_decoder, tiny_engine
 
 IDS = [(37 * i) % 60 + 3 for i in range(70)]
 
@@ -27,6 +29,7 @@ def _packed(folder: Path) -> Engine:
     """Packed weights, which products of many rows widen into one bfloat16 buffer that all layers share."""
     _reference("qwen2", folder)
     decoder, scratch = _pack(load_decoder(folder, dtype=torch.float32)), Scratch(torch.bfloat16)
+    decoder.weights = replace(decoder.weights, head=_packed_matrix(dense(decoder.weights.head), scratch, 8))
     for layer in decoder.weights.layers:
         for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down):
             assert isinstance(matrix, PackedLinear)

@@ -151,5 +151,5 @@ def test_the_command_line_tells_the_device(
     assert main(["inspect", "doc.memo", "--json"]) == 0
     assert '"device": {"name": "cpu"' in capsys.readouterr().out
     monkeypatch.setenv("MINIMEMO_DEVICE", "tpu")
-    assert main(["ask", "doc.memo", "Who?", *models]) == 1
+    assert main(["ask", "doc.memo", "Who?", *models]) == 2
     assert "device 'tpu' is unknown; choose one of auto, cpu, cuda" in capsys.readouterr().err

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from minimemo.kernels import linear, triton
 from minimemo.kernels.formats import QuantizedMatrix, quantized_matrix
-from minimemo.kernels.triton.linear import quantized_linear
+from minimemo.kernels.triton.linear import quantized_linear, widen
+from tests.helpers import assert_close
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
 
@@ -78,3 +83,41 @@ def test_launch_checks_name_the_offender() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("bits", "group"), [(8, 16), (8, 32), (4, 32)])
+def test_what_stands_around_a_product_goes_with_it(bits: int, group: int, dtype: torch.dtype) -> None:
+    """RMSNorm before, the residual or the gated activation after, as apart."""
+    matrix, _ = _matrix(34, 96, group, bits, offsets=bits == 4)
+    matrix.scales.mul_(0.02)
+    wide = matrix.widened(torch.float64)
+    x, weight = random(3, 96, dtype=dtype, seed=1), random(96, dtype=dtype, seed=2)
+    normed = F.rms_norm(x.double(), (96,), weight.double(), 1e-6).to(dtype).double()
+    residual = random(3, 34, dtype=dtype, seed=3)
+    found = quantized_linear(x, matrix, norm=(weight, 1e-6), residual=residual)
+    near = 2e-5 if dtype == torch.float32 else None
+    assert_close(found, normed @ wide.T + residual.double(), "normed and added", near)
+    functions = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+    for gate, act in functions.items():
+        first, second = (normed @ wide.T).chunk(2, dim=1)
+        found = quantized_linear(x, matrix, norm=(weight, 1e-6), gate=gate)
+        assert_close(found, act(first) * second, gate, near)
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_parts_side_by_side(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of several kinds fill their columns of one result, for few rows and, widened, for many."""
+    monkeypatch.setattr(triton, "DEVICE", DEVICE)
+    (first, a), (second, b) = _matrix(17, 64, 32, 4, offsets=True), _matrix(9, 64, 16, 8, offsets=False)
+    x, bias, wide = random(rows, 64, seed=1), random(26, seed=2), torch.cat((a, b))
+    assert_sums(linear.quantized_linear(x, [first, second], bias), x.double() @ wide.T + bias.double())
+    residual = random(rows, 26, seed=3)
+    expected = x.double() @ wide.T + residual.double()
+    assert_sums(linear.quantized_linear(x, [first, second], residual=residual.clone()), expected)
+
+
+@pytest.mark.parametrize(("bits", "group", "offsets"), [(8, 16, False), (8, 32, True), (4, 32, True), (4, 64, False)])
+def test_widen(bits: int, group: int, offsets: bool) -> None:
+    matrix, wide = _matrix(5, 1088, group, bits, offsets) if group < 64 else _matrix(5, 1152, group, bits, offsets)
+    assert_close(widen(matrix, torch.float32), wide, "widened", 1e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import torch_ops
+from minimemo.kernels import rope_qkv, torch_ops, triton
 from minimemo.kernels.triton import rope as kernels
 from tests.helpers import assert_close
 from tests.kernels import reference
@@ -59,3 +59,27 @@ def test_launch_checks_name_the_offender() -> None:
         arguments = dict(enumerate((x, x, table, table, cache, cache, 0))) | change
         with pytest.raises(ValueError, match=message):
             kernels.store_launch(*arguments.values())
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_keys_and_values_in_one_pass(dtype: torch.dtype, normed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As norm, RoPE and store apart, to the bit but for the norm; raw keys are those before RoPE."""
+    monkeypatch.setattr(triton, "DEVICE", DEVICE)
+    tokens, heads, kv_heads, dim = 19, 4, 2, 20
+    qkv, (cos, sin) = random(tokens, heads + 2 * kv_heads, dim, dtype=dtype), tables(tokens, dim)
+    norms = (random(dim, dtype=dtype, seed=1), random(dim, dtype=dtype, seed=2)) if normed else None
+    out = torch.empty(heads, tokens, dim, dtype=dtype, device=DEVICE)
+    keys, values = (torch.zeros(kv_heads, 30, dim, dtype=dtype, device=DEVICE) for _ in range(2))
+    raw = torch.empty(kv_heads, tokens, dim, dtype=dtype, device=DEVICE)
+    assert rope_qkv(qkv, norms, 1e-6, cos, sin, out, keys, values, 7, raw)
+    q, k, v = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))
+    if norms:
+        q, k = (torch.nn.functional.rms_norm(x, (dim,), weight, 1e-6) for x, weight in zip((q, k), norms, strict=True))
+    near = 1e-5 if dtype == torch.float32 else 2e-3
+    for name, found, expected in (
+        ("q", out, torch_ops.apply_rope(q, cos, sin)), ("raw", raw, k),
+        ("k", keys[:, 7:26], torch_ops.apply_rope(k, cos, sin)),
+    ):  # fmt: skip
+        assert_close(found, expected.double(), name, near)
+    assert torch.equal(values[:, 7:26], v) and not values[:, :7].any() and not keys[:, 26:].any()

@@ -1,0 +1,117 @@
+"""How many readers does one memory serve? Threads ask one memo through the library, each its own questions.
+
+    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,4,8
+    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,8 --kind phrase
+
+paragraph: answers that are mostly decoded, from memory. phrase: short answers from passages, mostly prefilled. Each
+answer is compared with what one reader got. rows: replies a decoding step, the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import minimemo
+from bench.common.data import DATA, document_text, questions
+from bench.common.machine import peak_rss_bytes
+from bench.common.report import command, heading, line, numbers, parser, positive
+from minimemo import Answer, Memo
+from minimemo.ask import Piece
+from minimemo.errors import InputError
+from minimemo.runtime import Runtime
+
+COLUMNS = (
+    ("readers", "<7"), ("questions", "9"), ("first_p50", "9.2f"), ("first_p95", "9.2f"), ("whole_p50", "9.2f"),
+    ("whole_p95", "9.2f"), ("per_minute", "10.1f"), ("tokens_s", "8.1f"), ("gain", "5.2f"), ("rows", "5.2f"),
+    ("rss_mb", "7.0f"), ("other", "5"),
+)  # fmt: skip
+KINDS = {"paragraph": "Explain in detail: {}", "phrase": "{}"}
+
+
+class Asked(NamedTuple):
+    """An answer, and seconds to its first text and to its end."""
+
+    answer: Answer
+    first: float
+    whole: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = parser(__doc__, "bench.serve")
+    made.add_argument("--model", help="of the memo (default: the catalogue's)")
+    made.add_argument("--doc", default="xquad_en", metavar="SET", help="a set whose smallest document is asked")
+    made.add_argument("--readers", type=numbers, default=[1, 4, 8], help="so many threads ask, one row for each number")
+    made.add_argument("--kind", default="paragraph", choices=KINDS)
+    made.add_argument("--each", type=positive, default=2, help="questions of each reader")
+    made.add_argument("--max-tokens", type=positive, default=96)
+    made.add_argument("--data", type=Path, default=DATA)
+    return command(made.parse_args(arguments), "bench.serve", _run)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    asked = questions(args.data, args.doc, max(args.readers) * args.each, 1)
+    if not asked:
+        raise InputError(f"{args.doc}: no questions")
+    texts = [KINDS[args.kind].format(question.text) for question in asked]
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        text = document_text(args.data, asked[0].doc_id)
+        runtime = Runtime(args.model)
+        model, embedder = runtime.decoder(), runtime.opened_embedder()
+        document = minimemo.Document.of(text, args.doc)
+        with minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder) as memo:
+            memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
+            print(heading(COLUMNS))
+            alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
+            for readers in args.readers:
+                rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
+                rows[-1]["gain"] = rows[-1]["tokens_s"] / rows[0]["tokens_s"]
+                print(line(COLUMNS, rows[-1]), flush=True)
+    return {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "rows": rows}
+
+
+def _row(memo: Memo, readers: int, texts: Sequence[str], alone: dict[str, Asked], max_tokens: int) -> dict[str, Any]:
+    scheduler = memo.model().engine.scheduler
+    steps, rows, begin = scheduler.steps, scheduler.rows, time.perf_counter()
+    with ThreadPoolExecutor(readers) as pool:
+        told = list(pool.map(lambda text: _ask(memo, text, max_tokens), texts))
+    seconds = time.perf_counter() - begin
+    steps, rows = scheduler.steps - steps, scheduler.rows - rows
+    return {
+        "readers": readers,
+        "questions": len(texts),
+        **{f"{name}_p{share}": value for name in ("first", "whole") for share, value in _shares(told, name)},
+        "per_minute": 60 * len(texts) / seconds,
+        "tokens_s": sum(one.answer.generated_tokens for one in told) / seconds,
+        "rows": rows / steps if steps else 0.0,
+        "rss_mb": peak_rss_bytes() / 1e6,
+        "other": sum(one.answer.text != alone[text].answer.text for text, one in zip(texts, told, strict=True)),
+    }
+
+
+def _ask(memo: Memo, text: str, max_tokens: int) -> Asked:
+    begin, first = time.perf_counter(), 0.0
+    for step in memo.stream(text, max_tokens=max_tokens):
+        if isinstance(step, Piece) and not first:
+            first = time.perf_counter() - begin
+    assert isinstance(step, Answer)
+    whole = time.perf_counter() - begin
+    return Asked(step, first or whole, whole)
+
+
+def _shares(told: Sequence[Asked], name: str) -> Iterator[tuple[int, float]]:
+    values = [getattr(one, name) for one in told]
+    yield 50, statistics.median(values)
+    yield 95, sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
