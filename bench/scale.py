@@ -6,8 +6,8 @@ Each memo has a manifest and a vector index of unit vectors of the default embed
 are of the processor, but for list_s: other work on the machine does not count. first_s: to make the library's index;
 open_s: until it is there in a new process, with every memo looked at for changes; rss_mb: that process's peak in the
 end, torch included; pick_ms, p95_ms: a question's documents, median and 95th percentile; add_ms: an open library takes
-one more memo in; rm_ms: one is deleted; list_s: `minimemo list` as a command; store_mb: the index on disk; recall: share
-of questions, passages with noise, whose own document comes first.
+one more memo in; rm_ms: one is deleted; list_s: `minimemo list` as a command; store_mb: the index on disk; recall:
+share of questions, passages with noise, whose own document comes first.
 """
 
 from __future__ import annotations
