@@ -28,11 +28,11 @@ Listener = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The listener of callers who give none: notes go to the logger "minimemo" as INFO, ends of stages as DEBUG."""
+    """The listener of callers who give none: notes go to the logger "minimemo" as INFO, the rest as DEBUG."""
     import logging  # costs an import of minimemo nothing
 
-    if event.unit == "note":
-        logging.getLogger("minimemo").info("%s", event.stage)
+    if event.unit in ("note", "detail"):
+        logging.getLogger("minimemo").log(logging.INFO if event.unit == "note" else logging.DEBUG, "%s", event.stage)
     elif event.done == event.total:
         logging.getLogger("minimemo").debug("%s: %d %s", event.stage, event.done, event.unit)
 

@@ -196,10 +196,15 @@ def _restored(cls: type[_Record], record: Mapping[str, Any]) -> _Record:
             value = record[name]
             if name in inner:
                 value = tuple(_restored(cast(Any, inner[name]), one) for one in value)
-            values[name] = tuple(value) if isinstance(value, list) else value
+            values[name] = _frozen(value)
         return cls(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"not the record of an answer ({error})") from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def support(answer: str, question: str, text: str) -> float | None:

@@ -30,6 +30,8 @@ examples:
   minimemo ask book.memo                          question after question
   minimemo ask a.memo b.memo "Who pays?"          from several documents at once
   minimemo ask --all "Who pays?"                  from all memos on this machine
+  minimemo sync ~/reports                         a memo of each document there, kept in step
+  minimemo ask --in reports "Who pays?"
   minimemo summarize book.memo
   minimemo serve                                  a page and an API for all memos on this machine
   minimemo inspect book.memo                      what is in it, and how small it is
@@ -92,7 +94,9 @@ def _mended(error: BaseException) -> MinimemoError | None:
 
 class _Parser(argparse.ArgumentParser):
     """Of wrong words it names the right ones that are near. Options have to be written whole, so that new ones may
-    begin like old ones."""
+    begin like old ones. commands: those of the whole command line."""
+
+    commands: Any = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "allow_abbrev": False})
@@ -130,13 +134,31 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Prints what makes a shell complete commands, options and files; shtab (an extra) writes it."""
+
+    def __call__(self, parser: Any, namespace: Any, shell: Any, option: Any = None) -> None:  # reached by: argparse
+        try:
+            import shtab
+        except ImportError:
+            parser.error("shtab writes completions: pip install 'minimemo[completion]'")
+        for command in parser.commands.choices.values():
+            for action in command._actions:
+                if not action.option_strings or action.metavar in ("FILE", "MEMO"):
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Makes the parser of the whole command line; what it gives has `run`, the function of the command."""
     raw = argparse.RawDescriptionHelpFormatter
     description = "Ask questions of a long document on your own machine, from a compact KV memory."
     top = _Parser(prog="minimemo", description=description, epilog=_EXAMPLES, formatter_class=raw)
     top.add_argument("-V", "--version", action=_Version, nargs=0, help="say which version this is, and leave")
-    names = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
+    shells, printed = ("bash", "zsh", "tcsh"), "print what makes a shell complete commands, and leave"
+    top.add_argument("--print-completion", action=_Completion, choices=shells, help=printed)
+    names = top.commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(
         run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = ""
@@ -173,6 +195,23 @@ def parser() -> argparse.ArgumentParser:
     _prompts(build)
 
     measure = "measure a model once, for the smaller memories; a build does it when needed"
+    step = "keep a memo of each document in a folder: new, changed, moved and removed ones"
+    sync = command(commands.sync, step, "sync ~/reports")
+    sync.add_argument("folder", help="whose documents become a collection")
+    sync.add_argument("--name", help="of the collection (default: the folder's)")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
+    sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
+    _models(sync)
+    _prompts(sync)
+
+    status = command(commands.status, "show the collections, or one of them", "status reports")
+    status.add_argument("name", nargs="?", help="of a collection (default: all)")
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+    forget = command(commands.forget, "delete a collection's memos; its documents stay", "forget reports")
+    forget.add_argument("name", help="of the collection")
+
     calibrate = command(commands.calibrate, measure, "calibrate qwen2.5-coder-0.5b")
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
@@ -187,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
         "- reads the question from standard input",
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
+    ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",
@@ -226,7 +266,12 @@ def parser() -> argparse.ArgumentParser:
     away = "a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
-    export.add_argument("out", help="the folder to make")
+    export.add_argument("out", help="the folder to make, or one file: a name that ends in .zip")
+
+    back = "make a memo of a .zip file that export wrote, and check it"
+    importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
+    importing.add_argument("archive", help="the file")
+    importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")

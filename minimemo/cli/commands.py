@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -115,8 +116,84 @@ def _not_built(failed: Mapping[str, MinimemoError], count: int) -> str:
     return f"{len(failed)} of {count} documents were not built:{''.join(lines)}"
 
 
+def sync(arguments: argparse.Namespace) -> None:
+    from minimemo.memo.build import build
+    from minimemo.scale.sync import carry_out, opened, plan
+
+    folder = Path(arguments.folder).expanduser().absolute()
+    name = arguments.name or folder.name
+    with progress(arguments.quiet, arguments.verbose) as on_event, opened(folder, name) as collection:
+        made = plan(collection, arguments.forget)
+        print(plain(_planned(name, made)), flush=True)
+        if arguments.dry_run:
+            for word, paths in (("new", made.new), ("changed", made.changed), ("gone", made.gone)):
+                for path in paths:
+                    print(plain(f"{word:<8} {path}"))
+            for path, before in made.moved.items():
+                print(plain(f"moved    {before} -> {path}"))
+            return
+        run = _run(arguments, on_event)
+
+        def built(document: Path, memo: Path) -> None:
+            opened = build(document, memo, memory=arguments.memory, **run)
+            run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
+
+        def told(line: str) -> None:
+            on_event.clear()
+            print(plain(line), flush=True)
+
+        failed = carry_out(collection, made, built, told)
+    print(plain(f'ask them: minimemo ask --in {shlex.quote(name)} "your question"'))
+    if failed:
+        reasons = "".join(f"\n  {path}: {why}" for path, why in failed.items())
+        raise InputError(f"{len(failed)} of {len(made.files)} documents have no memo:{reasons}")
+
+
+def _planned(name: str, made: Any) -> str:
+    """What a sync is going to do, in a line."""
+    counts = (("new", made.new), ("changed", made.changed), ("moved", made.moved), ("gone", made.gone))
+    parts = [f"{len(paths)} {word}" for word, paths in counts if paths] + [f"{made.kept} as they were"]
+    work = f"; {size(made.bytes)} of documents to read" if made.bytes else ""
+    time = f", about {made.seconds / 60:.0f} minutes" if made.seconds >= 60 else ""
+    return f"{name}: {', '.join(parts)}{work}{time}"
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from minimemo.memo.library import disk_bytes
+    from minimemo.scale.sync import collections, load, memos_of
+
+    named = [load(arguments.name)] if arguments.name else collections()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": one.name,
+            "folder": one.folder,
+            "documents": sum(not known.error for known in one.documents.values()),
+            "failed": {path: known.error for path, known in one.documents.items() if known.error},
+            "bytes": disk_bytes(memos_of(one.name)) if memos_of(one.name).is_dir() else 0,
+            "synced": one.synced or None,
+        }
+        for one in named
+    ]
+    if arguments.json:
+        print(as_json({"collections": rows}))
+        return
+    if not rows:
+        print("no collections yet; make one: minimemo sync FOLDER")
+    for row in rows:
+        many = f"{row['documents']} document{'s' * (row['documents'] != 1)}"
+        print(plain(f"{row['name']}: {many} of {row['folder']}, memos {size(row['bytes'])}"))
+        for path, why in row["failed"].items():
+            print(plain(f"  no memo of {path}: {why}"))
+
+
+def forget(arguments: argparse.Namespace) -> None:
+    from minimemo.scale.sync import delete
+
+    print(plain(f"{arguments.name}: deleted, {size(delete(arguments.name))} free"))
+
+
 def ask(arguments: argparse.Namespace) -> None:
-    folders, question = _memos_and_question(arguments.words, arguments.all)
+    folders, question = _memos_and_question(arguments.words, arguments.all or arguments.within is not None)
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
     with progress(arguments.quiet, arguments.verbose) as on_event:
@@ -124,7 +201,7 @@ def ask(arguments: argparse.Namespace) -> None:
         device = _device(arguments)
 
         def answer(steps: Any) -> Any:
-            named = arguments.all or len(folders) > 1
+            named = len(folders) != 1
             return print_answer(
                 steps, on_event, json=arguments.json, clues=arguments.show_clues, named=named, device=device
             )
@@ -302,8 +379,21 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import export
+    from minimemo.scale.archive import pack
 
-    print(plain(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models"))
+    memo, out = Path(arguments.memo), Path(arguments.out)
+    made = pack(memo, out) if out.suffix == ".zip" else export(memo, out)
+    how = "minimemo import opens it" if out.suffix == ".zip" else "opens"
+    print(plain(f"{made}: {how} on any machine that has the models"))
+
+
+def import_memo(arguments: argparse.Namespace) -> None:
+    from minimemo.scale.archive import unpack
+
+    archive = Path(arguments.archive)
+    name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
+    made = unpack(archive, Path(arguments.out or archive.with_name(name)))
+    print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
 
 
 def listing(arguments: argparse.Namespace) -> None:
@@ -380,7 +470,14 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         mend = "begin its address with http://" if generator else "give its address with --generator"
         raise InputError(f"--generator-model names a model of an endpoint: {mend}")
     run = {**_run(arguments, on_event), "generator": generator}
-    return open_memos(folders, **run) if folders else open_store(**run)
+    if folders:
+        return open_memos(folders, **run)
+    within = getattr(arguments, "within", None)
+    if within is not None:
+        from minimemo.scale.sync import load, memos_of
+
+        return open_store(**run, within=memos_of(load(within).name))
+    return open_store(**run)
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:

@@ -198,15 +198,16 @@ class StoreIndex:
     def entries(self) -> list[Entry]:
         return [*self._store.entries.values()]
 
+    def below(self, within: Path | None) -> list[Entry]:
+        """The entries of memos below a folder; None: all."""
+        start = "" if within is None else os.path.join(within.absolute(), "")
+        return [entry for entry in self._store.entries.values() if entry.path.startswith(start)]
+
     def pick(self, query: Vectors, model: str, embedder: str, limit: int, within: Path | None = None) -> list[Path]:
         """The memos of these models (fingerprints), below the folder `within` where one is given, whose best passages
         are nearest to `query` (d,), nearest first."""
-        below = "" if within is None else os.path.join(within.absolute(), "")
-        among = [
-            entry
-            for entry in self._store.entries.values()
-            if entry.model == model and entry.embedder == embedder and entry.path.startswith(below)
-        ]
+        models = model, embedder
+        among = [entry for entry in self.below(within) if (entry.model, entry.embedder) == models]
         return [Path(path) for path in self._store.best(query, among, limit)]
 
 
@@ -220,10 +221,15 @@ def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
 
 
 class Store:
-    """Every memo in the list that was built with these models. `picked`: how many documents a question is put to."""
+    """Every memo in the list that was built with these models. `picked`: how many documents a question is put to;
+    `within`: a folder that the memos lie below, all others are passed over."""
 
-    def __init__(self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED) -> None:
+    def __init__(
+        self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED,
+        within: Path | None = None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
+        self._within = within
         self._prompts = prompts
         self._picked = picked
         self._index: StoreIndex | None = None
@@ -253,8 +259,8 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        paths = index.pick(query, *models, self._picked)
-        others = sum((entry.model, entry.embedder) != models for entry in index.entries)
+        paths = index.pick(query, *models, self._picked, self._within)
+        others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
         if not paths:
             hint = f", but {others} of others: name theirs with --model and --embedder" if others else ""
             raise InputError(
@@ -292,6 +298,8 @@ def open_store(
     on_event: Listener = silent,
     picked: int = PICKED,
     generator: Generator = None,
+    within: Path | None = None,
 ) -> Store:
-    """Opens the store of these models (None: the defaults); the other arguments are those of `open_memo`."""
-    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked)
+    """Opens the store of these models (None: the defaults), or the part of it `within` a folder; the other arguments
+    are those of `open_memo`."""
+    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, within)

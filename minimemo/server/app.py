@@ -135,13 +135,14 @@ class Service:
         return {name: one.id for one in documents for name in (one.name, str(one.folder))}
 
     def recalled(self, answer: Answer, ids: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Where the sentences stand that memory recalled, of those that are the documents' own: id, start, end."""
+        """Where the sentences stand that memory recalled, of those that are in the documents: id, text, start, end."""
         places = []
         for name in {passage.document for passage in answer.passages}:
             text = self.shelf.text(ids[name]) if name in ids else ""
             for clue in answer.clues:
                 if clue.kind == "recall" and (at := text.find(clue.text.strip())) >= 0:
-                    places.append({"document": ids[name], "start": at, "end": at + len(clue.text.strip())})
+                    end = at + len(clue.text.strip())
+                    places.append({"document": ids[name], "text": clue.text, "start": at, "end": end})
         return places
 
 

@@ -97,8 +97,8 @@ class ServedMemos:
             except (OSError, HTTPException, ValueError) as error:
                 raise self._broken(f"{error or type(error).__name__}") from error
 
-    def _broken(self, why: str) -> InputError:
-        return InputError(f"{self.address}: the server broke off ({why}); ask again")
+    def _broken(self, why: str) -> MinimemoError:
+        return MinimemoError(f"{self.address}: the server broke off ({why}); ask again")
 
     def _as_named(self, text: str) -> str:
         """A message with folders as the user names them; the server has their whole paths."""

@@ -146,7 +146,9 @@ class Tools:
                 try:
                     step = await asyncio.wait_for(came.get(), BEAT)
                 except TimeoutError:
-                    step = Event(stage, 0, 0)
+                    told += 1
+                    await context.report_progress(told, message=stage)
+                    continue
                 if step is None:
                     return last
                 if isinstance(step, MinimemoError):
@@ -154,8 +156,9 @@ class Tools:
                 if isinstance(step, BaseException):
                     raise step
                 if isinstance(step, Event):
-                    stage, told = step.stage, told + 1
-                    await context.report_progress(told, message=stage)
+                    if step.stage != stage:
+                        stage, told = step.stage, told + 1
+                        await context.report_progress(told, message=stage)
                 else:
                     last = step
         finally:

@@ -69,13 +69,18 @@ def serve(
     )  # fmt: skip
     documents = shelf.documents()
     desk.submit(lambda: iter(_prepared(shelf, [one.folder for one in documents.values()])), lambda _: None)
-    started(address, len(documents))
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # reached by: uvicorn
+            await super().startup(sockets)
+            started(address, len(documents))  # signals are heard from here on
+
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after uvicorn's own
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=sockets)
+            Server(config).run(sockets=sockets)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

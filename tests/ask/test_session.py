@@ -258,6 +258,8 @@ def test_an_answer_tells_what_memory_was_read_of():
     assert house.session.ask(QUESTION, "rag").view == ()
     ((document, start, end), *_) = house.session.ask(QUESTION, "memory").view
     assert document == "" and 0 == start < end
+    answer = house.session.ask(QUESTION, "memory")
+    assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
 
 
 def test_white_space_around_an_answer_is_dropped_and_kept_inside():

@@ -268,6 +268,29 @@ def test_options_stand_anywhere_among_the_words(line: str, parsed: dict[str, obj
     assert {name: arguments[name] for name in parsed} == parsed
 
 
+def test_a_shell_completes_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    with pytest.raises(SystemExit) as left:
+        main(["--print-completion", "bash"])
+    assert left.value.code == 0
+    (tmp_path / "completion.sh").write_text(capsys.readouterr().out)
+    (tmp_path / "novel.txt").touch()
+
+    def completed(*words: str) -> list[str]:
+        line = (
+            f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_minimemo; echo "${{COMPREPLY[@]}}"'
+        )
+        run = [bash, "-c", f"source ./completion.sh; {line}"]
+        return subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("minimemo", "su") == ["summarize"]
+    assert "--max-tokens" in completed("minimemo", "ask", "--max")
+    assert completed("minimemo", "build", "nov") == ["novel.txt"]
+
+
 def test_help_shows_commands_that_parse() -> None:
     examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
     assert len(examples) == 7

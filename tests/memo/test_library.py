@@ -193,6 +193,33 @@ def test_rm_leaves_nothing_of_the_document(
         assert (numbers_file(store_file()).stat().st_size > 0) == bool(left)
 
 
+def test_rm_leaves_no_byte_that_was_made_of_the_document(
+    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text, its vectors and its token ids are in no file below minimemo's folder, nor beside the memo, while the
+    other document's vectors are still there."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = {}
+    for name, text in TEXTS.items():
+        document = minimemo.Document.of(text, name)
+        memo = minimemo.build(document, tmp_path / f"{name}.memo", model=model, embedder=embedder, memory="int4")
+        vectors[name] = [row.tobytes() for row in VectorIndex.open(memo.folder / "index.bin").vectors()]
+        ids = model.tokenizer.encode(text)[5:13]
+        if name == "red.txt":
+            traces = [text[30:60].encode(), *vectors[name]]
+            traces += [np.array(ids, kind).tobytes() for kind in (np.int16, np.int32, np.int64)]
+    StoreIndex(store_file())
+
+    def found() -> int:
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        return sum(trace in content for trace in traces for content in files)
+
+    assert found() > len(vectors["red.txt"])
+    remove(tmp_path / "red.txt.memo")
+    assert found() == 0
+    assert all(row in numbers_file(store_file()).read_bytes() for row in vectors["blue.txt"])
+
+
 def test_what_a_private_document_leaves_is_private(
     model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

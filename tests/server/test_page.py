@@ -18,6 +18,7 @@ import pytest
 
 from tests.server.browser import CHROMIUM, Browser
 from tests.server.canned import PAGE, Canned, serve
+from tests.server.conftest import Served
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
 LIT = "The light was lit for the first time on the evening of 9 October 1852."
@@ -286,3 +287,18 @@ def test_both_languages_say_the_same_things() -> None:
 def _keys(words: str, name: str) -> list[str]:
     block = words[words.index(f"const {name} = {{") :]
     return re.findall(r'(?:^|[,{]\s*|\s{2})(\w+): "', block[: block.index("\n};")])
+
+
+@needs_browser
+def test_the_server_itself_serves_it_within_its_policy(browser: Browser, served: Served) -> None:
+    """Through the real routes, headers and events; only the model is tiny."""
+    browser.open(served.url)
+    browser.ask("What did user 3 say?")
+    browser.until("document.querySelector('.foot')")
+    browser.click(".passage")
+    browser.until("document.querySelector('.text mark')?.textContent")
+    browser.js("import('./actions.js').then(act => act.only('notes'))")
+    browser.js("import('./actions.js').then(act => act.read({id: 'notes', characters: 200}, {start: 0, end: 9}))")
+    browser.until("document.querySelector('.text')?.innerText.includes('<script>')")
+    assert browser.errors == []
+    picture(browser, "served")

@@ -1,0 +1,1 @@
+"""Many documents: collections that are kept in step with a folder."""

@@ -1,0 +1,154 @@
+"""A folder in step with its collection: tiny models, exact memories."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from minimemo.cli.arguments import main
+from minimemo.errors import InputError
+from minimemo.files import data_dir
+from minimemo.memo.library import remembered
+from minimemo.scale.sync import collections, load, memos_of
+from tests.conftest import TinyModels
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "reports"
+    (folder / "old").mkdir(parents=True)
+    for number, path in enumerate(("a.txt", "b.txt", "c.md", "old/d.txt")):
+        (folder / path).write_text(f"Room {number} is where user {number} said hello. " * 6)
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / ".hidden.txt").write_text("not a document")
+    return folder
+
+
+@pytest.fixture
+def sync(folder: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(*more: str) -> tuple[int, str, str]:
+        given = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder), "--memory", "exact"]
+        code = main(["sync", str(folder), *given, *more])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def memos() -> set[str]:
+    root = memos_of("reports")
+    return {str(path.parent.relative_to(root)) for path in root.rglob("manifest.json")}
+
+
+def test_new_changed_moved_and_gone_documents_and_no_others(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = sync()
+    assert code == 0 and "4 new, 0 as they were" in out
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert {path.name for path in remembered()} == {"a.txt.memo", "b.txt.memo", "c.md.memo", "d.txt.memo"}
+    assert sync()[1].startswith("reports: 4 as they were\n")
+    os.utime(folder / "a.txt", (1, 1))  # touched, not changed
+    (folder / "b.txt").write_text("Another text is here now, of room 9. " * 5)
+    (folder / "old/d.txt").rename(folder / "e.txt")
+    (folder / "c.md").unlink()
+    written = (memos_of("reports") / "old/d.txt.memo/memory.bin").stat().st_mtime_ns
+    _, planned, _ = sync("--dry-run")
+    assert "1 changed, 1 moved, 1 gone, 1 as they were" in planned and "moved    old/d.txt -> e.txt" in planned
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}  # nothing was done
+    assert sync()[0] == 0
+    assert memos() == {"a.txt.memo", "b.txt.memo", "e.txt.memo"}
+    assert (memos_of("reports") / "e.txt.memo/memory.bin").stat().st_mtime_ns == written
+    assert not (memos_of("reports") / "old").exists()
+    assert {path.name for path in remembered()} == {"a.txt.memo", "b.txt.memo", "e.txt.memo"}
+    assert len(list(folder.rglob("*"))) == 6  # the folder itself has nothing new
+
+
+def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    (folder / "a.txt").write_bytes(b"\x00\xff\xfe broken \x80" * 9)
+    code, out, err = sync()
+    assert code == 2 and memos() == {"b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert "failed   a.txt" in out and "1 of 4 documents have no memo" in err
+    assert load("reports").documents["a.txt"].error
+    main(["status", "--json"])
+    (folder / "a.txt").write_text("Now it is a text, of room 3. " * 5)
+    assert sync()[0] == 0 and "a.txt.memo" in memos()
+
+
+def test_a_folder_that_is_empty_or_gone_forgets_nothing_unasked(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    (folder / "f.txt").write_text("A fifth one, of room 5. " * 5)
+    sync()
+    before = memos()
+    for path in ("a.txt", "b.txt", "c.md", "old/d.txt", "f.txt"):
+        (folder / path).unlink()
+    code, _, err = sync()
+    assert code == 2 and "5 of 5 documents are gone; nothing was forgotten" in err and memos() == before
+    folder.rename(folder.with_name("elsewhere"))
+    code, _, err = sync()
+    assert code == 2 and "is no folder now" in err and memos() == before
+    folder.with_name("elsewhere").rename(folder)
+    assert sync("--forget")[0] == 0 and not memos()
+
+
+def test_it_goes_on_after_a_stop_at_any_moment(folder: Path, sync, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Killed after each step of its own: between a memo and the note of it."""
+    from minimemo.scale import sync as module
+
+    saved = module.Collection.save
+    for stop in range(3):
+        left = stop
+
+        def save(self: module.Collection) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            saved(self)
+
+        monkeypatch.setattr(module.Collection, "save", save)
+        assert sync()[0] == 130
+    monkeypatch.setattr(module.Collection, "save", saved)
+    assert sync()[0] == 0
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+
+
+def test_a_collection_is_asked_shown_and_deleted_alone(
+    folder: Path, sync, tmp_path: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]
+) -> None:  # type: ignore[no-untyped-def]
+    sync()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "z.txt").write_text("Room 77 is where user 77 said hello. " * 6)
+    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
+    assert main(["sync", str(other), "--memory", "exact", *models]) == 0
+    capsys.readouterr()
+    assert main(["ask", "--in", "other", "Where did user 77 say hello?", "--mode", "rag", "--json", *models]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {passage["document"] for passage in answer["passages"]} == {"z.txt"}
+    assert main(["status", "reports"]) == 0
+    assert capsys.readouterr().out.startswith("reports: 4 documents of ")
+    assert main(["ask", "--in", "nosuch", "Where?", *models]) == 2
+    assert "there is none" in capsys.readouterr().err
+    assert main(["forget", "reports"]) == 0
+    assert [one.name for one in collections()] == ["other"] and not memos_of("reports").exists()
+    assert {path.name for path in remembered()} == {"z.txt.memo"} and (folder / "a.txt").exists()
+    assert not list((data_dir() / "collections").glob("*reports*"))
+
+
+def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("../up", "", "a/b", ".x"):
+        assert sync("--name", name)[0] == 2 or name == ""
+    sync()
+    (tmp_path / "two" / "reports").mkdir(parents=True)
+    with pytest.raises(InputError, match="give this folder another name"):
+        from minimemo.scale.sync import opened
+
+        with opened(tmp_path / "two" / "reports", "reports"):
+            pass
