@@ -106,7 +106,7 @@ class VectorStore:
             numbers = [self._numbers[one.start : one.end] for one in kept]
             starts = np.cumsum([0, *map(len, numbers)]).tolist()
             self.entries = {one.note: replace(one, start=at) for one, at in zip(kept, starts, strict=False)}
-            write_whole(self._numbers_path, b"".join(map(bytes, map(memoryview, numbers))), private=True)
+            write_whole(self._numbers_path, b"".join(part.tobytes() for part in numbers), private=True)
             self._holes, end, removed = False, starts[-1], ()
         descriptor = os.open(self._numbers_path, os.O_RDWR)
         with open(descriptor, "r+b", buffering=0) as file:
@@ -162,7 +162,7 @@ def table_paths(path: Path) -> dict[str, str]:
 
 
 def _checksum(numbers: Vectors, one: Entry) -> int:
-    return int(crc32c(memoryview(numbers[one.start : one.end]).cast("B"))) if one.rows else int(crc32c(b""))
+    return int(crc32c(numbers[one.start : one.end].data.cast("B"))) if one.rows else int(crc32c(b""))
 
 
 def _mapped(path: Path) -> Vectors:
