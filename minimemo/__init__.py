@@ -4,12 +4,13 @@
     memo = minimemo.build("book.txt")            # or minimemo.open("book.memo")
     print(memo.ask("Who is Mr. Knightley?").text)
 
-Names are loaded when first used: importing the package costs nothing. It sets GOMP_SPINCOUNT (minimemo/threads.py).
+Names are loaded when first used: importing the package costs nothing. It sets GOMP_SPINCOUNT,
+ONEDNN_PRIMITIVE_CACHE_CAPACITY and LRU_CACHE_CAPACITY (minimemo/threads.py).
 """
 
 from __future__ import annotations
 
-from minimemo.threads import spin_briefly
+from minimemo.threads import bound_shapes, spin_briefly
 
 TYPE_CHECKING = False  # typing's own takes 5 ms
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 spin_briefly()
+bound_shapes()
 
 _HOMES = {
     "build": "memo.build",

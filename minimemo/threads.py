@@ -1,4 +1,5 @@
-"""Threads: how long those that compute spin before they sleep, what a forked process lacks, and whose turn it is.
+"""Threads: how long those that compute spin before they sleep, what a forked process lacks, and whose turn it is; and
+how much generated code a process keeps.
 
 GCC's library, torch's on Linux, lets them spin for milliseconds (GOMP_SPINCOUNT 300,000), which on a busy machine is
 taken from the thread that everyone waits for. Prefill on two cores, tokens/s at depths 0 and 4k, alone and beside one
@@ -18,6 +19,7 @@ from threading import Condition, get_ident
 from minimemo.errors import InputError, MinimemoError
 
 SPINS = ("GOMP_SPINCOUNT", "1000")
+SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 LEFT = 3.0  # Seconds after which work that nobody goes on with makes way for another thread's; see `Turns`.
 _computed_in: int | None = None  # id of the process that torch's threads were started in
 
@@ -26,6 +28,18 @@ def spin_briefly() -> None:
     """For this process and those that it starts; not where the user has said how to wait, or torch has come before."""
     if "torch" not in sys.modules and not os.environ.keys() & {SPINS[0], "OMP_WAIT_POLICY"}:
         os.environ[SPINS[0]] = SPINS[1]
+
+
+def bound_shapes() -> None:
+    """Lets torch and oneDNN keep the code of few shapes, for this process and those that it starts.
+
+    They make code for every number of tokens that they meet, and keep that of 1,024 (hundreds of megabytes where
+    products are of bfloat16). A forward pass has some five shapes, the same in every layer. Not where the user has said
+    how many.
+    """
+    if "torch" not in sys.modules:
+        for name in SHAPES:
+            os.environ.setdefault(name, "64")
 
 
 def check_fork() -> None:

@@ -79,7 +79,7 @@ class Endpoint:
         if parts.scheme == "http" and not self.plain_http and not is_loopback(parts.hostname or ""):
             raise InputError(
                 f"generator {parts.hostname}: over http anyone on the way reads passages and key; use https, or allow "
-                "it with --plain-http"
+                "it with `Endpoint.plain_http`"
             )
 
     @property
@@ -127,7 +127,7 @@ class Endpoint:
                 self._silent(deadline)
             raise GeneratorError(
                 f"{self.shown}: no server answers ({self._plain(_reason(error.reason))}); "
-                "start it, or give another address with --generator"
+                "start it, or give another address with `generator`"
             ) from None
         except (HTTPException, OSError) as error:
             self._cut(error)
@@ -242,13 +242,13 @@ class Endpoint:
         if error.code in (401, 403):
             mend = f"set {KEY} to a key that it takes"
         elif error.code in (404, 405):
-            mend = "look at the address, which mostly ends in /v1, and at --generator-model"
+            mend = "look at the address, which mostly ends in /v1, and at `Endpoint.model`"
         elif error.code == 429:
             mend = "too many requests, or nothing left to spend: try again later"
         elif 300 <= error.code < 400:
             mend = f"give the address that it moved to: {self._plain(error.headers.get('Location', '?'))}"
         elif error.code < 500:
-            mend = "look at --generator-model" if self.model else "name one of its models with --generator-model"
+            mend = "look at `Endpoint.model`" if self.model else "name one of its models with `Endpoint.model`"
         else:
             mend = "the server failed: look at its log, or try again"
         raise GeneratorError(f"{what}; {mend}") from None
@@ -390,7 +390,7 @@ class EndpointGenerator(_Elsewhere):
         if not reply:  # a model that thinks first may spend all of them on that
             raise GeneratorError(
                 f"{self._endpoint.shown}: an empty answer; a model that thinks first may need more than {max_tokens} "
-                "tokens: raise --max-tokens, or name another with --generator-model"
+                "tokens: raise `max_tokens`, or name another with `Endpoint.model`"
             )
         return Written(reply, prompt_tokens or self.prompt_tokens(system, text), tokens or self.count(reply))
 

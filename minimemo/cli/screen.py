@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 JSON_VERSION = 1  # raised when a field goes or changes; new ones may come at any time
 FIRST_LINE, NEXT_LINE = 5.0, 10.0  # seconds
+_OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "budget", "device", "embedder", "encoding", "errors", "generator", "kv_dtype", "max_tokens", "memory", "model",
+        "password",
+    )
+}  # fmt: skip
+_OPTIONS |= {"out": "-o", "texts": "--text"}
+_OPTIONS |= {"Endpoint.model": "--generator-model", "Endpoint.plain_http": "--plain-http"}
+_ARGUMENT = re.compile(f"`({'|'.join(map(re.escape, _OPTIONS))})(=[^`]*|)`")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -96,9 +106,15 @@ def _cut(line: str, width: int) -> str:
 
 def tell(error: Exception, *, json: bool) -> None:
     """Says in a line what went wrong; in JSON too, for who reads that."""
-    print(f"minimemo: {plain(error)}", file=sys.stderr)
+    message = as_options(str(error))
+    print(f"minimemo: {plain(message)}", file=sys.stderr)
     if json:
-        print(as_json({"error": {"kind": type(error).__name__, "message": str(error)}}), flush=True)
+        print(as_json({"error": {"kind": type(error).__name__, "message": message}}), flush=True)
+
+
+def as_options(text: str) -> str:
+    """What the library says of its `arguments`, in options of the command line."""
+    return _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]}{found[2].replace('=', ' ')}", text)
 
 
 def as_json(value: Mapping[str, Any]) -> str:
@@ -183,7 +199,7 @@ class Bar:
         if event.unit in ("note", "detail"):
             if event.unit == "note" or self._verbose:
                 self.clear()
-                print(plain(event.stage), file=sys.stderr)
+                print(plain(as_options(event.stage)), file=sys.stderr)
             return
         if event.stage == "answer":
             return

@@ -206,15 +206,15 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
             target = target.resolve()
         taken = target.exists()
     except RuntimeError:  # a circle
-        raise InputError(f"{target}: is a link that leads nowhere; name another place with -o") from None
+        raise InputError(f"{target}: is a link that leads nowhere; name another place with `out`") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"{target}: cannot be a memo ({why}); name another place with -o") from None
+        raise InputError(f"{target}: cannot be a memo ({why}); name another place with `out`") from None
     if taken:
         try:
             memo_files(target)
         except MemoError:
-            raise InputError(f"{target}: exists and is no memo; name another place with -o") from None
+            raise InputError(f"{target}: exists and is no memo; name another place with `out`") from None
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.parent}: no such folder; make it first")
     if out is None:
@@ -222,12 +222,12 @@ def _target(source: str | Path | Document, document: Document, out: str | Path |
             there = Manifest.load(target).document
             if there.name != document.name:
                 raise InputError(
-                    f"{target}: is the memo of {there.name}; name another place for that of {document.name} with -o"
+                    f"{target}: is the memo of {there.name}; name another place for that of {document.name} with `out`"
                 )
             if not _is_file(source) and document.name in UNNAMED and there.sha256 != document.sha256:
                 raise InputError(
-                    f"{target}: is the memo of another text without a name; name a place for this one with -o, or the "
-                    "text itself"
+                    f"{target}: is the memo of another text without a name; name a place for this one with `out`, or "
+                    "the text itself"
                 )
     return target
 

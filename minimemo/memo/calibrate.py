@@ -65,7 +65,7 @@ def calibrate(
     total, needed = sum(len(piece.ids) for piece in pieces), max(map(len, cut)) * width
     if total < 2 * needed:
         raise InputError(
-            f"calibration: {total} tokens of text, but this model needs at least {2 * needed}; add files with --text"
+            f"calibration: {total} tokens of text, but this model needs at least {2 * needed}; add files with `texts`"
         )
     with torch.inference_mode():
         statistics = _statistics(engine, pieces, cut, on_event)
@@ -149,7 +149,7 @@ def _costs(
     layers = engine.config.num_layers
     judged = _spread_out(pieces)
     if not judged:
-        raise InputError(f"calibration: no text has {_LEAST} tokens; add longer files with --text")
+        raise InputError(f"calibration: no text has {_LEAST} tokens; add longer files with `texts`")
     costs = torch.zeros(2, layers, dtype=torch.float64)
     total, done = _ROUNDS * 2 * layers * len(judged), number * 2 * layers * len(judged)
     for piece in judged:

@@ -60,7 +60,7 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
         try:
             lock = _locked(folder, target)
         except OSError as error:
-            why = f"{folder.parent}: cannot be written ({error.strerror}); name another place with -o"
+            why = f"{folder.parent}: cannot be written ({error.strerror}); name another place with `out`"
             raise MinimemoError(why) from None
         spares = spare.pop_all()
     with lock, ExitStack() as undo, spares:
@@ -77,7 +77,7 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
         except OSError as error:
             raise MinimemoError(
                 f"{target}: cannot be written ({error.strerror or error}); free some space or name another place "
-                "with -o"
+                "with `out`"
             ) from error
 
 
@@ -158,7 +158,7 @@ def _locked(folder: Path, target: Path) -> AcquireReturnProxy:
                 _take_away(folder)
             raise MinimemoError(
                 f"{folder.parent}: files cannot be locked there ({getattr(error, 'strerror', None) or error}); name "
-                "another place with -o"
+                "another place with `out`"
             ) from None
         if (folder / _LOCK).exists():
             return lock

@@ -262,12 +262,12 @@ class Store:
         paths = index.pick(query, *models, self._picked, self._within)
         others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
         if not paths:
-            hint = f", but {others} of others: name theirs with --model and --embedder" if others else ""
+            hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""
             raise InputError(
                 f"no memo of {located.source} and {embedder.source} to ask{hint}; make one: minimemo build DOCUMENT"
             )
         if others:
-            note = f"{others} memos of other models are not asked: name theirs with --model and --embedder"
+            note = f"{others} memos of other models are not asked: name theirs with `model` and `embedder`"
             self._runtime.on_event(Event(note, 1, 1, "note"))
         return [Memo(path, Manifest.load(path), self._runtime, self._prompts) for path in paths]
 

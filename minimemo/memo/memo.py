@@ -224,7 +224,7 @@ class Memo:
         if fingerprint != built_with.fingerprint:
             raise MemoError(
                 f"{self.folder}: built with another {what} ({built_with.source}) than {source}; name that one with "
-                f"--{what}, or build the memo again"
+                f"`{what}`, or build the memo again"
             )
 
     def _search(self) -> Retriever:

@@ -53,7 +53,7 @@ def write_passages(
     chunks = with_token_spans(chunks, offsets)
     texts = [chunk.text for chunk in chunks]
     if texts and embedder.reads(texts[:GROUP]).mean() <= 0.5:
-        note = "the embedder's vocabulary lacks this language: search goes by words alone; try another --embedder"
+        note = "the embedder's vocabulary lacks this language: search goes by words alone; try another `embedder`"
         on_event(Event(note, 1, 1, "note"))
     vectors = _vectors(texts, embedder, scratch / VECTORS, on_event)
     VectorIndex.build(vectors).save(scratch / MEMO / INDEX)

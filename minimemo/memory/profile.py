@@ -179,7 +179,7 @@ def _writing(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise MinimemoError(
             f"{folder}: cannot be written ({error.strerror}), and profiles of models are kept there: free some space, "
-            "set MINIMEMO_HOME to another place, or build with --memory int4, which needs none"
+            "set MINIMEMO_HOME to another place, or build with `memory=int4`, which needs none"
         ) from None
 
 

@@ -123,7 +123,7 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
 def over(budget: int, taken: int) -> str:
     """A note that a memory took more than its budget, and which budget to try."""
     smaller = size(0.98 * budget * budget / taken).replace(" ", "")
-    return f"memory.bin came to {size(taken)}, above the budget of {size(budget)}; try --budget {smaller}"
+    return f"memory.bin came to {size(taken)}, above the budget of {size(budget)}; try `budget={smaller}`"
 
 
 def expected_quality(ratio: float) -> str:

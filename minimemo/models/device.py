@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 _BEST = (8, 0)  # compute capability from which a GPU is taken unasked: bfloat16, asynchronous copies
 _LEAST = (7, 5)  # that Triton compiles for, in float16
-_MEND = "or leave it to the CPU with --device cpu"
+_MEND = "or leave it to the CPU with `device=cpu`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def choose(wanted: str = "auto") -> Device:
     else:
         why = capability
     if wanted != "auto":
-        raise InputError(f"--device {wanted}: {why}; {_MEND}")
+        raise InputError(f"device {wanted}: {why}; {_MEND}")
     return _cpu(f"the GPU is not used: {why}" if isinstance(capability, tuple) or _driver() else "")
 
 
@@ -109,7 +109,7 @@ def full(what: str, needed: int, device: torch.device | str, tokens: int = 0) ->
     mend = "choose a smaller model"
     if tokens:
         fits = int(tokens * free / max(needed, 1)) // 256 * 256
-        mend = f"about {fits:,} tokens fit: take --kv-dtype int8 or int4, or a smaller memory"
+        mend = f"about {fits:,} tokens fit: take `kv_dtype=int8` or int4, or a smaller memory"
     return InputError(
         f"GPU memory: {what} takes {size(needed)}, and {size(free)} of {size(total)} are free; {mend}, {_MEND}"
     )

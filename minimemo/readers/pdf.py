@@ -95,7 +95,7 @@ def child() -> None:
     except pdfium.PdfiumError as error:
         if "password" in str(error).lower():
             what = "this password does not open it" if password else "encrypted"
-            mend = f"{what}; give its password with --password"
+            mend = f"{what}; give its password with `password`"
         else:
             mend = "a damaged PDF; open it in a viewer and save it again"
         print(json.dumps({"error": mend}))

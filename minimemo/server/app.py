@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -122,17 +122,16 @@ class Service:
 
         return work
 
-    def links(self) -> dict[str, str]:
-        """Where the file of a document is, by the names that passages have."""
-        links = {}
-        for document in self.shelf.documents().values():
-            links[document.name] = links[str(document.folder)] = f"/documents/{document.id}/file"
-        return links
+    def links(self, asked: Sequence[str] = ()) -> dict[str, str]:
+        """Where the file of a document is, by the names that passages have; see `ids`."""
+        return {name: f"/documents/{id}/file" for name, id in self.ids(asked).items()}
 
-    def ids(self) -> dict[str, str]:
-        """The ids of documents, by the names that passages have."""
-        documents = self.shelf.documents().values()
-        return {name: one.id for one in documents for name in (one.name, str(one.folder))}
+    def ids(self, asked: Sequence[str] = ()) -> dict[str, str]:
+        """The ids of documents, by the names that passages have. asked: of which documents, where not of all: two may
+        have the same name."""
+        documents = self.shelf.documents().items()
+        some = [document for id, document in documents if id in asked] or [document for _, document in documents]
+        return {name: one.id for one in some for name in (one.name, str(one.folder))}
 
     def recalled(self, answer: Answer, ids: Mapping[str, str]) -> list[dict[str, Any]]:
         """Where the sentences stand that memory recalled, of those that are in the documents: id, text, start, end."""
@@ -235,9 +234,10 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         return JSONResponse({"passages": rows})
 
     async def ask(request: Request) -> Response:
-        work = service.question(await _body(request), is_local(request.scope))
-        steps = service.steps(work, request)
-        return _events(_asked(service, steps))
+        body = await _body(request)
+        work = service.question(body, is_local(request.scope))
+        service.desk.check()
+        return _events(_asked(service, service.steps(work, request), body.get("documents", [])))
 
     async def completions(request: Request) -> Response:
         body = await _body(request)
@@ -252,7 +252,8 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             shelf.document(model)  # an unknown one is told before anything else
         if not body.get("stream"):
             answer = await service.answer(work, request)
-            return JSONResponse(openai.completion(answer, model, service.links()))
+            return JSONResponse(openai.completion(answer, model, service.links(ids)))
+        service.desk.check()
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _events(_completed(service, service.steps(work, request), model, usage))
 
@@ -318,9 +319,9 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
-async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[str]:
+async def _asked(service: Service, steps: AsyncIterator[Any], asked: Sequence[str]) -> AsyncIterator[str]:
     """The events of /api/ask."""
-    ids = await run_in_threadpool(service.ids)
+    ids = await run_in_threadpool(service.ids, asked)
     try:
         async for step in steps:
             if isinstance(step, Waiting):
@@ -342,7 +343,7 @@ async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[s
 
 async def _completed(service: Service, steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:
     """The chunks of a streamed chat completion."""
-    links = await run_in_threadpool(service.links)
+    links = await run_in_threadpool(service.links, [model])
     stream = openai.Chunks(model, links, usage)
     yield _data(stream.begin())
     try:

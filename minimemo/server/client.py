@@ -73,6 +73,8 @@ class ServedMemos:
             elif kind in ("passages", "answer"):
                 for passage in told["passages"]:
                     passage["document"] = self._folders.get(passage["document"], passage["document"])
+                for place in told.get("view", ()):
+                    place[0] = self._folders.get(place[0], place[0])
                 yield Answer.from_dict(told) if kind == "answer" else Found.from_dict({**clues, **told})
                 if kind == "answer":
                     return

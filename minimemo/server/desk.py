@@ -75,6 +75,12 @@ class Desk:
         self._line.put(ticket)
         return ticket
 
+    def check(self) -> None:
+        """Raises Busy where the line is full, before a reader is promised anything."""
+        with self._lock:
+            if sum(not other.left.is_set() for other in self._waiting) >= WAITING:
+                raise Busy(f"{WAITING} questions wait already: ask again in a minute")
+
     def hear(self, event: Event) -> None:
         """The listener of the models: what they tell is told to the reader whose work they do."""
         ticket = getattr(self._now, "ticket", None)

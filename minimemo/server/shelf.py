@@ -18,6 +18,7 @@ from minimemo.files import data_dir, private_folder
 from minimemo.memo.library import PICKED, remembered, remove
 from minimemo.memo.manifest import INDEX, MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, Steps, together
+from minimemo.readers import ENDINGS
 from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
 from minimemo.search.vectors import VectorIndex
 
@@ -39,9 +40,14 @@ class Document:
         return self.manifest.document.name
 
     def original(self) -> Path | None:
-        """The file that it was built from, where that lies beside the memo still."""
+        """The file that it was built from, where that lies beside the memo still.
+
+        Only one that a build gives this memo's name, and that is read as a document: a memo of a stranger's may name
+        any file that lies beside it.
+        """
         path = self.folder.parent / Path(self.name).name
-        return path if path.is_file() and not path.is_symlink() else None
+        here = self.folder in (path.with_suffix(".memo"), Path(f"{path}.memo"))
+        return path if here and path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink() else None
 
     def facts(self) -> dict[str, Any]:
         """JSON-able: sizes in bytes, `ratio` to fp16 KV, `quality` 0 to 1 (the share of next tokens as from the exact
@@ -174,10 +180,11 @@ class Shelf:
         """A file that does not exist yet, for an upload of this name, in the server's own folder."""
         private_folder(self.uploads)
         plain = _UNSAFE.sub("-", Path(name.replace("\\", "/")).name).strip("-.")[-100:] or "document"
+        stems = {entry.stem for entry in self.uploads.iterdir()}  # a.pdf and a.docx would both become a.memo
         path, number = self.uploads / plain, 1
-        while path.exists() or path.with_suffix(".memo").exists():
+        while path.stem in stems or path.suffix == ".memo":
             number += 1
-            path = self.uploads / f"{Path(plain).stem}-{number}{Path(plain).suffix}"
+            path = self.uploads / f"{Path(plain).stem}-{number}{Path(plain).suffix.replace('.memo', '.txt')}"
         return path
 
     def embedder(self) -> Any:
@@ -220,10 +227,11 @@ class Shelf:
     def _runtime_of(self, manifest: Manifest) -> Runtime:
         """One runtime for each pair of models."""
         key = manifest.model.fingerprint, manifest.embedder.fingerprint
-        if key not in self._runtimes:
-            first = self._runtime
-            self._runtimes[key] = Runtime(
-                first.model or manifest.model.source, first.embedder or manifest.embedder.source, first.options,
-                first.on_event, first.generator,
-            )  # fmt: skip
-        return self._runtimes[key]
+        with self._lock:
+            if key not in self._runtimes:
+                first = self._runtime
+                self._runtimes[key] = Runtime(
+                    first.model or manifest.model.source, first.embedder or manifest.embedder.source, first.options,
+                    first.on_event, first.generator,
+                )  # fmt: skip
+            return self._runtimes[key]

@@ -117,16 +117,16 @@ def _decode(content: bytes, encoding: str, name: str, errors: str) -> str:
         guess = _guess(content, encoding)
         if guess is None and _looks_binary(content):
             raise InputError(f"{name}: a binary file; convert it to plain text first") from None
-        mend = f"it looks like {guess}: --encoding {guess}" if guess else "name its encoding, say --encoding gb18030"
+        mend = f"it looks like {guess}: `encoding={guess}`" if guess else "name its encoding, say `encoding=gb18030`"
         raise InputError(
-            f"{name}: not {encoding} at byte {error.start}; {mend}, or --errors replace to put a mark there"
+            f"{name}: not {encoding} at byte {error.start}; {mend}, or `errors=replace` to put a mark there"
         ) from None
     except (LookupError, ValueError, TypeError):  # unknown, or an encoding of something else than text
         raise InputError(
             f"{name}: encoding {encoding[:40]!r} is none of text that Python knows; try utf-8, gb18030 or big5"
         ) from None
     if "\0" in text and (wide := _without_mark(content)):
-        raise InputError(f"{name}: looks like {wide} without its mark; name it with --encoding {wide}")
+        raise InputError(f"{name}: looks like {wide} without its mark; name it with `encoding={wide}`")
     if errors == "replace":
         text = text.replace("\0", "\ufffd")
         if text.count("\ufffd") > len(text) / 3:

@@ -134,7 +134,7 @@ def test_keys_and_models_are_sent(server: Server, monkeypatch: pytest.MonkeyPatc
 
 def test_passages_leave_this_machine_encrypted_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("http://192.168.1.5:8080", "http://example.com/v1"):
-        with pytest.raises(InputError, match="use https, or allow it with --plain-http"):
+        with pytest.raises(InputError, match=r"use https, or allow it with `Endpoint\.plain_http`"):
             Endpoint(url)
         assert Endpoint(url, plain_http=True).url == url
     with pytest.raises(InputError, match="no name or password") as refused:
@@ -285,7 +285,7 @@ def test_no_server(server: Server) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(GeneratorError, match=r"no server answers .*--generator"):
+    with pytest.raises(GeneratorError, match=r"no server answers .*`generator`"):
         write(Endpoint(url))
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from minimemo.cli import commands
 from minimemo.cli.arguments import main, parser
-from minimemo.cli.screen import _cut
+from minimemo.cli.screen import _OPTIONS, _cut, as_options
 from tests.conftest import TinyModels
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "\n\n".join(f"The user number {i} said Hello world, be brief. 你好{i}。" for i in range(12))
 
 
@@ -182,6 +183,26 @@ def test_summarize_and_standard_input(desk: Path, tiny_models: TinyModels) -> No
     shutil.rmtree(desk / "piped.memo")
 
 
+def test_arguments_of_the_library_are_told_as_options() -> None:
+    """No message of the library names an option, and every argument that one names is an option here."""
+    assert as_options("`encoding=gb18030`, `out` or `Endpoint.model`; `ls`") == (
+        "--encoding gb18030, -o or --generator-model; `ls`"
+    )
+    options = " ".join(_help())
+    for path in sorted((ROOT / "minimemo").glob("*/*.py")):
+        if path.parent.name in ("cli", "server", "hub"):
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if '"' in line and not line.lstrip().startswith("#"):
+                assert not re.search(r" (--[a-z]|-o\b)", line.split("#")[0]), f"{path}: {line}"
+    assert all(option in options for option in _OPTIONS.values())
+
+
+def _help() -> list[str]:
+    commands = parser().commands.choices.values()
+    return [command.format_help() for command in commands]
+
+
 _OF_MEMOS = ("no such memo", "is a file, not a memo", "has no manifest.json", "damaged")
 
 
@@ -293,7 +314,7 @@ def test_a_shell_completes_commands_options_and_files(tmp_path: Path, capsys: py
 
 def test_help_shows_commands_that_parse() -> None:
     examples = [line.split("  ")[1] for line in parser().format_help().splitlines() if line.startswith("  minimemo ")]
-    assert len(examples) == 7
+    assert len(examples) == 10
     for example in examples:
         parser().parse_args(shlex.split(example)[1:])
 

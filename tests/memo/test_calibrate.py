@@ -146,12 +146,12 @@ def test_a_folder_that_cannot_be_written_is_told_before_measuring(
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     events: list[Event] = []
-    with pytest.raises(MinimemoError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*--memory int4"):
+    with pytest.raises(MinimemoError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*`memory=int4`"):
         calibrate(model, texts, on_event=events.append)
     assert not events
 
 
 @pytest.mark.parametrize("text", ["", "Hello.", TEXT[:200]])
 def test_too_little_text_is_refused(model: LanguageModel, text: str) -> None:
-    with pytest.raises(InputError, match="--text"):
+    with pytest.raises(InputError, match="`texts`"):
         calibrate(model, [text])

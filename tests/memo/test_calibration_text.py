@@ -11,7 +11,7 @@ import pytest
 
 import minimemo.memo.calibration_text as package
 from minimemo.ask import detect_language
-from minimemo.errors import InputError
+from minimemo.errors import MinimemoError
 from minimemo.memo.calibrate import _Piece, _spread_out
 from minimemo.memo.calibration_text import shipped_texts
 
@@ -62,7 +62,7 @@ def test_no_phrase_comes_in_two_texts_and_few_come_twice_in_one() -> None:
 
 def test_missing_texts_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(package.resources, "files", lambda name: tmp_path)
-    with pytest.raises(InputError, match="--text"):
+    with pytest.raises(MinimemoError, match="`texts`"):
         shipped_texts()
 
 

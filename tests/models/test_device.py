@@ -75,7 +75,7 @@ def test_one_that_is_not_there_is_said_with_its_mend(gpu: Callable[..., None], m
     with pytest.raises(InputError, match="device 'gpu' is unknown; choose one of auto, cpu, cuda, or cuda:1"):
         RunOptions(device="gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"--device cuda: .*; or leave it to the CPU with --device cpu"):
+    with pytest.raises(InputError, match=r"device cuda: .*; or leave it to the CPU with `device=cpu`"):
         device.choose("cuda")
     gpu(8, 0, count=2)
     assert device.choose("cuda:1").title == "Test GPU 1 (8.0)"

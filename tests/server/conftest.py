@@ -83,10 +83,10 @@ class running:
         from minimemo.server.guard import Guard
         from minimemo.server.jobs import Jobs
         from minimemo.server.mcp import assistant
-        from minimemo.server.run import _listen, _listen_locally, socket_path
+        from minimemo.server.run import HANDS, _listen, _listen_locally, socket_path
         from minimemo.server.shelf import Shelf
 
-        self._desk = Desk()
+        self._desk = Desk(HANDS)
         shelf = Shelf([self._folder], on_event=self._desk.hear)
         models = {"model": self._models.decoder, "embedder": self._models.embedder} if self._models else {}
         self._jobs = Jobs(shelf.uploads, models)

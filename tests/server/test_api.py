@@ -79,7 +79,7 @@ def test_search_gives_passages_and_no_answer(served: Served) -> None:
 def test_memos_elsewhere_are_opened_for_the_own_socket_alone(served: Served, tmp_path: Path) -> None:
     """`memos` names folders of this machine: over a port it is passed over."""
     events = served.events({"memos": [str(tmp_path)], "documents": ["doc"], "question": QUESTION, "max_tokens": 2})
-    assert events[-1][0] == "answer" and set(events[-1][1]["ids"].values()) == {"doc", "notes"}
+    assert events[-1][0] == "answer" and set(events[-1][1]["ids"].values()) == {"doc"}
 
 
 def test_an_original_is_text_and_never_a_page(served: Served) -> None:
@@ -238,3 +238,47 @@ def test_a_connection_is_used_again(served: Served) -> None:
         connection.request("GET", "/health")
         assert json.loads(connection.getresponse().read())["status"] == "ok"
     connection.close()
+
+
+def test_a_full_line_is_told_before_anything_else(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimemo.server.desk.WAITING", 0)
+    for path, body in (
+        ("/api/ask", {"documents": ["doc"], "question": QUESTION}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": QUESTION}], "stream": True}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": QUESTION}]}),
+    ):
+        status, headers, content = served.request("POST", path, body)
+        assert status == 429 and headers["retry-after"] and json.loads(content)["error"]["type"] == "rate_limit_error"
+
+
+def test_uploads_of_one_name_keep_their_own_memos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a.pdf and a.docx would both become a.memo; a.memo is no name of a document."""
+    from minimemo.server.shelf import Shelf
+
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
+    shelf = Shelf([tmp_path])
+    names = ["a.pdf", "a.docx", "a.pdf", "x.memo", "../../b.txt", "...", "", "c:\\d\\e.txt"]
+    paths = []
+    for name in names:
+        paths.append(shelf.place_for(name))
+        paths[-1].touch()
+    assert [path.name for path in paths[:5]] == ["a.pdf", "a-2.docx", "a-3.pdf", "x-2.txt", "b.txt"]
+    assert len({path.stem for path in paths}) == len(names) and {path.parent for path in paths} == {shelf.uploads}
+
+
+def test_a_memo_of_a_strangers_gives_out_no_other_file(shelf_folder: Path, tmp_path: Path) -> None:
+    """A manifest may name any file that lies beside the memo: the key of a user, say."""
+    import shutil
+
+    from minimemo.server.shelf import Shelf
+
+    for number, name in enumerate(["id_rsa", ".netrc", "../secret.txt", "other.txt", "doc.txt"]):
+        folder = tmp_path / str(number)
+        shutil.copytree(shelf_folder / "doc.memo", folder / "doc.memo")
+        manifest = folder / "doc.memo" / "manifest.json"
+        manifest.write_text(
+            manifest.read_text(encoding="utf-8").replace('"doc.txt"', json.dumps(name)), encoding="utf-8"
+        )
+        (folder / Path(name).name).write_text("secret", encoding="utf-8")
+        originals = [document.original() for document in Shelf([folder]).documents().values()]
+        assert any(originals) == (name == "doc.txt")

@@ -20,7 +20,7 @@ import pytest
 import minimemo.server.client
 from minimemo.ask import Answer, Found
 from minimemo.cli.arguments import main
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.server.client import ServedMemos, running
 from minimemo.server.run import socket_path
 from tests.conftest import TinyModels
@@ -124,7 +124,7 @@ def test_a_server_that_breaks_off_is_told_in_a_line(tmp_path: Path, served: Serv
 
         threading.Thread(target=answer, daemon=True).start()
         next(steps)
-        with pytest.raises(InputError, match="broke off"):
+        with pytest.raises(MinimemoError, match="broke off"):
             next(steps)
 
 

@@ -18,5 +18,5 @@ def shipped_texts() -> list[str]:
         (file for file in resources.files(__name__).iterdir() if file.name.endswith(".txt")), key=lambda file: file.name
     )
     if not files:
-        raise MinimemoError("calibration: the package came without its texts; install minimemo again or give --text")
+        raise MinimemoError("calibration: the package came without its texts; install minimemo again or give `texts`")
     return [file.read_text(encoding="utf-8") for file in files]
