@@ -68,12 +68,12 @@ def serve(
         h11_max_incomplete_event_size=65536,
     )  # fmt: skip
     documents = shelf.documents()
-    desk.submit(lambda: iter(_prepared(shelf, [one.folder for one in documents.values()])), lambda _: None)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # reached by: uvicorn
             await super().startup(sockets)
             started(address, len(documents))  # signals are heard from here on
+            desk.submit(lambda: iter(_prepared(shelf, [one.folder for one in documents.values()])), lambda _: None)
 
     before = None
     if threading.current_thread() is threading.main_thread():

@@ -117,7 +117,9 @@ def test_a_server_that_breaks_off_is_told_in_a_line(tmp_path: Path, served: Serv
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
+                asked = b""
+                while not asked.endswith(b"}"):  # its head and its body come apart
+                    asked += connection.recv(65536)
                 connection.sendall(
                     b'HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\nevent: piece\ndata: {"text": "a"}\n\n'
                 )
@@ -150,7 +152,11 @@ def test_a_terminated_server_leaves_nothing_and_a_killed_one_is_followed(
         command = [sys.executable, "-m", "minimemo", "serve", "--port", "0", str(shelf_folder)]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        return process, process.stdout.readline()
+        limit = threading.Timer(90, process.kill)  # then the line is empty
+        limit.start()
+        said = process.stdout.readline()
+        limit.cancel()
+        return process, said
 
     process, said = start()
     process.kill()
