@@ -41,9 +41,8 @@ CHIPS = {
 class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
-    small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`);
-    amd: what differs on AMD's, on top of that; "num_warps" and "num_stages" among the names. stage: bytes of shared
-    memory that one more stage takes; there are as many stages as the chip has room for.
+    small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
+    stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
     kernel: Any
@@ -53,15 +52,12 @@ class Launch:
     num_warps: int
     num_stages: int
     small: Mapping[str, Any] = field(default_factory=dict)
-    amd: Mapping[str, Any] = field(default_factory=dict)
     stage: int = 0
 
     def settings(self, chip: Chip) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns (what is compiled in, the compiler's options) for a chip."""
-        constants = {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
-        constants |= {} if chip.wide else self.small
-        constants |= self.amd if chip.amd else {}
-        options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+        constants = {**self.constants, **({} if chip.wide else self.small)}
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
         return constants, {**options, "enable_fp_fusion": True}

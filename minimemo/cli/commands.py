@@ -379,8 +379,21 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import export
+    from minimemo.scale.archive import pack
 
-    print(plain(f"{export(arguments.memo, arguments.out)}: opens on any machine that has the models"))
+    memo, out = Path(arguments.memo), Path(arguments.out)
+    made = pack(memo, out) if out.suffix == ".zip" else export(memo, out)
+    how = "minimemo import opens it" if out.suffix == ".zip" else "opens"
+    print(plain(f"{made}: {how} on any machine that has the models"))
+
+
+def import_memo(arguments: argparse.Namespace) -> None:
+    from minimemo.scale.archive import unpack
+
+    archive = Path(arguments.archive)
+    name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
+    made = unpack(archive, Path(arguments.out or archive.with_name(name)))
+    print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
 
 
 def listing(arguments: argparse.Namespace) -> None:

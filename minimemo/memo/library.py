@@ -1,27 +1,20 @@
 """All memos on this machine: noted when they are built, listed, copied, deleted, and asked as one, the store.
 
 Of the store's memos, an index of their passages picks those that a question is put to. It holds the vectors of all
-memos, behind a table that says whose they are. It is a copy: what is new or changed is read from the memos, and an
-index that is damaged or gone is made again.
+memos (search/store.py). It is a copy: what is new or changed is read from the memos, and what of it is damaged or gone
+is read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from crc32c import crc32c
 
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
@@ -31,14 +24,11 @@ from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
 from minimemo.memo.manifest import INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, LocatedModel, OpenEmbedder, RunOptions, Runtime
+from minimemo.search.store import Entry, Vectors, VectorStore, table_paths
 
 PICKED = 4  # documents that a question is put to: each brings the passages that it is searched for
 
-Vectors = npt.NDArray[np.float32]
-
 _NOTE = re.compile(r"[0-9a-f]{24}")
-# The index: magic, CRC-32C of all that follows it, length of the table.
-_HEAD, _COVERED, _MAGIC = struct.Struct("<4sIQ"), 8, b"MMST"
 
 
 # -- the list: one small file for each memo, which holds its path ------------------------------------------------------
@@ -53,10 +43,15 @@ def remember(memo: Path) -> None:
 def notes() -> list[Path]:
     """The files of the list, by name; some of the memos may be gone. Anything else that lies among them is left out."""
     folder = memos_dir()
+    return [folder / name for name in _note_names()]
+
+
+def _note_names() -> list[str]:
+    folder = memos_dir()
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if _NOTE.fullmatch(entry.name) and entry.is_file())
+        return sorted(entry.name for entry in entries if _NOTE.fullmatch(entry.name) and entry.is_file())
 
 
 def noted(note: Path) -> Path:
@@ -69,14 +64,15 @@ def noted(note: Path) -> Path:
 
 def remembered() -> list[Path]:
     """The memos that are still where they were built, by path; the notes of others are removed."""
-    memos = []
-    for note in notes():
+    memos, folder, paths = [], memos_dir(), table_paths(store_file())  # the paths in one read, of those in the index
+    for name in _note_names():
         with suppress(OSError, MemoError):
-            if (noted(note) / NAME).is_file():
-                memos.append(noted(note))
+            memo = paths.get(name) or str(noted(folder / name))
+            if os.path.isfile(os.path.join(memo, NAME)):
+                memos.append(memo)
                 continue
-            note.unlink(missing_ok=True)
-    return sorted(memos)
+            (folder / name).unlink(missing_ok=True)
+    return [Path(memo) for memo in sorted(memos)]
 
 
 def _note(memo: Path) -> Path:
@@ -96,7 +92,15 @@ def disk_bytes(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; links are not followed."""
     if path.is_symlink() or not path.is_dir():
         return path.lstat().st_size
-    return sum(map(disk_bytes, path.iterdir()))
+    return _bytes_in(str(path))
+
+
+def _bytes_in(folder: str) -> int:
+    with os.scandir(folder) as entries:
+        return sum(
+            _bytes_in(one.path) if one.is_dir(follow_symlinks=False) else one.stat(follow_symlinks=False).st_size
+            for one in entries
+        )
 
 
 # -- copying and deleting ----------------------------------------------------------------------------------------------
@@ -156,26 +160,11 @@ def remove(memo: Path) -> int:
         raise MinimemoError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
     _note(memo).unlink(missing_ok=True)
     sweep(memo)  # a build of it that was killed
-    kept = _load(store_file())
-    if kept.pop(_note(memo).name, None):
-        _save(store_file(), kept)
+    VectorStore(store_file()).update([], {_note(memo).name})
     return freed
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A memo in the index. note: its name in the list; stamp: of its manifest when it was read."""
-
-    note: str
-    path: str
-    stamp: int
-    model: str  # fingerprints
-    embedder: str
-    rows: int  # passages
-    dim: int
 
 
 class StoreIndex:
@@ -183,66 +172,43 @@ class StoreIndex:
     are not where they were, or cannot be read."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is new or changed since the file was written; a memo that cannot be read is left out."""
-        kept = _load(path)
-        self._memos: dict[str, tuple[Entry, Vectors]] = {}
+        """Reads what is new or changed since the files were written; a memo that cannot be read is left out."""
+        self._store = VectorStore(path)
         self.missing: list[str] = []
-        for note in notes():
-            row, memo = kept.get(note.name), note.name
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in what has been built, changed or deleted since."""
+        kept, added, listed = self._store.entries, [], set()
+        self.missing = []
+        for note in _note_names():
+            entry, memo = kept.get(note), note
             try:
-                memo = row[0].path if row else str(noted(note))
+                memo = entry.path if entry else str(noted(memos_dir() / note))
                 stamp = os.stat(os.path.join(memo, NAME)).st_mtime_ns
-                if row is None or row[0].stamp != stamp:
-                    row = _read(note.name, Path(memo), stamp)
+                if entry is None or entry.stamp != stamp:
+                    added.append(_read(note, Path(memo), stamp))
             except (OSError, MemoError):
                 self.missing.append(memo)
                 continue
-            self._memos[note.name] = row
-        if self.entries != [entry for entry, _ in kept.values()]:
-            _save(path, self._memos)
+            listed.add(note)
+        self._store.update(added, kept.keys() - listed)
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for entry, _ in self._memos.values()]
+        return [*self._store.entries.values()]
+
+    def below(self, within: Path | None) -> list[Entry]:
+        """The entries of memos below a folder; None: all."""
+        start = "" if within is None else os.path.join(within.absolute(), "")
+        return [entry for entry in self._store.entries.values() if entry.path.startswith(start)]
 
     def pick(self, query: Vectors, model: str, embedder: str, limit: int, within: Path | None = None) -> list[Path]:
-        """The memos of these models (fingerprints), below `within`, whose best passages are nearest to `query` (d,),
-        nearest first."""
-        best = [
-            (-float((vectors @ query).max()), entry.path)
-            for entry, vectors in self._memos.values()
-            if entry.rows
-            and (entry.model, entry.embedder) == (model, embedder)
-            and (within is None or Path(entry.path).is_relative_to(within))
-        ]
-        return [Path(path) for _, path in sorted(best)[:limit]]
-
-
-def _load(path: Path) -> dict[str, tuple[Entry, Vectors]]:
-    """What the file holds, by note; nothing when it is not, byte for byte, what was written."""
-    try:
-        content = path.read_bytes()
-        magic, checksum, length = _HEAD.unpack_from(content)
-        if magic != _MAGIC or checksum != crc32c(memoryview(content)[_COVERED:]):
-            return {}
-        entries = [Entry(**row) for row in json.loads(content[_HEAD.size : _HEAD.size + length])]
-        numbers = np.frombuffer(content, np.float32, offset=_HEAD.size + length + -length % 8)
-        ends = np.cumsum([0, *(entry.rows * entry.dim for entry in entries)])
-        if ends[-1] != len(numbers):
-            return {}
-        spans = zip(entries, ends[:-1], ends[1:], strict=True)
-        return {entry.note: (entry, numbers[a:b].reshape(entry.rows, entry.dim)) for entry, a, b in spans}
-    except (OSError, ValueError, TypeError, struct.error):
-        return {}
-
-
-def _save(path: Path, memos: Mapping[str, tuple[Entry, Vectors]]) -> None:
-    """Where it cannot be written, the memos are read again next time."""
-    table = json.dumps([asdict(entry) for entry, _ in memos.values()]).encode()
-    body = len(table).to_bytes(8, "little") + table + bytes(-len(table) % 8)
-    body += b"".join(vectors.tobytes() for _, vectors in memos.values())
-    with suppress(OSError):
-        write_whole(path, _HEAD.pack(_MAGIC, crc32c(body), 0)[:_COVERED] + body, private=True)
+        """The memos of these models (fingerprints), below the folder `within` where one is given, whose best passages
+        are nearest to `query` (d,), nearest first."""
+        models = model, embedder
+        among = [entry for entry in self.below(within) if (entry.model, entry.embedder) == models]
+        return [Path(path) for path in self._store.best(query, among, limit)]
 
 
 def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
@@ -293,9 +259,8 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        entries = [one for one in index.entries if self._within is None or Path(one.path).is_relative_to(self._within)]
         paths = index.pick(query, *models, self._picked, self._within)
-        others = sum((entry.model, entry.embedder) != models for entry in entries)
+        others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
         if not paths:
             hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""
             raise InputError(

@@ -28,7 +28,7 @@ from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler,
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tail import ExactTail
-from minimemo.memory.writer import MemoryWriter, writing
+from minimemo.memory.writer import MemoryWriter, forget_journal, writing
 
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
@@ -98,7 +98,9 @@ def write_memory(
     }
     window = window_of(recipe.reading, len(opening), len(sequence), engine.config.max_context)
     card = QualityCard(scratch / QUALITY, sequence, len(opening), codec, engine)
-    if not path.exists():  # it appears when it is whole
+    if path.exists():  # it appears when it is whole
+        forget_journal(path)
+    else:
         reading = Reading(engine, len(sequence), window)
         with (
             writing(path, header, level=codec.level) as writer,

@@ -36,13 +36,22 @@ def writing(path: Path, header: Mapping[str, Any], *, level: int = LEVEL) -> Ite
     header: JSON-able; level: of zstd. Raises OSError when the disk is full or the path cannot be written: the caller
     knows by which name the user knows the file.
     """
-    head, (part, journal) = prologue(header), (path.with_name(f"{path.name}.{end}") for end in ("part", "journal"))
+    head, part, journal = prologue(header), path.with_name(f"{path.name}.part"), _journal(path)
     with _opened(part, buffering=-1) as file, _opened(journal, buffering=0) as entries:
         writer = MemoryWriter(file, entries, head, level)
         yield writer
         writer.finish()
     put(part, path)
     journal.unlink()
+
+
+def forget_journal(path: Path) -> None:
+    """Removes what a kill leaves that comes when a memory file has just got its name."""
+    _journal(path).unlink(missing_ok=True)
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.journal")
 
 
 class MemoryWriter:

@@ -250,7 +250,7 @@ def error(status: int, message: str = "no such model", **headers: str) -> Reply:
     [
         (error(401, "bad key"), r"HTTP 401 \(bad key\); set MINIMEMO_API_KEY"),
         (error(404), r"HTTP 404 \(no such model\); look at the address"),
-        (error(400), r"HTTP 400 .*name one of its models with --generator-model"),
+        (error(400), r"HTTP 400 .*name one of its models with `Endpoint.model`"),
         (error(429, "slow down"), r"HTTP 429 \(slow down\); .*later"),
         (error(500, "out of\nmemory \x1b[31m"), r"HTTP 500 \(out of memory \[31m\); the server failed"),
         (error(307, Location="http://else.where/v1"), "HTTP 307 .*moved to: http://else.where/v1"),

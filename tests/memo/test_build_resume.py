@@ -24,6 +24,7 @@ from minimemo.memo import passages as build_passages
 from minimemo.memo.calibrate import calibrate
 from minimemo.memo.manifest import Recipe
 from minimemo.memo.memo import Memo
+from minimemo.memory import writer
 from minimemo.runtime import LanguageModel, OpenEmbedder, open_embedder
 from minimemo.text.pieces import encode_in_pieces
 from tests.conftest import TinyModels
@@ -150,6 +151,23 @@ def test_a_document_that_the_embedder_cannot_read(model: LanguageModel, tmp_path
         )  # fmt: skip
         notes = [event.stage for event in events if event.unit == "note"]
         assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
+
+
+def test_a_kill_before_the_journal_goes(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """memory.bin has its name, its journal is still there: the next build leaves none."""
+    fresh = build(SHORT, "fresh.memo")
+
+    def put(part: Path, path: Path) -> None:
+        part.rename(path)
+        shutil.copytree(tmp_path / ".a.memo.building", tmp_path / "left")
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(writer, "put", put)
+        build(SHORT)
+    (tmp_path / "left").rename(tmp_path / ".a.memo.building")
+    assert same(build(SHORT).folder, fresh.folder)
+    assert sorted(path.name for path in (tmp_path / "a.memo").iterdir()) == FILES
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

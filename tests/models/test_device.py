@@ -133,7 +133,7 @@ def test_no_room_for_a_cache_says_how_much_would_fit(gpu: Callable[..., None], m
     tokens = 6 * GIB // bytes_of_token
     with pytest.raises(InputError, match=r"^GPU memory: a cache of .* tokens takes 6\.\d GB") as told:
         engine.new_cache(tokens)
-    assert f"about {tokens // 2 // 256 * 256:,} tokens fit: take --kv-dtype int8" in str(told.value)
+    assert f"about {tokens // 2 // 256 * 256:,} tokens fit: take `kv_dtype=int8`" in str(told.value)
 
 
 def test_the_command_line_tells_the_device(

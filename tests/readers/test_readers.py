@@ -136,7 +136,7 @@ def test_real_pdfs() -> None:
     assert register.notes == ("page 8 of 15: scanned, the text is not read",)
     assert read_document(FILES / "pdf/libreoffice-writer-password.pdf", password="openpassword").text
     for name, message in (
-        ("libreoffice-writer-password", "--password"),
+        ("libreoffice-writer-password", "with `password`"),
         ("imagemagick-images", "ocrmypdf"),
         ("empty", "an empty file"),
     ):

@@ -96,7 +96,8 @@ class _Kills:
         if digest(self.target) != whole:
             return "the next build gives other bytes"
         left = [path for path in (self.ground.folder / "case").iterdir() if path.name not in ("doc.txt", "doc.memo")]
-        kept = {"profiles": 1, "hashes": None, "memos": 1, "tails": 1, "store.bin": None}
+        kept = {"profiles": 1, "hashes": None, "memos": 1, "tails": 1}
+        kept |= dict.fromkeys(("store.bin", "store.f32", "store.lock"))
         for folder in self.ground.home.iterdir():
             files = list(folder.iterdir()) if folder.is_dir() else []
             if folder.name not in kept or len(files) > (kept[folder.name] or 99):
