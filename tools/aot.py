@@ -46,8 +46,8 @@ class Case:
     name: str
     launch: Launch
     products: bool
-    # Whether pointers are multiples of 16 bytes, as those of caches and weights are. Where they are not, which is seldom,
-    # numbers are loaded one by one, and spills are told but are no problem.
+    # Whether pointers are multiples of 16 bytes, as those of caches and weights are. Where they are not, which is
+    # seldom, numbers are loaded one by one, and spills are told but are no problem.
     aligned: bool = True
 
 
