@@ -135,7 +135,7 @@ def _part(path: Path) -> Iterator[Path]:
     private_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not _runs(stale.name.rsplit(".", 2)[1].split("-")[0]):
+        if not is_running(stale.name.rsplit(".", 2)[1].split("-")[0]):
             stale.unlink(missing_ok=True)
     try:
         yield part
@@ -144,7 +144,7 @@ def _part(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _runs(pid: str) -> bool:
+def is_running(pid: str) -> bool:
     """Whether a process of that number runs; True where the system cannot be asked."""
     try:
         if os.name == "posix":

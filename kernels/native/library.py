@@ -97,7 +97,8 @@ def _open() -> Library:
         raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: expected off or one of {', '.join(_VARIANTS)}")
     if choice == "off":
         raise NativeUnavailable("turned off by MINIMEMO_NATIVE=off")
-    files = sorted(Path(__file__).parents[1].glob("_native*.so"))
+    # .pyd: on Windows
+    files = sorted(path for path in Path(__file__).parents[1].glob("_native*") if path.suffix in (".so", ".pyd"))
     if not files:
         raise NativeUnavailable(f"not built: installing minimemo found no C++17 compiler; get one and {_AGAIN}")
     try:

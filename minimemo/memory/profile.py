@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minimemo.errors import MemoError, MinimemoError, ModelError
-from minimemo.files import content_hash, put
+from minimemo.files import content_hash, is_running, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"
@@ -168,10 +169,13 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
-    """Gives a hidden place for a file in `folder`, and leaves nothing there."""
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    """Gives a hidden place for a file in `folder`, and leaves nothing there, nor what a killed process left."""
+    temporary = folder / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".*.tmp"):
+            if not is_running(stale.name[1:].split("-")[0]):
+                stale.unlink(missing_ok=True)
         try:
             yield temporary
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,19 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
         remove(carried)
     (carried / "mine.txt").unlink()
     assert remove(carried) > 0 and not carried.exists()
+
+
+def test_what_a_kill_left_of_a_profile_goes_with_the_next(
+    model: LanguageModel, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    profiles_dir().mkdir(parents=True)
+    for name in (".999999999-ab.tmp", ".f768aa2a635da1f1.tmp", f".{os.getpid()}-ab.tmp"):
+        (profiles_dir() / name).touch()
+    profile = calibrate(model, texts)
+    assert {path.name for path in profiles_dir().iterdir()} == {
+        f".{os.getpid()}-ab.tmp", f"{profile.model[:16]}-{profile.hash}.safetensors",
+    }  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_measuring(

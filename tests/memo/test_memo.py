@@ -10,13 +10,15 @@ import stat
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 import minimemo
-from minimemo.ask import memory_opening
+from minimemo.ask import Mode, memory_opening
 from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
@@ -317,6 +319,25 @@ def test_a_memo_of_another_document_is_not_replaced_unasked(tiny_models: TinyMod
         minimemo.build(tmp_path / "notes.md", **models)
     first.verify()
     assert minimemo.build(tmp_path / "notes.md", first.folder, **models).manifest.document.name == "notes.md"
+
+
+def test_threads_that_ask_two_memos_of_one_model_get_the_answers_of_one(
+    tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    """Eight at once; `python tools/attack --only once` asks fifty questions in each thread."""
+    model, embedder = minimemo.load_model(tiny_models.decoder), minimemo.open_embedder(tiny_models.embedder)
+    models = {"model": model, "embedder": embedder, "memory": "int4"}
+    memos = [minimemo.build(text=TEXT[at:], out=tmp_path / f"{at}.memo", **models) for at in (0, 90)]
+    modes = ("memorag", "rag", "memory")
+    asked = [(memos[n % 2], f"What did user {n} say about Hello?", modes[n % 3]) for n in range(8)]
+
+    def answer(one: tuple[minimemo.Memo, str, str]) -> minimemo.Answer:
+        memo, question, mode = one
+        return memo.ask(question, cast(Mode, mode), max_tokens=4)
+
+    alone = [answer(one) for one in asked]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(answer, asked)) == alone
 
 
 def test_a_text_is_built_as_it_is(tiny_models: TinyModels, tmp_path: Path) -> None:
