@@ -149,7 +149,7 @@ def is_running(pid: str) -> bool:
     try:
         if os.name == "posix":
             os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+    except (ValueError, OverflowError, ProcessLookupError):
         return False
     except OSError:  # it is somebody else's
         return True
