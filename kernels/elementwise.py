@@ -26,16 +26,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Returns (rms_norm(x + residual), x + residual), both (..., C); the sum is rounded to x's dtype first."""
-    if triton.serves(x, residual, weight) and x.shape[-1] <= triton.MAX_WIDTH:
-        from .triton import elementwise as on_gpu
-
-        return on_gpu.add_rms_norm(x, residual, weight, eps)
-    total = x + residual
-    return rms_norm(total, weight, eps), total
-
-
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
     """Takes gate_up (..., 2I) to act(gate) * up (..., I); activation "silu" or "gelu_tanh". arXiv 2002.05202."""
     if triton.serves(gate_up):

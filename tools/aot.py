@@ -219,7 +219,7 @@ def _row_cases() -> Iterator[Case]:
         yield Case(f"norm, rope and store bf16 D={dim}", launch, False)
     for width in (896, 16384):
         x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
-        yield Case(f"add and rms norm bf16 C={width}", norm_launch(x, x, weight, 1e-6, x, x), False)
+        yield Case(f"rms norm bf16 C={width}", norm_launch(x, weight, 1e-6, x), False)
     for activation in ("silu", "gelu_tanh"):
         gate_up, out = _meta(512, 9728, dtype=torch.bfloat16), _meta(512, 4864, dtype=torch.bfloat16)
         yield Case(f"{activation} bf16", gate_launch(gate_up, activation, out), False)

@@ -1,4 +1,4 @@
-"""These kernels take rows on a GPU: RMSNorm, with the residual added on the way, and gated activations.
+"""These kernels take rows on a GPU: RMSNorm and gated activations.
 
 Bound by memory traffic: each number is read once and written once. Computed in float32, rounded once.
 """
@@ -21,18 +21,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As `elementwise.rms_norm`."""
     rows = _rows("x", x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    norm_launch(rows, None, weight, eps, out, None).run()
+    norm_launch(rows, weight, eps, out).run()
     return out
-
-
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `elementwise.add_rms_norm`."""
-    rows, other = _rows("x", x), _rows("residual", residual)
-    if residual.shape != x.shape:
-        raise ValueError(f"residual: shape {tuple(residual.shape)}, expected {tuple(x.shape)}")
-    out, total = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
-    norm_launch(rows, other, weight, eps, out, total).run()
-    return out, total
 
 
 def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
@@ -47,25 +37,18 @@ def gated_mlp_activation(gate_up: Tensor, activation: str) -> Tensor:
     return out
 
 
-def norm_launch(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out: Tensor, total: Tensor | None
-) -> Launch:
-    """Norms x, and residual where there is one, (rows, C) -> out, total, without gaps."""
+def norm_launch(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Launch:
+    """Norms x (rows, C) -> out, without gaps."""
     rows, width = x.shape
     check("x", x, (None, None), FLOATS)
     check("weight", weight, (width,), (x.dtype,), x.device)
-    if residual is not None:
-        check("residual", residual, (rows, width), (x.dtype,), x.device)
     if not 1 <= width <= MAX_WIDTH:
         raise ValueError(f"x: {width} columns, expected 1 to {MAX_WIDTH}")
     block = triton.next_power_of_2(width)
     return Launch(
         _rms_norm,
         (rows,),
-        {
-            "x": x, "residual": residual, "weight": weight, "out": out, "total": total, "eps": float(eps),
-            "stride_x": x.stride(0), "stride_r": residual.stride(0) if residual is not None else 0,
-        },
+        {"x": x, "weight": weight, "out": out, "eps": float(eps), "stride_x": x.stride(0)},
         {"C": width, "BLOCK": block},
         num_warps=min(16, max(1, block // 512)),
         num_stages=1,
@@ -94,18 +77,11 @@ def _rows(name: str, x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _rms_norm(
-    x, residual, weight, out, total, eps, stride_x, stride_r, C: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+def _rms_norm(x, weight, out, eps, stride_x, C: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < C
     values = tl.load(x + row * stride_x + columns, mask=inside, other=0.0).to(tl.float32)
-    if residual is not None:
-        values += tl.load(residual + row * stride_r + columns, mask=inside, other=0.0).to(tl.float32)
-        rounded = values.to(total.dtype.element_ty)
-        tl.store(total + row * C + columns, rounded, mask=inside)
-        values = rounded.to(tl.float32)
     factor = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / C + eps)
     scaled = values * factor * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * C + columns, scaled.to(out.dtype.element_ty), mask=inside)

@@ -82,6 +82,19 @@ class Passage:
             return self
         return replace(self, page=place.page, label=place.label, heading=place.heading, time=place.time)
 
+    @property
+    def where(self) -> str:
+        """Where it stands, for people: its page by the printed number, else headings or time; "" in plain text."""
+        if self.page is not None:
+            return f"p. {self.label or self.page}"
+        return " > ".join(self.heading) or self.time
+
+    @property
+    def quoted(self) -> str:
+        """The sentence of its span, the whole of it where there is none, in one line."""
+        begin, end = self.span or (self.start, self.end)
+        return " ".join(self.text[begin - self.start : end - self.start].split())
+
     def cut(self, start: int, end: int) -> Passage:
         """Returns the part from character `start` to `end` of the document."""
         return replace(self, start=start, end=end, text=self.text[start - self.start : end - self.start])

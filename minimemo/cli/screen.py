@@ -17,7 +17,7 @@ from unicodedata import combining, east_asian_width
 from minimemo.files import size
 
 if TYPE_CHECKING:
-    from minimemo.ask import Answer, Found, Passage, Piece
+    from minimemo.ask import Answer, Found, Piece
 
 
 JSON_VERSION = 1  # raised when a field goes or changes; new ones may come at any time
@@ -73,19 +73,10 @@ def print_answer(
     if not answer.supported and not is_refusal(answer.text):
         print("(the document does not clearly hold this answer)")
     for passage in answer.passages:
-        begin, end = passage.span or (passage.start, passage.end)
-        start = " ".join(passage.text[begin - passage.start : end - passage.start].split())
-        place = f"{passage.document} " * named + _place(passage)
-        print(_cut(plain(f"  {'*' if passage.cited else ' '} [{place}] {start}"), width))
+        place = f"{passage.document} " * named + (passage.where or f"{passage.start}-{passage.end}")
+        print(_cut(plain(f"  {'*' if passage.cited else ' '} [{place}] {passage.quoted}"), width))
     sys.stdout.flush()
     return answer
-
-
-def _place(passage: Passage) -> str:
-    """The page, by its printed number where it has one; else the headings, the time, or the span of characters."""
-    if passage.page is not None:
-        return f"p. {passage.label or passage.page}"
-    return " > ".join(passage.heading) or passage.time or f"{passage.start}-{passage.end}"
 
 
 def plain(text: object) -> str:

@@ -138,8 +138,6 @@ class Decoder:
 
         qkv = project(layer.qkv, x, norm=(layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
         q = self._turned(index, layer, qkv, rotation, rows, raw_keys)
-        if q is None:
-            q = self._turned_apart(index, layer, qkv, rotation, rows, raw_keys)
         mixed = self._attend(index, q, rows, prefix)  # (H, N, D)
         x = _added(layer.out, mixed.transpose(0, 1).reshape(n, heads * dim), x, layer.post_attention_norm, eps)
         fed = project(layer.gate_up, x, norm=(layer.mlp_norm, eps), gate=config.activation)
@@ -153,9 +151,9 @@ class Decoder:
         rotation: tuple[Tensor, Tensor],
         rows: Sequence[Row],
         raw_keys: Tensor | None,
-    ) -> Tensor | None:
-        """Gives queries (H, N, D) after RoPE, with keys and values in the rows' caches, by one kernel a row; None where
-        there is no such kernel for these tensors."""
+    ) -> Tensor:
+        """Gives queries (H, N, D) after RoPE, with keys and values in the rows' caches: by one kernel a row where there
+        is one for these tensors."""
         cos, sin = rotation
         n, _, dim = qkv.shape
         q = qkv.new_empty((n, self.config.num_heads, dim)).transpose(0, 1)
@@ -168,7 +166,7 @@ class Decoder:
             if not rope_qkv(
                 qkv[span], norms, self.config.norm_eps, cos[span], sin[span], q[:, span], keys, values, slot, raw
             ):
-                return None
+                return self._turned_apart(index, layer, qkv, rotation, rows, raw_keys)
             first += row.count
         return q
 

@@ -26,7 +26,7 @@ from minimemo.memory.tiers import TIERS
 from minimemo.server import openai
 from minimemo.server.desk import Busy, Desk
 from minimemo.server.guard import Guard, is_local
-from minimemo.server.jobs import Jobs
+from minimemo.server.jobs import Job, Jobs
 from minimemo.server.metrics import Metrics
 from minimemo.server.shelf import EVERY, Shelf
 
@@ -51,7 +51,8 @@ class Service:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     async def steps(self, work: Callable[[], Iterator[Any]], request: Request) -> AsyncIterator[Any]:
-        """The steps of some work at the desk, None every BEAT seconds without one. It is dropped when its reader is."""
+        """The steps of some work at the desk, a Waiting every BEAT seconds without one. It is dropped when its reader
+        is."""
         loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def deliver(step: Any) -> None:
@@ -156,17 +157,16 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
     """The application; guard: who may ask; assistant: what `mcp.assistant` made, for /mcp."""
     shelf, jobs = service.shelf, service.jobs
 
+    # What reads from disk is no coroutine: it runs in a thread, and the loop goes on.
+
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__, "waiting": service.desk.waiting})
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    async def documents(request: Request) -> Response:
-        def facts() -> list[dict[str, Any]]:
-            return [{**one.facts(), "pages": shelf.pages(one.id)} for one in shelf.documents().values()]
-
-        return JSONResponse(await run_in_threadpool(facts))
+    def documents(request: Request) -> Response:
+        return JSONResponse([{**one.facts(), "pages": shelf.pages(one)} for one in shelf.documents().values()])
 
     async def upload(request: Request) -> Response:
         name, tier = request.query_params.get("name", ""), request.query_params.get("memory", "balanced")
@@ -194,17 +194,16 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             raise
         return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
 
-    async def remove(request: Request) -> Response:
-        freed = await run_in_threadpool(shelf.remove, request.path_params["id"])
-        return JSONResponse({"freed": freed})
+    def remove(request: Request) -> Response:
+        return JSONResponse({"freed": shelf.remove(request.path_params["id"])})
 
-    async def text(request: Request) -> Response:
+    def text(request: Request) -> Response:
         start, end = _number(request, "start", 0), _number(request, "end", TEXT)
         end = min(end, start + TEXT)
-        content = await run_in_threadpool(shelf.text, request.path_params["id"], start, end)
+        content = shelf.text(request.path_params["id"], start, end)
         return JSONResponse({"start": start, "end": start + len(content), "text": content})
 
-    async def file(request: Request) -> Response:
+    def file(request: Request) -> Response:
         document = shelf.document(request.path_params["id"])
         if (path := document.original()) is None:
             raise HTTPException(404, f"{document.name} is not beside its memo any longer; its text is")
@@ -213,14 +212,14 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         kind, headers = ("application/pdf", _AS_PDF) if pdf else ("text/plain; charset=utf-8", _AS_TEXT)
         return FileResponse(path, media_type=kind, headers=headers)
 
-    async def listing(request: Request) -> Response:
-        return JSONResponse([_job(job, shelf) for job in jobs.all()])
+    def listing(request: Request) -> Response:
+        return JSONResponse(_told_of(jobs.all(), shelf))
 
-    async def job(request: Request) -> Response:
-        return JSONResponse(_job(jobs.job(request.path_params["id"]), shelf))
+    def job(request: Request) -> Response:
+        return JSONResponse(_told_of([jobs.job(request.path_params["id"])], shelf)[0])
 
-    async def cancel(request: Request) -> Response:
-        return JSONResponse(_job(jobs.cancel(request.path_params["id"]), shelf))
+    def cancel(request: Request) -> Response:
+        return JSONResponse(_told_of([jobs.cancel(request.path_params["id"])], shelf)[0])
 
     async def search(request: Request) -> Response:
         body = await _body(request)
@@ -229,7 +228,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             raise InputError("query: a text is needed, and k: a whole number from 1 to 50")
         ids = [str(id) for id in body.get("documents", [])]
         passages = await run_in_threadpool(lambda: shelf.memo(ids, query).retrieve(query, k))
-        names = service.ids()
+        names = await run_in_threadpool(service.ids)
         rows = [{**_plain(passage), "id": names.get(passage.document)} for passage in passages]
         return JSONResponse({"passages": rows})
 
@@ -249,20 +248,19 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             return shelf.stream(ids, question, "memorag", most, turns)
 
         if ids:
-            shelf.document(model)  # an unknown one is told before anything else
+            await run_in_threadpool(shelf.document, model)  # an unknown one is told before anything else
         if not body.get("stream"):
             answer = await service.answer(work, request)
-            return JSONResponse(openai.completion(answer, model, service.links(ids)))
+            return JSONResponse(openai.completion(answer, model, await run_in_threadpool(service.links, ids)))
         service.desk.check()
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _events(_completed(service, service.steps(work, request), model, usage))
 
-    async def models(request: Request) -> Response:
-        found = await run_in_threadpool(shelf.documents)
-        made = [(one.id, (one.folder / "manifest.json").stat().st_mtime) for one in found.values()]
+    def models(request: Request) -> Response:
+        made = [(one.id, one.created()) for one in shelf.documents().values()]
         return JSONResponse(openai.models([(EVERY, max((t for _, t in made), default=0)), *made]))
 
-    async def model(request: Request) -> Response:
+    def model(request: Request) -> Response:
         id = request.path_params["id"]
         if id != EVERY:
             shelf.document(id)
@@ -402,10 +400,10 @@ def _plain(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def _job(job: Any, shelf: Shelf) -> dict[str, Any]:
-    """What is told of a job; the document's id when it is there."""
-    ids = {one.folder: id for id, one in shelf.documents().items()} if job.memo is not None else {}
-    return {**job.facts(), "document": ids.get(job.memo)}
+def _told_of(jobs: Sequence[Job], shelf: Shelf) -> list[dict[str, Any]]:
+    """What is told of jobs; each with its document's id when that is there."""
+    ids = {one.folder: id for id, one in shelf.documents().items()} if any(job.memo for job in jobs) else {}
+    return [{**job.facts(), "document": ids.get(job.memo) if job.memo else None} for job in jobs]
 
 
 def _said(error: BaseException) -> str:

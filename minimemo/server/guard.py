@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from minimemo.ask.endpoint import is_loopback
 from minimemo.server import openai
 
-_OPEN = ("/health",)  # without a key
 _KEYED = ("/api", "/v1", "/documents", "/metrics", "/mcp")
 _HEADERS = [
     (

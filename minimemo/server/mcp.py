@@ -54,7 +54,8 @@ class Tools:
         """List the documents: id, name, kind, language, size in tokens and characters."""
         documents = await asyncio.to_thread(self._shelf.documents)
         keys = ("id", "name", "kind", "language", "tokens", "characters")
-        return {"documents": [{key: one.facts()[key] for key in keys} for one in documents.values()]}
+        facts = [document.facts() for document in documents.values()]
+        return {"documents": [{key: one[key] for key in keys} for one in facts]}
 
     async def search(
         self, query: str, context: Context[Any, Any], documents: list[str] | None = None, k: int = 6

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from minimemo.ask import PROMPTS, Answer, Passage, Piece
+from minimemo.ask import PROMPTS, Answer, Piece
 from minimemo.errors import InputError
 
 SOURCES = "\n\n---\n"  # stands before the list of sources, behind an answer
@@ -72,9 +72,8 @@ def sources(answer: Answer, links: Mapping[str, str]) -> tuple[str, list[dict[st
     lines, annotations = [], []
     for number, passage in enumerate(cited, 1):
         begin, end = passage.span or (passage.start, passage.end)
-        quoted = " ".join(passage.text[begin - passage.start : end - passage.start].split())
-        where = place(passage)
-        lines.append(f"[{number}] {passage.document}{', ' * bool(where)}{where}: {quoted}")
+        where = passage.where
+        lines.append(f"[{number}] {passage.document}{', ' * bool(where)}{where}: {passage.quoted}")
         link = links.get(passage.document, "")
         page = f"#page={passage.page}" if passage.page is not None else ""
         annotations.append({
@@ -86,13 +85,6 @@ def sources(answer: Answer, links: Mapping[str, str]) -> tuple[str, list[dict[st
             "minimemo": {"document": passage.document, "start": begin, "end": end},
         })  # fmt: skip
     return SOURCES + "\n".join(lines), annotations
-
-
-def place(passage: Passage) -> str:
-    """Where a passage stands, for people: its page by the printed number, headings, or time; "" in plain text."""
-    if passage.page is not None:
-        return f"p. {passage.label or passage.page}"
-    return " > ".join(passage.heading) or passage.time
 
 
 def behind(answer: Answer, links: Mapping[str, str]) -> tuple[str, list[dict[str, Any]]]:

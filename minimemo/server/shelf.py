@@ -49,6 +49,10 @@ class Document:
         here = self.folder in (path.with_suffix(".memo"), Path(f"{path}.memo"))
         return path if here and path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink() else None
 
+    def created(self) -> float:
+        """When its memo was made, in seconds since 1970."""
+        return (self.folder / NAME).stat().st_mtime
+
     def facts(self) -> dict[str, Any]:
         """JSON-able: sizes in bytes, `ratio` to fp16 KV, `quality` 0 to 1 (the share of next tokens as from the exact
         cache) or None, `created` in seconds since 1970."""
@@ -66,7 +70,7 @@ class Document:
             "bytes": sum(file.bytes for file in manifest.files.values()),
             "ratio": fp16 / manifest.files[MEMORY].bytes,
             "quality": sum(place.top1 * place.tokens for place in manifest.quality) / judged if judged else None,
-            "created": (self.folder / NAME).stat().st_mtime,
+            "created": self.created(),
             "file": f"/documents/{self.id}/file" if original else None,
         }
 
@@ -86,7 +90,7 @@ class Shelf:
         self._runtime = Runtime(model, embedder, options, on_event, generator)
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()
-        self._vectors: dict[tuple[Path, str], Any] = {}
+        self._vectors: dict[Path, tuple[str, Any]] = {}  # with the hash of the file that they are of
         self._lock = RLock()
         self.uploads = data_dir() / "documents"
         for place in self._places:
@@ -110,7 +114,7 @@ class Shelf:
         return {id: Document(id, folder, manifest) for id, (folder, manifest) in zip(ids, found, strict=True)}
 
     def document(self, id: str) -> Document:
-        """The document of an id. Raises InputError, which names the ids that are near."""
+        """The document of an id. Raises InputError where there is none."""
         documents = self.documents()
         if id not in documents:
             raise InputError(f"no document {id!r} here: /api/documents lists them")
@@ -120,10 +124,11 @@ class Shelf:
         """What answers a question about these documents together; of none, or of "all", those that fit it best."""
         if ids and list(ids) != [EVERY]:
             return self.opened([self.document(id).folder for id in ids])
-        folders = [document.folder for document in self.documents().values()]
-        if not folders:
+        documents = list(self.documents().values())
+        if not documents:
             raise InputError("no document is here yet: build one")
-        return self.opened(folders if len(folders) == 1 else self._nearest(folders, question))
+        some = documents if len(documents) == 1 else self._nearest(documents, question)
+        return self.opened([document.folder for document in some])
 
     def opened(self, folders: Sequence[Path]) -> Memo:
         """Memos, opened to be asked together. A memo that was built anew is opened anew."""
@@ -149,17 +154,16 @@ class Shelf:
 
     def text(self, id: str, start: int = 0, end: int | None = None) -> str:
         """Characters [start, end) of a document; spaces stand where no passage holds its text."""
-        memo = Memo(self.document(id).folder, self.document(id).manifest, self._runtime)
+        document = self.document(id)
         whole, at = [], 0
-        for chunk in memo.chunks():
+        for chunk in Memo(document.folder, document.manifest, self._runtime).chunks():
             if chunk.end > at:
                 whole.append(" " * max(0, chunk.start - at) + chunk.text[max(0, at - chunk.start) :])
                 at = chunk.end
         return "".join(whole)[start:end]
 
-    def pages(self, id: str) -> int | None:
+    def pages(self, document: Document) -> int | None:
         """How many pages a document has; None where it has none."""
-        document = self.document(id)
         places = Memo(document.folder, document.manifest, self._runtime).places()
         return max((place.page for place in places if place.page is not None), default=None)
 
@@ -169,6 +173,7 @@ class Shelf:
             document = self.document(id)
             for key in [key for key in self._open if document.folder in key]:
                 del self._open[key]
+            self._vectors.pop(document.folder, None)
             original = document.original()
             freed = remove(document.folder)
             if original is not None and original.parent == self.uploads:
@@ -193,24 +198,23 @@ class Shelf:
             return self._runtime_of(document.manifest).opened_embedder().embedder
         return self._runtime.opened_embedder().embedder
 
-    def _nearest(self, folders: Sequence[Path], question: str) -> list[Path]:
-        """The folders whose best passages are nearest to a question, of those with the models that most have."""
-        memos = [Memo(folder, Manifest.load(folder), self._runtime) for folder in folders]
-        models = [(memo.manifest.model.fingerprint, memo.manifest.embedder.fingerprint) for memo in memos]
+    def _nearest(self, documents: Sequence[Document], question: str) -> list[Document]:
+        """The documents whose best passages are nearest to a question, of those with the models that most have."""
+        models = [_models(document.manifest) for document in documents]
         ((usual, _),) = Counter(models).most_common(1)
-        memos = [memo for memo, of in zip(memos, models, strict=True) if of == usual]
-        runtime = self._runtime_of(memos[0].manifest)
-        source = memos[0].manifest.embedder.source
-        (query,) = runtime.opened_embedder(source).embedder.embed_queries([checked_question(question)])
-        nearest = sorted(memos, key=lambda memo: -self._best(memo, query))
-        return [memo.folder for memo in nearest[:PICKED]]
+        some = [document for document, of in zip(documents, models, strict=True) if of == usual]
+        embedder = self._runtime_of(some[0].manifest).opened_embedder(some[0].manifest.embedder.source).embedder
+        (query,) = embedder.embed_queries([checked_question(question)])
+        return sorted(some, key=lambda document: -self._best(document, query))[:PICKED]
 
-    def _best(self, memo: Memo, query: Any) -> float:
-        """The product of a query (d,) with the nearest passage of a memo."""
-        key = memo.folder, memo.manifest.files[INDEX].sha256
-        if key not in self._vectors:
-            self._vectors[key] = VectorIndex.open(memo.folder / INDEX).vectors()
-        vectors = self._vectors[key]
+    def _best(self, document: Document, query: Any) -> float:
+        """The product of a query (d,) with the nearest passage of a document. Its vectors are kept, those of the last
+        memo that its folder had."""
+        written = document.manifest.files[INDEX].sha256
+        kept, vectors = self._vectors.get(document.folder, ("", None))
+        if kept != written:
+            vectors = VectorIndex.open(document.folder / INDEX).vectors()
+            self._vectors[document.folder] = written, vectors
         return float((vectors @ query).max()) if len(vectors) else float("-inf")
 
     def _folders(self) -> list[Path]:
@@ -226,7 +230,7 @@ class Shelf:
 
     def _runtime_of(self, manifest: Manifest) -> Runtime:
         """One runtime for each pair of models."""
-        key = manifest.model.fingerprint, manifest.embedder.fingerprint
+        key = _models(manifest)
         with self._lock:
             if key not in self._runtimes:
                 first = self._runtime
@@ -235,3 +239,8 @@ class Shelf:
                     first.on_event, first.generator,
                 )  # fmt: skip
             return self._runtimes[key]
+
+
+def _models(manifest: Manifest) -> tuple[str, str]:
+    """The fingerprints of the models that a memo was made with."""
+    return manifest.model.fingerprint, manifest.embedder.fingerprint

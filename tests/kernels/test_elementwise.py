@@ -37,14 +37,6 @@ def test_norms_of_a_few_rows_are_native(monkeypatch: pytest.MonkeyPatch) -> None
     assert served == [(3, 8), (16, 8)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_add_rms_norm(dtype: torch.dtype) -> None:
-    x, residual, weight = (_random(*shape, dtype=dtype) for shape in ((5, 33), (5, 33), (33,)))
-    found, total = kernels.add_rms_norm(x, residual, weight, 1e-6)
-    assert torch.equal(total, x + residual)
-    assert_close(found, reference.rms_norm(total.double(), weight.double(), 1e-6))
-
-
 def test_rope_store() -> None:
     keys, values, angles = (_random(*shape, dtype=torch.float32) for shape in ((2, 5, 8), (2, 5, 8), (5, 8)))
     caches = torch.full((2, 2, 9, 8), 7.0).unbind(0)
