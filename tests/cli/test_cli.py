@@ -329,7 +329,7 @@ def test_a_build_goes_on_after_ctrl_c(
     slow = write_model(tmp_path / "slow", max_context=600_000)
     folder = tmp_path / "desk"
     folder.mkdir()
-    (folder / "doc.txt").write_text(TEXT * 60, encoding="utf-8")
+    (folder / "doc.txt").write_text(TEXT * 25, encoding="utf-8")
     command = ["build", "doc.txt", "--model", str(slow), "--memory", "int4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "minimemo", *command],
