@@ -23,6 +23,7 @@ _COMPOUNDS = re.compile(
     "|short|single|six|small|so|state|ten|third|three|top|two|well|wide"
 )
 _FULL_WIDTH = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")
+_SENTENCE = re.compile("[，。；！？]")
 _SPACED = re.compile(f"[{CJK}] [A-Za-z0-9]|[A-Za-z0-9] [{CJK}]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # Characters that stand for others: ligatures, letters and digits of full width, radicals, compatible ideographs, Arabic
@@ -283,9 +284,9 @@ def _pitches(pages: Sequence[Sequence[Line]]) -> dict[int, float]:
 
 
 def _is_row(text: str) -> bool:
-    """Whether a line looks like one of a table: half of its words are numbers."""
+    """Whether a line looks like one of a table: half of its words are numbers, and it is no Chinese sentence."""
     cells = text.split()
-    return len(cells) > 2 and sum(any(char.isdigit() for char in cell) for cell in cells) * 2 >= len(cells)
+    return len(cells) > 2 and not _SENTENCE.search(text) and sum(any(char.isdigit() for char in cell) for cell in cells) * 2 >= len(cells)
 
 
 def _ordered(lines: list[Line], size: float, within: bool) -> tuple[list[Line], list[Line]]:

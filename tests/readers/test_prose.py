@@ -74,6 +74,8 @@ def test_chinese_lines_join_without_a_space() -> None:
     lines = ["灯塔第一次点亮是在秋天，", "40名船员看见了灯光。那是在1852", "年的十月，写作“斯卡恩", "角”|"]
     assert text_of(column(lines)) == "".join(lines).rstrip("|")
     assert "在 1852 年" in text_of(column([*lines[:1], "看见了灯光。那是在 1852", "年的十月"]))
+    counts = ["公司于 2019 年 3 月在 5 个城市成立，2023 年收入", "3.2 亿元，员工 214 人，其中 12 人在 2 个分部"]
+    assert "收入 3.2 亿元" in text_of(column(counts))
 
 
 def test_paragraphs_end_where_the_next_word_would_have_fitted() -> None:
