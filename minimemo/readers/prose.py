@@ -286,7 +286,8 @@ def _pitches(pages: Sequence[Sequence[Line]]) -> dict[int, float]:
 def _is_row(text: str) -> bool:
     """Whether a line looks like one of a table: half of its words are numbers, and it is no Chinese sentence."""
     cells = text.split()
-    return len(cells) > 2 and not _SENTENCE.search(text) and sum(any(char.isdigit() for char in cell) for cell in cells) * 2 >= len(cells)
+    numbers = sum(any(char.isdigit() for char in cell) for cell in cells)
+    return len(cells) > 2 and 2 * numbers >= len(cells) and not _SENTENCE.search(text)
 
 
 def _ordered(lines: list[Line], size: float, within: bool) -> tuple[list[Line], list[Line]]:
