@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+LEAST = 2  # tokens that must have stood before, for what followed them to be a draft
 LONGEST = 8  # Of places that more tokens lead to than this, the last one is taken.
-SURE = 3  # So many tokens must have stood there before a draft is longer than one token.
 
 
 class Lookup:
@@ -30,7 +30,7 @@ class Lookup:
 
     def draft(self, most: int) -> list[int]:
         """At most so many tokens that followed where the longest end of the text stood before, the last such place;
-        none where that is a single token."""
+        none where that is shorter than LEAST."""
         end = self._length
         text = self._text[:end]
         places = np.flatnonzero(text[:-1] == text[-1:]) + 1  # where what followed begins
@@ -41,7 +41,6 @@ class Lookup:
             if not len(longer):
                 break
             places, matched = longer, matched + 1
-        if matched < 2 or not len(places):
+        if matched < LEAST or not len(places):
             return []
-        place = int(places[-1])
-        return text[place : place + (most if matched >= SURE else min(most, 1))].tolist()
+        return text[places[-1] : places[-1] + most].tolist()

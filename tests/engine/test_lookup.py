@@ -23,9 +23,9 @@ TOKENS = 60
 def test_a_draft_is_what_followed_the_longest_match_last() -> None:
     assert Lookup([1, 2, 3, 4, 5, 9, 2, 3, 4, 6, 7, 8, 1, 2, 3, 4], 0).draft(2) == [5, 9], "four tokens match there"
     assert Lookup([2, 3, 4, 5, 9, 2, 3, 4, 6, 7, 2, 3, 4], 0).draft(3) == [6, 7, 2], "of two as long, the last"
-    assert Lookup([3, 4, 5, 6, 9, 3, 4], 0).draft(3) == [5], "two tokens are a weak sign: one is drafted"
     assert Lookup([4, 5, 6, 9, 4], 0).draft(3) == [], "one token says nothing"
     assert Lookup([5, 5, 5, 5], 0).draft(3) == [5], "nothing beyond the end"
+    assert Lookup([3, 4, 5, 6, 9, 3, 4], 0).draft(0) == []
     assert Lookup([], 0).draft(3) == Lookup([7], 0).draft(3) == []
 
 
