@@ -274,7 +274,7 @@ def test_narrow_chinese_and_a_page_of_a_pdf(browser: Browser, canned: Canned) ->
     browser.until("document.querySelector('.panel.open .text mark')")
     picture(browser, "chinese_reader")
     browser.click(".tabs button:last-child")
-    assert browser.until("document.querySelector('iframe')?.src").endswith("/documents/d2/file#page=2")
+    assert browser.until("document.querySelector('iframe')?.src").endswith("/documents/d2/file#page=2&navpanes=0")
     assert browser.errors == []
 
 
@@ -371,7 +371,9 @@ def test_a_page_of_a_pdf_stands_beside_the_conversation(browser: Browser, served
         place = "{start: 0, end: 9, page: 2, label: '2'}"
         browser.js(f"Promise.all([{doc}, import('./actions.js')]).then(([d, act]) => act.read(d, {place}))")
         browser.click(".tabs button:last-child")
-        assert browser.until("document.querySelector('iframe')?.src").endswith("/documents/skarn/file#page=2")
+        assert browser.until("document.querySelector('iframe')?.src").endswith(
+            "/documents/skarn/file#page=2&navpanes=0"
+        )
         time.sleep(0.5)  # a frame that is refused is an error by then
         assert browser.errors == []
         picture(browser, "pdf")
