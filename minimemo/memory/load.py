@@ -67,6 +67,11 @@ class StoredMemory:
                 self._kept.clear()  # all of them are in the cache
         return cache
 
+    def ids(self, view: MemoryView) -> list[int]:
+        """The tokens of a view, as ids."""
+        blocks = (self._files[part.memory][0].ids(part.block)[part.first : part.end] for part in view.parts)
+        return [int(token) for block in blocks for token in block]
+
     def block(self, memory: int, index: int) -> tuple[Tensor, Tensor]:
         """Keys (before RoPE) and values, each (L, G, n, D), not to be written to. Raises MemoError for damaged ones."""
         if (memory, index) in self._kept:
@@ -103,7 +108,7 @@ class StoredMemory:
 
     def _compute(self, part: Part, cache: KVCache) -> None:
         """Reads the part's ids into the cache, as the model does."""
-        ids = self._files[part.memory][0].ids(part.block)[part.first : part.end].tolist()
+        ids = self.ids(MemoryView((part,)))
         if any(not 0 <= token < self._engine.config.vocab_size for token in ids):
             raise MemoError(f"memory.bin: damaged (tokens that the model does not have); {_AGAIN}")
         self._engine.extend(cache, ids)

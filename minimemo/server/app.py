@@ -95,21 +95,18 @@ class Service:
 
     def question(self, body: Mapping[str, Any], local: bool) -> Callable[[], Iterator[Any]]:
         """The work that a body of /api/ask asks for."""
-        mode, most = body.get("mode", "memorag"), body.get("max_tokens", openai.MAX_TOKENS)
-        ids, turns, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
+        mode, most = body.get("mode", "memorag"), openai.longest(body, "max_tokens")
+        ids, told, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
         if mode not in (*get_args(Mode), "summarize"):
             raise InputError(f"mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}, summarize")
         if not (isinstance(ids, list) and all(isinstance(id, str) for id in ids)):
             raise InputError("documents: a list of ids is needed")
-        if not (isinstance(most, int) and 0 < most <= 4096):
-            raise InputError("max_tokens: a whole number from 1 to 4096")
-        if not isinstance(question, str) or not isinstance(turns, list):
+        if most > openai.MOST_TOKENS:
+            raise InputError(f"max_tokens: a whole number from 1 to {openai.MOST_TOKENS}")
+        if not isinstance(question, str) or not isinstance(told, list):
             raise InputError("question: a text is needed, and turns: a list")
-        before = [
-            (str(turn["question"]), str(turn.get("answer") or "") if turn.get("guess") is None else "")
-            for turn in turns
-            if isinstance(turn, dict) and str(turn.get("question", "")).strip()
-        ]
+        turns = [turn for turn in told if isinstance(turn, dict)]
+        before = openai.turns((str(turn.get("question") or ""), str(turn.get("answer") or "")) for turn in turns)
         folders = [Path(str(path)) for path in body.get("memos", [])] if local else []
         typed = str(body.get("typed", ""))
 
