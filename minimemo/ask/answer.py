@@ -146,14 +146,16 @@ class Answer:
         return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
-    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str) -> Answer:
+    def decided(
+        cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str, tells: bool = False
+    ) -> Answer:
         """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
 
-        A sentence on what is asked that denies where the question does not, or the other way round, counts for "no":
-        small models read over a "not".
+        A sentence that `tells` of what is asked, or has half of the question's words, and denies where the question
+        does not, or the other way round, counts for "no": small models read over a "not".
         """
         asked = content_units(question.text)
-        if 2 * len(asked & content_units(shown)) >= len(asked):
+        if tells or 2 * len(asked & content_units(shown)) >= len(asked):
             odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "

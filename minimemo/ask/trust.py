@@ -18,12 +18,13 @@ from pathlib import Path
 from minimemo.ask.evidence import Passage
 from minimemo.ask.writer import Weighed
 from minimemo.text.sentences import sentence_ends
-from minimemo.text.words import content_units, normalize
+from minimemo.text.words import content_units, normalize, roots
 
 OPEN = 0.5
 
 _WORD = re.compile(r"[^\W_]+")
 _END = re.compile(r"\n+")
+_PARAGRAPH = re.compile(r"\n\s*\n")
 _NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w'’-]*|\b[\w-]*\d[\w-]*(?:[.,]\d+)*")
 _NUMBER = re.compile(
     r"\d|[一二三四五六七八九十百千万萬零〇两兩]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|\w+teen|\w+ty"
@@ -98,6 +99,23 @@ def names_within(question: str, text: str) -> float:
     """Gives the share of a question's names and numbers that a text has; 1 where it has none."""
     names, plain = [normalize(name) for name in _NAME.findall(question)], _plain(text)
     return sum(_within(name, plain) for name in names) / len(names) if names else 1.0
+
+
+def telling_sentence(question: str, passages: Sequence[Passage]) -> str:
+    """The sentence with most of what a question asks beside its names, which stand in it or before it in its paragraph;
+    "" where none has half of that."""
+    named = frozenset().union(*map(roots, _NAME.findall(question)))
+    asked = roots(question) - named
+    found = ""
+    best = max(1, (len(asked) + 1) // 2) - 1
+    for passage in passages:
+        for paragraph in _PARAGRAPH.split(passage.text):
+            ends = [0, *sentence_ends(paragraph), len(paragraph)]
+            for start, end in pairwise(ends):
+                words = len(asked & roots(paragraph[start:end]))
+                if words > best and names_within(question, paragraph[:end]) == 1:
+                    found, best = paragraph[start:end], words
+    return " ".join(found.split())
 
 
 def _plain(text: str) -> str:

@@ -19,6 +19,20 @@ STOPWORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 
+_IRREGULAR = {
+    form: line.split()[0]
+    for line in """
+    become became|begin began begun|bring brought|build built|buy bought|catch caught|choose chose chosen|come came
+    |die died dying dead death|draw drew drawn|drive drove driven|eat ate eaten|fall fell fallen|feel felt|fight fought
+    |find found|fly flew flown|get got|give gave given|go went gone|grow grew grown|hold held|keep kept|know knew known
+    |lead led|leave left|lend lent|lie lay lain|lose lost|make made|mean meant|meet met|pay paid|rise rose risen|run ran
+    |say said|see saw seen|sell sold|send sent|show shown|sing sang sung|sit sat|speak spoke spoken|spend spent
+    |stand stood|steal stole stolen|swim swam|take took taken|teach taught|tell told|think thought|throw threw thrown
+    |wear wore worn|win won|write wrote written|bear bore born birth
+    """.split("|")  # noqa: SIM905
+    for form in line.split()[1:]
+}
+
 # Colours and cursor movements of a terminal (ECMA-48), as logs keep them.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 # Vowel signs and the stretching line of Arabic, points of Hebrew: most writers leave them out.
@@ -108,6 +122,27 @@ def singular(word: str) -> str:
     if word.endswith("es") and word[-3] not in "aeo":
         return word[:-1]
     return word if word[-2] in "us" else word[:-1]
+
+
+@lru_cache(1 << 16)
+def root(word: str) -> str:
+    """What the forms of an English word have in common, about: "inspected", "inspection" and "inspects" are one,
+    "built" and "build" too. Words with other letters stay. For comparing a question with a sentence, not for search.
+    """
+    if not (word.isascii() and word.isalpha()):
+        return word
+    word = _IRREGULAR.get(word, word)
+    word = _IRREGULAR.get(single := singular(word), single)
+    for ending in ("ing", "est", "ed", "er", "ion", "ly", "al", "ment", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending)
+            return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls" else word
+    return word
+
+
+def roots(text: str) -> frozenset[str]:
+    """The roots of a text's content units."""
+    return frozenset(map(root, content_units(text)))
 
 
 def quoted(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.text.tables import counted, headers, named_rows
+from minimemo.text.tables import counted, extreme, headers, named_rows
 
 HEADER = "order,customer,price,shipped"
 ROWS = [f"{7000 + i},{('Mina Sato', 'Ivo Novak')[i % 2]},{i}.50,2024-01-{i + 10}" for i in range(12)]
@@ -56,3 +56,23 @@ def test_rows_of_a_table_are_counted(question: str, count: tuple[int, list[int]]
     passages = ["\n".join([HEADER, *ROWS[:4]]), "\n".join(ROWS[4:8]), "\n".join(ROWS[8:])]
     assert counted(passages, question) == count
     assert counted(["Some prose, and more.", "It goes on."], question) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ("Which order has the highest price?", ("7011 (price: 11.50)", [2])),
+        ("Which order is the cheapest?", ("7000 (price: 0.50)", [0])),
+        ("What is the lowest price of Ivo Novak?", ("1.50", [0])),
+        ("Which order of Mina Sato has the largest price?", ("7010 (price: 10.50)", [2])),
+        ("Which order has the latest shipped date?", ("7011 (shipped: 2024-01-21)", [2])),
+        ("Which customer placed the most orders?", None),
+        ("Who has the highest price?", None),
+        ("Which order is the heaviest?", None),
+        ("Which order has a price of 3.50?", None),
+    ],
+)
+def test_the_row_with_the_most_is_found(question: str, told: tuple[str, list[int]] | None) -> None:
+    passages = ["\n".join([HEADER, *ROWS[:4]]), "\n".join(ROWS[4:8]), "\n".join(ROWS[8:])]
+    assert extreme(passages, question) == told
+    assert extreme(["Some prose, and more.", "It goes on."], question) is None
