@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from minimemo.text.document import Place
 from minimemo.text.tables import named_rows
-from minimemo.text.words import without_escapes
+from minimemo.text.words import without_blobs, without_escapes
 
 if TYPE_CHECKING:
     from minimemo.search.retriever import Hit
@@ -206,7 +206,7 @@ def without_orders(text: str) -> str:
 
 
 def _shown(passage: Passage) -> str:
-    plain = _ASKS.sub(r"\1 asks: \2", without_escapes(passage.text.strip()))
+    plain = _ASKS.sub(r"\1 asks: \2", without_blobs(without_escapes(passage.text.strip())))
     return "\n".join(filter(None, [passage.header, without_orders(plain)]))
 
 

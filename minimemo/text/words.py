@@ -46,6 +46,9 @@ _MARKS = "".join(
     chr(c) for c in range(0x300, 0xFE30) if unicodedata.category(chr(c)) in ("Mn", "Mc") and c not in (0x3099, 0x309A)
 )
 _BLOB = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+_FILE = re.compile(r"(?:data:[\w/+.;-]*base64,)?[A-Za-z0-9+/=_-]{160,}")
+_DATA = re.compile(r"data:[\w/+.;-]*base64,?")
+_BESIDE = 3  # terms
 
 _QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
 _RUN, _SEARCHED_RUN = (
@@ -68,8 +71,15 @@ def without_escapes(text: str) -> str:
 
 
 def is_blob(text: str) -> bool:
-    """Tells whether more than half of a text is no text: runs of 40 characters and more as Base64 has them."""
-    return 2 * sum(len(run) for run in _BLOB.findall(text)) > len(text)
+    """Tells whether a text is no text: more than half of it are runs of 40 characters and more as Base64 has them, and
+    few words stand beside those."""
+    left = _DATA.sub("", _BLOB.sub("", text))
+    return 2 * (len(text) - len(left)) > len(text) and len(terms(left)) < _BESIDE
+
+
+def without_blobs(text: str) -> str:
+    """Puts "[...]" in place of embedded files (runs of 160 characters and more as Base64 has them), not of keys."""
+    return _FILE.sub("[...]", text)
 
 
 def is_code(term: str) -> bool:
