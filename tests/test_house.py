@@ -23,7 +23,7 @@ LEFT: set[tuple[str, str]] = set()
 LINES = {
     "__init__": 100, "__main__": 40, "ask": 3230, "cli": 1150, "engine": 730, "errors": 30, "events": 70, "files": 250,
     "hub": 1870, "kernels": 3070, "memo": 2140, "memory": 2380, "models": 2030, "readers": 1410, "runtime": 270,
-    "scale": 360, "search": 830, "server": 1840, "text": 1160, "threads": 120,
+    "scale": 360, "search": 830, "server": 1840, "text": 1200, "threads": 120,
 }  # fmt: skip
 ENTRIES = 19  # at the top of minimemo/, kernels and __main__ among them, __init__ not
 FLOORS = 10  # the longest chain of imports through the rooms

@@ -93,14 +93,14 @@ def signals(question: str, answer: str, passages: Sequence[Passage], weighed: We
     asked, shown, units = _asked(question), _roots(text), _roots(answer)
     new = units - asked or units
     around, figures = _beside(new, asked, _numbers(question), text)
-    names = frozenset().union(*map(roots, _CAPITALS.findall(question)))
     chinese = bool(_HAN_RUN.search(question))
+    names = asked if chinese else frozenset().union(*map(roots, _CAPITALS.findall(question)))
     foreign = not asked & shown and chinese != bool(_HAN_RUN.search(text))
     values = {
         "held": len(new & shown) / len(new) if new else 0.5,
         "around": 0.5 if foreign else around,
         "figures": 0.5 if foreign and figures < 1 else figures,
-        "named": len(names & shown) / len(names) if names else 1.0,
+        "named": len(names & shown) / len(names) if names and not foreign else 1.0,
         "zh": float(chinese),
         "open": float(_is_open(question, answer, text)),
     }

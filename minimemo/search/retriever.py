@@ -17,7 +17,7 @@ from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import Chunk
 from minimemo.text.figures import Figured, figured
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.tables import counted, extreme, headers
+from minimemo.text.tables import counted, extreme, headers, listed
 from minimemo.text.words import is_blob, is_code, quoted, terms
 
 QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
@@ -105,7 +105,7 @@ class Retriever:
         if len(set(self._documents)) != 1:
             return None
         texts = [chunk.text for chunk in self._chunks]
-        if told := counted(texts, question) or extreme(texts, question):
+        if told := counted(texts, question) or extreme(texts, question) or listed(texts, question):
             return Figured(str(told[0]), ()), [self._hit(at) for at in told[1]]
         gaps = (chunk.start - before for chunk, before in zip(self._chunks, self._ends(), strict=True))
         whole = "".join("\n" * gap + text for gap, text in zip(gaps, texts, strict=True))

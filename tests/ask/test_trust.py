@@ -46,6 +46,21 @@ def test_a_question_that_leaves_something_open_gets_no_sure_answer(question: str
     assert probability(signals(question, answer, passages(), SURE), False) <= OPEN
 
 
+def test_what_stands_around_an_answer_speaks_for_it() -> None:
+    """In forms of the question's words, in figures or words, in either Chinese script; a question tells nothing."""
+    story = passages(
+        "Twenty-seven girls lived there. They painted the gate. Noor: who brings the tent?\nKei brings it."
+    )
+    girls = signals("How many girls live there?", "27", story, SURE)
+    assert girls["around"] == girls["held"] == 1 and not girls["open"]
+    assert signals("Who brings the tent?", "Noor", story, SURE)["around"] == 0
+    assert signals("Who sang at Super Bowl 47?", "Ann", passages("Ann sang at Super Bowl 50."), SURE)["figures"] == 0
+    assert signals("How much did it cost?", "1,200", passages("It cost 1200 euro."), SURE)["open"] == 0
+    bridge = passages("鎮東的石橋由鹽商沈萬川出資修建，一九零三年動工。")
+    told, untold = (signals(f"石桥是谁{verb}的？", "沈万川", bridge, SURE) for verb in ("修建", "设计"))
+    assert told["around"] == told["named"] == told["zh"] == 1 and untold["around"] == untold["named"] == 0.5
+
+
 def test_an_answer_that_is_likely_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     set_limits(monkeypatch, REFUSED={False: 1.01, True: 1.01})
     answer = House().session.ask(QUESTION, "rag")
