@@ -59,6 +59,9 @@ _NO_UNIT = frozenset(
     january february march april may june july august september october november december st nd rd th am pm
     """.split()  # noqa: SIM905
 )
+_NUMBER_WORD = (
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|several|many|hundred|more|other)"
+)
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#|]|\d+[.)]\s))")
 _GOES_ON = re.compile(r"\W*(?:it|its|they|their|he|his|she|her|this)\b", re.IGNORECASE)
 _DENIES = re.compile(r"\b(?:not|never|no|none|without|nor)\b|n['’]t\b", re.IGNORECASE)
@@ -171,6 +174,8 @@ def _listed(text: str, question: str) -> Figured | None:
     sought = roots(question[: match.start()] + question[match.end() :]) - _EMPTY - roots(noun)
     if sought & roots("more less fewer than before after least most first last"):
         return None
+    if not sought and not _all_of_them(text, noun, things):
+        return None
     told = _stretches(text, things)
     chosen: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -251,6 +256,18 @@ def _labelled(text: str, noun: str) -> list[str]:
         return []
     found = re.finditer(rf"\b{word}\s+{_LABEL}(?!\w)", text, re.IGNORECASE)
     return list({normalize(match[0]): " ".join(match[0].split()) for match in found}.values())
+
+
+def _all_of_them(text: str, noun: str, things: Sequence[str]) -> bool:
+    """Whether a text seems to name all things of a kind: their labels go on from A or 1 without a gap, and it tells no
+    number of them ("80 rooms")."""
+    labels = sorted(name.split()[-1] for name in things)
+    count = len(labels)
+    if set(labels) not in ({str(n + 1) for n in range(count)}, {chr(ord("A") + n) for n in range(count)}):
+        return False
+    return not re.search(
+        rf"\b(?:\d+|{_NUMBER_WORD})\s(?:\w+\s)?{re.escape(singular(noun.casefold()))}s\b", text, re.IGNORECASE
+    )
 
 
 def _joined(sentence: str, names: Sequence[str]) -> bool:

@@ -73,3 +73,10 @@ def test_one_sentence_about_several_is_not_divided_among_them() -> None:
     row = "Pump 1, pump 2 and pump 3 were repaired. Pump 4 was left alone."
     assert (found := figured(row, "List the pumps that were repaired.")) and found.text == "Pump 1, pump 2, pump 3"
     assert figured("Tanks A, B and C stand here, and Tank D. Tank E is new.", "How many tanks are there?") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Room 12 is red. Room 14 is blue.", "The inn has eighty rooms. Room 1 is red, and room 2 blue."]
+)
+def test_what_is_only_mentioned_is_not_all(text: str) -> None:
+    assert figured(text, "How many rooms are there?") is None and figured(text, "List all the rooms.") is None
