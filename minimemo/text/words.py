@@ -61,13 +61,18 @@ _RUN, _SEARCHED_RUN = (
 def normalize(text: str) -> str:
     """NFKC, case folded, single spaces, without a terminal's escapes and signs that most writers leave out: what two
     writings of one text have in common."""
-    plain = _UNWRITTEN.sub("", unicodedata.normalize("NFKC", without_escapes(text))).translate(_LETTERS)
+    plain = without_points(unicodedata.normalize("NFKC", without_escapes(text))).translate(_LETTERS)
     return " ".join(plain.casefold().split())
 
 
 def without_escapes(text: str) -> str:
     """Removes a terminal's escape sequences (colours of a log)."""
     return _ESCAPE.sub("", text) if "\x1b" in text else text
+
+
+def without_points(text: str) -> str:
+    """Removes the vowel signs of Arabic and Hebrew, which most writers leave out."""
+    return _UNWRITTEN.sub("", text)
 
 
 def is_blob(text: str) -> bool:

@@ -240,3 +240,7 @@ def test_who_asks_in_a_chat_is_said_to_ask() -> None:
     assert render_passages([Passage(0, len(chat), chat, 1.0)]) == f"[1] {shown}"
     prose = "At 9:40 she asked: what now? Nothing followed.\nQuestion: who?"
     assert render_passages([Passage(0, len(prose), prose, 1.0)]) == f"[1] {prose}"
+
+
+def test_vowel_signs_are_not_shown() -> None:
+    assert render_passages([Passage(0, 20, "بَنَى الْجِسْرَ سَلِيمٌ", 1.0)]) == "[1] بنى الجسر سليم"
