@@ -195,8 +195,8 @@ def render_passages(passages: Sequence[Passage], question: str = "") -> str:
 
     Of a table, the rows that the question names are written with the names of their columns, else all under the header.
     What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands. Who asks
-    something in a chat is said to ask: they take the one who asks who brings the tent for the one who does. Vowel signs of Arabic and Hebrew are left out
-    too: models have read few texts with them.
+    something in a chat is said to ask: they take the one who asks who brings the tent for the one who does. Vowel signs
+    of Arabic and Hebrew are left out too: models have read few texts with them.
     """
     shown = (named_rows(p.text, p.header, question) or _shown(p) for p in passages)
     return SEPARATOR.join(LABEL.format(number=n) + text for n, text in enumerate(shown, 1))
