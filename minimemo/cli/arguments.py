@@ -266,11 +266,14 @@ def parser() -> argparse.ArgumentParser:
     away = "a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
-    export.add_argument("out", help="the folder to make, or one file: a name that ends in .zip")
+    export.add_argument(
+        "out", help="the folder to make; one file: a name that ends in .zip; or a place in an object store: "
+        "s3://bucket/prefix, gs://, az:// or file://",
+    )  # fmt: skip
 
-    back = "make a memo of a .zip file that export wrote, and check it"
+    back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
-    importing.add_argument("archive", help="the file")
+    importing.add_argument("archive", help="the file, or a memo's place in an object store")
     importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")

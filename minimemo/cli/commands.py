@@ -362,7 +362,13 @@ def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.models.device import choose
 
     here = choose(os.environ.get("MINIMEMO_DEVICE") or "auto")
-    facts = {**open_memo(arguments.memo).inspect(), "device": here.facts()}
+    if "://" in arguments.memo:
+        from minimemo.scale.objects import open_places
+
+        memo = open_places([arguments.memo])
+    else:
+        memo = open_memo(arguments.memo)
+    facts = {**memo.inspect(), "device": here.facts()}
     if arguments.json:
         print(as_json(facts))
     else:
@@ -382,6 +388,12 @@ def export(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import pack
 
     memo, out = Path(arguments.memo), Path(arguments.out)
+    if "://" in arguments.out:
+        from minimemo.scale.objects import upload
+
+        address = upload(memo, arguments.out)
+        print(plain(f'{address}: minimemo ask {address} "your question"'))
+        return
     made = pack(memo, out) if out.suffix == ".zip" else export(memo, out)
     how = "minimemo import opens it" if out.suffix == ".zip" else "opens"
     print(plain(f"{made}: {how} on any machine that has the models"))
@@ -391,6 +403,12 @@ def import_memo(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import unpack
 
     archive = Path(arguments.archive)
+    if "://" in arguments.archive:
+        from minimemo.scale.objects import download
+
+        made = download(arguments.archive, Path(arguments.out or archive.name))
+        print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
+        return
     name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
     made = unpack(archive, Path(arguments.out or archive.with_name(name)))
     print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
@@ -433,7 +451,13 @@ def remove(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import remove
 
     for memo in arguments.memo:
-        print(plain(f"{memo}: deleted, {size(remove(Path(memo)))} free"))
+        if "://" in memo:
+            from minimemo.scale.objects import delete
+
+            freed = delete(memo)
+        else:
+            freed = remove(Path(memo))
+        print(plain(f"{memo}: deleted, {size(freed)} free"))
 
 
 def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
@@ -441,7 +465,7 @@ def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Lis
     command line says."""
     given = ("model", "embedder", "dtype", "kv_dtype", "threads", "generator", "generator_model", "prompts")
     usual = arguments.device == "auto" and not any(getattr(arguments, name) for name in given)
-    if not folders or arguments.max_tokens > 4096 or not usual:
+    if not folders or arguments.max_tokens > 4096 or not usual or any("://" in folder for folder in folders):
         return None
     from minimemo.server.client import ServedMemos, running
 
@@ -470,6 +494,10 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         mend = "begin its address with http://" if generator else "give its address with --generator"
         raise InputError(f"--generator-model names a model of an endpoint: {mend}")
     run = {**_run(arguments, on_event), "generator": generator}
+    if any("://" in folder for folder in folders):
+        from minimemo.scale.objects import open_places
+
+        return open_places(folders, **run)
     if folders:
         return open_memos(folders, **run)
     within = getattr(arguments, "within", None)
