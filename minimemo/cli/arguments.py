@@ -245,6 +245,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
     serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    serve.add_argument("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
     _models(serve)
     serve.add_argument(
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"

@@ -344,7 +344,11 @@ def serve(arguments: argparse.Namespace) -> None:
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
     options = _options(arguments)
     usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
-    serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
+    access = Path(arguments.access) if arguments.access else None
+    serve(
+        arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, access=access,
+        options=options, **named,
+    )  # fmt: skip
 
 
 def mcp(arguments: argparse.Namespace) -> None:
