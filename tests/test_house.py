@@ -21,9 +21,9 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 3080, "cli": 1200, "engine": 730, "errors": 30, "events": 70, "files": 250,
+    "__init__": 100, "__main__": 40, "ask": 3080, "cli": 1260, "engine": 730, "errors": 30, "events": 70, "files": 250,
     "hub": 1870, "kernels": 3070, "memo": 2160, "memory": 2450, "models": 2030, "readers": 1410, "runtime": 270,
-    "scale": 880, "search": 800, "server": 2180, "text": 760, "threads": 120,
+    "scale": 1100, "search": 800, "server": 2180, "text": 760, "threads": 120,
 }  # fmt: skip
 ENTRIES = 19  # at the top of minimemo/, kernels and __main__ among them, __init__ not
 FLOORS = 11  # the longest chain of imports through the rooms

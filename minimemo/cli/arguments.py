@@ -271,11 +271,16 @@ def parser() -> argparse.ArgumentParser:
         "out", help="the folder to make; one file: a name that ends in .zip; or a place in an object store: "
         "s3://bucket/prefix, gs://, az:// or file://",
     )  # fmt: skip
+    export.add_argument(
+        "--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for"
+    )
+    export.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase, for where nobody can be asked")
 
     back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
     importing.add_argument("archive", help="the file, or a memo's place in an object store")
     importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
+    importing.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase of a sealed file")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")

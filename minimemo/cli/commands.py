@@ -392,19 +392,41 @@ def export(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import pack
 
     memo, out = Path(arguments.memo), Path(arguments.out)
+    asked = arguments.passphrase or arguments.passphrase_file
+    if asked and (out.suffix != ".zip" or "://" in arguments.out):
+        raise InputError(f"{arguments.out}: a passphrase seals one file here: give it a name that ends in .zip")
     if "://" in arguments.out:
         from minimemo.scale.objects import upload
 
         address = upload(memo, arguments.out)
         print(plain(f'{address}: minimemo ask {address} "your question"'))
         return
-    made = pack(memo, out) if out.suffix == ".zip" else export(memo, out)
+    passphrase = _passphrase(arguments.passphrase_file, twice=True) if asked else None
+    made = pack(memo, out, passphrase) if out.suffix == ".zip" else export(memo, out)
     how = "minimemo import opens it" if out.suffix == ".zip" else "opens"
     print(plain(f"{made}: {how} on any machine that has the models"))
 
 
+def _passphrase(file: str | None, twice: bool = False) -> str:
+    """What a file holds, without the line's end; without a file, what is typed. It is never a word of a command line,
+    which other users of the machine can read."""
+    if file:
+        from minimemo.readers import read_document
+
+        return read_document(file).text.strip("\r\n")
+    if not sys.stdin.isatty():
+        raise InputError("passphrase: there is no terminal to ask for it; give a file with --passphrase-file")
+    from getpass import getpass
+
+    typed = getpass("passphrase: ")
+    if twice and getpass("once more: ") != typed:
+        raise InputError("passphrase: the two are not the same")
+    return typed
+
+
 def import_memo(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import unpack
+    from minimemo.scale.sealed import is_sealed
 
     archive = Path(arguments.archive)
     if "://" in arguments.archive:
@@ -414,7 +436,8 @@ def import_memo(arguments: argparse.Namespace) -> None:
         print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
         return
     name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
-    made = unpack(archive, Path(arguments.out or archive.with_name(name)))
+    passphrase = _passphrase(arguments.passphrase_file) if is_sealed(archive) else None
+    made = unpack(archive, Path(arguments.out or archive.with_name(name)), passphrase)
     print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
 
 

@@ -9,20 +9,22 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.memo.folder import memo_files
 from minimemo.memo.library import portable_files, remember
 from minimemo.memo.manifest import NAME
 from minimemo.memo.memo import open_memo
+from minimemo.scale.sealed import Sealer, is_sealed, unseal
 
 MOST = 16  # members; a memo has six at most
 _STAMP = (1980, 1, 1, 0, 0, 0)  # of each member, so that one memo gives one archive
 
 
-def pack(memo: Path, out: Path) -> Path:
-    """Writes a memo into the archive `out`, which must not exist yet: whole or not at all. Raises like `export`."""
+def pack(memo: Path, out: Path, passphrase: str | None = None) -> Path:
+    """Writes a memo into the archive `out`, which must not exist yet: whole or not at all; under a passphrase, where
+    one is given, nothing of it is on the disk in clear (sealed.py). Raises like `export`."""
     if out.exists():
         raise InputError(f"{out}: exists; name a place where nothing is")
     files = portable_files(memo)
@@ -31,7 +33,12 @@ def pack(memo: Path, out: Path) -> Path:
             archive = Path(scratch) / "zip"
             archive.touch(0o600)
             with archive.open("wb") as file:
-                _write(files, file)
+                if passphrase is None:
+                    _write(files, file)
+                else:
+                    sealer = Sealer(file, passphrase)
+                    _write(files, cast(IO[bytes], sealer))
+                    sealer.close()
             archive.chmod(files[0].stat().st_mode & 0o666)
             os.rename(archive, out)
     except OSError as error:
@@ -50,8 +57,9 @@ def _write(files: Sequence[Path], out: IO[bytes]) -> None:
                 shutil.copyfileobj(file, member, 1 << 20)
 
 
-def unpack(archive: Path, out: Path) -> Path:
+def unpack(archive: Path, out: Path, passphrase: str | None = None) -> Path:
     """Makes a memo, whole or not at all, of an archive that `pack` wrote, checks every byte of it and notes it.
+    passphrase: of a sealed one.
 
     An archive may be a stranger's: only stored members with plain names are taken, and no more bytes than the archive
     has. Raises InputError for an `out` that exists, MemoError for what is no such archive or damaged, MinimemoError
@@ -60,7 +68,7 @@ def unpack(archive: Path, out: Path) -> Path:
     if not archive.is_file():
         raise MinimemoError(f"{archive}: no such file")
     try:
-        with arriving(out) as memo, zipfile.ZipFile(archive) as reader:
+        with arriving(out) as memo, _opened(archive, memo.parent, passphrase) as reader:
             _check(archive, reader.infolist())
             for info in reader.infolist():
                 with reader.open(info) as member, (memo / info.filename).open("xb") as file:
@@ -68,6 +76,19 @@ def unpack(archive: Path, out: Path) -> Path:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise MemoError(f"{archive}: damaged, or no archive of a memo ({error}); export it again") from error
     return out
+
+
+@contextmanager
+def _opened(archive: Path, scratch: Path, passphrase: str | None) -> Iterator[zipfile.ZipFile]:
+    """The archive; a sealed one is unsealed into `scratch` first."""
+    if is_sealed(archive):
+        clear = scratch / "zip"
+        clear.touch(0o600)
+        with clear.open("wb") as file:
+            unseal(archive, passphrase or "", file)
+        archive = clear
+    with zipfile.ZipFile(archive) as reader:
+        yield reader
 
 
 @contextmanager
