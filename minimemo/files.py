@@ -230,6 +230,21 @@ def remembered_hash(path: Path) -> str:
     return content
 
 
+def disk_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return _bytes_in(str(path))
+
+
+def _bytes_in(folder: str) -> int:
+    with os.scandir(folder) as entries:
+        return sum(
+            _bytes_in(one.path) if one.is_dir(follow_symlinks=False) else one.stat(follow_symlinks=False).st_size
+            for one in entries
+        )
+
+
 def size(count: float) -> str:
     """For people: 20.4 MB."""
     for unit, scale in _UNITS.items():

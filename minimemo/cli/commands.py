@@ -159,7 +159,7 @@ def _planned(name: str, made: Any) -> str:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.library import disk_bytes
+    from minimemo.files import disk_bytes
     from minimemo.scale.sync import collections, load, memos_of
 
     named = [load(arguments.name)] if arguments.name else collections()
@@ -397,9 +397,9 @@ def import_memo(arguments: argparse.Namespace) -> None:
 
 
 def listing(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.library import disk_bytes, disk_usage, remembered
+    from minimemo.memo.registry import disk_usage, listed
 
-    memos = [{"path": str(path), "bytes": disk_bytes(path)} for path in remembered()]
+    memos = [{"path": memo.path, "bytes": memo.bytes} for memo in listed()]
     shown = {"models": [] if arguments.du else _known_models(), "memos": memos}
     usage = {"usage": disk_usage()} if arguments.du else {}
     if arguments.json:

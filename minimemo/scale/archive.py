@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.memo.folder import memo_files
-from minimemo.memo.library import export, remember
+from minimemo.memo.library import export
 from minimemo.memo.memo import open_memo
+from minimemo.memo.registry import remember
 
 MOST = 16  # members; a memo has six at most
 _STAMP = (1980, 1, 1, 0, 0, 0)  # of each member, so that one memo gives one archive

@@ -19,10 +19,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import content_hash, data_dir, private_folder, write_whole
-from minimemo.memo.library import disk_bytes, remove
-from minimemo.memo.library import remember as note_memo
+from minimemo.files import content_hash, data_dir, disk_bytes, private_folder, write_whole
+from minimemo.memo.library import remove
 from minimemo.memo.manifest import NAME as MANIFEST
+from minimemo.memo.registry import remember as note_memo
 from minimemo.readers import ENDINGS
 
 MOST = 100_000  # documents of a collection

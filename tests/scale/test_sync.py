@@ -11,7 +11,7 @@ import pytest
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.files import data_dir
-from minimemo.memo.library import remembered
+from minimemo.memo.registry import remembered
 from minimemo.scale.sync import collections, load, memos_of
 from tests.conftest import TinyModels
 
