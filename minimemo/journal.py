@@ -69,12 +69,13 @@ class Journal:
             del self.values[key]
         return {**dict.fromkeys(before.keys() - self.values.keys()), **changes} if anew else changes
 
-    def write(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Adds changes, and gives them with what others wrote, like `read`. Raises OSError, or filelock's Timeout."""
+    def write(self, changes: Mapping[str, Any], sweep: bool = False) -> dict[str, Any]:
+        """Adds changes, and gives them with what others wrote, like `read`. sweep: nothing spent is left in the file.
+        Raises OSError."""
         with locked(self.path):
             append(self.path, changes)
             told = self.read()
-            if self.damaged or self._changes > 2 * len(self.values) + SPARE:
+            if sweep or self.damaged or self._changes > 2 * len(self.values) + SPARE:
                 _begin(self.path, self.values)
                 self.read()
             return told

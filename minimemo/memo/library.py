@@ -70,6 +70,24 @@ def remove(memo: Path) -> int:
     Raises MemoError when it is no memo, InputError when it is a link or holds other files,
     MinimemoError when it cannot be deleted.
     """
+    return remove_all([memo])
+
+
+def remove_all(memos: Sequence[Path]) -> int:
+    """Deletes memos like `remove`, one after the other; what names them is written once."""
+    freed, removed = 0, []
+    try:
+        for memo in memos:
+            freed += _remove(memo)
+            removed.append(memo)
+    finally:
+        if removed:
+            forget(*removed)
+            VectorStore(store_file(), check=False).update([], {str(memo.absolute()) for memo in removed})
+    return freed
+
+
+def _remove(memo: Path) -> int:
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
     files = memo_files(memo)  # whatever is not a memo stays
@@ -82,9 +100,7 @@ def remove(memo: Path) -> int:
         memo.rmdir()
     except OSError as error:
         raise MinimemoError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
-    forget(memo)
     sweep(memo)  # a build of it that was killed
-    VectorStore(store_file(), check=False).update([], {str(memo.absolute())})
     return freed
 
 

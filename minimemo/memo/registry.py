@@ -45,10 +45,11 @@ def remember_all(memos: list[Path]) -> None:
         append(list_file(), {path: _facts(path) for path in map(str, (memo.absolute() for memo in memos))})
 
 
-def forget(memo: Path) -> None:
-    """Takes a memo off the list."""
+def forget(*memos: Path) -> None:
+    """Takes memos off the list; nothing of their names is left in it."""
     with suppress(OSError, NotImplementedError):
-        append(list_file(), {str(memo.absolute()): None})
+        if memos:
+            Journal(list_file()).write(dict.fromkeys(str(memo.absolute()) for memo in memos), sweep=True)
 
 
 def opened() -> Journal:

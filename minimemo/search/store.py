@@ -85,7 +85,7 @@ class VectorStore:
 
     def update(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str] = ()) -> None:
         """Adds entries, in place of those of the same paths, and removes others."""
-        removed = {*removed, *(entry.path for entry, _ in added)}
+        sweep, removed = bool(removed), {*removed, *(entry.path for entry, _ in added)}
         if not (added or self._holes or removed & self.entries.keys()):
             return
         try:
@@ -93,7 +93,7 @@ class VectorStore:
                 raise FileNotFoundError
             with locked(self._path):
                 self._catch_up()
-                self._write(added, removed & self.entries.keys())
+                self._write(added, removed & self.entries.keys(), sweep)
         except (OSError, NotImplementedError):  # a lock that did not come in time is an OSError too
             end = len(self._numbers)
             self._numbers = np.concatenate([self._numbers, *(vectors.ravel() for _, vectors in added)])
@@ -102,7 +102,7 @@ class VectorStore:
             self.entries |= {one.path: one for one in _placed(added, end)}
             self._sorted = None
 
-    def _write(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str]) -> None:
+    def _write(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str], sweep: bool) -> None:
         assert self._table is not None and self._path is not None
         end = max((one.end for one in self.entries.values()), default=0)
         live = sum(one.end - one.start for path, one in self.entries.items() if path not in removed)
@@ -125,7 +125,7 @@ class VectorStore:
                 numbers_at.write(bytes(4 * (one.end - one.start)))
             numbers_at.seek(4 * end)
             numbers_at.write(b"".join(np.ascontiguousarray(vectors, np.float32).tobytes() for _, vectors in added))
-        self._take_in(self._table.write(changes | {one.path: _FIELDS(one) for one in placed}), self.entries)
+        self._take_in(self._table.write(changes | {one.path: _FIELDS(one) for one in placed}, sweep), self.entries)
 
     def refresh(self) -> None:
         """Takes in what other processes wrote."""
