@@ -38,7 +38,7 @@ def build_in_processes(
     run = {"dtype": options.dtype, "kv_dtype": options.kv_dtype, "threads": threads, "device": options.device}
     start = json.dumps({**settings, "options": run})
     waiting, lock, done = iter(pairs), Lock(), Queue[tuple[Path, str] | BaseException | None]()
-    running: set[subprocess.Popen[str]] = set()
+    running: list[subprocess.Popen[str]] = []
 
     def serve() -> None:
         process = None
@@ -47,9 +47,9 @@ def build_in_processes(
                 with lock:
                     if (pair := next(waiting, None)) is None:
                         break
-                if process is None or process.poll() is not None:
-                    process = _started(start, threads)
-                    running.add(process)
+                    if process is None or process.poll() is not None:
+                        process = _started(start, threads)
+                        running.append(process)
                 done.put((pair[0], _built(process, pair, on_event)))
         except BaseException as error:
             done.put(error)
