@@ -3,7 +3,8 @@
 What is added goes behind the numbers that are there and at the end of the table (journal.py), what is removed is
 overwritten with zeros, and a file of numbers that is half empty, or holds what no entry accounts for, is written anew
 without the holes. So one document costs the same among thousands as alone. A checksum covers the numbers of each entry:
-an entry that is damaged is left out, as if it had never been added.
+an entry that is damaged is left out, as if it had never been added. Where there are hundreds of thousands of rows, and
+questions come one after the other, a sketch in memory (sketch.py) says which are compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,13 @@ from crc32c import crc32c
 from minimemo.files import write_whole
 from minimemo.journal import Journal, locked
 
+if TYPE_CHECKING:
+    from minimemo.search.sketch import Sketch
+
 Vectors = npt.NDArray[np.float32]
 
+FROM = 100_000  # rows below which a comparison with all of them is quick enough: some 20 ms on one core
+AFTER = 16  # questions after which a sketch pays: making one takes as long as twenty comparisons with all rows
 _SPARE = 1 << 18  # numbers that may be holes, however few others there are: 1 MB
 
 
@@ -61,6 +68,9 @@ class VectorStore:
         self._numbers = np.empty(0, np.float32)
         self._holes = False  # whether the numbers hold what no entry accounts for
         self._sorted: list[Entry] | None = None  # by where their numbers are
+        self._sketch: Sketch | None = None
+        self._sketched = self._asked_of = np.empty(0, np.int64)  # starts of entries: of the sketch, and asked last
+        self._asked, self._file = 0, 0
         self._table: Journal | None = None
         if path is not None:
             self._table = Journal(path)
@@ -75,13 +85,46 @@ class VectorStore:
             return []
         starts = np.fromiter((one.start for one in entries), np.int64, len(entries))
         rows = np.fromiter((one.rows for one in entries), np.int64, len(entries))
-        ends = starts + rows * len(query)
-        breaks = [0, *(np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist(), len(entries)]
-        spans = [self._numbers[starts[a] : ends[b - 1]] for a, b in pairwise(breaks)]
-        scores = np.concatenate([span.reshape(-1, len(query)) @ query for span in spans])
-        found = np.maximum.reduceat(scores, np.cumsum(rows) - rows)
-        first = np.argpartition(-found, limit - 1)[:limit].tolist() if limit < len(found) else range(len(found))
-        return [path for _, path in heapq.nsmallest(limit, ((-float(found[at]), entries[at].path) for at in first))]
+        covered = self._covered(starts, rows, len(query))
+        found = np.full(len(entries), -np.inf, np.float32)
+        if covered and self._sketch is not None:
+            first = np.cumsum(rows) - rows
+            near = self._sketch.nearest(query)
+            owners = np.searchsorted(first[:covered], near, "right") - 1
+            at = starts[owners] + (near - first[owners]) * len(query)
+            exact = self._numbers[at[:, None] + np.arange(len(query))] @ query
+            np.maximum.at(found, owners, exact)
+        if covered < len(entries):
+            scores = [span @ query for span in self._spans(starts[covered:], rows[covered:], len(query))]
+            firsts = np.cumsum(rows[covered:]) - rows[covered:]
+            found[covered:] = np.maximum.reduceat(np.concatenate(scores), firsts)
+        some = np.argpartition(-found, limit - 1)[:limit].tolist() if limit < len(found) else range(len(found))
+        best = heapq.nsmallest(limit, ((-float(found[at]), entries[at].path) for at in some))
+        return [path for score, path in best if score < np.inf]
+
+    def _spans(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], dim: int) -> list[Vectors]:
+        """The rows of entries that lie in this order, (n, dim) each run of neighbours."""
+        ends = starts + rows * dim
+        breaks = [0, *(np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist(), len(starts)]
+        return [self._numbers[starts[a] : ends[b - 1]].reshape(-1, dim) for a, b in pairwise(breaks)]
+
+    def _covered(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], dim: int) -> int:
+        """How many of the entries, the first ones, a sketch tells of; it is made where many are asked for again."""
+        if (total := int(rows.sum())) < FROM:
+            return 0
+        count = len(self._sketched)
+        if self._sketch is not None and np.array_equal(starts[:count], self._sketched):
+            if total < 1.25 * self._sketch.rows:
+                return count
+        else:
+            self._asked = self._asked + 1 if np.array_equal(starts, self._asked_of) else 1
+            self._asked_of = starts
+            if self._asked < AFTER:
+                return 0
+        from minimemo.search.sketch import Sketch
+
+        self._sketch, self._sketched = Sketch(self._spans(starts, rows, dim)), starts
+        return len(starts)
 
     def update(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str] = ()) -> None:
         """Adds entries, in place of those of the same paths, and removes others."""
@@ -142,6 +185,9 @@ class VectorStore:
         """Makes entries of changes to the table, those that are as they were written."""
         assert self._table is not None and self._path is not None
         self._numbers = numbers = _mapped(numbers_file(self._path))
+        written, self._file = self._file, _identity(numbers_file(self._path))
+        if written != self._file:
+            self._sketch, self._asked_of = None, np.empty(0, np.int64)  # the rows lie elsewhere
         self._holes, self._sorted = self._table.damaged, None
         for path, row in changes.items():
             entries.pop(path, None)
@@ -173,6 +219,11 @@ def _placed(added: Sequence[tuple[Entry, Vectors]], end: int) -> list[Entry]:
 def numbers_file(path: Path) -> Path:
     """Where the numbers of the table at `path` lie."""
     return path.with_suffix(".f32")
+
+
+def _identity(path: Path) -> int:
+    """Another one after each writing anew: while the file is mapped its number is not given to another."""
+    return path.stat().st_ino if path.exists() else 0
 
 
 def _checksum(numbers: Vectors, one: Entry) -> int:

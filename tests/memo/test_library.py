@@ -438,3 +438,40 @@ def test_a_question_looks_again_at_the_memos_that_it_picks(tmp_path: Path, monke
         (tmp_path / "away.memo").rename(tmp_path / "1.memo")
         VectorIndex.build(vectors[3]).save(tmp_path / "3.memo" / "index.bin")
         os.utime(tmp_path / "3.memo" / "manifest.json", ns=(9, 9))
+
+
+def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made after some questions, of many passages; it knows what was added, removed and written anew since."""
+    from minimemo.search import sketch, store
+
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(store, "FROM", 500)
+    monkeypatch.setattr(store, "AFTER", 3)
+    monkeypatch.setattr(sketch, "COMPARED", 300)
+    vectors = many_memos(tmp_path, 60, passages=10, dim=32)
+    index = StoreIndex(store_file())
+
+    def right(number: int) -> None:
+        exact = (vectors[:, :, :] @ vectors[number, 4]).max(1).argsort()[::-1]
+        best = [tmp_path / f"{n}.memo" for n in exact if (tmp_path / f"{n}.memo").exists()][:3]
+        assert index.pick(vectors[number, 4], "model", "embedder", 3) == best
+
+    for number in range(5):
+        right(number)
+        assert (index._store._sketch is not None) == (number >= 2)
+    made = index._store._sketch
+    more = tmp_path / "more"
+    more.mkdir()
+    own = many_memos(more, 2, passages=10, dim=32) * np.float32(1)
+    index.refresh()
+    assert index.pick(own[1, 2], "model", "embedder", 1)[0].name == "1.memo" and index._store._sketch is made
+    remove(more / "0.memo")
+    remove(more / "1.memo")
+    for number in (7, 8, 9, 59):
+        remove(tmp_path / f"{number}.memo")
+        index.refresh()
+        right(12)
+    for number in range(20, 25):
+        right(number)
+    assert index._store._sketch not in (made, None)
