@@ -7,10 +7,10 @@
 
 library: memos with synthetic vectors of the default embedder's length. Seconds and milliseconds are of the processor,
 so that other work on the machine does not count, but for list_wall_s. first_s: to make the library's index; open_s:
-until it is there in a new process, with every memo looked at for changes; rss_mb: that process's peak in the end, no
-model loaded; pick_ms, p95_ms: a question's documents, median and 95th percentile; add_ms: an open library takes one
-more memo in; rm_ms: one is deleted; list_s: `minimemo list` as a command, Python's start included; disk_mb: the list
-and the index; recall: share of questions, passages with noise, whose own document comes first.
+until it is there in a new process, with every memo looked at for changes; rss_mb: that process's peak, the questions
+put, no model loaded; pick_ms, p95_ms: a question's documents, median and 95th percentile; add_ms: an open library takes
+one more memo in; rm_ms: one is deleted; list_s: `minimemo list` as a command, Python's start included; disk_mb: the
+list and the index; recall: share of questions, passages with noise, whose own document comes first.
 
 folder: a tiny model with random weights. 500 files are synced; 20 changed, 5 broken and 3 gone ones are told, and no
 others; a folder whose sync is killed (-9) twenty times has the same memos, byte for byte, as one that was left alone.

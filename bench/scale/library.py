@@ -49,14 +49,13 @@ def row(count: int, passages: int) -> dict[str, Any]:
         begun = time.process_time()
         StoreIndex(store_file())
         first = time.process_time() - begun
-        told = json.loads(
-            subprocess.run([sys.executable, "-c", _INSIDE, name], check=True, stdout=-1, text=True).stdout
-        )
+        inside = [sys.executable, "-c", _INSIDE, name]
+        told = json.loads(subprocess.run(inside, check=True, stdout=subprocess.PIPE).stdout)
         listed, wall = command_seconds("list")
         files = (store_file(), numbers_file(store_file()), list_file())
         disk = sum(file.stat().st_size for file in files) / 1e6
         sizes = {"memos": count, "passages": count * passages, "disk_mb": disk}
-        return {**sizes, "first_s": first, "list_s": listed, "list_wall_s": wall, **json.loads(told)}
+        return {**sizes, "first_s": first, "list_s": listed, "list_wall_s": wall, **told}
 
 
 def command_seconds(*words: str) -> tuple[float, float]:
@@ -84,6 +83,7 @@ def inside(name: str) -> None:
         picked = index.pick(query, *MODELS, 4)
         took.append(time.process_time() - begun)
         right += picked[0].name == f"{answer}.memo"
+    rss = _peak_rss()
     random = np.random.default_rng(8)
     added, removed = [], []
     for number in range(_FEW):
@@ -96,13 +96,20 @@ def inside(name: str) -> None:
         begun = time.process_time()
         remove(folder / f"new{number}.memo")
         removed.append(time.process_time() - begun)
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     told = {
         "open_s": opened, "rss_mb": rss / 1e6, "pick_ms": 1e3 * float(np.median(took)),
         "p95_ms": 1e3 * float(np.quantile(took, 0.95)), "add_ms": 1e3 * float(np.median(added)),
         "rm_ms": 1e3 * float(np.median(removed)), "recall": right / len(answers),
     }  # fmt: skip
     print(json.dumps(told))
+
+
+def _peak_rss() -> int:
+    """Bytes; where /proc tells them, those of this program alone: getrusage counts what started it as well."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def unit(random: np.random.Generator, rows: int) -> np.ndarray:

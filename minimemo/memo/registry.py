@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from minimemo.files import cache_dir, data_dir, disk_bytes, memos_dir, store_file
 from minimemo.journal import Journal, append
@@ -20,8 +20,7 @@ from minimemo.memo.manifest import NAME
 _NOTE = re.compile(r"[0-9a-f]{24}")  # an earlier list: one file for each memo, which holds its path
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(NamedTuple):
     """A memo in the list. stamp: time of its manifest, in nanoseconds; bytes: of all its files."""
 
     path: str
@@ -78,8 +77,7 @@ def listed() -> list[Noted]:
     memos, changes = [], {}
     for path, (stamp, size) in journal.values.items():
         try:
-            now = os.stat(os.path.join(path, NAME)).st_mtime_ns
-            if now != stamp:
+            if os.stat(f"{path}/{NAME}").st_mtime_ns != stamp:
                 changes[path] = [stamp, size] = _facts(path)
             memos.append(Noted(path, stamp, size))
         except OSError:
@@ -87,7 +85,7 @@ def listed() -> list[Noted]:
     if changes:
         with suppress(OSError, NotImplementedError):
             journal.write(changes)
-    memos.sort(key=lambda memo: memo.path)
+    memos.sort()
     return memos
 
 
