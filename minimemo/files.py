@@ -78,6 +78,11 @@ def store_file() -> Path:
     return _data("store.bin")
 
 
+def words_file() -> Path:
+    """The index of the words of all memos."""
+    return data_dir() / "words.bin"
+
+
 def _data(name: str) -> Path:
     """A place in the data folder. What an earlier version put under this name into the cache folder is moved there, and
     used where it is if it cannot be moved."""

@@ -22,8 +22,8 @@ LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
     "__init__": 100, "__main__": 40, "ask": 3080, "cli": 1230, "engine": 730, "errors": 30, "events": 70, "files": 270,
-    "hub": 1870, "journal": 160, "kernels": 3070, "memo": 2240, "memory": 2360, "models": 2030, "readers": 1410,
-    "runtime": 270, "scale": 760, "search": 900, "server": 1840, "text": 760, "threads": 120,
+    "hub": 1870, "journal": 160, "kernels": 3070, "memo": 2270, "memory": 2360, "models": 2030, "readers": 1410,
+    "runtime": 270, "scale": 760, "search": 1000, "server": 1840, "text": 760, "threads": 120,
 }  # fmt: skip
 ENTRIES = 20  # at the top of minimemo/, kernels and __main__ among them, __init__ not
 FLOORS = 10  # the longest chain of imports through the rooms

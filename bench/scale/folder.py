@@ -49,7 +49,7 @@ def _steps(place: Path, models: list[str], files: int) -> dict[str, Any]:
         path.write_text(path.read_text() + " It was changed.")
         expected.add(("changed", str(path.relative_to(folder))))
     for path in paths[CHANGED : CHANGED + BROKEN]:
-        path.write_bytes(b"\x00\xff\xfe broken \x80" * 9)
+        path.write_bytes(b"\x00\xff\xfe broken \x80" * 9 + path.name.encode())
         expected.add(("failed", str(path.relative_to(folder))))
     for path in paths[CHANGED + BROKEN : CHANGED + BROKEN + GONE]:
         path.unlink()

@@ -8,17 +8,19 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from minimemo.files import store_file
+from minimemo.files import store_file, words_file
 from minimemo.memo.library import StoreIndex, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.memo.registry import list_file, remember, remember_all
-from minimemo.search.store import numbers_file
+from minimemo.search.numbers import numbers_file
 from minimemo.search.vectors import VectorIndex
 
 COLUMNS = (
@@ -28,6 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 DIM, QUESTIONS, MODELS = 384, 100, ("model", "embedder")
 _INSIDE = "import sys; from bench.scale.library import inside; inside(sys.argv[1])"
+_WORDS = 120  # of a passage
 _FEW = 5  # memos that are added, and deleted, one by one
 
 
@@ -52,7 +55,8 @@ def row(count: int, passages: int) -> dict[str, Any]:
         inside = [sys.executable, "-c", _INSIDE, name]
         told = json.loads(subprocess.run(inside, check=True, stdout=subprocess.PIPE).stdout)
         listed, wall = command_seconds("list")
-        files = (store_file(), numbers_file(store_file()), list_file())
+        tables = (store_file(), words_file())
+        files = (*tables, *map(numbers_file, tables), list_file())
         disk = sum(file.stat().st_size for file in files) / 1e6
         sizes = {"memos": count, "passages": count * passages, "disk_mb": disk}
         return {**sizes, "first_s": first, "list_s": listed, "list_wall_s": wall, **told}
@@ -80,7 +84,7 @@ def inside(name: str) -> None:
     took, right = [], 0
     for query, answer in zip(queries, answers, strict=True):
         begun = time.process_time()
-        picked = index.pick(query, *MODELS, 4)
+        picked = index.pick(query, *MODELS, 4, question="What does w1 say of w2f, w3 and w77 in w1a2, w9 and w4c?")
         took.append(time.process_time() - begun)
         right += picked[0].name == f"{answer}.memo"
     rss = _peak_rss()
@@ -119,8 +123,11 @@ def unit(random: np.random.Generator, rows: int) -> np.ndarray:
     return vectors
 
 
-def memo(folder: Path, vectors: np.ndarray) -> np.ndarray:
-    """A memo as far as the library looks at it."""
+def memo(folder: Path, vectors: np.ndarray, texts: Sequence[str] = ()) -> np.ndarray:
+    """A memo as far as the library looks at it; without texts, of words that are drawn as a language has them."""
+    if not texts:
+        drawn = np.random.default_rng(zlib.crc32(folder.name.encode())).zipf(1.1, (len(vectors), _WORDS)) % 100_000
+        texts = [" ".join(f"w{number:x}" for number in row) for row in drawn]
     folder.mkdir()
     Manifest(
         DocumentInfo(f"{folder.stem}.txt", "", 1, 1, "en"), ModelInfo("m", MODELS[0]), ModelInfo("e", MODELS[1]),
@@ -128,4 +135,5 @@ def memo(folder: Path, vectors: np.ndarray) -> np.ndarray:
         dict.fromkeys(("memory.bin", "index.bin", "chunks.json"), FileInfo(0, "")),
     ).save(folder)  # fmt: skip
     VectorIndex.build(vectors).save(folder / "index.bin")
+    (folder / "chunks.json").write_text(json.dumps({"chunks": [{"text": text} for text in texts]}))
     return vectors

@@ -43,26 +43,35 @@ def run(data: Path, characters: int) -> dict[str, Any]:
         os.environ["MINIMEMO_HOME"] = f"{name}/home"
         try:
             for document, vectors in passages.items():
-                memo(Path(name) / f"{document}.memo", vectors)
+                memo(Path(name) / f"{document}.memo", vectors, [(data / "docs" / f"{document}.txt").read_text("utf-8")])
             remember_all([Path(name) / f"{document}.memo" for document in passages])
             index = StoreIndex(store_file())
-            picked = [[path.stem for path in index.pick(query, *MODELS, PICKED)] for query in queries]
+            alone, picked = (
+                [
+                    [path.stem for path in index.pick(query, *MODELS, PICKED, question=question.text if words else "")]
+                    for query, question in zip(queries, some, strict=True)
+                ]
+                for words in (False, True)
+            )
         finally:
             del os.environ["MINIMEMO_HOME"]
             if home is not None:
                 os.environ["MINIMEMO_HOME"] = home
-    pairs = list(zip(some, picked, strict=True))
     result = {
         "documents": len(passages),
         "passages": sum(map(len, passages.values())),
         "questions": len(some),
         "asked_about": len(seen),
-        "first": sum(names[0] == question.doc_id for question, names in pairs) / len(pairs),
-        "picked": sum(question.doc_id in names for question, names in pairs) / len(pairs),
+        **{f"{way}first": _share(some, names, 1) for way, names in (("", picked), ("vectors_alone_", alone))},
+        **{f"{way}picked": _share(some, names, PICKED) for way, names in (("", picked), ("vectors_alone_", alone))},
     }
     for key, value in result.items():
         print(f"{key:<24} {value}", flush=True)
     return result
+
+
+def _share(asked: list[Question], picked: list[list[str]], among: int) -> float:
+    return sum(one.doc_id in names[:among] for one, names in zip(asked, picked, strict=True)) / len(asked)
 
 
 def embedded(data: Path, characters: int) -> dict[str, np.ndarray]:

@@ -1,29 +1,37 @@
 """All memos on this machine: noted when they are built, listed, copied, deleted, and asked as one, the store.
 
 Of the store's memos, an index of their passages picks those that a question is put to. It holds the vectors of all
-memos (search/store.py). It is a copy: what is new or changed is read from the memos, and what of it is damaged or gone
-is read again.
+memos (search/store.py) and which words they have (search/terms.py). It is a copy: what is new or changed is read from
+the memos, and what of it is damaged or gone is read again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import profiles_dir, store_file
+from minimemo.files import profiles_dir, store_file, words_file
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
-from minimemo.memo.manifest import INDEX, NAME, Manifest
+from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
 from minimemo.memo.registry import forget, opened
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, LocatedModel, OpenEmbedder, RunOptions, Runtime
-from minimemo.search.store import Entry, Vectors, VectorStore
+from minimemo.search.fusion import standard_scores
+from minimemo.search.numbers import Entry
+from minimemo.search.store import Vectors, VectorStore
+from minimemo.search.terms import TermStore, hashes
 
 PICKED = 4  # documents that a question is put to: each brings the passages that it is searched for
 
@@ -83,7 +91,9 @@ def remove_all(memos: Sequence[Path]) -> int:
     finally:
         if removed:
             forget(*removed)
-            VectorStore(store_file(), check=False).update([], {str(memo.absolute()) for memo in removed})
+            gone = {str(memo.absolute()) for memo in removed}
+            VectorStore(store_file(), check=False).update([], gone)
+            TermStore(words_file(), check=False).update([], gone)
     return freed
 
 
@@ -108,14 +118,15 @@ def _remove(memo: Path) -> int:
 
 
 class StoreIndex:
-    """The vectors of every memo in the list, or of those in a few `folders`. Opening it costs one look at each memo's
-    manifest, a question one at those that it picks. missing: the memos that are not where they were, or cannot be
-    read."""
+    """The vectors and words of every memo in the list, or of those in a few `folders`. Opening it costs one look at
+    each memo's manifest, a question one at those that it picks. missing: the memos that are not where they were, or
+    cannot be read."""
 
     def __init__(self, path: Path | None, folders: Callable[[], Collection[Path]] | None = None) -> None:
         """Reads what is new or changed since the files were written; a memo that cannot be read is left out. path: of
         the index; None: it is kept in this process alone."""
         self._store = VectorStore(path)
+        self._words = TermStore(path and path.with_name(words_file().name))
         self._folders = folders
         self._list = opened() if folders is None else None
         self.missing: list[str] = []
@@ -133,23 +144,27 @@ class StoreIndex:
             self.check()
             return
         self._store.refresh()
+        self._words.refresh()
         changes = self._list.read()
         self._take_in(
             [path for path, noted in changes.items() if noted], {p for p, noted in changes.items() if not noted}
         )
 
     def _take_in(self, paths: Collection[str], gone: Collection[str]) -> None:
-        added, unread = [], set()
+        vectors, words, unread = [], [], set()
         for path in paths:
-            entry = self._store.entries.get(path)
+            entry, known = self._store.entries.get(path), self._words.entries.get(path)
             try:
                 stamp = os.stat(os.path.join(path, NAME)).st_mtime_ns
-                if entry is None or entry.stamp != stamp:
-                    added.append(_read(Path(path), stamp))
+                if entry is None or known is None or not entry.stamp == known.stamp == stamp:
+                    one, two = _read(Path(path), stamp)
+                    vectors.append(one)
+                    words.append(two)
             except (OSError, MemoError):
                 unread.add(path)
         self.missing += sorted(unread - {*self.missing})
-        self._store.update(added, {*gone, *unread})
+        self._store.update(vectors, {*gone, *unread})
+        self._words.update(words, {*gone, *unread})
 
     @property
     def entries(self) -> Collection[Entry]:
@@ -162,22 +177,29 @@ class StoreIndex:
 
     def pick(
         self, query: Vectors, model: str, embedder: str, limit: int,
-        within: Path | None = None, among: Collection[str] | None = None,
+        within: Path | None = None, among: Collection[str] | None = None, question: str = "",
     ) -> list[Path]:  # fmt: skip
         """The memos of these models (fingerprints), below the folder `within` and `among` some paths where those are
-        given, whose best passages are nearest to `query` (d,), nearest first. They are as they were read, or are read
-        again now."""
+        given, whose best passages are nearest to `query` (d,) and that hold the rare words of the question: by the sum
+        of both standard scores, best first. They are as they were read, or are read again now."""
         start = "" if within is None else os.path.join(within.absolute(), "")
-
-        def fits(one: Entry) -> bool:
-            ours = one.model == model and one.embedder == embedder and one.path.startswith(start)
-            return ours and (among is None or one.path in among)
-
         while True:
-            picked = self._store.best(query, limit, fits)
-            stamps = {path: self._store.entries[path].stamp for path in picked}
-            if not (changed := [path for path in picked if _stamp(path) != stamps[path]]):
-                return [Path(path) for path in picked]
+            entries = [
+                one for one in self._store.in_order()
+                if one.model == model and one.embedder == embedder and one.path.startswith(start)
+                and (among is None or one.path in among)
+            ]  # fmt: skip
+            if not entries:
+                return []
+            near = self._store.scores(query, entries)
+            near = np.where(np.isinf(near), near[np.isfinite(near)].min(), near)
+            by_words = self._words.scores(question, [one.path for one in entries])
+            scores = (standard_scores(near[None]) + standard_scores(by_words[None]))[0]
+            first = np.argsort(-scores, kind="stable")[: 4 * limit].tolist()
+            first.sort(key=lambda at: (-scores[at], entries[at].path))
+            picked = [entries[at] for at in first[:limit]]
+            if not (changed := [one.path for one in picked if _stamp(one.path) != one.stamp]):
+                return [Path(one.path) for one in picked]
             self._take_in(changed, ())
 
 
@@ -188,13 +210,19 @@ def _stamp(path: str) -> int:
     return 0
 
 
-def _read(path: Path, stamp: int) -> tuple[Entry, Vectors]:
+def _read(path: Path, stamp: int) -> tuple[tuple[Entry, Vectors], tuple[Entry, npt.NDArray[np.uint32]]]:
+    """What the index holds of a memo: its vectors, and the hashes of its words."""
     from minimemo.search.vectors import VectorIndex
 
     manifest = Manifest.load(path)
     vectors = VectorIndex.open(path / INDEX).vectors()
+    try:
+        chunks = json.loads((path / CHUNKS).read_bytes())["chunks"]
+        words = hashes(chunk["text"] for chunk in chunks)
+    except (ValueError, TypeError, KeyError) as error:
+        raise MemoError(f"{path / CHUNKS}: damaged ({error}); {AGAIN}") from None
     entry = Entry(str(path), stamp, manifest.model.fingerprint, manifest.embedder.fingerprint, *vectors.shape)
-    return entry, vectors
+    return (entry, vectors), (replace(entry, rows=len(words), dim=1), words)
 
 
 class Store:
@@ -236,7 +264,7 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        paths = index.pick(query, *models, self._picked, self._within)
+        paths = index.pick(query, *models, self._picked, self._within, question=question)
         others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
         if not paths:
             hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""

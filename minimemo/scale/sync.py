@@ -275,11 +275,11 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
     for path, owner in made.same.items():
         now = made.files[path]
         _delete(collection, memos / f"{path}.memo")
-        if owner in failed:  # of the same bytes
+        if owner in failed:
             failed[path] = failed[owner]
             now = Known(now.sha256, now.size, now.modified, failed[owner])
         collection.documents[path] = now
-        tell(f"same     {path} = {owner}")
+        tell(f"failed   {path}: {failed[path]}" if path in failed else f"same     {path} = {owner}")
     kept = [path for path in made.kept if collection.documents[path] != made.files[path]]  # touched, not changed
     collection.documents |= {path: made.files[path] for path in kept}
     collection.finish([*made.same, *kept])

@@ -22,7 +22,7 @@ from minimemo.memo.library import StoreIndex, export, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.memo.registry import list_file, listed, opened, remember, remember_all, remembered
 from minimemo.runtime import LanguageModel, OpenEmbedder
-from minimemo.search.store import numbers_file
+from minimemo.search.numbers import numbers_file
 from minimemo.search.vectors import VectorIndex
 from tests.conftest import TinyModels
 from tests.memories import whole_memory
@@ -280,6 +280,7 @@ def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> 
             {"memory.bin": info, "index.bin": info, "chunks.json": info},
         ).save(memo)  # fmt: skip
         VectorIndex.build(own).save(memo / "index.bin")
+        (memo / "chunks.json").write_text(json.dumps({"chunks": [{"text": f"Report RX{number} of the committee."}]}))
     remember_all([folder / f"{number}.memo" for number in range(count)])
     return vectors
 
@@ -475,3 +476,30 @@ def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, monkeypatch: pyte
     for number in range(20, 25):
         right(number)
     assert index._store._sketch not in (made, None)
+
+
+def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code that one document alone holds leads to it, though others are nearer; words that all hold change nothing;
+    what was removed or changed is not found any longer."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = many_memos(tmp_path, 9, passages=3, dim=8)
+    index = StoreIndex(store_file())
+
+    def picked(question: str, count: int = 1) -> list[str]:
+        return [path.name for path in index.pick(vectors[4, 0], "model", "embedder", count, question=question)]
+
+    assert picked("") == picked("What does the committee report?") == ["4.memo"]
+    assert picked("What is in report RX7?") == ["7.memo"] and picked("rx7", 2) == ["7.memo", "4.memo"]
+    (tmp_path / "7.memo" / "chunks.json").write_text(json.dumps({"chunks": [{"text": "Report QQ1."}]}))
+    os.utime(tmp_path / "7.memo" / "manifest.json", ns=(7, 7))
+    remember(tmp_path / "7.memo")
+    index.refresh()
+    assert picked("RX7") == ["4.memo"] and picked("QQ1") == ["7.memo"] == [
+        path.name for path in StoreIndex(store_file()).pick(vectors[4, 0], "model", "embedder", 1, question="QQ1")
+    ]
+    remove(tmp_path / "7.memo")
+    index.refresh()
+    assert picked("QQ1") == ["4.memo"]
+    (tmp_path / "6.memo" / "chunks.json").write_text("{}")
+    os.utime(tmp_path / "6.memo" / "manifest.json", ns=(7, 7))
+    assert StoreIndex(store_file()).missing == [str(tmp_path / "6.memo")]
