@@ -231,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
+    ask.add_argument("--name", metavar="PATTERN", help="with --in: of its documents those of such a name, '2024*.pdf'")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",

@@ -272,6 +272,8 @@ def forget(arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
+    if arguments.name and not arguments.within:
+        raise InputError("--name chooses documents of a collection: name that with --in")
     folders, question = _memos_and_question(arguments.words, arguments.all or arguments.within is not None)
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
@@ -553,9 +555,9 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         return open_memos(folders, **run)
     within = getattr(arguments, "within", None)
     if within is not None:
-        from minimemo.scale.sync import load, memos_of
+        from minimemo.scale.sync import load
 
-        return open_store(**run, within=memos_of(load(within).name))
+        return open_store(**run, among=load(within).memos(arguments.name))
     return open_store(**run)
 
 

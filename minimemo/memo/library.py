@@ -170,25 +170,19 @@ class StoreIndex:
     def entries(self) -> Collection[Entry]:
         return self._store.entries.values()
 
-    def below(self, within: Path | None) -> list[Entry]:
-        """The entries of memos below a folder; None: all."""
-        start = "" if within is None else os.path.join(within.absolute(), "")
-        return [entry for entry in self.entries if entry.path.startswith(start)]
+    def fitting(self, among: Collection[str] | None) -> list[Entry]:
+        """The entries of some paths, or all, as their vectors lie."""
+        return [entry for entry in self._store.in_order() if among is None or entry.path in among]
 
     def pick(
         self, query: Vectors, model: str, embedder: str, limit: int,
-        within: Path | None = None, among: Collection[str] | None = None, question: str = "",
+        among: Collection[str] | None = None, question: str = "",
     ) -> list[Path]:  # fmt: skip
-        """The memos of these models (fingerprints), below the folder `within` and `among` some paths where those are
-        given, whose best passages are nearest to `query` (d,) and that hold the rare words of the question: by the sum
-        of both standard scores, best first. They are as they were read, or are read again now."""
-        start = "" if within is None else os.path.join(within.absolute(), "")
+        """The memos of these models (fingerprints), `among` some paths where those are given, whose best passages are
+        nearest to `query` (d,) and that hold the rare words of the question: by the sum of both standard scores, best
+        first. They are as they were read, or are read again now."""
         while True:
-            entries = [
-                one for one in self._store.in_order()
-                if one.model == model and one.embedder == embedder and one.path.startswith(start)
-                and (among is None or one.path in among)
-            ]  # fmt: skip
+            entries = [one for one in self.fitting(among) if (one.model, one.embedder) == (model, embedder)]
             if not entries:
                 return []
             near = self._store.scores(query, entries)
@@ -227,14 +221,14 @@ def _read(path: Path, stamp: int) -> tuple[tuple[Entry, Vectors], tuple[Entry, n
 
 class Store:
     """Every memo in the list that was built with these models. `picked`: how many documents a question is put to;
-    `within`: a folder that the memos lie below, all others are passed over."""
+    `among`: paths of memos, all others are passed over."""
 
     def __init__(
         self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED,
-        within: Path | None = None,
+        among: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         self._runtime = runtime
-        self._within = within
+        self._among = among
         self._prompts = prompts
         self._picked = picked
         self._index: StoreIndex | None = None
@@ -264,8 +258,8 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        paths = index.pick(query, *models, self._picked, self._within, question=question)
-        others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
+        paths = index.pick(query, *models, self._picked, self._among, question)
+        others = sum((entry.model, entry.embedder) != models for entry in index.fitting(self._among))
         if not paths:
             hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""
             raise InputError(
@@ -303,8 +297,8 @@ def open_store(
     on_event: Listener = silent,
     picked: int = PICKED,
     generator: Generator = None,
-    within: Path | None = None,
+    among: Collection[str] | None = None,
 ) -> Store:
-    """Opens the store of these models (None: the defaults), or the part of it `within` a folder; the other arguments
+    """Opens the store of these models (None: the defaults), or those of it `among` some paths; the other arguments
     are those of `open_memo`."""
-    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, within)
+    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, among)

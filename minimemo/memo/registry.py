@@ -74,7 +74,8 @@ def opened() -> Journal:
 def listed() -> list[Noted]:
     """The memos that are where they were noted, by path; the others are taken off the list."""
     journal = opened()
-    memos, changes = [], {}
+    memos: list[Noted] = []
+    changes: dict[str, list[int] | None] = {}
     for path, (stamp, size) in journal.values.items():
         try:
             if os.stat(f"{path}/{NAME}").st_mtime_ns != stamp:

@@ -8,6 +8,7 @@ any moment goes on from there.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import time
@@ -64,6 +65,17 @@ class Collection:
         """Where the memo of a document is."""
         known = self.documents.get(path)
         return memos_of(self.name) / f"{known.same if known and known.same else path}.memo"
+
+    def memos(self, pattern: str | None = None) -> set[str]:
+        """Where the memos of its documents are; of those whose name, or path below the folder, matches a pattern as
+        shells have them. Raises InputError where there is none."""
+        documents = [path for path, known in self.documents.items() if not known.error]
+        if pattern is not None:
+            documents = [path for path in documents if _matches(path, pattern)]
+        if not documents:
+            such = f" of a name like {pattern!r}" if pattern is not None else ""
+            raise InputError(f"collection {self.name!r}: has no document{such}; minimemo status {self.name} tells more")
+        return {str(self.memo(path)) for path in documents}
 
     def note(self, *paths: str) -> None:
         """Keeps what is known of documents; nothing of those that are known no longer."""
@@ -196,11 +208,11 @@ def _compare(collection: Collection, made: Plan, gone: list[str], again: bool) -
     before = collection.documents
     owners: dict[str, str] = {}  # by hash: the document that has the memo
     left: dict[str, str] = {}  # by hash: a document that has a memo of what it is no longer
-    for path, known in before.items():
-        if known.same or known.error or not _built(collection, path):
+    for path, had in before.items():
+        if had.same or had.error or not _built(collection, path):
             continue
-        now = made.files.get(path)
-        (owners if now and now.sha256 == known.sha256 else left).setdefault(known.sha256, path)
+        is_now = made.files.get(path)
+        (owners if is_now and is_now.sha256 == had.sha256 else left).setdefault(had.sha256, path)
     for path, now in sorted(made.files.items()):
         known = before.get(path)
         if not now.sha256:
@@ -288,6 +300,10 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
     if lost := [memo for memo in own if str(memo) not in known]:
         remember_all(lost)
     return failed
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(os.path.basename(path), pattern)
 
 
 def one_by_one(build: Callable[[Path, Path], object]) -> Builds:

@@ -216,10 +216,7 @@ class Shelf:
                 self._index = StoreIndex(None, self._folders) if self._places else StoreIndex(store_file())
             else:
                 self._index.refresh()
-            return [
-                by_folder[str(path)]
-                for path in self._index.pick(query, *usual, PICKED, among=by_folder, question=question)
-            ]
+            return [by_folder[str(path)] for path in self._index.pick(query, *usual, PICKED, by_folder, question)]
 
     def _folders(self) -> list[Path]:
         if not self._places:

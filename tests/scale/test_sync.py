@@ -236,6 +236,14 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     assert main(["ask", "--in", "other", "Where did user 77 say hello?", "--mode", "rag", "--json", *models]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert {passage["document"] for passage in answer["passages"]} == {"z.txt"}
+    ask = ["ask", "--mode", "rag", "--json", *models, "Where did user 1 say hello?", "--in", "reports", "--name"]
+    for pattern, names in (("[ab].txt", {"a.txt", "b.txt"}), ("old/*", {"d.txt"}), ("?.md", {"c.md"})):
+        assert main([*ask, pattern]) == 0
+        found = {passage["document"] for passage in json.loads(capsys.readouterr().out)["passages"]}
+        assert found and found <= names
+    assert main([*ask, "2024*"]) == 2 and "no document of a name like '2024*'" in capsys.readouterr().err
+    assert main(["ask", "--all", "Where?", "--name", "2024*"]) == 2
+    capsys.readouterr()
     assert main(["status", "reports"]) == 0
     assert capsys.readouterr().out.startswith("reports: 4 documents of ")
     assert main(["ask", "--in", "nosuch", "Where?", *models]) == 2
