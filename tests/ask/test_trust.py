@@ -62,7 +62,7 @@ def test_what_stands_around_an_answer_speaks_for_it() -> None:
 
 
 def test_an_answer_that_is_likely_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_limits(monkeypatch, REFUSED={False: 1.01, True: 1.01})
+    set_limits(monkeypatch, REFUSED=1.01)
     answer = House().session.ask(QUESTION, "rag")
     assert answer.text == "The document does not say." and answer.guess == "the king of France"
     assert not answer.supported and not any(p.cited for p in answer.passages)
