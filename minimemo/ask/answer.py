@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
 from minimemo.ask.question import AnswerMode, Question
-from minimemo.ask.trust import probability, signals
+from minimemo.ask.trust import probability, signals, telling_clause
 from minimemo.ask.writer import Weighed, Written
 from minimemo.errors import InputError
 from minimemo.text.scripts import Language
@@ -155,7 +155,8 @@ class Answer:
         """
         asked = content_units(question.text)
         if tells or 2 * len(asked & content_units(shown)) >= len(asked):
-            odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
+            denied = denies(telling_clause(question.text, shown))
+            odds += -DENIED if denied != denies(question.text) else ASSERTED
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "
         answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))
