@@ -123,7 +123,7 @@ class FakeEngine:
             raise reply
         return FakeTokenizer().encode(reply)
 
-    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None):
+    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None, source=None):
         assert cache.length + len(ids) + max_tokens <= self.config.max_context
         if not min_tokens:
             self.prompts.append(FakeTokenizer().decode(ids))
