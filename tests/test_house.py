@@ -21,7 +21,7 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 3190, "cli": 1300, "engine": 810, "errors": 30, "events": 70, "files": 270,
+    "__init__": 100, "__main__": 40, "ask": 3220, "cli": 1300, "engine": 810, "errors": 30, "events": 70, "files": 270,
     "hub": 1870, "kernels": 3070, "memo": 2280, "memory": 2450, "models": 2030, "readers": 1450, "runtime": 270,
     "scale": 1350, "search": 990, "server": 2190, "text": 1210, "threads": 120,
 }  # fmt: skip
