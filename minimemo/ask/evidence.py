@@ -55,7 +55,8 @@ class Passage:
     span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
     document: its name.
     header: of the table that it begins inside of; it is no part of the text.
-    page, label, heading, time: where its sentence stands, of one without where it begins; see text.document.Place.
+    page, label, heading, time: where the answer's words stand, else its sentence, else where it begins; see
+    text.document.Place.
     """
 
     start: int
@@ -73,10 +74,14 @@ class Passage:
     heading: tuple[str, ...] = ()
     time: str = ""
 
-    def placed(self, place_of: Callable[[str, int], Place | None]) -> Passage:
-        """Returns it with the place where its `span`, or else its first word, stands; place_of: (document's name,
-        character) -> place."""
-        begin = self.span[0] if self.span else self.start + len(self.text) - len(self.text.lstrip())
+    def placed(self, place_of: Callable[[str, int], Place | None], answer: str = "") -> Passage:
+        """Returns it with the place where the answer stands in its `span`, a sentence that may go on over the page, or
+        where that begins, or else its first word; place_of: (document's name, character) -> place."""
+        begin = self.start + len(self.text) - len(self.text.lstrip())
+        if self.span:
+            words = r"\s+".join(map(re.escape, answer.strip(" .。").split()))
+            stands = re.compile(words, re.IGNORECASE).search(self.text, *(at - self.start for at in self.span))
+            begin = self.start + stands.start() if stands else self.span[0]
         place = place_of(self.document, begin)
         if place is None:
             return self

@@ -349,9 +349,9 @@ class Session:
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
         return self._placed(question.fit(ranked, budget, prompt))
 
-    def _placed(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        """The passages, each with the page, heading or time of its beginning, or of the sentence that is cited."""
-        return tuple(passage.placed(self._place_of) for passage in passages)
+    def _placed(self, passages: Sequence[Passage], answer: str = "") -> tuple[Passage, ...]:
+        """The passages, each with the page, heading or time of its beginning, or of what is cited for the answer."""
+        return tuple(passage.placed(self._place_of, answer) for passage in passages)
 
     def _searched(self, question: Question, found: Found, stand_out: float = 0) -> Found:
         """The same with the passages that the question and its clues retrieve.
@@ -407,7 +407,7 @@ class Session:
             (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
         ]
         view = tuple((self._documents[n], start, end) for n, start, end in stretches)
-        yield dataclasses.replace(step, passages=self._placed(step.passages), view=view)
+        yield dataclasses.replace(step, passages=self._placed(step.passages, step.text), view=view)
 
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:
