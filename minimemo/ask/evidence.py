@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from minimemo.text.document import Place
 from minimemo.text.tables import named_rows
-from minimemo.text.words import without_escapes
+from minimemo.text.words import without_blobs, without_escapes, without_points
 
 if TYPE_CHECKING:
     from minimemo.search.retriever import Hit
@@ -22,6 +22,10 @@ SEPARATOR = "\n\n"
 _Place = tuple[int, int, int]  # document, first character, end
 _VOTERS = 3  # Clues share one vote; with fewer than this many, each has no more than one of three.
 
+# A line of a chat with a question: date or time, name, colon.
+_ASKS = re.compile(
+    r"^(\[?\d[\d/.:, -]{4,20}(?:\s?[AP]M)?\]?\s(?:-\s)?[^:\n\d]{1,40}):\s(.*[?？]\W*)$", re.MULTILINE | re.IGNORECASE
+)
 _STRETCH = re.compile(r"[.!?](?=\s)|[。！？]|\n")
 _ORDER = re.compile(
     r"""
@@ -190,7 +194,9 @@ def render_passages(passages: Sequence[Passage], question: str = "") -> str:
     """Writes passages into one text, numbered from 1, a blank line between: "[1] first passage".
 
     Of a table, the rows that the question names are written with the names of their columns, else all under the header.
-    What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands.
+    What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands. Who asks
+    something in a chat is said to ask: they take the one who asks who brings the tent for the one who does. Vowel signs
+    of Arabic and Hebrew are left out too: models have read few texts with them.
     """
     shown = (named_rows(p.text, p.header, question) or _shown(p) for p in passages)
     return SEPARATOR.join(LABEL.format(number=n) + text for n, text in enumerate(shown, 1))
@@ -206,7 +212,8 @@ def without_orders(text: str) -> str:
 
 
 def _shown(passage: Passage) -> str:
-    return "\n".join(filter(None, [passage.header, without_orders(without_escapes(passage.text.strip()))]))
+    plain = _ASKS.sub(r"\1 asks: \2", without_points(without_blobs(without_escapes(passage.text.strip()))))
+    return "\n".join(filter(None, [passage.header, without_orders(plain)]))
 
 
 def _cost(passage: Passage, count_tokens: Callable[[str], int]) -> int:

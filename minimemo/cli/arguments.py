@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         return 141
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or interrupted():
-            building = arguments.run is commands.build
+            building = arguments.run in (commands.build, commands.sync)
             what = "the same command goes on from here" if building else "nothing half-written is left"
             print(f"\nminimemo: interrupted; {what}", file=sys.stderr)
             return 130
@@ -201,6 +201,10 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument("--name", help="of the collection (default: the folder's)")
     sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
+    sync.add_argument("--watch", action="store_true", help="go on, and follow what changes in the folder")
+    sync.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="processes that share out the cores (default: 1)"
+    )
     sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
     _models(sync)
     _prompts(sync)
@@ -227,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
+    ask.add_argument("--name", metavar="PATTERN", help="with --in: of its documents those of such a name, '2024*.pdf'")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",
@@ -245,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
     serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    serve.add_argument("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
     _models(serve)
     serve.add_argument(
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
@@ -266,12 +272,20 @@ def parser() -> argparse.ArgumentParser:
     away = "a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
-    export.add_argument("out", help="the folder to make, or one file: a name that ends in .zip")
+    export.add_argument(
+        "out", help="the folder to make; one file: a name that ends in .zip; or a place in an object store: "
+        "s3://bucket/prefix, gs://, az:// or file://",
+    )  # fmt: skip
+    export.add_argument(
+        "--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for"
+    )
+    export.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase, for where nobody can be asked")
 
-    back = "make a memo of a .zip file that export wrote, and check it"
+    back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
-    importing.add_argument("archive", help="the file")
+    importing.add_argument("archive", help="the file, or a memo's place in an object store")
     importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
+    importing.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase of a sealed file")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")

@@ -60,6 +60,8 @@ class StoredMemory:
             cache = engine.new_memory(view.tokens, capacity)
             for memory in sorted({part.memory for part in view.parts}):
                 _check_model(self._files[memory][1], cache)
+                blocks = {part.block for part in view.parts if part.memory == memory}
+                self._files[memory][0].fetch(block for block in sorted(blocks) if (memory, block) not in self._kept)
             for done, part in enumerate(view.parts, 1):
                 self._append(part, cache)
                 self._on_event(Event("load memory", done, len(view.parts), "blocks"))
@@ -78,6 +80,7 @@ class StoredMemory:
             self._kept.move_to_end((memory, index))
             return self._kept[memory, index]
         reader, codec = self._files[memory]
+        reader.fetch([index])
         streams = reader.payload(index)
         try:
             kv = codec.decode(streams, reader.block(index).tokens)

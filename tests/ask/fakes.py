@@ -171,7 +171,7 @@ class FakeRetriever:
         self.regions.append(regions)
         return [self._one(query, k) for query in queries]
 
-    def counted(self, question):
+    def figured(self, question):
         return None
 
     def quote(self, query, hits, k=3):
