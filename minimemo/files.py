@@ -78,6 +78,11 @@ def store_file() -> Path:
     return _data("store.bin")
 
 
+def words_file() -> Path:
+    """The index of the words of all memos."""
+    return data_dir() / "words.bin"
+
+
 def _data(name: str) -> Path:
     """A place in the data folder. What an earlier version put under this name into the cache folder is moved there, and
     used where it is if it cannot be moved."""
@@ -228,6 +233,21 @@ def remembered_hash(path: Path) -> str:
     with suppress(OSError):  # a folder that cannot be written costs a second a run, no more
         write_whole(note, json.dumps({"identity": identity, "sha256": content}).encode())
     return content
+
+
+def disk_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return _bytes_in(str(path))
+
+
+def _bytes_in(folder: str) -> int:
+    with os.scandir(folder) as entries:
+        return sum(
+            _bytes_in(one.path) if one.is_dir(follow_symlinks=False) else one.stat(follow_symlinks=False).st_size
+            for one in entries
+        )
 
 
 def size(count: float) -> str:

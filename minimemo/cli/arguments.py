@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         return 141
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or interrupted():
-            building = arguments.run is commands.build
+            building = arguments.run in (commands.build, commands.sync)
             what = "the same command goes on from here" if building else "nothing half-written is left"
             print(f"\nminimemo: interrupted; {what}", file=sys.stderr)
             return 130
@@ -201,6 +201,10 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument("--name", help="of the collection (default: the folder's)")
     sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
+    sync.add_argument("--watch", action="store_true", help="go on, and follow what changes in the folder")
+    sync.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="processes that share out the cores (default: 1)"
+    )
     sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
     _models(sync)
     _prompts(sync)
@@ -227,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
+    ask.add_argument("--name", metavar="PATTERN", help="with --in: of its documents those of such a name, '2024*.pdf'")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",

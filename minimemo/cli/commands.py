@@ -9,10 +9,12 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from minimemo.cli.screen import (
@@ -29,7 +31,7 @@ from minimemo.cli.screen import (
 )  # fmt: skip
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Listener
-from minimemo.files import size
+from minimemo.files import disk_bytes, size
 from minimemo.runtime import RunOptions
 
 _NAMED = 3  # documents that failed alike are named up to here, and counted beyond
@@ -117,8 +119,7 @@ def _not_built(failed: Mapping[str, MinimemoError], count: int) -> str:
 
 
 def sync(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.build import build
-    from minimemo.scale.sync import carry_out, opened, plan
+    from minimemo.scale.sync import opened, plan
 
     folder = Path(arguments.folder).expanduser().absolute()
     name = arguments.name or folder.name
@@ -129,37 +130,113 @@ def sync(arguments: argparse.Namespace) -> None:
             for word, paths in (("new", made.new), ("changed", made.changed), ("gone", made.gone)):
                 for path in paths:
                     print(plain(f"{word:<8} {path}"))
-            for path, before in made.moved.items():
-                print(plain(f"moved    {before} -> {path}"))
+            for word, pairs, between in (("moved", made.moved, "to"), ("same", made.same, "as")):
+                for path, before in pairs.items():
+                    print(plain(f"{word:<8} {path} = {before}" if between == "as" else f"{word:<8} {before} -> {path}"))
             return
         run = _run(arguments, on_event)
-
-        def built(document: Path, memo: Path) -> None:
-            opened = build(document, memo, memory=arguments.memory, **run)
-            run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
-
-        def told(line: str) -> None:
-            on_event.clear()
-            print(plain(line), flush=True)
-
-        failed = carry_out(collection, made, built, told)
-    print(plain(f'ask them: minimemo ask --in {shlex.quote(name)} "your question"'))
+        failed = _synced(arguments, collection, made, run, on_event)
+        print(plain(f'ask them: minimemo ask --in {shlex.quote(name)} "your question"'), flush=True)
+        if arguments.watch:
+            _watch(arguments, collection, run, on_event)
     if failed:
         reasons = "".join(f"\n  {path}: {why}" for path, why in failed.items())
         raise InputError(f"{len(failed)} of {len(made.files)} documents have no memo:{reasons}")
 
 
+def _synced(
+    arguments: argparse.Namespace, collection: Any, made: Any, run: dict[str, Any], on_event: Bar
+) -> Mapping[str, str]:
+    """Brings a collection in step, and gives the documents that failed. Models that were loaded stay in `run`."""
+    from minimemo.memo.build import build
+    from minimemo.scale.estimate import learn
+    from minimemo.scale.sync import carry_out, memos_of, one_by_one
+    from minimemo.scale.workers import build_in_processes, check_jobs
+
+    jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
+
+    def built(document: Any, memo: Path) -> None:
+        opened = build(document, memo, memory=arguments.memory, **run)
+        run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
+
+    def told(line: str) -> None:
+        on_event.clear()
+        print(plain(line), flush=True)
+
+    settings = {name: getattr(arguments, name) for name in ("model", "embedder", "memory", "prompts")}
+    _estimate(collection.folder, made, key, built, told)
+    if jobs > 1:
+        made.new.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
+
+    def builds(pairs: Any) -> Any:
+        if jobs == 1:
+            return one_by_one(built)(pairs)
+        return build_in_processes(pairs, jobs, run["options"], settings, on_event)
+
+    begun = monotonic()
+    failed = carry_out(collection, made, builds, told)
+    done = [path for path in made.read if path not in failed]
+    memos = sum(disk_bytes(memos_of(collection.name) / f"{path}.memo") for path in done)
+    learn(key, sum(made.files[path].size for path in done), monotonic() - begun, memos)
+    return failed
+
+
+def _estimate(folder: str, made: Any, key: Sequence[Any], build: Callable[[Any, Path], None], told: Any) -> None:
+    """Says what a sync is going to take. Raises InputError where the disk has no room for it."""
+    from minimemo.files import data_dir
+    from minimemo.scale.estimate import WORTH, known, measured
+
+    if made.bytes < WORTH:
+        return
+    if (pace := known(key)) is None:
+        told("a sample of them is read first, to say how long it will take")
+        pace = measured({Path(folder) / path: made.files[path].size for path in made.read}, build)
+    if pace is None:
+        return
+    room = shutil.disk_usage(data_dir()).free
+    disk = pace.disk * made.bytes
+    told(f"about {_long(pace.seconds * made.bytes)} and {size(disk)}; {size(room)} are free")
+    if disk > room:
+        raise InputError(f"{data_dir()}: has no room for {size(disk)} of memos; make some, or set MINIMEMO_HOME")
+
+
+def _long(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{max(1, minutes)} min"
+
+
+def _watch(arguments: argparse.Namespace, collection: Any, run: dict[str, Any], on_event: Bar) -> None:
+    """Keeps a collection in step until it is interrupted. The folder is looked through every two seconds, or so seldom
+    that it takes a fiftieth of the time."""
+    from minimemo.scale.sync import plan
+
+    print("watching; Ctrl-C ends it", flush=True)
+    pause, said = 2.0, ""
+    while True:
+        sleep(pause)
+        begun = monotonic()
+        try:
+            made = plan(collection, arguments.forget, again=False)
+        except InputError as error:  # the folder is away, perhaps: it may come back
+            if str(error) != said:
+                tell(error, json=False)
+            said = str(error)
+            continue
+        said, pause = "", max(2.0, 50 * (monotonic() - begun))
+        if made:
+            _synced(arguments, collection, made, run, on_event)
+
+
 def _planned(name: str, made: Any) -> str:
     """What a sync is going to do, in a line."""
     counts = (("new", made.new), ("changed", made.changed), ("moved", made.moved), ("gone", made.gone))
-    parts = [f"{len(paths)} {word}" for word, paths in counts if paths] + [f"{made.kept} as they were"]
+    parts = [f"{len(paths)} {word}" for word, paths in counts if paths] + [f"{len(made.kept)} as they were"]
+    alike = f"; {made.alike} of the same bytes as others" if made.alike else ""
     work = f"; {size(made.bytes)} of documents to read" if made.bytes else ""
-    time = f", about {made.seconds / 60:.0f} minutes" if made.seconds >= 60 else ""
-    return f"{name}: {', '.join(parts)}{work}{time}"
+    return f"{name}: {', '.join(parts)}{alike}{work}"
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.library import disk_bytes
     from minimemo.scale.sync import collections, load, memos_of
 
     named = [load(arguments.name)] if arguments.name else collections()
@@ -168,6 +245,7 @@ def status(arguments: argparse.Namespace) -> None:
             "name": one.name,
             "folder": one.folder,
             "documents": sum(not known.error for known in one.documents.values()),
+            "same": sum(bool(known.same) for known in one.documents.values()),
             "failed": {path: known.error for path, known in one.documents.items() if known.error},
             "bytes": disk_bytes(memos_of(one.name)) if memos_of(one.name).is_dir() else 0,
             "synced": one.synced or None,
@@ -181,7 +259,8 @@ def status(arguments: argparse.Namespace) -> None:
         print("no collections yet; make one: minimemo sync FOLDER")
     for row in rows:
         many = f"{row['documents']} document{'s' * (row['documents'] != 1)}"
-        print(plain(f"{row['name']}: {many} of {row['folder']}, memos {size(row['bytes'])}"))
+        same = f" ({row['same']} of the same bytes as others)" if row["same"] else ""
+        print(plain(f"{row['name']}: {many}{same} of {row['folder']}, memos {size(row['bytes'])}"))
         for path, why in row["failed"].items():
             print(plain(f"  no memo of {path}: {why}"))
 
@@ -193,6 +272,8 @@ def forget(arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
+    if arguments.name and not arguments.within:
+        raise InputError("--name chooses documents of a collection: name that with --in")
     folders, question = _memos_and_question(arguments.words, arguments.all or arguments.within is not None)
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
@@ -442,9 +523,9 @@ def import_memo(arguments: argparse.Namespace) -> None:
 
 
 def listing(arguments: argparse.Namespace) -> None:
-    from minimemo.memo.library import disk_bytes, disk_usage, remembered
+    from minimemo.memo.registry import disk_usage, listed
 
-    memos = [{"path": str(path), "bytes": disk_bytes(path)} for path in remembered()]
+    memos = [{"path": memo.path, "bytes": memo.bytes} for memo in listed()]
     shown = {"models": [] if arguments.du else _known_models(), "memos": memos}
     usage = {"usage": disk_usage()} if arguments.du else {}
     if arguments.json:
@@ -529,9 +610,9 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         return open_memos(folders, **run)
     within = getattr(arguments, "within", None)
     if within is not None:
-        from minimemo.scale.sync import load, memos_of
+        from minimemo.scale.sync import load
 
-        return open_store(**run, within=memos_of(load(within).name))
+        return open_store(**run, among=load(within).memos(arguments.name))
     return open_store(**run)
 
 

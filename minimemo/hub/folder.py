@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from minimemo.errors import FetchError, InputError, ModelError
@@ -59,6 +58,8 @@ def prepared(
     if ready := find_ready(folder, files, conversion):
         yield ready
         return
+    from filelock import FileLock, Timeout
+
     try:
         private_folder(folder)
         lock = FileLock(folder / ".lock")
@@ -107,6 +108,8 @@ def as_directory(path: Path, on_event: Listener = silent) -> Path:
     target = cache_dir() / "converted" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if target.is_dir():
         return target
+    from filelock import FileLock
+
     from minimemo.hub.gguf import convert
 
     try:

@@ -19,11 +19,11 @@ from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_size, profiles_dir
 from minimemo.memo.calibrate import calibrate
 from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, restrict, staging, sweep
-from minimemo.memo.library import remember
 from minimemo.memo.manifest import FILES, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo.memo import Memo
 from minimemo.memo.memorize import Earlier, reading_rule, write_memory
 from minimemo.memo.passages import reuse_passages, tokenize, write_passages
+from minimemo.memo.registry import remember
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.profile import Profile, load_profile, profile_of
 from minimemo.memory.shipped import shipped_profile

@@ -1,107 +1,39 @@
 """All memos on this machine: noted when they are built, listed, copied, deleted, and asked as one, the store.
 
 Of the store's memos, an index of their passages picks those that a question is put to. It holds the vectors of all
-memos (search/store.py). It is a copy: what is new or changed is read from the memos, and what of it is damaged or gone
-is read again.
+memos (search/store.py) and which words they have (search/terms.py). It is a copy: what is new or changed is read from
+the memos, and what of it is damaged or gone is read again.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import cache_dir, data_dir, memos_dir, profiles_dir, store_file, write_whole
+from minimemo.files import profiles_dir, store_file, words_file
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
-from minimemo.memo.manifest import INDEX, NAME, Manifest
+from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
+from minimemo.memo.registry import forget, opened
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, LocatedModel, OpenEmbedder, RunOptions, Runtime
-from minimemo.search.store import Entry, Vectors, VectorStore, table_paths
+from minimemo.search.fusion import standard_scores
+from minimemo.search.numbers import Entry
+from minimemo.search.store import Vectors, VectorStore
+from minimemo.search.terms import TermStore, hashes
 
 PICKED = 4  # documents that a question is put to: each brings the passages that it is searched for
-
-_NOTE = re.compile(r"[0-9a-f]{24}")
-
-
-# -- the list: one small file for each memo, which holds its path ------------------------------------------------------
-
-
-def remember(memo: Path) -> None:
-    """Notes where a memo lies. A folder that cannot be written means only that `minimemo list` will not know it."""
-    with suppress(OSError):
-        write_whole(_note(memo), os.fsencode(memo.absolute()), private=True)
-
-
-def notes() -> list[Path]:
-    """The files of the list, by name; some of the memos may be gone. Anything else that lies among them is left out."""
-    folder = memos_dir()
-    return [folder / name for name in _note_names()]
-
-
-def _note_names() -> list[str]:
-    folder = memos_dir()
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _NOTE.fullmatch(entry.name) and entry.is_file())
-
-
-def noted(note: Path) -> Path:
-    """The memo that a note is of. Raises MemoError for what names no place."""
-    name = note.read_bytes()
-    if not name or b"\0" in name or not os.path.isabs(name):
-        raise MemoError(f"{note}: names no memo; remove it")
-    return Path(os.fsdecode(name))
-
-
-def remembered() -> list[Path]:
-    """The memos that are still where they were built, by path; the notes of others are removed."""
-    memos, folder, paths = [], memos_dir(), table_paths(store_file())  # the paths in one read, of those in the index
-    for name in _note_names():
-        with suppress(OSError, MemoError):
-            memo = paths.get(name) or str(noted(folder / name))
-            if os.path.isfile(os.path.join(memo, NAME)):
-                memos.append(memo)
-                continue
-            (folder / name).unlink(missing_ok=True)
-    return [Path(memo) for memo in sorted(memos)]
-
-
-def _note(memo: Path) -> Path:
-    return memos_dir() / hashlib.sha256(os.fsencode(memo.absolute())).hexdigest()[:24]
-
-
-def disk_usage() -> dict[str, int]:
-    """Bytes by what they are for: "memos", wherever they lie, and everything in minimemo's folders by its place."""
-    usage = {"memos": sum(map(disk_bytes, remembered()))}
-    for folder in {cache_dir(), data_dir()}:
-        if folder.is_dir():
-            usage |= {str(path): disk_bytes(path) for path in sorted(folder.iterdir())}
-    return usage
-
-
-def disk_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links are not followed."""
-    if path.is_symlink() or not path.is_dir():
-        return path.lstat().st_size
-    return _bytes_in(str(path))
-
-
-def _bytes_in(folder: str) -> int:
-    with os.scandir(folder) as entries:
-        return sum(
-            _bytes_in(one.path) if one.is_dir(follow_symlinks=False) else one.stat(follow_symlinks=False).st_size
-            for one in entries
-        )
-
 
 # -- copying and deleting ----------------------------------------------------------------------------------------------
 
@@ -151,6 +83,26 @@ def remove(memo: Path) -> int:
     Raises MemoError when it is no memo, InputError when it is a link or holds other files,
     MinimemoError when it cannot be deleted.
     """
+    return remove_all([memo])
+
+
+def remove_all(memos: Sequence[Path]) -> int:
+    """Deletes memos like `remove`, one after the other; what names them is written once."""
+    freed, removed = 0, []
+    try:
+        for memo in memos:
+            freed += _remove(memo)
+            removed.append(memo)
+    finally:
+        if removed:
+            forget(*removed)
+            gone = {str(memo.absolute()) for memo in removed}
+            VectorStore(store_file(), check=False).update([], gone)
+            TermStore(words_file(), check=False).update([], gone)
+    return freed
+
+
+def _remove(memo: Path) -> int:
     if memo.is_symlink():
         raise InputError(f"{memo}: is a link; name the folder that it leads to: {memo.resolve()}")
     files = memo_files(memo)  # whatever is not a memo stays
@@ -163,9 +115,7 @@ def remove(memo: Path) -> int:
         memo.rmdir()
     except OSError as error:
         raise MinimemoError(f"{memo}: cannot be deleted ({error.strerror}); check its permissions") from None
-    _note(memo).unlink(missing_ok=True)
     sweep(memo)  # a build of it that was killed
-    VectorStore(store_file()).update([], {_note(memo).name})
     return freed
 
 
@@ -173,68 +123,117 @@ def remove(memo: Path) -> int:
 
 
 class StoreIndex:
-    """The vectors of every memo in the list. Opening it costs one look at each memo's manifest. missing: the memos that
-    are not where they were, or cannot be read."""
+    """The vectors and words of every memo in the list, or of those in a few `folders`. Opening it costs one look at
+    each memo's manifest, a question one at those that it picks. missing: the memos that are not where they were, or
+    cannot be read."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads what is new or changed since the files were written; a memo that cannot be read is left out."""
+    def __init__(self, path: Path | None, folders: Callable[[], Collection[Path]] | None = None) -> None:
+        """Reads what is new or changed since the files were written; a memo that cannot be read is left out. path: of
+        the index; None: it is kept in this process alone."""
         self._store = VectorStore(path)
+        self._words = TermStore(path and path.with_name(words_file().name))
+        self._folders = folders
+        self._list = opened() if folders is None else None
         self.missing: list[str] = []
-        self.refresh()
+        self.check()
+
+    def check(self) -> None:
+        """Looks at every memo for what was built, changed, moved or deleted, by hand too."""
+        paths = self._list.values if self._list is not None else map(str, self._folders() if self._folders else ())
+        listed, self.missing = dict.fromkeys(paths), []
+        self._take_in(listed, self._store.entries.keys() - listed.keys())
 
     def refresh(self) -> None:
-        """Takes in what has been built, changed or deleted since."""
-        kept, added, listed = self._store.entries, [], set()
-        self.missing = []
-        for note in _note_names():
-            entry, memo = kept.get(note), note
+        """Takes in what minimemo has built, changed or deleted since; the memos of folders are all looked at."""
+        if self._list is None:
+            self.check()
+            return
+        self._store.refresh()
+        self._words.refresh()
+        changes = self._list.read()
+        self._take_in(
+            [path for path, noted in changes.items() if noted], {p for p, noted in changes.items() if not noted}
+        )
+
+    def _take_in(self, paths: Collection[str], gone: Collection[str]) -> None:
+        vectors, words, unread = [], [], set()
+        for path in paths:
+            entry, known = self._store.entries.get(path), self._words.entries.get(path)
             try:
-                memo = entry.path if entry else str(noted(memos_dir() / note))
-                stamp = os.stat(os.path.join(memo, NAME)).st_mtime_ns
-                if entry is None or entry.stamp != stamp:
-                    added.append(_read(note, Path(memo), stamp))
+                stamp = os.stat(os.path.join(path, NAME)).st_mtime_ns
+                if entry is None or known is None or not entry.stamp == known.stamp == stamp:
+                    one, two = _read(Path(path), stamp)
+                    vectors.append(one)
+                    words.append(two)
             except (OSError, MemoError):
-                self.missing.append(memo)
-                continue
-            listed.add(note)
-        self._store.update(added, kept.keys() - listed)
+                unread.add(path)
+        self.missing += sorted(unread - {*self.missing})
+        self._store.update(vectors, {*gone, *unread})
+        self._words.update(words, {*gone, *unread})
 
     @property
-    def entries(self) -> list[Entry]:
-        return [*self._store.entries.values()]
+    def entries(self) -> Collection[Entry]:
+        return self._store.entries.values()
 
-    def below(self, within: Path | None) -> list[Entry]:
-        """The entries of memos below a folder; None: all."""
-        start = "" if within is None else os.path.join(within.absolute(), "")
-        return [entry for entry in self._store.entries.values() if entry.path.startswith(start)]
+    def fitting(self, among: Collection[str] | None) -> list[Entry]:
+        """The entries of some paths, or all, as their vectors lie."""
+        return [entry for entry in self._store.in_order() if among is None or entry.path in among]
 
-    def pick(self, query: Vectors, model: str, embedder: str, limit: int, within: Path | None = None) -> list[Path]:
-        """The memos of these models (fingerprints), below the folder `within` where one is given, whose best passages
-        are nearest to `query` (d,), nearest first."""
-        models = model, embedder
-        among = [entry for entry in self.below(within) if (entry.model, entry.embedder) == models]
-        return [Path(path) for path in self._store.best(query, among, limit)]
+    def pick(
+        self, query: Vectors, model: str, embedder: str, limit: int,
+        among: Collection[str] | None = None, question: str = "",
+    ) -> list[Path]:  # fmt: skip
+        """The memos of these models (fingerprints), `among` some paths where those are given, whose best passages are
+        nearest to `query` (d,) and that hold the rare words of the question: by the sum of both standard scores, best
+        first. They are as they were read, or are read again now."""
+        while True:
+            entries = [one for one in self.fitting(among) if (one.model, one.embedder) == (model, embedder)]
+            if not entries:
+                return []
+            near = self._store.scores(query, entries)
+            near = np.where(np.isinf(near), near[np.isfinite(near)].min(), near)
+            by_words = self._words.scores(question, [one.path for one in entries])
+            scores = (standard_scores(near[None]) + standard_scores(by_words[None]))[0]
+            first = np.argsort(-scores, kind="stable")[: 4 * limit].tolist()
+            first.sort(key=lambda at: (-scores[at], entries[at].path))
+            picked = [entries[at] for at in first[:limit]]
+            if not (changed := [one.path for one in picked if _stamp(one.path) != one.stamp]):
+                return [Path(one.path) for one in picked]
+            self._take_in(changed, ())
 
 
-def _read(note: str, path: Path, stamp: int) -> tuple[Entry, Vectors]:
+def _stamp(path: str) -> int:
+    """When a memo's manifest was written; 0 where there is none."""
+    with suppress(OSError):
+        return os.stat(os.path.join(path, NAME)).st_mtime_ns
+    return 0
+
+
+def _read(path: Path, stamp: int) -> tuple[tuple[Entry, Vectors], tuple[Entry, npt.NDArray[np.uint32]]]:
+    """What the index holds of a memo: its vectors, and the hashes of its words."""
     from minimemo.search.vectors import VectorIndex
 
     manifest = Manifest.load(path)
     vectors = VectorIndex.open(path / INDEX).vectors()
-    entry = Entry(note, str(path), stamp, manifest.model.fingerprint, manifest.embedder.fingerprint, *vectors.shape)
-    return entry, vectors
+    try:
+        chunks = json.loads((path / CHUNKS).read_bytes())["chunks"]
+        words = hashes(chunk["text"] for chunk in chunks)
+    except (ValueError, TypeError, KeyError) as error:
+        raise MemoError(f"{path / CHUNKS}: damaged ({error}); {AGAIN}") from None
+    entry = Entry(str(path), stamp, manifest.model.fingerprint, manifest.embedder.fingerprint, *vectors.shape)
+    return (entry, vectors), (replace(entry, rows=len(words), dim=1), words)
 
 
 class Store:
     """Every memo in the list that was built with these models. `picked`: how many documents a question is put to;
-    `within`: a folder that the memos lie below, all others are passed over."""
+    `among`: paths of memos, all others are passed over."""
 
     def __init__(
         self, runtime: Runtime, prompts: Mapping[Language, Prompts] = PROMPTS, picked: int = PICKED,
-        within: Path | None = None,
+        among: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         self._runtime = runtime
-        self._within = within
+        self._among = among
         self._prompts = prompts
         self._picked = picked
         self._index: StoreIndex | None = None
@@ -264,8 +263,8 @@ class Store:
         located, embedder, index = self._models()
         models = located.fingerprint, embedder.fingerprint
         (query,) = embedder.embedder.embed_queries([question])
-        paths = index.pick(query, *models, self._picked, self._within)
-        others = sum((entry.model, entry.embedder) != models for entry in index.below(self._within))
+        paths = index.pick(query, *models, self._picked, self._among, question)
+        others = sum((entry.model, entry.embedder) != models for entry in index.fitting(self._among))
         if not paths:
             hint = f", but {others} of others: name theirs with `model` and `embedder`" if others else ""
             raise InputError(
@@ -303,8 +302,8 @@ def open_store(
     on_event: Listener = silent,
     picked: int = PICKED,
     generator: Generator = None,
-    within: Path | None = None,
+    among: Collection[str] | None = None,
 ) -> Store:
-    """Opens the store of these models (None: the defaults), or the part of it `within` a folder; the other arguments
+    """Opens the store of these models (None: the defaults), or those of it `among` some paths; the other arguments
     are those of `open_memo`."""
-    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, within)
+    return Store(Runtime(model, embedder, options, on_event, generator), prompts, picked, among)

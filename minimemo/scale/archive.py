@@ -13,9 +13,10 @@ from typing import IO, cast
 
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.memo.folder import memo_files
-from minimemo.memo.library import portable_files, remember
+from minimemo.memo.library import portable_files
 from minimemo.memo.manifest import NAME
 from minimemo.memo.memo import open_memo
+from minimemo.memo.registry import remember
 from minimemo.scale.sealed import Sealer, is_sealed, unseal
 
 MOST = 16  # members; a memo has six at most

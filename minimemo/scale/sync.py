@@ -1,28 +1,32 @@
 """A folder as a collection: a memo of each document in it, kept in step with what is added, changed, moved and removed.
 
 The memos of a collection lie in minimemo's data folder, under the paths that the documents have in theirs, and are all
-that is ever replaced or deleted. What a collection knows of its documents is one JSON file, written whole after each
-document: a sync that was stopped at any moment goes on from there.
+that is ever replaced or deleted. Documents of the same bytes share one memo, that of the first. What a collection knows
+of its documents is a table (journal.py), to which every document that is done adds a line: a sync that was stopped at
+any moment goes on from there.
 """
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import content_hash, data_dir, private_folder, write_whole
-from minimemo.memo.library import disk_bytes, remove
-from minimemo.memo.library import remember as note_memo
+from minimemo.files import content_hash, data_dir, disk_bytes, private_folder
+from minimemo.journal import Journal, append
+from minimemo.memo.library import remove_all
 from minimemo.memo.manifest import NAME as MANIFEST
+from minimemo.memo.registry import forget, remember_all
+from minimemo.memo.registry import opened as registry
 from minimemo.readers import ENDINGS
 
 MOST = 100_000  # documents of a collection
@@ -31,67 +35,105 @@ LOST, LOST_SHARE = 5, 0.5
 _NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
+# Makes memos of documents, (document, place) each; gives each document, in whatever order, with why it failed or "".
+Builds: TypeAlias = Callable[[Iterable[tuple[Path, Path]]], Generator[tuple[Path, str], None, None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known of a document. size and modified (nanoseconds): of the file when its hash was taken. error: why
-    there is no memo of it, or ""."""
+    there is no memo of it, or "". same: the document of the same bytes whose memo is also its own, or ""."""
 
     sha256: str
     size: int
     modified: int
     error: str = ""
+    same: str = ""
 
 
 @dataclass(slots=True)
 class Collection:
-    """A folder and its documents, by their paths below it. pace: bytes of documents that a second takes; 0: unknown."""
+    """A folder and its documents, by their paths below it. synced: seconds since 1970 of the last sync that came to its
+    end; 0: none did."""
 
     name: str
     folder: str
     documents: dict[str, Known] = field(default_factory=dict)
-    pace: float = 0.0
-    synced: float = 0.0  # seconds since 1970; 0: never to the end
+    synced: float = 0.0
 
     def memo(self, path: str) -> Path:
         """Where the memo of a document is."""
-        return memos_of(self.name) / f"{path}.memo"
+        known = self.documents.get(path)
+        return memos_of(self.name) / f"{known.same if known and known.same else path}.memo"
 
-    def save(self) -> None:
-        content = {**asdict(self), "documents": {path: asdict(one) for path, one in self.documents.items()}}
-        write_whole(_file(self.name), json.dumps(content, ensure_ascii=False, indent=1).encode(), private=True)
+    def memos(self, pattern: str | None = None) -> set[str]:
+        """Where the memos of its documents are; of those whose name, or path below the folder, matches a pattern as
+        shells have them. Raises InputError where there is none."""
+        documents = [path for path, known in self.documents.items() if not known.error]
+        if pattern is not None:
+            documents = [path for path in documents if _matches(path, pattern)]
+        if not documents:
+            such = f" of a name like {pattern!r}" if pattern is not None else ""
+            raise InputError(f"collection {self.name!r}: has no document{such}; minimemo status {self.name} tells more")
+        return {str(self.memo(path)) for path in documents}
+
+    def note(self, *paths: str) -> None:
+        """Keeps what is known of documents; nothing of those that are known no longer."""
+        append(_file(self.name), self._rows(paths))
+
+    def finish(self, paths: Iterable[str]) -> None:
+        """Notes these documents and that a sync came to its end; nothing is left of what is known no longer."""
+        self.synced = time.time()
+        Journal(_file(self.name)).write({**self._rows(paths), "": [self.folder, self.synced]}, sweep=True)
+
+    def _rows(self, paths: Iterable[str]) -> dict[str, Sequence[str | int] | None]:
+        known = {path: self.documents.get(path) for path in paths}
+        return {path: None if one is None else astuple(one) for path, one in known.items()}
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a sync is going to do, by paths below the folder. moved: to -> from. seconds: about; 0: nothing is known."""
+    """What a sync is going to do, by paths below the folder. moved: to -> from; same: to the document whose memo is
+    theirs too. kept: documents that are as they were; alike: how many documents share another one's memo, in all.
+    bytes: of documents that are read."""
 
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     moved: dict[str, str] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
-    kept: int = 0
-    bytes: int = 0  # of documents that are read
-    seconds: float = 0.0
+    kept: list[str] = field(default_factory=list)
+    alike: int = 0
+    bytes: int = 0
     files: dict[str, Known] = field(default_factory=dict)  # every document as it is now
+
+    @property
+    def read(self) -> list[str]:
+        """The documents of which memos are made."""
+        return [*self.new, *self.changed]
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.moved or self.same or self.gone)
 
 
 def collections() -> list[Collection]:
     """All collections of this user, by name."""
     folder = data_dir() / "collections"
-    names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+    names = sorted(path.stem for path in folder.glob("*.table")) if folder.is_dir() else []
     return [load(name) for name in names]
 
 
 def load(name: str) -> Collection:
     """A collection by its name. Raises InputError where there is none, or its file is no such thing."""
     checked_name(name)
+    table = Journal(_file(name))
+    head = table.values.pop("", None)
+    if head is None and not _file(name).exists():
+        raise InputError(f"collection {name!r}: there is none; make one: minimemo sync FOLDER --name {name}")
     try:
-        content = json.loads(_file(name).read_text(encoding="utf-8"))
-        known = {path: Known(**one) for path, one in content.pop("documents").items()}
-        return Collection(**content, documents=known)
-    except FileNotFoundError:
-        raise InputError(f"collection {name!r}: there is none; make one: minimemo sync FOLDER --name {name}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        folder, synced = head
+        return Collection(name, folder, {path: Known(*row) for path, row in table.values.items()}, synced)
+    except (TypeError, ValueError) as error:
         raise InputError(f"{_file(name)}: is no collection ({error}); delete it, and sync the folder again") from error
 
 
@@ -115,7 +157,9 @@ def opened(folder: Path, name: str) -> Iterator[Collection]:
     private_folder(memos_of(name))
     try:
         with FileLock(data_dir() / "collections" / f".{name}.lock", timeout=0):
-            collection = load(name) if _file(name).exists() else Collection(name, str(folder))
+            if not _file(name).exists():
+                append(_file(name), {"": [str(folder), 0.0]})
+            collection = load(name)
             if collection.folder != str(folder):
                 raise InputError(
                     f"collection {name!r}: is of {collection.folder}; give this folder another name with --name"
@@ -125,11 +169,11 @@ def opened(folder: Path, name: str) -> Iterator[Collection]:
         raise InputError(f"collection {name!r}: another sync of it is at work; wait for its end") from None
 
 
-def plan(collection: Collection, forget: bool = False) -> Plan:
+def plan(collection: Collection, forget: bool = False, again: bool = True) -> Plan:
     """Compares a folder with what is known of it; files are read only where size or time of change differ.
 
     Raises InputError where the folder is not there, has too many files, or lost so many that it may be unmounted;
-    forget: it is taken as it is.
+    forget: it is taken as it is. again: documents that failed are tried once more though they are as they were.
     """
     folder, made = Path(collection.folder), Plan()
     if not folder.is_dir():
@@ -154,67 +198,126 @@ def plan(collection: Collection, forget: bool = False) -> Plan:
             f"{folder}: {len(gone)} of {len(collection.documents)} documents are gone; nothing was forgotten. "
             "If that is meant, sync with --forget"
         )
-    left = {collection.documents[path].sha256: path for path in gone if _built(collection, path)}
-    for path, now in made.files.items():
-        before = collection.documents.get(path)
-        if before and before.sha256 == now.sha256 and _built(collection, path):
-            made.kept += 1
-        elif path not in collection.documents and now.sha256 in left:
-            made.moved[path] = left.pop(now.sha256)
-        elif now.sha256:
-            (made.changed if before and before.sha256 != now.sha256 else made.new).append(path)
-            made.bytes += now.size
-    made.gone = [path for path in gone if path not in made.moved.values()]
-    made.seconds = made.bytes / collection.pace if collection.pace else 0.0
+    _compare(collection, made, gone, again)
     return made
 
 
-def carry_out(
-    collection: Collection, made: Plan, build: Callable[[Path, Path], object], tell: Callable[[str], None]
-) -> Mapping[str, str]:
+def _compare(collection: Collection, made: Plan, gone: list[str], again: bool) -> None:
+    """Decides for every document where its memo comes from: it has its own, shares another one's, takes one that nobody
+    has any longer, or needs a new one."""
+    before = collection.documents
+    owners: dict[str, str] = {}  # by hash: the document that has the memo
+    left: dict[str, str] = {}  # by hash: a document that has a memo of what it is no longer
+    for path, had in before.items():
+        if had.same or had.error or not _built(collection, path):
+            continue
+        is_now = made.files.get(path)
+        (owners if is_now and is_now.sha256 == had.sha256 else left).setdefault(had.sha256, path)
+    for path, now in sorted(made.files.items()):
+        known = before.get(path)
+        if not now.sha256:
+            continue
+        if known and known.error and known.sha256 == now.sha256 and not again:
+            made.files[path] = known
+            continue
+        owner = owners.setdefault(now.sha256, path)
+        if owner != path:
+            made.alike += 1
+            made.files[path] = Known(now.sha256, now.size, now.modified, same=owner)
+            if known and (known.sha256, known.same) == (now.sha256, owner):
+                made.kept.append(path)
+            else:
+                made.same[path] = owner
+            continue
+        made.files[path] = Known(now.sha256, now.size, now.modified)
+        if known and not known.same and known.sha256 == now.sha256 and _built(collection, path):
+            made.kept.append(path)
+        elif now.sha256 in left and not (memos_of(collection.name) / f"{path}.memo").exists():
+            made.moved[path] = left.pop(now.sha256)
+        else:
+            (made.changed if known and known.sha256 != now.sha256 else made.new).append(path)
+            made.bytes += now.size
+    taken = {*made.moved.values()}
+    made.gone = [path for path in gone if path not in taken]
+
+
+def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable[[str], None]) -> Mapping[str, str]:
     """Does what was planned, and gives the documents of which no memo could be made, with the reasons.
 
-    build: makes the memo of a document in a place. tell: gets a line for each thing that was done.
+    tell: gets a line for each thing that was done.
     """
     failed: dict[str, str] = {path: one.error for path, one in made.files.items() if one.error and not one.sha256}
+    folder, memos = Path(collection.folder), memos_of(collection.name)
     for path, before in made.moved.items():
-        target = collection.memo(path)
+        source, target = memos / f"{before}.memo", memos / f"{path}.memo"
         private_folder(target.parent)
-        _forget(collection, path)
-        os.rename(collection.memo(before), target)
-        note_memo(target)
-        _sweep(collection, before)
+        os.rename(source, target)
+        remember_all([target])
+        _sweep(collection, source)
         collection.documents[path] = made.files[path]
-        del collection.documents[before]
-        collection.save()
+        if before not in made.files:
+            del collection.documents[before]
+        collection.note(path, before)
         tell(f"moved    {before} -> {path}")
+    forget(*(memos / f"{before}.memo" for before in made.moved.values()))
+    _delete(collection, *(memos / f"{path}.memo" for path in made.gone))
     for path in made.gone:
-        _forget(collection, path)
         del collection.documents[path]
-        collection.save()
         tell(f"gone     {path}")
-    read, took = 0, 0.0
-    for path in [*made.new, *made.changed]:
-        target, begun = collection.memo(path), time.monotonic()
-        private_folder(target.parent)
-        try:
-            build(Path(collection.folder) / path, target)
-        except MinimemoError as error:
-            failed[path] = str(error).removeprefix(f"{Path(collection.folder) / path}: ")
-            _forget(collection, path)  # what it said before is not what it says now
+    collection.note(*made.gone)
+
+    def pairs() -> Iterator[tuple[Path, Path]]:
+        for path in made.read:
+            private_folder((memos / path).parent)
+            yield folder / path, memos / f"{path}.memo"
+
+    changed = {*made.changed}
+    with closing(builds(pairs())) as built:
+        for document, why in built:
+            path = str(document.relative_to(folder))
             now = made.files[path]
-            collection.documents[path] = Known(now.sha256, now.size, now.modified, failed[path])
-            collection.save()
-            tell(f"failed   {path}: {failed[path]}")
-            continue
-        read, took = read + made.files[path].size, took + time.monotonic() - begun
-        collection.documents[path] = made.files[path]
-        collection.pace = read / took if took else collection.pace
-        collection.save()
-        tell(f"{'changed' if path in made.changed else 'built':<8} {path}")
-    collection.synced = time.time()
-    collection.save()
+            if why:
+                failed[path] = why.removeprefix(f"{document}: ")
+                _delete(collection, memos / f"{path}.memo")  # what it said before is not what it says now
+                now = Known(now.sha256, now.size, now.modified, failed[path])
+            collection.documents[path] = now
+            collection.note(path)
+            what = "failed" if why else "changed" if path in changed else "built"
+            tell(f"{what:<8} {path}{': ' * bool(why)}{failed.get(path, '')}")
+    for path, owner in made.same.items():
+        now = made.files[path]
+        _delete(collection, memos / f"{path}.memo")
+        if owner in failed:
+            failed[path] = failed[owner]
+            now = Known(now.sha256, now.size, now.modified, failed[owner])
+        collection.documents[path] = now
+        tell(f"failed   {path}: {failed[path]}" if path in failed else f"same     {path} = {owner}")
+    kept = [path for path in made.kept if collection.documents[path] != made.files[path]]  # touched, not changed
+    collection.documents |= {path: made.files[path] for path in kept}
+    collection.finish([*made.same, *kept])
+    known = registry().values
+    own = [memos / f"{path}.memo" for path, one in collection.documents.items() if not (one.same or one.error)]
+    if lost := [memo for memo in own if str(memo) not in known]:
+        remember_all(lost)
     return failed
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(os.path.basename(path), pattern)
+
+
+def one_by_one(build: Callable[[Path, Path], object]) -> Builds:
+    """Builds in this process."""
+
+    def builds(pairs: Iterable[tuple[Path, Path]]) -> Generator[tuple[Path, str], None, None]:
+        for document, memo in pairs:
+            try:
+                build(document, memo)
+                yield document, ""
+            except MinimemoError as error:
+                yield document, str(error) or type(error).__name__
+
+    return builds
 
 
 def delete(name: str) -> int:
@@ -222,33 +325,34 @@ def delete(name: str) -> int:
     collection = load(name)
     freed = 0
     with opened(Path(collection.folder), name):
-        for path in collection.documents:
-            freed += disk_bytes(collection.memo(path)) if collection.memo(path).is_dir() else 0
-            _forget(collection, path)
+        memos = [memos_of(name) / f"{path}.memo" for path in collection.documents]
+        freed += sum(disk_bytes(memo) for memo in memos if memo.is_dir())
+        _delete(collection, *memos)
         with suppress(OSError):
             memos_of(name).rmdir()
         _file(name).unlink(missing_ok=True)
-    (data_dir() / "collections" / f".{name}.lock").unlink(missing_ok=True)
+    for lock in (f".{name}.lock", f".{name}.table.lock"):
+        (data_dir() / "collections" / lock).unlink(missing_ok=True)
     return freed
 
 
-def _forget(collection: Collection, path: str) -> None:
-    """Deletes the memo of a document, where there is one."""
-    if collection.memo(path).exists():
-        remove(collection.memo(path))
-    _sweep(collection, path)
+def _delete(collection: Collection, *memos: Path) -> None:
+    """Deletes memos of a collection, those that are there."""
+    remove_all([memo for memo in memos if memo.exists()])
+    for memo in memos:
+        _sweep(collection, memo)
 
 
-def _sweep(collection: Collection, path: str) -> None:
+def _sweep(collection: Collection, memo: Path) -> None:
     """Removes the folders above a memo that is not there any longer, those that are empty."""
-    for parent in collection.memo(path).parents:
+    for parent in memo.parents:
         if parent == memos_of(collection.name) or not parent.is_dir() or any(parent.iterdir()):
             return
         parent.rmdir()
 
 
 def _built(collection: Collection, path: str) -> bool:
-    return (collection.memo(path) / MANIFEST).is_file()
+    return os.path.isfile(os.path.join(memos_of(collection.name), f"{path}.memo", MANIFEST))
 
 
 def _documents(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -265,7 +369,7 @@ def _documents(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     if entry.is_dir():
                         if not entry.name.endswith(".memo"):
                             folders.append(Path(entry.path))
-                    elif entry.is_file() and Path(entry.name).suffix.lower() in ENDINGS:
+                    elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in ENDINGS:
                         count += 1
                         if count > MOST:
                             raise InputError(f"{folder}: has more than {MOST:,} documents; sync folders below it")
@@ -275,4 +379,4 @@ def _documents(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _file(name: str) -> Path:
-    return data_dir() / "collections" / f"{name}.json"
+    return data_dir() / "collections" / f"{name}.table"

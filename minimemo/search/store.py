@@ -1,181 +1,80 @@
-"""The vectors of many documents in two files: a table of whose they are, and the numbers, which are mapped into memory.
-
-What is added goes behind the numbers that are there, what is removed is overwritten with zeros, and a file that is half
-empty, or holds what no entry accounts for, is written anew without the holes. So one document costs the same among
-thousands as alone, but for the table, which is small and written whole. A checksum covers the table, one the numbers of
-each entry: an entry that is damaged is left out, as if it had never been added.
+"""The vectors of many documents, and the search among them: exact, or where there are hundreds of thousands of rows
+and questions come one after the other, by a sketch in memory (sketch.py) that says which are compared.
 """
 
 from __future__ import annotations
 
-import heapq
-import json
-import os
-import struct
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
 from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c
-from filelock import FileLock, Timeout
 
-from minimemo.files import private_folder, write_whole
+from minimemo.search.numbers import Entry, NumberStore
+
+if TYPE_CHECKING:
+    from minimemo.search.sketch import Sketch
 
 Vectors = npt.NDArray[np.float32]
 
-_HEAD, _MAGIC = struct.Struct("<4sI"), b"MMS2"  # of the table; the CRC-32C of all that follows
-_WAIT = 10  # seconds for another process that writes; after them nothing is kept
-_SPARE = 1 << 18  # numbers that may be holes, however few others there are: 1 MB
+FROM = 100_000  # rows below which a comparison with all of them is quick enough: some 20 ms on one core
+AFTER = 16  # questions after which a sketch pays: making one takes as long as fifteen comparisons with all rows
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A document's vectors: `rows` of `dim` numbers from `start` on. note: its key; stamp: what they were read from;
-    model, embedder: fingerprints."""
+class VectorStore(NumberStore):
+    """The vectors of documents, by their paths."""
 
-    note: str
-    path: str
-    stamp: int
-    model: str
-    embedder: str
-    rows: int
-    dim: int
-    start: int = 0
-    crc: int = 0
+    def __init__(self, path: Path | None, check: bool = True) -> None:
+        self.moved()
+        self._asked = 0
+        super().__init__(path, check)
 
-    @property
-    def end(self) -> int:
-        return self.start + self.rows * self.dim
+    def moved(self) -> None:
+        self._sketch: Sketch | None = None
+        self._sketched = self._asked_of = np.empty(0, np.int64)  # starts of entries: of the sketch, and asked last
 
+    def scores(self, query: Vectors, entries: Sequence[Entry]) -> Vectors:
+        """The product of `query` (d,) with the nearest row of each entry, which are `in_order` and have rows of its
+        length; of an entry that is far from the nearest it may be -inf."""
+        starts = np.fromiter((one.start for one in entries), np.int64, len(entries))
+        rows = np.fromiter((one.rows for one in entries), np.int64, len(entries))
+        covered = self._covered(starts, rows, len(query))
+        found = np.full(len(entries), -np.inf, np.float32)
+        if covered and self._sketch is not None:
+            first = np.cumsum(rows) - rows
+            near = self._sketch.nearest(query)
+            owners = np.searchsorted(first[:covered], near, "right") - 1
+            at = starts[owners] + (near - first[owners]) * len(query)
+            exact = self._numbers[at[:, None] + np.arange(len(query))] @ query
+            np.maximum.at(found, owners, exact)
+        if covered < len(entries):
+            scores = [span @ query for span in self._spans(starts[covered:], rows[covered:], len(query))]
+            firsts = np.cumsum(rows[covered:]) - rows[covered:]
+            found[covered:] = np.maximum.reduceat(np.concatenate(scores), firsts)
+        return found
 
-_FIELDS = attrgetter(*(one.name for one in fields(Entry)))  # as a row of the table
+    def _spans(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], dim: int) -> list[Vectors]:
+        """The rows of entries that lie in this order, (n, dim) each run of neighbours."""
+        ends = starts + rows * dim
+        breaks = [0, *(np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist(), len(starts)]
+        return [self._numbers[starts[a] : ends[b - 1]].reshape(-1, dim) for a, b in pairwise(breaks)]
 
+    def _covered(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], dim: int) -> int:
+        """How many of the entries, the first ones, a sketch tells of; it is made where many are asked for again."""
+        if (total := int(rows.sum())) < FROM:
+            return 0
+        count = len(self._sketched)
+        if self._sketch is not None and np.array_equal(starts[:count], self._sketched):
+            if total < 1.25 * self._sketch.rows:
+                return count
+        else:
+            self._asked = self._asked + 1 if np.array_equal(starts, self._asked_of) else 1
+            self._asked_of = starts
+            if self._asked < AFTER:
+                return 0
+        from minimemo.search.sketch import Sketch
 
-class VectorStore:
-    """Entries by their notes. Where the files cannot be written, what is added is kept for this process alone."""
-
-    def __init__(self, path: Path) -> None:
-        """`path`: of the table; the numbers lie beside it."""
-        self._path, self._numbers_path = path, numbers_file(path)
-        self.entries: dict[str, Entry] = {}
-        self._numbers = np.empty(0, np.float32)
-        self._state: tuple[int, ...] = ()
-        self._holes = False  # whether the numbers hold what no entry accounts for
-        self._load()
-
-    def best(self, query: Vectors, among: Collection[Entry], limit: int) -> list[str]:
-        """The paths of the entries whose best row is nearest to `query` (d,), nearest first; all have its length."""
-        entries = sorted((one for one in among if one.rows), key=lambda one: one.start)
-        if not entries:
-            return []
-        starts, ends = np.array([(one.start, one.end) for one in entries]).T
-        breaks = [0, *np.flatnonzero(starts[1:] != ends[:-1]) + 1, len(entries)]
-        spans = [self._numbers[starts[a] : ends[b - 1]] for a, b in pairwise(breaks)]
-        scores = np.concatenate([span.reshape(-1, len(query)) @ query for span in spans])
-        first = np.cumsum([0, *(one.rows for one in entries[:-1])])
-        found = np.maximum.reduceat(scores, first).tolist()
-        ranked = heapq.nsmallest(limit, zip((-score for score in found), (one.path for one in entries), strict=True))
-        return [path for _, path in ranked]
-
-    def update(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str] = ()) -> None:
-        """Adds entries, in place of those of the same notes, and removes others."""
-        removed = {*removed, *(entry.note for entry, _ in added)}
-        if not (added or self._holes or removed & self.entries.keys()):
-            return
-        try:
-            private_folder(self._path.parent)
-            with FileLock(self._path.with_suffix(".lock"), timeout=_WAIT, mode=0o600):
-                if self._state != _state(self._path):
-                    self._load()  # another process wrote
-                self._write(added, removed & self.entries.keys())
-        except (OSError, Timeout, NotImplementedError):
-            end = len(self._numbers)
-            self._numbers = np.concatenate([self._numbers, *(vectors.ravel() for _, vectors in added)])
-            self._account(added, removed, end)
-
-    def _write(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str]) -> None:
-        end = max((one.end for one in self.entries.values()), default=0)
-        live = sum(one.end - one.start for note, one in self.entries.items() if note not in removed)
-        if self._holes or len(self._numbers) != end or end - live > max(live, _SPARE) or not live:
-            kept = [one for note, one in self.entries.items() if note not in removed]
-            numbers = [self._numbers[one.start : one.end] for one in kept]
-            starts = np.cumsum([0, *map(len, numbers)]).tolist()
-            self.entries = {one.note: replace(one, start=at) for one, at in zip(kept, starts, strict=False)}
-            write_whole(self._numbers_path, b"".join(part.tobytes() for part in numbers), private=True)
-            self._holes, end, removed = False, starts[-1], ()
-        descriptor = os.open(self._numbers_path, os.O_RDWR)
-        with open(descriptor, "r+b", buffering=0) as file:
-            # The numbers before the table: after a kill in between, a checksum or the file's length tells.
-            for one in (self.entries[note] for note in removed):
-                file.seek(4 * one.start)
-                file.write(bytes(4 * (one.end - one.start)))
-            file.seek(4 * end)
-            file.write(b"".join(np.ascontiguousarray(vectors, np.float32).tobytes() for _, vectors in added))
-        self._account(added, removed, end)
-        table = json.dumps([_FIELDS(one) for one in self.entries.values()]).encode()
-        write_whole(self._path, _HEAD.pack(_MAGIC, crc32c(table)) + table, private=True)
-        self._numbers, self._state = _mapped(self._numbers_path), _state(self._path)
-        self._holes = len(self._numbers) != max((one.end for one in self.entries.values()), default=0)
-
-    def _account(self, added: Sequence[tuple[Entry, Vectors]], removed: Collection[str], end: int) -> None:
-        for note in removed:
-            self.entries.pop(note, None)
-        for entry, vectors in added:
-            content = np.ascontiguousarray(vectors, np.float32)
-            self.entries[entry.note] = replace(entry, start=end, crc=crc32c(content.tobytes()))
-            end += content.size
-
-    def _load(self) -> None:
-        self._state, table = _state(self._path), _table(self._path)
-        self._numbers = numbers = _mapped(self._numbers_path)
-        whole = [one for one in table or () if one.end <= len(numbers) and _checksum(numbers, one) == one.crc]
-        self.entries = {one.note: one for one in whole}
-        end = max((one.end for one in whole), default=0)
-        self._holes = len(whole) != len(table or ()) or len(numbers) != end or (table is None and self._path.exists())
-
-
-def numbers_file(path: Path) -> Path:
-    """Where the numbers of the table at `path` lie."""
-    return path.with_suffix(".f32")
-
-
-def _table(path: Path) -> list[Entry] | None:
-    """What a table holds; None when it is not, byte for byte, what was written."""
-    try:
-        content = path.read_bytes()
-        magic, checksum = _HEAD.unpack_from(content)
-        if magic != _MAGIC or checksum != crc32c(memoryview(content)[_HEAD.size :]):
-            return None
-        return [Entry(*row) for row in json.loads(content[_HEAD.size :])]
-    except (OSError, ValueError, TypeError, struct.error):
-        return None
-
-
-def table_paths(path: Path) -> dict[str, str]:
-    """Paths by note, of a table; its numbers are not looked at."""
-    return {one.note: one.path for one in _table(path) or ()}
-
-
-def _checksum(numbers: Vectors, one: Entry) -> int:
-    return int(crc32c(numbers[one.start : one.end].data.cast("B"))) if one.rows else int(crc32c(b""))
-
-
-def _mapped(path: Path) -> Vectors:
-    with suppress(OSError, ValueError):
-        if count := path.stat().st_size // 4:
-            return np.memmap(path, np.float32, "r", shape=(count,))
-    return np.empty(0, np.float32)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Another one after each write: a file that is replaced is another file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        self._sketch, self._sketched = Sketch(self._spans(starts, rows, dim)), starts
+        return len(starts)

@@ -15,13 +15,13 @@ from typing import Any
 from minimemo.ask import PROMPTS, Mode, checked_question, stands_alone
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Listener, silent
-from minimemo.files import data_dir, private_folder
-from minimemo.memo.library import PICKED, remembered, remove
-from minimemo.memo.manifest import INDEX, MEMORY, NAME, Manifest
+from minimemo.files import data_dir, private_folder, store_file
+from minimemo.memo.library import PICKED, StoreIndex, remove
+from minimemo.memo.manifest import MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, Steps, together
+from minimemo.memo.registry import remembered
 from minimemo.readers import ENDINGS
 from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
-from minimemo.search.vectors import VectorIndex
 
 OPEN = 8  # So many memos, or sets of memos that are asked together, stay open.
 EVERY = "all"  # the id that stands for all documents
@@ -91,7 +91,8 @@ class Shelf:
         self._runtime = Runtime(model, embedder, options, on_event, generator)
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()
-        self._vectors: dict[Path, tuple[str, Any]] = {}  # with the hash of the file that they are of
+        self._manifests: dict[Path, tuple[int, Manifest]] = {}  # with the time of the file that they are of
+        self._index: StoreIndex | None = None
         self._lock = RLock()
         self._sees: Callable[[Path], bool] | None = None
         self.uploads = data_dir() / "documents"
@@ -110,9 +111,14 @@ class Shelf:
         found = []
         for folder in self._folders():
             try:
-                found.append((folder, Manifest.load(folder)))
+                stamp = (folder / NAME).stat().st_mtime_ns
+                before, manifest = self._manifests.get(folder, (0, None))
+                if manifest is None or before != stamp:
+                    manifest = Manifest.load(folder)
+                    self._manifests[folder] = stamp, manifest
+                found.append((folder, manifest))
             except (MinimemoError, OSError):
-                continue  # being replaced, or damaged: `minimemo verify` says what is wrong
+                self._manifests.pop(folder, None)  # being replaced, or damaged: `minimemo verify` says what is wrong
         stems = [_UNSAFE.sub("-", folder.name.removesuffix(".memo")).strip("-.") or "memo" for folder, _ in found]
         count = Counter([*stems, EVERY])
         ids = [
@@ -181,7 +187,6 @@ class Shelf:
             document = self.document(id)
             for key in [key for key in self._open if document.folder in key]:
                 del self._open[key]
-            self._vectors.pop(document.folder, None)
             original = document.original()
             freed = remove(document.folder)
             if original is not None and original.parent == self.uploads:
@@ -213,17 +218,13 @@ class Shelf:
         some = [document for document, of in zip(documents, models, strict=True) if of == usual]
         embedder = self._runtime_of(some[0].manifest).opened_embedder(some[0].manifest.embedder.source).embedder
         (query,) = embedder.embed_queries([checked_question(question)])
-        return sorted(some, key=lambda document: -self._best(document, query))[:PICKED]
-
-    def _best(self, document: Document, query: Any) -> float:
-        """The product of a query (d,) with the nearest passage of a document. Its vectors are kept, those of the last
-        memo that its folder had."""
-        written = document.manifest.files[INDEX].sha256
-        kept, vectors = self._vectors.get(document.folder, ("", None))
-        if kept != written:
-            vectors = VectorIndex.open(document.folder / INDEX).vectors()
-            self._vectors[document.folder] = written, vectors
-        return float((vectors @ query).max()) if len(vectors) else float("-inf")
+        by_folder = {str(document.folder): document for document in some}
+        with self._lock:
+            if self._index is None:
+                self._index = StoreIndex(None, self._folders) if self._places else StoreIndex(store_file())
+            else:
+                self._index.refresh()
+            return [by_folder[str(path)] for path in self._index.pick(query, *usual, PICKED, by_folder, question)]
 
     def _folders(self) -> list[Path]:
         every = self._all_folders()

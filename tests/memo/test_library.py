@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -17,10 +18,11 @@ from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.files import memos_dir, store_file
-from minimemo.memo.library import StoreIndex, export, notes, remember, remembered, remove
+from minimemo.memo.library import StoreIndex, export, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
+from minimemo.memo.registry import list_file, listed, opened, remember, remember_all, remembered
 from minimemo.runtime import LanguageModel, OpenEmbedder
-from minimemo.search.store import numbers_file
+from minimemo.search.numbers import numbers_file
 from minimemo.search.vectors import VectorIndex
 from tests.conftest import TinyModels
 from tests.memories import whole_memory
@@ -189,7 +191,7 @@ def test_rm_leaves_nothing_of_the_document(
     assert len(StoreIndex(store_file()).entries) == 2
     for left in (1, 0):
         remove(tmp_path / f"{'red' if left else 'blue'}.txt.memo")
-        assert len(list((home / "tails").iterdir())) == len(list((home / "memos").iterdir())) == left
+        assert len(list((home / "tails").iterdir())) == len(opened().values) == left
         assert (numbers_file(store_file()).stat().st_size > 0) == bool(left)
 
 
@@ -278,7 +280,8 @@ def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> 
             {"memory.bin": info, "index.bin": info, "chunks.json": info},
         ).save(memo)  # fmt: skip
         VectorIndex.build(own).save(memo / "index.bin")
-        remember(memo)
+        (memo / "chunks.json").write_text(json.dumps({"chunks": [{"text": f"Report RX{number} of the committee."}]}))
+    remember_all([folder / f"{number}.memo" for number in range(count)])
     return vectors
 
 
@@ -317,9 +320,8 @@ def test_an_open_store_takes_in_what_others_build_and_delete(tmp_path: Path, mon
         for number in (0, 1, 3, 4, 5):
             picked = index.pick(vectors[number, 2], "model", "embedder", 1)
             assert picked == [tmp_path / f"{number}.memo"]
-    below = tmp_path / "4.memo"
-    assert third.pick(vectors[0, 0], "model", "embedder", 9, below.parent / "4") == []
-    assert len(third.pick(vectors[0, 0], "model", "embedder", 9, tmp_path)) == 5
+    assert third.pick(vectors[0, 0], "model", "embedder", 9, {str(tmp_path / "4")}) == []
+    assert third.pick(vectors[0, 0], "model", "embedder", 9, {str(tmp_path / "4.memo")}) == [tmp_path / "4.memo"]
 
 
 @pytest.mark.parametrize("what", ["added", "removed"])
@@ -370,9 +372,133 @@ def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.Monk
         for at in range(0, len(content), 11):  # every bit counts
             file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
             assert StoreIndex(path).pick(vectors[4, 0], "model", "embedder", 2)[0] == tmp_path / "3.memo"
-    assert len(notes()) == 4
-    for name, note in (("a" * 24, b""), ("b" * 24, b"a\0b"), (f"{notes()[0].name}.42", notes()[0].read_bytes())):
-        (memos_dir() / name).write_bytes(note)
+    assert len(remembered()) == 4
+
+
+def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a file for each memo; whatever else lies among them stays, and harms nobody."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 3, passages=1, dim=8)
+    list_file().unlink()
+    remember(tmp_path / "2.memo")
+    named = {"a" * 24: tmp_path / "0.memo", "b" * 24: tmp_path / "1.memo", "e" * 24: tmp_path / "gone.memo"}
+    for name, memo in named.items():
+        (memos_dir() / name).write_bytes(os.fsencode(memo))
+    (memos_dir() / ("f" * 24)).write_bytes(b"a\0b")
     (memos_dir() / ("c" * 24)).mkdir()
     os.mkfifo(memos_dir() / ("d" * 24))
-    assert len(StoreIndex(path).entries) == len(remembered()) - 1 == 3
+    assert remembered() == [tmp_path / f"{number}.memo" for number in range(3)]
+    assert {path.name[0] for path in memos_dir().iterdir()} == {".", "l", "c", "d", "f"}
+    assert len(StoreIndex(store_file()).entries) == 3
+
+
+def test_a_damaged_list_is_made_whole_from_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 3, passages=1, dim=8)
+    StoreIndex(store_file())
+    content = list_file().read_bytes()
+    for damaged in (b"", content[:50] + b"?" + content[51:], content[:9], bytes(99)):
+        list_file().write_bytes(damaged)
+        if damaged:
+            assert len(remembered()) == 3
+    assert list_file().stat().st_size == len(content)
+
+
+def test_the_list_opens_no_memo_and_sees_what_was_done_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 3, passages=1, dim=8)
+    before = listed()
+    assert [memo.bytes for memo in before] == [
+        sum(file.stat().st_size for file in Path(memo.path).iterdir()) for memo in before
+    ]
+    monkeypatch.setattr(Manifest, "load", None)
+    shutil.rmtree(tmp_path / "0.memo")
+    (tmp_path / "1.memo" / "index.bin").write_bytes(b"more" * 999)
+    os.utime(tmp_path / "1.memo" / "manifest.json", ns=(5, 5))
+    after = listed()
+    assert [memo.path for memo in after] == [memo.path for memo in before[1:]]
+    assert after[0].bytes != before[1].bytes and after[1] == before[2]
+    assert len(opened().values) == 2
+
+
+def test_a_question_looks_again_at_the_memos_that_it_picks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was deleted, moved or replaced by hand since the index was opened is not asked as it was."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = many_memos(tmp_path, 4, passages=2, dim=8)
+    for index in (StoreIndex(store_file()), StoreIndex(None, lambda: [tmp_path / f"{n}.memo" for n in range(4)])):
+        assert index.pick(vectors[1, 0], "model", "embedder", 1) == [tmp_path / "1.memo"]
+        (tmp_path / "1.memo").rename(tmp_path / "away.memo")
+        VectorIndex.build(vectors[1][:1]).save(tmp_path / "3.memo" / "index.bin")
+        os.utime(tmp_path / "3.memo" / "manifest.json", ns=(7, 7))
+        picked = index.pick(vectors[1, 0], "model", "embedder", 4)
+        assert {path.name for path in picked} == {"0.memo", "2.memo", "3.memo"}
+        assert index.pick(vectors[1, 0], "model", "embedder", 1) == [tmp_path / "3.memo"]
+        among = {str(tmp_path / "0.memo"), str(tmp_path / "2.memo")}
+        assert len(index.pick(vectors[1, 0], "model", "embedder", 4, among=among)) == 2
+        (tmp_path / "away.memo").rename(tmp_path / "1.memo")
+        VectorIndex.build(vectors[3]).save(tmp_path / "3.memo" / "index.bin")
+        os.utime(tmp_path / "3.memo" / "manifest.json", ns=(9, 9))
+
+
+def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made after some questions, of many passages; it knows what was added, removed and written anew since."""
+    from minimemo.search import sketch, store
+
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(store, "FROM", 500)
+    monkeypatch.setattr(store, "AFTER", 3)
+    monkeypatch.setattr(sketch, "COMPARED", 300)
+    vectors = many_memos(tmp_path, 60, passages=10, dim=32)
+    index = StoreIndex(store_file())
+
+    def right(number: int) -> None:
+        exact = (vectors[:, :, :] @ vectors[number, 4]).max(1).argsort()[::-1]
+        best = [tmp_path / f"{n}.memo" for n in exact if (tmp_path / f"{n}.memo").exists()][:3]
+        assert index.pick(vectors[number, 4], "model", "embedder", 3) == best
+
+    for number in range(5):
+        right(number)
+        assert (index._store._sketch is not None) == (number >= 2)
+    made = index._store._sketch
+    more = tmp_path / "more"
+    more.mkdir()
+    own = many_memos(more, 2, passages=10, dim=32) * np.float32(1)
+    index.refresh()
+    assert index.pick(own[1, 2], "model", "embedder", 1)[0].name == "1.memo" and index._store._sketch is made
+    remove(more / "0.memo")
+    remove(more / "1.memo")
+    for number in (7, 8, 9, 59):
+        remove(tmp_path / f"{number}.memo")
+        index.refresh()
+        right(12)
+    for number in range(20, 25):
+        right(number)
+    assert index._store._sketch not in (made, None)
+
+
+def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code that one document alone holds leads to it, though others are nearer; words that all hold change nothing;
+    what was removed or changed is not found any longer."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = many_memos(tmp_path, 9, passages=3, dim=8)
+    index = StoreIndex(store_file())
+
+    def picked(question: str, count: int = 1) -> list[str]:
+        return [path.name for path in index.pick(vectors[4, 0], "model", "embedder", count, question=question)]
+
+    assert picked("") == picked("What does the committee report?") == ["4.memo"]
+    assert picked("What is in report RX7?") == ["7.memo"] and picked("rx7", 2) == ["7.memo", "4.memo"]
+    (tmp_path / "7.memo" / "chunks.json").write_text(json.dumps({"chunks": [{"text": "Report QQ1."}]}))
+    os.utime(tmp_path / "7.memo" / "manifest.json", ns=(7, 7))
+    remember(tmp_path / "7.memo")
+    index.refresh()
+    assert picked("RX7") == ["4.memo"] and picked("QQ1") == ["7.memo"] == [
+        path.name for path in StoreIndex(store_file()).pick(vectors[4, 0], "model", "embedder", 1, question="QQ1")
+    ]
+    remove(tmp_path / "7.memo")
+    index.refresh()
+    assert picked("QQ1") == ["4.memo"]
+    (tmp_path / "6.memo" / "chunks.json").write_text("{}")
+    os.utime(tmp_path / "6.memo" / "manifest.json", ns=(7, 7))
+    assert StoreIndex(store_file()).missing == [str(tmp_path / "6.memo")]

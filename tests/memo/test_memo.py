@@ -23,7 +23,7 @@ from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.files import exchange
-from minimemo.memo.library import remembered
+from minimemo.memo.registry import remembered
 from tests.conftest import TinyModels
 from tests.memories import all_ids, whole_memory
 from tests.tiny import write_model

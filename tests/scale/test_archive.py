@@ -10,7 +10,7 @@ import pytest
 import minimemo
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
-from minimemo.memo.library import remembered
+from minimemo.memo.registry import remembered
 from minimemo.scale.archive import pack, unpack
 from tests.conftest import TinyModels
 

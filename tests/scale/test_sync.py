@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.files import data_dir
-from minimemo.memo.library import remembered
+from minimemo.memo.registry import list_file, remembered
 from minimemo.scale.sync import collections, load, memos_of
 from tests.conftest import TinyModels
 
@@ -101,22 +106,121 @@ def test_it_goes_on_after_a_stop_at_any_moment(folder: Path, sync, monkeypatch: 
     """Killed after each step of its own: between a memo and the note of it."""
     from minimemo.scale import sync as module
 
-    saved = module.Collection.save
+    noted = module.Collection.note
     for stop in range(3):
         left = stop
 
-        def save(self: module.Collection) -> None:
+        def note(self: module.Collection, *paths: str) -> None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise KeyboardInterrupt
-            saved(self)
+            noted(self, *paths)
 
-        monkeypatch.setattr(module.Collection, "save", save)
+        monkeypatch.setattr(module.Collection, "note", note)
         assert sync()[0] == 130
-    monkeypatch.setattr(module.Collection, "save", saved)
+    monkeypatch.setattr(module.Collection, "note", noted)
     assert sync()[0] == 0
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+
+
+def test_documents_of_the_same_bytes_share_a_memo(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    """Whichever of them goes or changes, the memo is built once and stays while one of them is there."""
+    (folder / "z.txt").write_bytes((folder / "b.txt").read_bytes())
+    (folder / "old/y.txt").write_bytes((folder / "b.txt").read_bytes())
+    code, out, _ = sync()
+    assert code == 0 and "2 of the same bytes as others" in out and "same     z.txt = b.txt" in out
+    every = {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert memos() == every and "6 as they were; 2 of the same" in sync()[1]
+    written = (memos_of("reports") / "b.txt.memo/memory.bin").stat().st_mtime_ns
+    (folder / "b.txt").unlink()  # the one whose memo it is
+    assert "moved    b.txt -> old/y.txt" in sync()[1]
+    assert memos() == every - {"b.txt.memo"} | {"old/y.txt.memo"}
+    assert (memos_of("reports") / "old/y.txt.memo/memory.bin").stat().st_mtime_ns == written
+    assert load("reports").memo("z.txt") == memos_of("reports") / "old/y.txt.memo"
+    (folder / "old/y.txt").write_text("Something else is here, of room 5. " * 5)
+    sync()
+    assert memos() == every - {"b.txt.memo"} | {"old/y.txt.memo", "z.txt.memo"}
+    assert (memos_of("reports") / "z.txt.memo/memory.bin").stat().st_mtime_ns == written
+    (folder / "a.txt").write_bytes((folder / "z.txt").read_bytes())  # one that had a memo of its own
+    sync()
+    assert memos() == every - {"a.txt.memo", "b.txt.memo"} | {"old/y.txt.memo", "z.txt.memo"}
+    (folder / "z.txt").unlink()
+    sync()
+    assert memos() == every - {"b.txt.memo"} | {"old/y.txt.memo"} and sync()[1].startswith("reports: 4 as they were\n")
+
+
+def test_documents_that_changed_places(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    sync()
+    texts = {path: (folder / path).read_text() for path in ("a.txt", "b.txt")}
+    (folder / "a.txt").write_text(texts["b.txt"] + "!")
+    (folder / "b.txt").write_text(texts["a.txt"])
+    assert "2 changed, 2 as they were" in sync()[1]
+    for path, text in (("a.txt", texts["b.txt"]), ("b.txt", texts["a.txt"])):
+        chunks = json.loads((memos_of("reports") / f"{path}.memo/chunks.json").read_text())
+        assert text[:20] in json.dumps(chunks)
+
+
+def test_a_memo_that_the_list_lost_is_noted_again(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    sync()
+    list_file().unlink()
+    assert not remembered()
+    sync()
+    assert len(remembered()) == 4
+
+
+def test_a_folder_of_many_files_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are no documents take no memory, and more documents than a collection has are refused."""
+    from minimemo.scale import sync as module
+
+    class File:
+        def __init__(self, number: int) -> None:
+            self.name, self.path = f"{number}.{ending}", f"{tmp_path}/{number}.{ending}"
+
+        def is_file(self) -> bool:
+            return True
+
+        def is_dir(self) -> bool:
+            return False
+
+        is_symlink = is_dir
+
+        def stat(self) -> os.stat_result:
+            return os.stat(tmp_path)
+
+    @contextmanager
+    def listing(_: Path) -> Iterator[Iterator[File]]:
+        yield map(File, range(20_000))
+
+    monkeypatch.setattr(os, "scandir", listing)
+    ending = "jpg"
+    tracemalloc.start()
+    assert not [*module._documents(tmp_path)]
+    assert tracemalloc.get_traced_memory()[1] < 2e5
+    tracemalloc.stop()
+    ending = "txt"
+    monkeypatch.setattr(module, "MOST", 1000)
+    with pytest.raises(InputError, match="more than 1,000 documents"):
+        for _ in module._documents(tmp_path):
+            pass
+
+
+def test_the_estimate_is_of_these_documents(folder: Path, sync, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """A sample the first time, and what the last sync took from then on."""
+    monkeypatch.setattr("minimemo.scale.estimate.WORTH", 100)
+    code, out, _ = sync()
+    assert code == 0 and "a sample of them is read first" in out and re.search(r"\nabout 1 min and [\d.]+ [kM]B; ", out)
+    assert {path.name for path in remembered()} == {"a.txt.memo", "b.txt.memo", "c.md.memo", "d.txt.memo"}
+    (folder / "f.txt").write_text("A fifth one, of room 5. " * 9)
+    _, out, _ = sync()
+    said = re.search(r"about 1 min and ([\d.]+) kB", out)
+    assert "a sample" not in out and said
+    memo = sum(file.stat().st_size for file in (memos_of("reports") / "f.txt.memo").iterdir()) / 1e3
+    assert float(said[1]) == pytest.approx(memo, rel=0.5)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    (folder / "f.txt").write_text("Another one, of room 6. " * 9)
+    code, _, err = sync()
+    assert code == 2 and "has no room for" in err
 
 
 def test_a_collection_is_asked_shown_and_deleted_alone(
@@ -132,6 +236,14 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     assert main(["ask", "--in", "other", "Where did user 77 say hello?", "--mode", "rag", "--json", *models]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert {passage["document"] for passage in answer["passages"]} == {"z.txt"}
+    ask = ["ask", "--mode", "rag", "--json", *models, "Where did user 1 say hello?", "--in", "reports", "--name"]
+    for pattern, names in (("[ab].txt", {"a.txt", "b.txt"}), ("old/*", {"d.txt"}), ("?.md", {"c.md"})):
+        assert main([*ask, pattern]) == 0
+        found = {passage["document"] for passage in json.loads(capsys.readouterr().out)["passages"]}
+        assert found and found <= names
+    assert main([*ask, "2024*"]) == 2 and "no document of a name like '2024*'" in capsys.readouterr().err
+    assert main(["ask", "--all", "Where?", "--name", "2024*"]) == 2
+    capsys.readouterr()
     assert main(["status", "reports"]) == 0
     assert capsys.readouterr().out.startswith("reports: 4 documents of ")
     assert main(["ask", "--in", "nosuch", "Where?", *models]) == 2

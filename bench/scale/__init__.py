@@ -1,0 +1,1 @@
+"""How thousands of memos are kept, found and brought in step."""

@@ -1,0 +1,71 @@
+"""How does a library of thousands of memos grow, and does a folder stay in step with its documents?
+
+    python -m bench.scale --parts library --memos 100,1000,10000
+    python -m bench.scale --parts folder
+    python -m bench.scale --parts picking --data ../shared/data
+    python -m bench.scale --parts nearest --vectors 1000000
+
+library: memos with synthetic vectors of the default embedder's length. Seconds and milliseconds are of the processor,
+so that other work on the machine does not count, but for list_wall_s. first_s: to make the library's index; open_s:
+until it is there in a new process, with every memo looked at for changes; rss_mb: that process's peak, the questions
+put, no model loaded; pick_ms, p95_ms: a question's documents, median and 95th percentile; add_ms: an open library takes
+one more memo in; rm_ms: one is deleted; list_s: `minimemo list` as a command, Python's start included; disk_mb: the
+list and the index; recall: share of questions, passages with noise, whose own document comes first.
+
+folder: a tiny model with random weights. 500 files are synced; 20 changed, 5 broken and 3 gone ones are told, and no
+others; a folder whose sync is killed (-9) twenty times has the same memos, byte for byte, as one that was left alone.
+
+picking: documents of the data with the default embedder, and questions about them that do not name them: share whose
+document is the first, and among the four, that are picked. The embedded passages are kept in minimemo's cache folder.
+
+nearest: unit vectors as the data's passages lie (mixtures of two, with noise of their spread): recall@10 and
+milliseconds of one core for exact search and for the indexes that are an alternative.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.common.data import DATA
+from bench.common.report import command, heading, line, numbers, parser, positive
+from bench.scale import folder, library, nearest, picking
+
+PARTS = ("library", "folder", "picking", "nearest")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = parser(__doc__, "bench.scale")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=["library", "folder"])
+    made.add_argument("--memos", type=numbers, default=[100, 1000, 10000], help="library: a row for each number")
+    made.add_argument("--passages", type=positive, default=5, help="library: of each memo")
+    made.add_argument("--files", type=positive, default=500, help="folder: documents")
+    made.add_argument("--kills", type=positive, default=20, help="folder: of a sync of a tenth of them")
+    made.add_argument("--data", type=Path, default=DATA, help="picking, nearest: documents and questions")
+    made.add_argument("--characters", type=positive, default=150_000, help="picking: of a document at most")
+    made.add_argument("--vectors", type=positive, default=100_000, help="nearest: how many")
+    return command(made.parse_args(arguments), "bench.scale", _run)
+
+
+def _run(args: Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if "library" in args.parts:
+        print(heading(library.COLUMNS), flush=True)
+        result["library"] = []
+        for count in args.memos:
+            result["library"].append(library.row(count, args.passages))
+            print(line(library.COLUMNS, result["library"][-1]), flush=True)
+    if "folder" in args.parts:
+        result["folder"] = folder.run(args.files, args.kills)
+    if "picking" in args.parts:
+        result["picking"] = picking.run(args.data, args.characters)
+    if "nearest" in args.parts:
+        result["nearest"] = nearest.run(args.data, args.characters, args.vectors)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

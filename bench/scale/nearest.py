@@ -1,0 +1,84 @@
+"""How near to exact search are its alternatives, and what do they take? Vectors as a library's passages lie."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from bench.common.data import questions
+from bench.common.report import heading, line
+from bench.scale.picking import SETS, _embedder, embedded
+from minimemo.search import sketch
+
+COLUMNS = (("index", "<14"), ("setting", "7"), ("build_s", "8.1f"), ("ms", "7.1f"), ("recall", "7.3f"))
+K, QUESTIONS = 10, 60
+
+
+def run(data: Path, characters: int, count: int) -> dict[str, Any]:
+    """Compares exact search, the sketch, IVF and, up to 200,000 vectors, HNSW, each on one core."""
+    faiss.omp_set_num_threads(1)
+    vectors = synthetic(np.concatenate([*embedded(data, characters).values()]), count)
+    asked = [question.text for name in SETS for question in questions(data, name, 99999)]
+    queries = _embedder().embedder.embed_queries(asked[:: max(1, len(asked) // QUESTIONS)][:QUESTIONS])
+    begun = time.process_time()
+    nearest = [{*np.argpartition(-(vectors @ query), K)[:K].tolist()} for query in queries]
+    milliseconds = 1e3 * (time.process_time() - begun) / len(queries)
+    print(heading(COLUMNS), flush=True)
+    rows: list[dict[str, Any]] = []
+
+    def tell(index: str, setting: int | None, build: float | None, ms: float, recall: float) -> None:
+        rows.append({"index": index, "setting": setting, "build_s": build, "ms": ms, "recall": recall})
+        print(line(COLUMNS, rows[-1]), flush=True)
+
+    tell("exact", None, None, milliseconds, 1.0)
+    begun = time.process_time()
+    made = sketch.Sketch([vectors])
+    built = time.process_time() - begun
+    for compared in (400, sketch.COMPARED, 2 * sketch.COMPARED):
+        sketch.COMPARED = compared
+        begun, right = time.process_time(), 0
+        for query, wanted in zip(queries, nearest, strict=True):
+            some = made.nearest(query)
+            right += len(wanted & {*some[np.argsort(-(vectors[some] @ query))[:K]].tolist()})
+        tell("sketch", compared, built, 1e3 * (time.process_time() - begun) / len(queries), right / K / len(queries))
+    dim, lists = vectors.shape[1], int(4 * count**0.5)
+    ivf = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit)
+    graph = faiss.IndexHNSWFlat(dim, 32) if count <= 200_000 else None
+    for name, index, settings in (("IVF, 8 bits", ivf, (64, 256, 512)), ("HNSW", graph, (64, 256, 512))):
+        if index is None:
+            continue
+        begun = time.process_time()
+        if not index.is_trained:
+            index.cp.niter, index.cp.max_points_per_centroid = 8, 40
+            index.train(vectors[:: max(1, count // (40 * lists))])
+        index.add(vectors)
+        built = time.process_time() - begun
+        for setting in settings:
+            if name == "HNSW":
+                index.hnsw.efSearch = setting
+            else:
+                index.nprobe = setting
+            begun = time.process_time()
+            found = [index.search(query[None], K)[1][0].tolist() for query in queries]
+            right = sum(len(wanted & {*some}) for wanted, some in zip(nearest, found, strict=True))
+            tell(name, setting, built, 1e3 * (time.process_time() - begun) / len(queries), right / K / len(queries))
+    return {"vectors": count, "real": None, "rows": rows}
+
+
+def synthetic(real: np.ndarray, count: int) -> np.ndarray:
+    """Unit vectors (count, d): mixtures of two real ones with noise of their own covariance, 0.6 times as wide."""
+    random = np.random.default_rng(0)
+    _, spread, axes = np.linalg.svd(real - real.mean(0), full_matrices=False)
+    made = np.empty((count, real.shape[1]), np.float32)
+    for start in range(0, count, 50_000):
+        rows = made[start : start + 50_000]
+        share = random.uniform(0.5, 1, (len(rows), 1)).astype(np.float32)
+        one, two = (real[random.integers(0, len(real), len(rows))] for _ in range(2))
+        noise = random.normal(size=(len(rows), len(spread))).astype(np.float32) * (spread / np.sqrt(len(real)))
+        rows[:] = share * one + (1 - share) * two + np.float32(0.6) * noise @ axes
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return made
