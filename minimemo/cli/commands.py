@@ -148,7 +148,6 @@ def _synced(
     arguments: argparse.Namespace, collection: Any, made: Any, run: dict[str, Any], on_event: Bar
 ) -> Mapping[str, str]:
     """Brings a collection in step, and gives the documents that failed. Models that were loaded stay in `run`."""
-    from minimemo.memo.build import build
     from minimemo.scale.estimate import learn
     from minimemo.scale.sync import carry_out, memos_of, one_by_one
     from minimemo.scale.workers import build_in_processes, check_jobs
@@ -156,6 +155,8 @@ def _synced(
     jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
 
     def built(document: Any, memo: Path) -> None:
+        from minimemo.memo.build import build  # not where nothing changed
+
         opened = build(document, memo, memory=arguments.memory, **run)
         run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
 
