@@ -1,16 +1,20 @@
 """How many readers does one memory serve? Threads ask one memo through the library, each its own questions.
 
-    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,4,8
+    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,4,8,16
     python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,8 --kind phrase
+    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --soak 30
 
 paragraph: answers that are mostly decoded, from memory. phrase: short answers from passages, mostly prefilled. Each
-answer is compared with what one reader got. rows: replies a decoding step, the mean.
+answer is compared with what one reader got. first, whole: seconds to the first text and to the end. rows: replies a
+decoding step, the mean. rss_mb: the most so far. other: answers that differ from those that one reader gets. --soak:
+see bench/soak.py; questions of several kinds.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +27,7 @@ import minimemo
 from bench.common.data import DATA, document_text, questions
 from bench.common.machine import peak_rss_bytes
 from bench.common.report import command, heading, line, numbers, parser, positive
+from bench.soak import soak
 from minimemo import Answer, Memo
 from minimemo.ask import Piece
 from minimemo.errors import InputError
@@ -32,6 +37,10 @@ COLUMNS = (
     ("readers", "<7"), ("questions", "9"), ("first_p50", "9.2f"), ("first_p95", "9.2f"), ("whole_p50", "9.2f"),
     ("whole_p95", "9.2f"), ("per_minute", "10.1f"), ("tokens_s", "8.1f"), ("gain", "5.2f"), ("rows", "5.2f"),
     ("rss_mb", "7.0f"), ("other", "5"),
+)  # fmt: skip
+SOAK = (
+    ("minutes", "7.1f"), ("answers", "7"), ("wrong", "5"), ("lost", "4"), ("left", "4"), ("builds", "6"),
+    ("failed", "6"), ("whole_p50", "9.2f"), ("whole_p95", "9.2f"), ("rss_mb", "7.0f"),
 )  # fmt: skip
 KINDS = {"paragraph": "Explain in detail: {}", "phrase": "{}"}
 
@@ -47,13 +56,36 @@ class Asked(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     made = parser(__doc__, "bench.serve")
     made.add_argument("--model", help="of the memo (default: the catalogue's)")
+    made.add_argument("--embedder", help="of the memo (default: the catalogue's)")
     made.add_argument("--doc", default="xquad_en", metavar="SET", help="a set whose smallest document is asked")
-    made.add_argument("--readers", type=numbers, default=[1, 4, 8], help="so many threads ask, one row for each number")
+    made.add_argument(
+        "--readers", type=numbers, default=[1, 4, 8, 16], help="so many threads ask, one row for each number"
+    )
     made.add_argument("--kind", default="paragraph", choices=KINDS)
     made.add_argument("--each", type=positive, default=2, help="questions of each reader")
     made.add_argument("--max-tokens", type=positive, default=96)
+    made.add_argument("--soak", type=float, metavar="MINUTES", help="8 readers, a build and leavers for so long")
     made.add_argument("--data", type=Path, default=DATA)
-    return command(made.parse_args(arguments), "bench.serve", _run)
+    args = made.parse_args(arguments)
+    return command(args, "bench.serve", _soak if args.soak else _run)
+
+
+def _soak(args: argparse.Namespace) -> dict[str, Any]:
+    asked = questions(args.data, args.doc, 8, 1)
+    kinds = [("memorag", "{}"), ("memory", KINDS["paragraph"]), ("rag", "{}")]
+    bodies = [
+        {"documents": ["doc"], "question": form.format(question.text), "mode": mode, "max_tokens": 40}
+        for question, (mode, form) in zip(asked, kinds * 3, strict=False)
+    ]
+    given = {"--model": args.model, "--embedder": args.embedder}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    with TemporaryDirectory() as folder:
+        source, memo = Path(folder) / "doc.txt", Path(folder) / "doc.memo"
+        source.write_text(text := document_text(args.data, asked[0].doc_id), encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "minimemo", "build", source, "-o", memo, *options, "--quiet"], check=True)
+        print(heading(SOAK))
+        rows = soak(memo, bodies, text, args.soak, 8, options, lambda row: print(line(SOAK, row), flush=True))
+    return {"doc": args.doc, "readers": 8, **rows}
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +96,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         text = document_text(args.data, asked[0].doc_id)
-        runtime = Runtime(args.model)
+        runtime = Runtime(args.model, args.embedder)
         model, embedder = runtime.decoder(), runtime.opened_embedder()
         document = minimemo.Document.of(text, args.doc)
         with minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder) as memo:

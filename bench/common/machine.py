@@ -66,6 +66,14 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def rss_bytes(pid: int) -> int:
+    """What another process holds now, as Linux tells it; 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
 def peak_rss_bytes() -> int:
     """The most memory that this process held; mapped weights are in it."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT

@@ -23,10 +23,10 @@ SUPPORTED = 0.5  # This share of an answer's content words must stand in the pas
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-# A phrase is shown without a word of doubt when it is this likely to be right,
-SURE = 0.6
-# and not at all when it is less likely than this, by whether its writer is small: one of 0.5B says less of its answers.
-REFUSED = {False: 0.33, True: 0.25}
+# A phrase is shown without a word of doubt when it is this likely to be right, and not at all when it is less likely
+# than the other, by whether its writer is small: one of 0.5B says less of its answers.
+SURE = {False: 0.55, True: 0.6}
+REFUSED = {False: 0.4, True: 0.3}
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -72,7 +72,7 @@ class Answer:
         (see `is_supported`); of a quotation, whether it has a word of the question. False without passages.
     confidence: probability that a phrase, or yes or no, is right, 0 to 1; of "The document does not say.", that every
         other answer is wrong. For all else 1 or 0, as `supported` is.
-    signals: what a phrase's confidence was computed from, see `trust.signals`.
+    signals: what a phrase's confidence was computed from, see `trust.signals`; refused: whether its writer gave none.
     guess: where the text says that the document does not say, the likeliest answer instead, or ""; else None.
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
@@ -133,33 +133,36 @@ class Answer:
         likely = probability(values, small)
         refused = is_refused(written.text, question.prompts.not_found, found.passages)
         refused = refused or is_echo(written.text, question.typed)
+        values["refused"] = float(refused)
         if refused or (likely < REFUSED[small] and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
-        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE[small], signals=values)
 
     def weighed_by_words(self, not_found: str) -> Answer:
         """Gives the phrase, which was shown already, with how likely its words make it."""
         values = signals(self.asked, self.text, self.passages, None)
         refused = is_refused(self.text, not_found, self.passages) or not self.passages
         likely = 0.0 if refused else probability(values)
-        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
+        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE[True], signals=values)
 
     @classmethod
-    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str) -> Answer:
+    def decided(
+        cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str, tells: bool = False
+    ) -> Answer:
         """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
 
-        A sentence on what is asked that denies where the question does not, or the other way round, counts for "no":
-        small models read over a "not".
+        A sentence that `tells` of what is asked, or has half of the question's words, and denies where the question
+        does not, or the other way round, counts for "no": small models read over a "not".
         """
         asked = content_units(question.text)
-        if 2 * len(asked & content_units(shown)) >= len(asked):
+        if tells or 2 * len(asked & content_units(shown)) >= len(asked):
             odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "
         answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))
         likely = 1 / (1 + exp(-abs(odds)))
-        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals={"odds": odds})
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE[False], signals={"odds": odds})
 
     @classmethod
     def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:

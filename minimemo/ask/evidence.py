@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from minimemo.text.document import Place
 from minimemo.text.tables import named_rows
-from minimemo.text.words import without_escapes
+from minimemo.text.words import without_blobs, without_escapes, without_points
 
 if TYPE_CHECKING:
     from minimemo.search.retriever import Hit
@@ -22,6 +22,10 @@ SEPARATOR = "\n\n"
 _Place = tuple[int, int, int]  # document, first character, end
 _VOTERS = 3  # Clues share one vote; with fewer than this many, each has no more than one of three.
 
+# A line of a chat with a question: date or time, name, colon.
+_ASKS = re.compile(
+    r"^(\[?\d[\d/.:, -]{4,20}(?:\s?[AP]M)?\]?\s(?:-\s)?[^:\n\d]{1,40}):\s(.*[?？]\W*)$", re.MULTILINE | re.IGNORECASE
+)
 _STRETCH = re.compile(r"[.!?](?=\s)|[。！？]|\n")
 _ORDER = re.compile(
     r"""
@@ -55,7 +59,8 @@ class Passage:
     span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
     document: its name.
     header: of the table that it begins inside of; it is no part of the text.
-    page, label, heading, time: where its sentence stands, of one without where it begins; see text.document.Place.
+    page, label, heading, time: where the answer's words stand, else its sentence, else where it begins; see
+    text.document.Place.
     """
 
     start: int
@@ -73,10 +78,14 @@ class Passage:
     heading: tuple[str, ...] = ()
     time: str = ""
 
-    def placed(self, place_of: Callable[[str, int], Place | None]) -> Passage:
-        """Returns it with the place where its `span`, or else its first word, stands; place_of: (document's name,
-        character) -> place."""
-        begin = self.span[0] if self.span else self.start + len(self.text) - len(self.text.lstrip())
+    def placed(self, place_of: Callable[[str, int], Place | None], answer: str = "") -> Passage:
+        """Returns it with the place where the answer stands in its `span`, a sentence that may go on over the page, or
+        where that begins, or else its first word; place_of: (document's name, character) -> place."""
+        begin = self.start + len(self.text) - len(self.text.lstrip())
+        if self.span:
+            words = r"\s+".join(map(re.escape, answer.strip(" .。").split()))
+            stands = re.compile(words, re.IGNORECASE).search(self.text, *(at - self.start for at in self.span))
+            begin = self.start + stands.start() if stands else self.span[0]
         place = place_of(self.document, begin)
         if place is None:
             return self
@@ -185,7 +194,9 @@ def render_passages(passages: Sequence[Passage], question: str = "") -> str:
     """Writes passages into one text, numbered from 1, a blank line between: "[1] first passage".
 
     Of a table, the rows that the question names are written with the names of their columns, else all under the header.
-    What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands.
+    What gives orders to a model, not to a reader, is left out: small models follow it wherever it stands. Who asks
+    something in a chat is said to ask: they take the one who asks who brings the tent for the one who does. Vowel signs
+    of Arabic and Hebrew are left out too: models have read few texts with them.
     """
     shown = (named_rows(p.text, p.header, question) or _shown(p) for p in passages)
     return SEPARATOR.join(LABEL.format(number=n) + text for n, text in enumerate(shown, 1))
@@ -201,7 +212,8 @@ def without_orders(text: str) -> str:
 
 
 def _shown(passage: Passage) -> str:
-    return "\n".join(filter(None, [passage.header, without_orders(without_escapes(passage.text.strip()))]))
+    plain = _ASKS.sub(r"\1 asks: \2", without_points(without_blobs(without_escapes(passage.text.strip()))))
+    return "\n".join(filter(None, [passage.header, without_orders(plain)]))
 
 
 def _cost(passage: Passage, count_tokens: Callable[[str], int]) -> int:

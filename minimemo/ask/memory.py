@@ -184,7 +184,7 @@ class DocumentMemory:
         """
         writer, ids, most = self._writer, self._writer.turn(question.prompts.system, prompt), question.max_tokens
         fresh = writer.engine.new_cache(len(ids) + most)
-        tokens = writer.engine.generate(fresh, ids, max_tokens=most, stop=writer.tokenizer.stop_ids)
+        tokens = writer.engine.generate(fresh, ids, max_tokens=most, stop=writer.tokenizer.stop_ids, source=())
         with question.clock.stage("answer", report=False):
             first = list(islice(tokens, AGREED_TOKENS + 1))
         if len(first) <= AGREED_TOKENS:

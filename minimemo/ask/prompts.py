@@ -58,7 +58,7 @@ class Prompts:
         what two prompts begin with is computed once.
     check: asks whether the passages state an answer. yes, no: the two answers to both, in one token each.
     not_found: what a model is to write when the passages do not hold the answer.
-    unanswered: what a reader is told then.
+    unanswered: what a reader is told then. partial: and what where a list may lack something.
     closed: asks for an answer without any document.
     part: asks memory what its part of the document tells, in {words} words (Chinese: characters).
     summary: asks for a summary of what the parts tell.
@@ -83,6 +83,7 @@ class Prompts:
     memory_paragraph: str
     not_found: str
     unanswered: str
+    partial: str
     closed: str
     part: str
     summary: str

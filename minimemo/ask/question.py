@@ -171,6 +171,22 @@ def kind_of(text: str) -> Kind:
     return "yes_no" if _YES_NO.search(text) or _YES_NO_ZH.match(text) else "phrase"
 
 
+_COMPARES = re.compile(
+    r"\b(?:than|or|both|difference|differ|compared|first|earlier|later|same|versus|vs)\b|比|还是|還是|相差|[都哪]个?更",
+    re.IGNORECASE,
+)
+_SIDE = re.compile(r"(?<!^)\b[A-Z][\w'’-]*(?:\s(?:[A-Z][\w'’-]*|\d+\w*))*|[「“\"《]([^」”\"》]+)[」”\"》]")
+
+
+def sides(text: str) -> list[str]:
+    """Gives the question about each of the two that it compares, without the other's name; an empty list where it
+    compares no two names ("Who died first, Ann Lee or Bo Ray?")."""
+    names = list(dict.fromkeys(match[0] for match in _SIDE.finditer(text.strip())))
+    if len(names) != 2 or not _COMPARES.search(text):
+        return []
+    return [" ".join(text.replace(name, " ").split()) for name in reversed(names)]
+
+
 def kind_given(text: str, mode: AnswerMode) -> Kind:
     """Tells what a mode gives of what is asked for: memory alone cannot quote, and passages do not hold the whole."""
     kind = kind_of(text)

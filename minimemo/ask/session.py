@@ -20,8 +20,8 @@ from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, withou
 from minimemo.ask.evidence import Passage, quotation, quoted_first, rank_passages, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
-from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
-from minimemo.ask.trust import names_within
+from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question, sides
+from minimemo.ask.trust import names_within, telling_sentence
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
 from minimemo.text.document import Place
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.search.retriever import Hit, Retriever
+    from minimemo.text.figures import Figured
 
 Steps: TypeAlias = Generator[Found | Piece, None, Answer]
 
@@ -167,8 +168,8 @@ class Session:
             return (yield from self._paragraph(question))
         if question.mode == "memory":
             return (yield from self._from_memory(question))
-        if counted := self._retriever.counted(question.text):
-            return (yield from self._count(question, *counted))
+        if told := self._retriever.figured(question.text):
+            return (yield from self._computed(question, *told))
         if not isinstance(self._generator, Writer):
             return (yield from self._elsewhere(question))
         answer = self._attempt(question, self._searched(question, Found(), stand_out=STAND_OUT))
@@ -178,13 +179,16 @@ class Session:
         yield Piece(answer.text)
         return dataclasses.replace(answer, timings=question.clock.timings())
 
-    def _count(self, question: Question, number: int, hits: Sequence[Hit]) -> Steps:
-        """Gives a number of rows; the passages that hold them are its sources."""
+    def _computed(self, question: Question, told: Figured, hits: Sequence[Hit]) -> Steps:
+        """Gives what was counted or compared; the passages that hold what it was computed from are its sources."""
         with question.clock.stage("retrieve"):
             ranked = rank_passages(["question"], [hits], documents=self._documents)
-        passages = self._placed(question.fit(ranked, EVIDENCE_TOKENS, lambda _: ""))
-        yield (found := Found(passages=tuple(dataclasses.replace(p, cited=True) for p in passages)))
-        yield Piece(text := str(number))
+        text = told.text + (f" ({question.prompts.partial})" if told.partial else "")
+        passages = question.fit(ranked, EVIDENCE_TOKENS, lambda _: "")
+        spans = [next((s for s in told.spans if p.start <= s[0] and s[1] <= p.end), None) for p in passages]
+        cited = [dataclasses.replace(p, cited=True, span=span) for p, span in zip(passages, spans, strict=True)]
+        yield (found := Found(passages=self._placed(cited)))
+        yield Piece(text)
         answer = Answer.of(question, found, Written(text, 0, 0))
         return dataclasses.replace(answer, passages=found.passages, supported=True, confidence=1.0)
 
@@ -199,7 +203,9 @@ class Session:
         with question.clock.stage("answer", report=False):
             if question.kind == "yes_no":
                 odds, tokens = writer.decide(prompts, prompt, question.blank_prompt())
-                return Answer.decided(question, found, odds, tokens, self._nearest_sentence(question))
+                told = telling_sentence(question.text, passages)
+                shown = told or self._nearest_sentence(question)
+                return Answer.decided(question, found, odds, tokens, shown, bool(told))
             check = partial(question.check_prompt, passages)
             room, on_event = question.max_tokens, question.clock.on_event
             written, weighed = writer.answer(prompts, prompt, check, room, on_event, told)
@@ -349,21 +355,22 @@ class Session:
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
         return self._placed(question.fit(ranked, budget, prompt))
 
-    def _placed(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        """The passages, each with the page, heading or time of its beginning, or of the sentence that is cited."""
-        return tuple(passage.placed(self._place_of) for passage in passages)
+    def _placed(self, passages: Sequence[Passage], answer: str = "") -> tuple[Passage, ...]:
+        """The passages, each with the page, heading or time of its beginning, or of what is cited for the answer."""
+        return tuple(passage.placed(self._place_of, answer) for passage in passages)
 
     def _searched(self, question: Question, found: Found, stand_out: float = 0) -> Found:
-        """The same with the passages that the question and its clues retrieve.
+        """The same with the passages that the question and its clues retrieve, and each side of what it compares.
 
         A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678). It
         is not shown: small models copy one that they are shown, right or wrong, which cost the 0.5B 13.7 points of F1
         on xquad_zh (40 questions).
         """
-        queries = [("question", question.text)]
+        queries = [("question", text) for text in (question.text, *sides(question.text))]
+        lead = len(queries)
         for clue in found.clues:
             queries.append((clue.kind, f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text))
-        passages = self._search(question, queries, EVIDENCE_TOKENS, question.answer_prompt, stand_out=stand_out)
+        passages = self._search(question, queries, EVIDENCE_TOKENS, question.answer_prompt, lead, stand_out)
         return dataclasses.replace(found, passages=passages)
 
     def _write(self, question: Question, found: Found, prompt: str) -> Steps:
@@ -407,7 +414,7 @@ class Session:
             (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
         ]
         view = tuple((self._documents[n], start, end) for n, start, end in stretches)
-        yield dataclasses.replace(step, passages=self._placed(step.passages), view=view)
+        yield dataclasses.replace(step, passages=self._placed(step.passages, step.text), view=view)
 
 
 def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:

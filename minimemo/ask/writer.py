@@ -120,7 +120,7 @@ class Writer:
     ) -> Generator[Piece, None, Written]:
         """Writes from a fresh cache of just the prompt's and the answer's size."""
         ids = self.turn(system, text)
-        tokens = self.tokens(self.engine.new_cache(len(ids) + max_tokens), ids, max_tokens, min_tokens)
+        tokens = self.tokens(self.engine.new_cache(len(ids) + max_tokens), ids, max_tokens, min_tokens, source=())
         reply, count = yield from pieces(self.texts(tokens), max_tokens, on_event)
         return Written(reply, len(ids), count)
 
@@ -144,7 +144,7 @@ class Writer:
                 reply.append(token)
                 yield token
 
-        tokens = self.tokenizer.encode(told)[:max_tokens] if told else self.tokens(cache, ids, max_tokens)
+        tokens = self.tokenizer.encode(told)[:max_tokens] if told else self.tokens(cache, ids, max_tokens, source=())
         text = "".join(piece.text for piece in pieces(self.texts(noted(tokens)), max_tokens, on_event))
         refusal = self.tokenizer.encode(prompts.not_found)
         likely, refused = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
@@ -184,20 +184,29 @@ class Writer:
         opening, closing = self.tokenizer.turn(system or None)
         return [*([] if begun else opening), *self.tokenizer.encode(text), *closing]
 
-    def tokens(self, cache: KVCache, ids: Sequence[int], max_tokens: int, min_tokens: int = 0) -> Iterator[int]:
+    def tokens(
+        self,
+        cache: KVCache,
+        ids: Sequence[int],
+        max_tokens: int,
+        min_tokens: int = 0,
+        source: Sequence[int] | None = None,
+    ) -> Iterator[int]:
         """Yields the tokens that follow `ids`, as they come; the cache grows with them. A reply that ends before
-        min_tokens is held to go on in its line, but for one that says that there is nothing to say."""
+        min_tokens is held to go on in its line, but for one that says that there is nothing to say. source: see
+        `Engine.generate`."""
         stop = self.tokenizer.stop_ids
         reply: list[int] = []
-        for token in self.engine.generate(cache, ids, max_tokens=max_tokens, stop=stop):
+        for token in self.engine.generate(cache, ids, max_tokens=max_tokens, stop=stop, source=source):
             reply.append(token)
             yield token
         missing = min(min_tokens, max_tokens) - len(reply)
         if reply and missing > 0 and not is_refusal(self.tokenizer.decode(reply)):
             cache.truncate(cache.length - 1)
             left, breaks = max_tokens - len(reply), self.tokenizer.break_ids
+            more = None if source is None else [*source, *ids, *reply[:-1]]
             yield from self.engine.generate(
-                cache, reply[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=breaks
+                cache, reply[-1:], max_tokens=left, min_tokens=missing, stop=stop, breaks=breaks, source=more
             )
 
     def texts(self, tokens: Iterable[int]) -> Iterator[tuple[str, int]]:

@@ -250,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
     serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    serve.add_argument("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
     _models(serve)
     serve.add_argument(
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
@@ -271,12 +272,20 @@ def parser() -> argparse.ArgumentParser:
     away = "a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
-    export.add_argument("out", help="the folder to make, or one file: a name that ends in .zip")
+    export.add_argument(
+        "out", help="the folder to make; one file: a name that ends in .zip; or a place in an object store: "
+        "s3://bucket/prefix, gs://, az:// or file://",
+    )  # fmt: skip
+    export.add_argument(
+        "--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for"
+    )
+    export.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase, for where nobody can be asked")
 
-    back = "make a memo of a .zip file that export wrote, and check it"
+    back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
-    importing.add_argument("archive", help="the file")
+    importing.add_argument("archive", help="the file, or a memo's place in an object store")
     importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
+    importing.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase of a sealed file")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")

@@ -426,7 +426,11 @@ def serve(arguments: argparse.Namespace) -> None:
     named = {name: getattr(arguments, name) for name in ("model", "embedder", "generator")}
     options = _options(arguments)
     usual = options == RunOptions(threads=arguments.threads) and not any(named.values())
-    serve(arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, options=options, **named)
+    access = Path(arguments.access) if arguments.access else None
+    serve(
+        arguments.memo, arguments.host, arguments.port, key, started=started, shared=usual, access=access,
+        options=options, **named,
+    )  # fmt: skip
 
 
 def mcp(arguments: argparse.Namespace) -> None:
@@ -444,7 +448,13 @@ def inspect(arguments: argparse.Namespace) -> None:
     from minimemo.models.device import choose
 
     here = choose(os.environ.get("MINIMEMO_DEVICE") or "auto")
-    facts = {**open_memo(arguments.memo).inspect(), "device": here.facts()}
+    if "://" in arguments.memo:
+        from minimemo.scale.objects import open_places
+
+        memo = open_places([arguments.memo])
+    else:
+        memo = open_memo(arguments.memo)
+    facts = {**memo.inspect(), "device": here.facts()}
     if arguments.json:
         print(as_json(facts))
     else:
@@ -464,17 +474,52 @@ def export(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import pack
 
     memo, out = Path(arguments.memo), Path(arguments.out)
-    made = pack(memo, out) if out.suffix == ".zip" else export(memo, out)
+    asked = arguments.passphrase or arguments.passphrase_file
+    if asked and (out.suffix != ".zip" or "://" in arguments.out):
+        raise InputError(f"{arguments.out}: a passphrase seals one file here: give it a name that ends in .zip")
+    if "://" in arguments.out:
+        from minimemo.scale.objects import upload
+
+        address = upload(memo, arguments.out)
+        print(plain(f'{address}: minimemo ask {address} "your question"'))
+        return
+    passphrase = _passphrase(arguments.passphrase_file, twice=True) if asked else None
+    made = pack(memo, out, passphrase) if out.suffix == ".zip" else export(memo, out)
     how = "minimemo import opens it" if out.suffix == ".zip" else "opens"
     print(plain(f"{made}: {how} on any machine that has the models"))
 
 
+def _passphrase(file: str | None, twice: bool = False) -> str:
+    """What a file holds, without the line's end; without a file, what is typed. It is never a word of a command line,
+    which other users of the machine can read."""
+    if file:
+        from minimemo.readers import read_document
+
+        return read_document(file).text.strip("\r\n")
+    if not sys.stdin.isatty():
+        raise InputError("passphrase: there is no terminal to ask for it; give a file with --passphrase-file")
+    from getpass import getpass
+
+    typed = getpass("passphrase: ")
+    if twice and getpass("once more: ") != typed:
+        raise InputError("passphrase: the two are not the same")
+    return typed
+
+
 def import_memo(arguments: argparse.Namespace) -> None:
     from minimemo.scale.archive import unpack
+    from minimemo.scale.sealed import is_sealed
 
     archive = Path(arguments.archive)
+    if "://" in arguments.archive:
+        from minimemo.scale.objects import download
+
+        made = download(arguments.archive, Path(arguments.out or archive.name))
+        print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
+        return
     name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
-    made = unpack(archive, Path(arguments.out or archive.with_name(name)))
+    passphrase = _passphrase(arguments.passphrase_file) if is_sealed(archive) else None
+    made = unpack(archive, Path(arguments.out or archive.with_name(name)), passphrase)
     print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
 
 
@@ -515,7 +560,13 @@ def remove(arguments: argparse.Namespace) -> None:
     from minimemo.memo.library import remove
 
     for memo in arguments.memo:
-        print(plain(f"{memo}: deleted, {size(remove(Path(memo)))} free"))
+        if "://" in memo:
+            from minimemo.scale.objects import delete
+
+            freed = delete(memo)
+        else:
+            freed = remove(Path(memo))
+        print(plain(f"{memo}: deleted, {size(freed)} free"))
 
 
 def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
@@ -523,7 +574,7 @@ def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Lis
     command line says."""
     given = ("model", "embedder", "dtype", "kv_dtype", "threads", "generator", "generator_model", "prompts")
     usual = arguments.device == "auto" and not any(getattr(arguments, name) for name in given)
-    if not folders or arguments.max_tokens > 4096 or not usual:
+    if not folders or arguments.max_tokens > 4096 or not usual or any("://" in folder for folder in folders):
         return None
     from minimemo.server.client import ServedMemos, running
 
@@ -552,6 +603,10 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         mend = "begin its address with http://" if generator else "give its address with --generator"
         raise InputError(f"--generator-model names a model of an endpoint: {mend}")
     run = {**_run(arguments, on_event), "generator": generator}
+    if any("://" in folder for folder in folders):
+        from minimemo.scale.objects import open_places
+
+        return open_places(folders, **run)
     if folders:
         return open_memos(folders, **run)
     within = getattr(arguments, "within", None)

@@ -5,6 +5,8 @@ Rule of this file: one writer, and `length` moves once a step, after every layer
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -88,6 +90,13 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Makes `tokens` freshly written ones part of the sequence."""
         self.length += tokens
+
+    def ahead(self, tokens: int) -> KVCache:
+        """The same slots, seen from `tokens` further on: for a token of a pass that computes those before it as well,
+        each as a row of its own."""
+        seen = copy(self)
+        seen.length += tokens
+        return seen
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Adds finished tokens, keys (after RoPE) and values (L, G, n, D) of any float dtype; packs what is to be.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minimemo.engine.cache import KVCache
+from minimemo.engine.lookup import Lookup
 from minimemo.engine.sampling import Sampling, likeliest
 from minimemo.engine.scheduler import Scheduler, Step
 from minimemo.models.config import ModelConfig
@@ -134,15 +135,22 @@ class Engine:
         stop: Collection[int] = (),
         breaks: Collection[int] = (),
         sampling: Sampling | None = None,
+        source: Sequence[int] | None = None,
     ) -> Iterator[int]:
         """Prefills ids, then yields tokens until one of `stop` (not yielded, nor chosen before min_tokens) or
         max_tokens. Where one of `stop` was the likeliest before min_tokens, none of `breaks` takes its place.
+
+        source: ids that the reply may copy, beside its prompt's; None: it copies nothing. What it may copy is drafted
+        and checked several tokens a step where the same tokens come out of that (`Scheduler`), greedy ones.
 
         The cache stays extended by the prompt and all yielded tokens, but for the last one at max_tokens; the caller
         truncates it.
         """
         sampling = sampling or Sampling()
         needed = "likeliest" if sampling.greedy else "last"
+        drafts = self.scheduler.drafts if sampling.greedy and source is not None else 1
+        lookup = Lookup([*(source or ()), *ids], max_tokens) if drafts > 1 else None
+        checked: list[tuple[int, Tensor]] = []  # drafts in the cache behind its end, the next one last, with logits
         logits = self.prefill(cache, ids)
         try:
             for count in range(1, max_tokens + 1):
@@ -154,8 +162,19 @@ class Engine:
                 if token in stop:
                     return
                 yield token
-                if count < max_tokens:
-                    logits = self.scheduler.step(token, cache, "last" if count < min_tokens else needed)
+                if count == max_tokens:
+                    return
+                draft: list[int] = []
+                if lookup is not None:
+                    lookup.push(token)
+                    if checked and checked[-1][0] == token:
+                        logits = checked.pop()[1]
+                        cache.advance(1)
+                        continue
+                    if count >= min_tokens:
+                        draft = lookup.draft(min(drafts, max_tokens - count, cache.capacity - cache.length) - 1)
+                rows = self.scheduler.step([token, *draft], cache, "last" if count < min_tokens else needed).split(1)
+                logits, checked = rows[0], list(zip(draft, rows[1:], strict=False))[::-1]
         finally:
             self.scheduler.leave()
 
@@ -219,9 +238,11 @@ class Engine:
         return likely
 
     def _steps(self, steps: Sequence[Step]) -> Tensor:
-        """One pass of replies' next tokens, all of one kind of logits."""
-        rows = [Row(step.cache, 1) for step in steps]
-        return self._forward([step.token for step in steps], rows, logits=steps[0].kind, step=True)
+        """One pass of replies' next tokens and drafts, each a row of its own, all of one kind of logits: a row of
+        several tokens adds in another order, and near ties would fall otherwise."""
+        rows = [Row(step.cache.ahead(n) if n else step.cache, 1) for step in steps for n in range(len(step.tokens))]
+        ids = [token for step in steps for token in step.tokens]
+        return self._forward(ids, rows, logits=steps[0].kind, step=True)
 
     def _forward(
         self,

@@ -5,6 +5,9 @@ the same time post their rows, and whichever of them gets the model first takes 
 batching (Orca, OSDI 2022) with a leader among the callers in place of a thread of its own. A reply that begins joins at
 the next step, one that nobody goes on with posts no rows and so stops nobody.
 
+A step may bring drafts along, guesses at the tokens after its own (lookup.py): where few replies are written at the
+same time, they are rows of the pass as well, and their logits stand ready if the guess was right.
+
 Rule of this file: it knows no weights; what a pass computes it is given.
 """
 
@@ -22,20 +25,22 @@ from minimemo.engine.cache import KVCache
 from minimemo.threads import check_fork
 
 MOST_ROWS = 16  # of one step; with more, packed products round their inputs otherwise (models/layers.py: FEW_ROWS)
+DRAFT_ROWS = 4  # A pass has no more rows than this where some of them are drafts: others would wait for them.
 # Seconds that a step waits for rows that were in the last one. Their threads choose and decode a token in between,
 # which takes under a millisecond; who reads slowly is waited for once, and joins a later step.
 PATIENCE = 0.004
 
-Pass = Callable[[Sequence["Step"]], Tensor]  # runs steps of one kind; logits (rows, V)
+Pass = Callable[[Sequence["Step"]], Tensor]  # runs steps of one kind; logits (tokens, V), step by step
 
 
 class Step:
-    """The next token of one reply, which stands in `cache`, and what the model makes of it."""
+    """The next token of one reply, which stands in `cache`, drafts of those that may follow, and what the model makes
+    of them: a row of logits each."""
 
-    __slots__ = ("cache", "error", "kind", "logits", "thread", "token")
+    __slots__ = ("cache", "error", "kind", "logits", "thread", "tokens")
 
-    def __init__(self, token: int, cache: KVCache, kind: str) -> None:
-        self.token = token
+    def __init__(self, tokens: Sequence[int], cache: KVCache, kind: str) -> None:
+        self.tokens = tokens  # of which a pass may leave the last ones out
         self.cache = cache
         self.kind = kind  # of logits, see Decoder.forward
         self.thread = get_ident()
@@ -51,13 +56,14 @@ class Scheduler:
     """Gives the model to one thread at a time, first come first served, and batches steps.
 
     together: whether a row's numbers are the same alone and among others; where they are not, each step is a pass.
-    steps, rows: running counts of passes that were steps, and of their rows, for anyone who wants to know how full
-    they were.
+    drafts: how many rows a pass with drafts has at most; 1: none are checked. steps, rows: running
+    counts of passes that were steps, and of the replies in them, for anyone who wants to know how full they were.
     """
 
     def __init__(self, run: Pass, together: bool) -> None:
         self.steps = 0
         self.rows = 0
+        self.drafts = DRAFT_ROWS if together else 1
         self._run = run
         self._most = MOST_ROWS if together else 1
         self._changed = Condition()
@@ -99,10 +105,12 @@ class Scheduler:
             raise
         self._owner, self._depth = get_ident(), 1
 
-    def step(self, token: int, cache: KVCache, kind: str) -> Tensor:
-        """Runs the next token of a reply, together with those of other threads; logits (1, V) after it."""
+    def step(self, tokens: Sequence[int], cache: KVCache, kind: str) -> Tensor:
+        """Runs the next token of a reply, together with those of other threads; logits (n, V) after it and after the
+        first n - 1 of its drafts, the tokens after the first. The cache is longer by the first alone; keys and values
+        of the drafts with logits lie behind its end, for `advance`."""
         check_fork()
-        step = Step(token, cache, kind)
+        step = Step(tokens, cache, kind)
         with self._changed:
             mine = self._owner == get_ident() and self._depth > 0
         if mine or self._most == 1:
@@ -158,11 +166,14 @@ class Scheduler:
         whose cache is full fails by itself."""
         with self.alone():
             try:
+                share = max(1, self.drafts // len(steps))
+                for step in steps:
+                    step.tokens = step.tokens[:share]
                 logits = self._run(steps)
                 self.steps += 1
                 self.rows += len(steps)
-                for number, step in enumerate(steps):
-                    step.logits = logits[number : number + 1]
+                for step, rows in zip(steps, logits.split([len(step.tokens) for step in steps]), strict=True):
+                    step.logits = rows
             except Exception as error:
                 if len(steps) == 1:
                     steps[0].error = error

@@ -38,22 +38,27 @@ PICKED = 4  # documents that a question is put to: each brings the passages that
 # -- copying and deleting ----------------------------------------------------------------------------------------------
 
 
+def portable_files(memo: Path) -> list[Path]:
+    """The files of a memo, the manifest first, each byte of them checked, and last the profile of the model, which
+    memos of a machine share: all that another machine needs. Raises MemoError for what is no memo or damaged."""
+    from minimemo.memory.profile import profile_file
+
+    opened = open_memo(memo)
+    opened.verify()
+    files = [memo / name for name in (NAME, *opened.manifest.files)]
+    profile = opened.manifest.recipe.params.get("profile")
+    return files if profile is None else [*files, profile_file(profile, profiles_dir(), memo)]
+
+
 def export(memo: str | Path, out: str | Path) -> Path:
     """Copies a memo, whole or not at all, to the folder `out`, which must not exist yet. With it goes the profile of
-    the model, which memos of a machine share: the copy opens anywhere.
+    the model: the copy opens anywhere.
 
     Raises MemoError for what is no memo or damaged, InputError for an `out` that exists, MinimemoError when it
     cannot be written.
     """
-    from minimemo.memory.profile import profile_file
-
-    source, target = Path(memo), Path(out)
-    opened = open_memo(source)
-    opened.verify()
-    files = [source / name for name in (NAME, *opened.manifest.files)]
-    profile = opened.manifest.recipe.params.get("profile")
-    if profile is not None:
-        files.append(profile_file(profile, profiles_dir(), source))
+    target = Path(out)
+    files = portable_files(Path(memo))
     if target.exists():
         raise InputError(f"{target}: exists; name a place where nothing is")
     try:

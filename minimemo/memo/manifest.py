@@ -93,7 +93,7 @@ class Manifest:
         try:
             if not path.is_file() and path.exists():
                 raise MemoError(f"{path}: is no file; {AGAIN}")
-            body = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except FileNotFoundError:
             what = "has no manifest.json, so it is no memo" if folder.is_dir() else "no such memo"
             raise MemoError(f"{folder}: {what}; make one: minimemo build DOCUMENT") from None
@@ -101,6 +101,13 @@ class Manifest:
             raise MemoError(f"{folder}: is a file, not a memo; make one: minimemo build {folder}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path | str) -> Manifest:
+        """A manifest from its bytes; path: where they were, for messages. Raises MemoError like `load`."""
+        try:
+            body = json.loads(content)
         except (ValueError, RecursionError):
             raise MemoError(f"{path}: damaged (not JSON); {AGAIN}") from None
         if not isinstance(body, dict) or "format" not in body:

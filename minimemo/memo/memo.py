@@ -44,7 +44,7 @@ from minimemo.text.document import Place
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
     from minimemo.memory.load import StoredMemory
-    from minimemo.memory.reader import MemoryReader
+    from minimemo.memory.reader import ByteSource, MemoryReader
     from minimemo.search.embedder import Embedder
     from minimemo.search.retriever import Retriever
     from minimemo.search.vectors import VectorIndex
@@ -72,12 +72,15 @@ class Memo:
         runtime: Runtime | None = None,
         prompts: Mapping[Language, Prompts] = PROMPTS,
         others: Sequence[Memo] = (),
+        memory: Callable[[], ByteSource] | None = None,
     ) -> None:
+        """memory: opens memory.bin where that is not in the folder (scale/objects.py)."""
         self.folder = folder
         self.manifest = manifest
         self.runtime = runtime or Runtime()
         self.prompts = prompts
         self._others = tuple(others)
+        self._memory = memory
         self._session: Session | None = None
         self._searcher: Retriever | None = None
         self._readers: list[MemoryReader] = []
@@ -182,7 +185,7 @@ class Memo:
                 for memo in self.memos:
                     model = memo.model()
                 # A session that held this very memo would keep its caches after nobody else does.
-                memos = [Memo(memo.folder, memo.manifest, self.runtime) for memo in self.memos]
+                memos = [Memo(m.folder, m.manifest, self.runtime, memory=m._memory) for m in self.memos]
                 self._session = Session(
                     model.engine,
                     model.tokenizer,
@@ -296,7 +299,7 @@ class Memo:
         from minimemo.memory.reader import MemoryReader
 
         self._check_file(MEMORY)
-        reader = MemoryReader(self.folder / MEMORY)
+        reader = MemoryReader(self._memory() if self._memory else self.folder / MEMORY)
         recipe = self.manifest.recipe
         belongs = {
             "model": recipe.model, "document": recipe.document_sha256, "codec": recipe.codec, "params": recipe.params,
@@ -328,6 +331,8 @@ class Memo:
             self._check_file(name, whole=True)
 
     def _check_file(self, name: str, whole: bool = False) -> None:
+        if name == MEMORY and self._memory is not None:
+            return  # its reader checks what it reads
         path, written = self.folder / name, self.manifest.files[name]
         try:
             status = path.stat()
@@ -465,7 +470,7 @@ def together(memos: Sequence[Memo]) -> Memo:
                     f"{other.folder}: built with another {what} ({two.source}) than {first.folder} ({one.source}); "
                     "only memos of the same models can be asked together: build one of them again"
                 )
-    return Memo(first.folder, first.manifest, first.runtime, first.prompts, others)
+    return Memo(first.folder, first.manifest, first.runtime, first.prompts, others, first._memory)
 
 
 def _load_manifest(folder: Path) -> Manifest:

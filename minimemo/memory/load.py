@@ -60,6 +60,8 @@ class StoredMemory:
             cache = engine.new_memory(view.tokens, capacity)
             for memory in sorted({part.memory for part in view.parts}):
                 _check_model(self._files[memory][1], cache)
+                blocks = {part.block for part in view.parts if part.memory == memory}
+                self._files[memory][0].fetch(block for block in sorted(blocks) if (memory, block) not in self._kept)
             for done, part in enumerate(view.parts, 1):
                 self._append(part, cache)
                 self._on_event(Event("load memory", done, len(view.parts), "blocks"))
@@ -67,12 +69,18 @@ class StoredMemory:
                 self._kept.clear()  # all of them are in the cache
         return cache
 
+    def ids(self, view: MemoryView) -> list[int]:
+        """The tokens of a view, as ids."""
+        blocks = (self._files[part.memory][0].ids(part.block)[part.first : part.end] for part in view.parts)
+        return [int(token) for block in blocks for token in block]
+
     def block(self, memory: int, index: int) -> tuple[Tensor, Tensor]:
         """Keys (before RoPE) and values, each (L, G, n, D), not to be written to. Raises MemoError for damaged ones."""
         if (memory, index) in self._kept:
             self._kept.move_to_end((memory, index))
             return self._kept[memory, index]
         reader, codec = self._files[memory]
+        reader.fetch([index])
         streams = reader.payload(index)
         try:
             kv = codec.decode(streams, reader.block(index).tokens)
@@ -103,7 +111,7 @@ class StoredMemory:
 
     def _compute(self, part: Part, cache: KVCache) -> None:
         """Reads the part's ids into the cache, as the model does."""
-        ids = self._files[part.memory][0].ids(part.block)[part.first : part.end].tolist()
+        ids = self.ids(MemoryView((part,)))
         if any(not 0 <= token < self._engine.config.vocab_size for token in ids):
             raise MemoError(f"memory.bin: damaged (tokens that the model does not have); {_AGAIN}")
         self._engine.extend(cache, ids)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zstandard
@@ -30,30 +31,85 @@ class BlockInfo:
     length: int
 
 
+class ByteSource(Protocol):
+    """Where the bytes of a memory.bin are: a file on this disk, or elsewhere with copies of parts here. Its `str` names
+    it. Any method may be called from several threads."""
+
+    size: int
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes [start, end), fewer at the end. Raises OSError, and ValueError when it was closed."""
+
+    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Brings spans (start, end) here at once, which are going to be read one by one."""
+
+    def forget(self, start: int, end: int) -> bool:
+        """Drops the copies here of bytes that turned out damaged; whether there were any."""
+
+    def close(self) -> None: ...
+
+
+class FileBytes:
+    """A file on this disk. It is not mapped into memory: one that is cut off meanwhile would kill the process (SIGBUS).
+    Raises OSError where it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()  # where one place in the file is all that threads share
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self, start: int, end: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), end - start, start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(end - start)
+
+    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """All of it is here."""
+
+    def forget(self, start: int, end: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class MemoryReader:
     """Reads a memory.bin frame by frame, never whole. Close it, or use it in a `with` statement.
 
-    It is not mapped into memory: a file that is cut off meanwhile would kill the process (SIGBUS).
     Opening checks everything but the frames; a frame is checked whenever it is read. Any method may be called from
     several threads. Raises MemoError for whatever is not a whole, undamaged file of this version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self._lock = Lock()  # where one place in the file is all that threads share
+    def __init__(self, source: Path | ByteSource) -> None:
+        self.path = str(source)
         try:
-            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+            self._source: ByteSource = FileBytes(source) if isinstance(source, Path) else source
         except OSError as error:
             raise MemoError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        self._size = self._source.size
         try:
-            self._size = os.fstat(self._file.fileno()).st_size
-            if self._size < layout.PROLOGUE.size + layout.CRC.size + layout.END:
-                raise self._damaged("it is too short")
-            self.header = self._read_header()
-            self._index = self._read_index()
+            try:
+                self._open()
+            except MemoError:
+                if not self._source.forget(0, self._size):
+                    raise
+                self._open()  # what was damaged may have been a copy here
         except BaseException:
-            self._file.close()
+            self._source.forget(0, self._size)
+            self._source.close()
             raise
+
+    def _open(self) -> None:
+        if self._size < layout.PROLOGUE.size + layout.CRC.size + layout.END:
+            raise self._damaged("it is too short")
+        self.header = self._read_header()
+        self._index = self._read_index()
 
     def __enter__(self) -> MemoryReader:
         return self
@@ -63,17 +119,17 @@ class MemoryReader:
 
     def close(self) -> None:
         """Lets go of the file."""
-        self._file.close()
+        self._source.close()
+
+    def fetch(self, blocks: Iterable[int]) -> None:
+        """Brings blocks here that are going to be read, where the file is elsewhere: as few requests as may be."""
+        infos = [self.block(index) for index in blocks]
+        self._source.fetch((info.offset, info.offset + info.length) for info in infos)
 
     def _bytes(self, start: int, end: int) -> bytes:
         """Bytes of the file; MemoError where it does not have them (any longer)."""
         try:
-            if hasattr(os, "pread"):
-                content = os.pread(self._file.fileno(), end - start, start)
-            else:
-                with self._lock:
-                    self._file.seek(start)
-                    content = self._file.read(end - start)
+            content = self._source.read(start, end)
         except (OSError, ValueError) as error:  # the latter: closed meanwhile
             raise MemoError(f"{self.path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if len(content) != end - start:
@@ -127,6 +183,7 @@ class MemoryReader:
         """Reads everything: checksums, frames, and the chain of hashes over the token ids."""
         previous = FIRST_PREVIOUS
         for index in range(len(self)):
+            self.fetch([index])
             previous = block_hash(previous, self.ids(index))
             if previous != self.block(index).hash:
                 raise self._damaged(f"the token ids of block {index} do not belong to its hash")
@@ -199,9 +256,14 @@ class MemoryReader:
         entry = self._entry(index)
         lengths = entry["frames"]["length"]
         start = int(entry["offset"]) + int(lengths[:number].sum())
-        frame = self._bytes(start, start + int(lengths[number]))
+        end = start + int(lengths[number])
+        frame = self._bytes(start, end)
         if frame and crc32c(frame) != entry["frames"][number]["crc"]:
-            raise self._damaged(f"checksum of block {index}")
+            again = self._bytes(start, end) if self._source.forget(start, end) else b""
+            if crc32c(again) != entry["frames"][number]["crc"]:
+                self._source.forget(start, end)
+                raise self._damaged(f"checksum of block {index}")
+            return again
         return frame
 
     def _inflated(self, index: int, number: int) -> bytes:

@@ -25,7 +25,7 @@ DEFAULT = "balanced"
 _LAYOUT = ("num_layers", "num_kv_heads", "head_dim", "dtype")
 _OPTIONS: Mapping[str, set[str]] = {
     "exact": set(),
-    "int4": {"sinks", "key_group", "value_group"},
+    "int4": {"sinks", "key_group", "value_group", "key_levels", "value_levels"},
     "klt": {"profile", "key_step", "value_step", "sinks", "time"},
 }
 
@@ -65,6 +65,8 @@ def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str
     if name == "exact":
         return ExactCodec(layout)
     if name == "int4":
+        if options:  # of a file, where 16 levels are not named
+            options = {"key_levels": 16, "value_levels": 16, **options}
         return Int4Codec(layout, **options)
     hash_ = options.pop("profile")
     if not isinstance(hash_, str) or find_profile is None:

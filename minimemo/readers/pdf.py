@@ -18,6 +18,7 @@ from typing import Any
 from minimemo.errors import InputError
 from minimemo.readers.prose import Line, Mark, Page, prose
 from minimemo.text.document import Place
+from minimemo.text.scripts import CJK
 
 SECONDS, MEMORY, PAGES = 600, 4 << 30, 20_000  # of the child; a 3,000-page PDF takes about 10 s
 _MARKS = 10_000  # entries of an outline that are read
@@ -26,6 +27,7 @@ _GAP = 0.8  # of a line's height: what is wider stands between columns or cells
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 Char = tuple[str, Box]
 Turn = tuple[int, float, float, float, float]  # degrees; left, bottom, width and height before
+_CJK = re.compile(f"[{CJK}]")
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 
 
@@ -195,13 +197,20 @@ def _lines(page: Any, fonts: dict[bytes, int]) -> Iterator[tuple[Any, ...]]:
         stretches = rects(first, last - first + 1)
         jumps = gaps = 0
         if not turn:
+            # Where a file places each letter for itself, a stretch is one letter, and no higher than that.
+            loose = [box[3] - box[1] for box in (char_box(first), char_box(last))] if len(stretches) > 1 else []
             for before, after in itertools.pairwise(stretches):
-                high = max(before[1] - before[3], after[1] - after[3], 1.0)
+                high = max(before[1] - before[3], after[1] - after[3], *loose, 1.0)
                 jumps += after[0] < before[2] - high and after[2] > after[0]
                 gaps += after[0] - before[2] > _GAP * high
         wide = bool(stretches) and stretches[-1][2] - stretches[0][0] > 0.45 * width
-        if jumps or (0 < gaps < 4 and wide) or _RIGHT_TO_LEFT.search(body):
+        chars: list[Char] = []
+        if jumps or (0 < gaps < 4 and wide) or (gaps and _CJK.search(body)) or _RIGHT_TO_LEFT.search(body):
             chars = [(char, char_box(index(start + i))) for i, char in enumerate(body)]
+        if gaps and _CJK.search(body):  # the empty half of a full-width comma is none
+            drawn = [box for char, box in chars if not char.isspace() and box[2] > box[0]]
+            gaps = sum(b[0] - a[2] > _GAP * max(a[3] - a[1], b[3] - b[1], 1.0) for a, b in itertools.pairwise(drawn))
+        if jumps or (0 < gaps < 4 and wide) or _RIGHT_TO_LEFT.search(body):
             for part in _parts(chars):
                 boxes = [b for _, b in part if b[2] > b[0]] or [part[0][1]]
                 whole = min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), boxes[0][3]

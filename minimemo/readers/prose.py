@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from minimemo.text.document import Place
-from minimemo.text.scripts import is_cjk
+from minimemo.text.scripts import CJK, is_cjk
 
 _CUT = "\ufffe\u0002\u00ad"  # how PDFium and typesetters mark a word cut at a line's end
 _ENDS = tuple('.!?:;。！？：；…"”’»）)')
@@ -22,6 +22,9 @@ _COMPOUNDS = re.compile(
     "cross|double|ex|five|four|full|half|high|long|low|mid|multi|near|non|old|one|open|part|quasi|real|second|self|semi"
     "|short|single|six|small|so|state|ten|third|three|top|two|well|wide"
 )
+_FULL_WIDTH = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")
+_SENTENCE = re.compile("[，。；！？]")
+_SPACED = re.compile(f"[{CJK}] [A-Za-z0-9]|[A-Za-z0-9] [{CJK}]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # Characters that stand for others: ligatures, letters and digits of full width, radicals, compatible ideographs, Arabic
 # letters as they look within a word.
@@ -109,6 +112,18 @@ class _Paragraphs:
         self._height = 0  # lines of the paragraph so far
         self._words = Counter(word for lines in pages for line in lines for word in _WORD.findall(line.text.lower()))
         self._pitches = _pitches(pages)
+        cuts = (self._halves(a.text, b.text) for lines in pages for a, b in itertools.pairwise(lines))
+        self._hyphenated = any(self._words[(one + two).lower()] for one, two in filter(None, cuts))
+
+    @staticmethod
+    def _halves(before: str, text: str) -> tuple[str, str] | None:
+        """The parts of a word that a line's end cuts, or at whose hyphen the line ends."""
+        if not (before and text[:1].isalpha()) or not (
+            before[-1] in _CUT or (before.endswith("-") and before[-2:-1].isalpha())
+        ):
+            return None
+        first, second = re.search(r"[^\W\d_]*$", before[:-1]), re.match(r"[^\W_]*", text)
+        return first[0] if first else "", second[0] if second else ""
 
     @property
     def open(self) -> bool:
@@ -204,12 +219,14 @@ class _Paragraphs:
             return ""
         before = self.parts[-1]
         cut = before[-1] in _CUT
-        hyphen = cut or (before.endswith("-") and before[-2:-1].isalpha())
-        if hyphen and text[0].isalpha():
-            first, second = re.search(r"[^\W\d_]*$", before[:-1]), re.match(r"[^\W_]*", text)
-            one, two = first[0] if first else "", second[0] if second else ""
-            whole, compound = self._words[(one + two).lower()], self._words[f"{one}-{two}".lower()]
-            keep = compound > whole or bool(not whole and (_COMPOUNDS.fullmatch(one.lower()) or two[:1].isupper()))
+        if halves := self._halves(before, text):
+            one, two = (half.lower() for half in halves)
+            whole, compound = self._words[one + two], self._words[f"{one}-{two}"]
+            # Where no word of the document is cut, lines end at the hyphens that compounds have.
+            words = not self._hyphenated and min(self._words[one], self._words[two]) > 1  # one is the half itself
+            keep = compound > whole or bool(
+                not whole and (words or _COMPOUNDS.fullmatch(one) or halves[1][:1].isupper())
+            )
             if cut or not keep:
                 self.parts[-1] = before[:-1] + "-" * keep
                 self._length += keep - 1
@@ -222,7 +239,11 @@ class _Paragraphs:
             return ""
         if "://" in before.split()[-1] and before[-1] in ":/-_%=&?#~":
             return ""
-        return "" if is_cjk(before[-1]) and is_cjk(text[0]) else " "
+        sides = before[-1], text[0]
+        if any(map(_FULL_WIDTH.match, sides)) or all(is_cjk(char) or char in "“”‘’…—" for char in sides):
+            return ""
+        mixed = any(map(is_cjk, sides))  # "在2018|年": with a space where the text has such spaces
+        return "" if mixed and not _SPACED.search(f"{before[-80:]}\n{text[:80]}") else " "
 
 
 def _marked(lines: Sequence[Line], marks: Sequence[Mark]) -> dict[int, tuple[str, ...]]:
@@ -263,9 +284,10 @@ def _pitches(pages: Sequence[Sequence[Line]]) -> dict[int, float]:
 
 
 def _is_row(text: str) -> bool:
-    """Whether a line looks like one of a table: half of its words are numbers."""
+    """Whether a line looks like one of a table: half of its words are numbers, and it is no Chinese sentence."""
     cells = text.split()
-    return len(cells) > 2 and sum(any(char.isdigit() for char in cell) for cell in cells) * 2 >= len(cells)
+    numbers = sum(any(char.isdigit() for char in cell) for cell in cells)
+    return len(cells) > 2 and 2 * numbers >= len(cells) and not _SENTENCE.search(text)
 
 
 def _ordered(lines: list[Line], size: float, within: bool) -> tuple[list[Line], list[Line]]:

@@ -6,67 +6,110 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.memo.folder import memo_files
-from minimemo.memo.library import export
+from minimemo.memo.library import portable_files
+from minimemo.memo.manifest import NAME
 from minimemo.memo.memo import open_memo
 from minimemo.memo.registry import remember
+from minimemo.scale.sealed import Sealer, is_sealed, unseal
 
 MOST = 16  # members; a memo has six at most
 _STAMP = (1980, 1, 1, 0, 0, 0)  # of each member, so that one memo gives one archive
 
 
-def pack(memo: Path, out: Path) -> Path:
-    """Writes a memo into the archive `out`, which must not exist yet: whole or not at all. Raises like `export`."""
+def pack(memo: Path, out: Path, passphrase: str | None = None) -> Path:
+    """Writes a memo into the archive `out`, which must not exist yet: whole or not at all; under a passphrase, where
+    one is given, nothing of it is on the disk in clear (sealed.py). Raises like `export`."""
     if out.exists():
         raise InputError(f"{out}: exists; name a place where nothing is")
+    files = portable_files(memo)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
-            copy = export(memo, Path(scratch) / "memo")
             archive = Path(scratch) / "zip"
             archive.touch(0o600)
-            with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as writer:
-                for path in memo_files(copy):
-                    info = zipfile.ZipInfo(path.name, _STAMP)
-                    with path.open("rb") as file, writer.open(info, "w", force_zip64=True) as member:
-                        shutil.copyfileobj(file, member, 1 << 20)
-            archive.chmod((copy / "manifest.json").stat().st_mode & 0o666)
+            with archive.open("wb") as file:
+                if passphrase is None:
+                    _write(files, file)
+                else:
+                    sealer = Sealer(file, passphrase)
+                    _write(files, cast(IO[bytes], sealer))
+                    sealer.close()
+            archive.chmod(files[0].stat().st_mode & 0o666)
             os.rename(archive, out)
     except OSError as error:
         raise MinimemoError(f"{out}: cannot be written ({error.strerror or error}); name another place") from error
     return out
 
 
-def unpack(archive: Path, out: Path) -> Path:
+def _write(files: Sequence[Path], out: IO[bytes]) -> None:
+    """Writes files into an archive, as they are and in an order that is always the same."""
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as writer:
+        for path in sorted(files, key=lambda path: (path.name != NAME, path.name)):
+            with (
+                path.open("rb") as file,
+                writer.open(zipfile.ZipInfo(path.name, _STAMP), "w", force_zip64=True) as member,
+            ):
+                shutil.copyfileobj(file, member, 1 << 20)
+
+
+def unpack(archive: Path, out: Path, passphrase: str | None = None) -> Path:
     """Makes a memo, whole or not at all, of an archive that `pack` wrote, checks every byte of it and notes it.
+    passphrase: of a sealed one.
 
     An archive may be a stranger's: only stored members with plain names are taken, and no more bytes than the archive
     has. Raises InputError for an `out` that exists, MemoError for what is no such archive or damaged, MinimemoError
     when the memo cannot be written.
     """
+    if not archive.is_file():
+        raise MinimemoError(f"{archive}: no such file")
+    try:
+        with arriving(out) as memo, _opened(archive, memo.parent, passphrase) as reader:
+            _check(archive, reader.infolist())
+            for info in reader.infolist():
+                with reader.open(info) as member, (memo / info.filename).open("xb") as file:
+                    shutil.copyfileobj(member, file, 1 << 20)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise MemoError(f"{archive}: damaged, or no archive of a memo ({error}); export it again") from error
+    return out
+
+
+@contextmanager
+def _opened(archive: Path, scratch: Path, passphrase: str | None) -> Iterator[zipfile.ZipFile]:
+    """The archive; a sealed one is unsealed into `scratch` first."""
+    if is_sealed(archive):
+        clear = scratch / "zip"
+        clear.touch(0o600)
+        with clear.open("wb") as file:
+            unseal(archive, passphrase or "", file)
+        archive = clear
+    with zipfile.ZipFile(archive) as reader:
+        yield reader
+
+
+@contextmanager
+def arriving(out: Path) -> Iterator[Path]:
+    """Gives an empty folder for a memo's files; when the block ends well, they are checked, get the name `out` and are
+    noted. Raises InputError for an `out` that exists, MemoError for what is no whole memo, MinimemoError when it cannot
+    be written."""
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists; name a place where nothing is")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
             memo = Path(scratch) / "memo"
             memo.mkdir()
-            with zipfile.ZipFile(archive) as reader:
-                _check(archive, reader.infolist())
-                for info in reader.infolist():
-                    with reader.open(info) as member, (memo / info.filename).open("xb") as file:
-                        shutil.copyfileobj(member, file, 1 << 20)
+            yield memo
             memo_files(memo)  # nothing that no memo has
             open_memo(memo).verify()
             os.rename(memo, out)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise MemoError(f"{archive}: damaged, or no archive of a memo ({error}); export it again") from error
     except OSError as error:
-        where = out if archive.is_file() else archive
-        raise MinimemoError(f"{where}: cannot be imported ({error.strerror or error})") from error
+        raise MinimemoError(f"{out}: cannot be written ({error.strerror or error}); name another place") from error
     remember(out)
-    return out
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -15,8 +15,9 @@ from minimemo.search.fusion import NEIGHBOURS, fuse_expanded, over_regions, with
 from minimemo.search.lexical import LexicalIndex
 from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import Chunk
+from minimemo.text.figures import Figured, figured
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.tables import counted, headers
+from minimemo.text.tables import counted, extreme, headers, listed
 from minimemo.text.words import is_blob, is_code, quoted, terms
 
 QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
@@ -98,12 +99,26 @@ class Retriever:
         first, past = np.interp([start, end], tokens, places) if chunks else (0, 0)
         return int(first), int(past)
 
-    def counted(self, question: str) -> tuple[int, list[Hit]] | None:
-        """What a question asks the number of in a table, see `tables.counted`, and the passages that hold the rows."""
-        if len(set(self._documents)) != 1 or not (told := counted([chunk.text for chunk in self._chunks], question)):
+    def figured(self, question: str) -> tuple[Figured, list[Hit]] | None:
+        """What a question asks to count, to list or to compare, where the words and numbers of the one document that is
+        searched settle it (see text.figures and text.tables), and the passages that it was computed from."""
+        if len(set(self._documents)) != 1:
             return None
-        hits = [Hit(self._chunks[i], 1.0, ("lexical",), self._documents[i], self._headers[i]) for i in told[1]]
-        return told[0], hits
+        texts = [chunk.text for chunk in self._chunks]
+        if told := counted(texts, question) or extreme(texts, question) or listed(texts, question):
+            return Figured(str(told[0]), ()), [self._hit(at) for at in told[1]]
+        gaps = (chunk.start - before for chunk, before in zip(self._chunks, self._ends(), strict=True))
+        whole = "".join("\n" * gap + text for gap, text in zip(gaps, texts, strict=True))
+        if not (found := figured(whole, question)):
+            return None
+        holding = (at for start, _ in found.spans for at, c in enumerate(self._chunks) if c.start <= start < c.end)
+        return found, [self._hit(at) for at in dict.fromkeys(holding)]
+
+    def _ends(self) -> list[int]:
+        return [0, *(chunk.end for chunk in self._chunks[:-1])]
+
+    def _hit(self, at: int) -> Hit:
+        return Hit(self._chunks[at], 1.0, ("lexical",), self._documents[at], self._headers[at])
 
     def _cosines(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(texts, passages); 0 for a text of words that the embedder does not know."""

@@ -24,6 +24,7 @@ from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
 from minimemo.memory.tiers import TIERS
 from minimemo.server import openai
+from minimemo.server.access import DOCUMENTS, Access, OverQuota
 from minimemo.server.desk import Busy, Desk
 from minimemo.server.guard import Guard, is_local
 from minimemo.server.jobs import Job, Jobs
@@ -42,11 +43,37 @@ _AS_PDF = {"Content-Security-Policy": "default-src 'none'; object-src 'self'; fr
 
 
 class Service:
-    """What the routes share: the shelf of documents, the desk of questions, the builds, what is counted of them."""
+    """What the routes share: the shelf of documents, the desk of questions, the builds, what is counted of them.
+    access: of the token that all requests carry; None: everything is allowed."""
 
-    def __init__(self, shelf: Shelf, desk: Desk, jobs: Jobs) -> None:
-        self.shelf, self.desk, self.jobs = shelf, desk, jobs
+    def __init__(self, shelf: Shelf, desk: Desk, jobs: Jobs, access: Access | None = None) -> None:
+        self.shelf, self.desk, self.jobs, self.access = shelf, desk, jobs, access
         self.metrics = Metrics(desk)
+
+    def of(self, access: Access) -> Service:
+        """The part of this service that a token may use."""
+        part = Service(self.shelf.of(access.sees, access.uploads), self.desk, self.jobs.of(access.name), access)
+        part.metrics = self.metrics
+        return part
+
+    def spend(self) -> None:
+        """Counts a question of the token's. Raises OverQuota where it is one too many."""
+        if self.access is not None:
+            self.access.quota.ask()
+
+    def wrote(self, answer: Answer) -> None:
+        """Counts what an answer took of the token's share."""
+        if self.access is not None:
+            self.access.quota.wrote(answer.generated_tokens)
+
+    def check_write(self, document: str | None = None) -> None:
+        """Raises 403 where the token may not add documents, or not delete this one."""
+        if self.access is None:
+            return
+        if not self.access.write:
+            raise HTTPException(403, "this token reads; its owner's `write = true` lets it add documents")
+        if document is not None and self.access.uploads not in self.shelf.document(document).folder.parents:
+            raise HTTPException(403, "this token deletes what it added itself, and no more")
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -78,7 +105,11 @@ class Service:
                     first = False
                     self.metrics.first.observe(time.perf_counter() - begun)
                 if isinstance(step, Answer):
+                    self.wrote(step)
                     self.metrics.answered(step, time.perf_counter() - begun)
+                    if DOCUMENTS in request.scope:
+                        ids = await run_in_threadpool(self.ids)
+                        request.scope[DOCUMENTS].update(ids.get(p.document, "") for p in step.passages)
                 yield step
         finally:
             ticket.leave()
@@ -95,21 +126,18 @@ class Service:
 
     def question(self, body: Mapping[str, Any], local: bool) -> Callable[[], Iterator[Any]]:
         """The work that a body of /api/ask asks for."""
-        mode, most = body.get("mode", "memorag"), body.get("max_tokens", openai.MAX_TOKENS)
-        ids, turns, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
+        mode, most = body.get("mode", "memorag"), openai.longest(body, "max_tokens")
+        ids, told, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
         if mode not in (*get_args(Mode), "summarize"):
             raise InputError(f"mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}, summarize")
         if not (isinstance(ids, list) and all(isinstance(id, str) for id in ids)):
             raise InputError("documents: a list of ids is needed")
-        if not (isinstance(most, int) and 0 < most <= 4096):
-            raise InputError("max_tokens: a whole number from 1 to 4096")
-        if not isinstance(question, str) or not isinstance(turns, list):
+        if most > openai.MOST_TOKENS:
+            raise InputError(f"max_tokens: a whole number from 1 to {openai.MOST_TOKENS}")
+        if not isinstance(question, str) or not isinstance(told, list):
             raise InputError("question: a text is needed, and turns: a list")
-        before = [
-            (str(turn["question"]), str(turn.get("answer") or "") if turn.get("guess") is None else "")
-            for turn in turns
-            if isinstance(turn, dict) and str(turn.get("question", "")).strip()
-        ]
+        turns = [turn for turn in told if isinstance(turn, dict)]
+        before = openai.turns((str(turn.get("question") or ""), str(turn.get("answer") or "")) for turn in turns)
         folders = [Path(str(path)) for path in body.get("memos", [])] if local else []
         typed = str(body.get("typed", ""))
 
@@ -163,12 +191,15 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         return JSONResponse({"status": "ok", "version": __version__, "waiting": service.desk.waiting})
 
     async def metrics(request: Request) -> Response:
+        if service.access is not None:
+            raise HTTPException(403, "metrics are the server's owner's, at its socket")
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     def documents(request: Request) -> Response:
         return JSONResponse([{**one.facts(), "pages": shelf.pages(one)} for one in shelf.documents().values()])
 
     async def upload(request: Request) -> Response:
+        service.check_write()
         name, tier = request.query_params.get("name", ""), request.query_params.get("memory", "balanced")
         if not name.strip():
             raise InputError("name: the file's name is needed, as ?name=report.pdf")
@@ -195,18 +226,22 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
 
     def remove(request: Request) -> Response:
+        service.check_write(request.path_params["id"])
+        _seen(request, request.path_params["id"])
         return JSONResponse({"freed": shelf.remove(request.path_params["id"])})
 
     def text(request: Request) -> Response:
         start, end = _number(request, "start", 0), _number(request, "end", TEXT)
         end = min(end, start + TEXT)
         content = shelf.text(request.path_params["id"], start, end)
+        _seen(request, request.path_params["id"])
         return JSONResponse({"start": start, "end": start + len(content), "text": content})
 
     def file(request: Request) -> Response:
         document = shelf.document(request.path_params["id"])
         if (path := document.original()) is None:
             raise HTTPException(404, f"{document.name} is not beside its memo any longer; its text is")
+        _seen(request, document.id)
         with path.open("rb") as opened:
             pdf = opened.read(5) == b"%PDF-"
         kind, headers = ("application/pdf", _AS_PDF) if pdf else ("text/plain; charset=utf-8", _AS_TEXT)
@@ -227,15 +262,18 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         if not isinstance(query, str) or not isinstance(k, int) or not 0 < k <= 50:
             raise InputError("query: a text is needed, and k: a whole number from 1 to 50")
         ids = [str(id) for id in body.get("documents", [])]
+        service.spend()
         passages = await run_in_threadpool(lambda: shelf.memo(ids, query).retrieve(query, k))
         names = await run_in_threadpool(service.ids)
         rows = [{**_plain(passage), "id": names.get(passage.document)} for passage in passages]
+        _seen(request, *(names.get(passage.document, "") for passage in passages))
         return JSONResponse({"passages": rows})
 
     async def ask(request: Request) -> Response:
         body = await _body(request)
         work = service.question(body, is_local(request.scope))
         service.desk.check()
+        service.spend()
         return _events(_asked(service, service.steps(work, request), body.get("documents", [])))
 
     async def completions(request: Request) -> Response:
@@ -249,10 +287,11 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
 
         if ids:
             await run_in_threadpool(shelf.document, model)  # an unknown one is told before anything else
+        service.desk.check()
+        service.spend()
         if not body.get("stream"):
             answer = await service.answer(work, request)
             return JSONResponse(openai.completion(answer, model, await run_in_threadpool(service.links, ids)))
-        service.desk.check()
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _events(_completed(service, service.steps(work, request), model, usage))
 
@@ -272,6 +311,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise InputError("input: a text or a list of texts is needed")
+        service.spend()
         embedder = await run_in_threadpool(shelf.embedder)
         embed = embedder.embed_queries if body.get("input_type") == "query" else embedder.embed_passages
         rows = await run_in_threadpool(embed, texts)
@@ -310,6 +350,20 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
     made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, Exception: _failed,
     })  # fmt: skip
+    made.add_middleware(cast(Any, guard.around))
+    return made
+
+
+def front(guard: Guard) -> Starlette:
+    """The application of those who have no token: the page, and whether the server is up."""
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    routes: list[BaseRoute] = [Route("/health", health)]
+    if PAGE.is_dir():
+        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
+    made = Starlette(routes=routes)
     made.add_middleware(cast(Any, guard.around))
     return made
 
@@ -388,6 +442,11 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
+def _seen(request: Request, *ids: str) -> None:
+    """Notes for the audit log that a request was given something of documents."""
+    request.scope.get(DOCUMENTS, set()).update(ids)
+
+
 def _number(request: Request, name: str, default: int) -> int:
     given = request.query_params.get(name, str(default))
     if not given.isdecimal() or len(given) > 12:
@@ -414,6 +473,9 @@ async def _told(request: Request, error: Exception) -> Response:
     """A mistake of the client's, or too many of them."""
     if isinstance(error, Busy):
         return JSONResponse(openai.error(str(error), "rate_limit_error"), 429, {"Retry-After": "30"})
+    if isinstance(error, OverQuota):
+        wait = {"Retry-After": f"{error.seconds:.0f}"}
+        return JSONResponse(openai.error(str(error), "rate_limit_error"), 429, wait)
     code = 404 if isinstance(error, InputError) and str(error).startswith("no ") else 400
     return JSONResponse(openai.error(str(error)), code)
 

@@ -33,10 +33,11 @@ _HEADERS = [
 
 
 class Guard:
-    """key: what requests are to carry as `Authorization: Bearer KEY`; "" for none, on this machine alone."""
+    """key: what requests are to carry as `Authorization: Bearer KEY`; "" for none, on this machine alone. admitted:
+    those that come were let in by their tokens (access.py)."""
 
-    def __init__(self, key: str = "") -> None:
-        self._key = key
+    def __init__(self, key: str = "", admitted: bool = False) -> None:
+        self._key, self._admitted = key, admitted
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """Middleware: refuses with 401, 403 or 421, and sets the headers that bind a browser."""
@@ -67,7 +68,7 @@ class Guard:
             return None
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        if not self._key and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if not self._key and not self._admitted and not is_loopback(urlsplit(f"//{host}").hostname or ""):
             return 421, f"host {host!r}: this server answers to localhost; start it with --api-key-file for others"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:

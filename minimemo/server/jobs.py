@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _SLOW = {"read", "calibrate", "embed"}  # stages that take the time
 class Job:
     """One document on its way to a memo. state: waiting, running, done, failed or cancelled."""
 
-    def __init__(self, source: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, source: Path, options: Mapping[str, Any], owner: str = "") -> None:
+        self.owner = owner
         self.id = secrets.token_hex(6)
         self.source = source
         self.options = dict(options)
@@ -69,14 +71,21 @@ class Jobs:
     def __init__(self, uploads: Path, models: Mapping[str, Any] | None = None) -> None:
         self._uploads = uploads
         self._models = {name: str(model) for name, model in (models or {}).items() if model is not None}
+        self._owner = ""
         self._jobs: dict[str, Job] = {}
         self._line: queue.Queue[Job | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="builds", daemon=True)
         self._thread.start()
 
+    def of(self, owner: str) -> Jobs:
+        """The same line, in which one sees the builds alone that were begun through it."""
+        part = copy(self)
+        part._owner = owner
+        return part
+
     def submit(self, source: Path, options: Mapping[str, Any]) -> Job:
-        job = Job(source, {**self._models, **options})
-        ended = [one for one in self._jobs.values() if one.state not in ("waiting", "running")]
+        job = Job(source, {**self._models, **options}, self._owner)
+        ended = [one for one in list(self._jobs.values()) if one.state not in ("waiting", "running")]
         for old in ended[:-KEPT]:
             del self._jobs[old.id]
         self._jobs[job.id] = job
@@ -84,10 +93,10 @@ class Jobs:
         return job
 
     def all(self) -> list[Job]:
-        return list(self._jobs.values())
+        return [job for job in list(self._jobs.values()) if self._owner in ("", job.owner)]
 
     def job(self, id: str) -> Job:
-        if id not in self._jobs:
+        if id not in self._jobs or self._owner not in ("", self._jobs[id].owner):
             raise InputError(f"no job {id!r} here: /api/jobs lists them")
         return self._jobs[id]
 
@@ -111,7 +120,7 @@ class Jobs:
         while (job := self._line.get()) is not None:
             if not job.cancelled.is_set():
                 self._build(job)
-            if job.memo is None and job.source.parent == self._uploads:
+            if job.memo is None and self._uploads in job.source.parents:
                 with suppress(OSError):
                     job.source.unlink()
 

@@ -44,11 +44,16 @@ _PART = re.compile(r"(.+):(\d{1,12})-(\d{1,12})")
 class Tools:
     """The tools over a shelf of documents; models work at the desk, in the order of calls.
 
-    base: address of the server that shows documents' files; "" without one.
+    base: address of the server that shows documents' files; "" without one. spend, wrote: called for each question and
+    with each answer.
     """
 
-    def __init__(self, shelf: Shelf, desk: Desk, base: str = "") -> None:
+    def __init__(
+        self, shelf: Shelf, desk: Desk, base: str = "", spend: Callable[[], None] = lambda: None,
+        wrote: Callable[[Answer], None] = lambda answer: None,
+    ) -> None:  # fmt: skip
         self._shelf, self._desk, self._base = shelf, desk, base
+        self._spend, self._wrote = spend, wrote
 
     async def list_documents(self) -> dict[str, Any]:
         """List the documents: id, name, kind, language, size in tokens and characters."""
@@ -107,6 +112,7 @@ class Tools:
             memo = self._shelf.memo([document], "")
             for step in memo.session().stream_summary(max_tokens):
                 if isinstance(step, Answer):
+                    self._wrote(step)
                     yield {"summary": step.text, "sources": self._results(memo, step.passages)}
                 else:
                     yield step
@@ -122,6 +128,7 @@ class Tools:
                 if not isinstance(step, Answer):
                     yield step
                     continue
+                self._wrote(step)
                 yield {
                     "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
                     "sources": self._results(memo, step.passages),
@@ -139,6 +146,7 @@ class Tools:
 
         last, stage = None, "waiting"
         try:
+            self._spend()
             ticket = self._desk.submit(work, deliver)
         except MinimemoError as error:
             raise ToolError(str(error)) from error
@@ -191,12 +199,15 @@ class Tools:
         return whole if page is None else f"{whole}#page={page}"
 
 
-def assistant(shelf: Shelf, desk: Desk, base: str = "", writes: Jobs | None = None) -> MCPServer[Any]:
-    """The protocol's server with its tools. writes: where builds are done; with it documents are built and deleted."""
+def assistant(
+    shelf: Shelf, desk: Desk, base: str = "", writes: Jobs | None = None, **counted: Callable[..., None]
+) -> MCPServer[Any]:
+    """The protocol's server with its tools. writes: where builds are done; with it documents are built and deleted.
+    counted: `spend` and `wrote` of Tools."""
     server: MCPServer[Any] = MCPServer(
         "minimemo", instructions=_ABOUT, version=__version__, log_level="WARNING", website_url=base or None
     )
-    tools = Tools(shelf, desk, base)
+    tools = Tools(shelf, desk, base, **counted)
     for tool in (tools.search, tools.fetch, tools.ask, tools.quote, tools.summarize, tools.list_documents):
         server.add_tool(tool, annotations=_READS)
 

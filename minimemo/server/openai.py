@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minimemo.ask import PROMPTS, Answer, Piece
@@ -12,7 +12,7 @@ from minimemo.errors import InputError
 
 SOURCES = "\n\n---\n"  # stands before the list of sources, behind an answer
 CAVEAT = {"en": "(The document does not clearly hold this answer.)", "zh": "（文档没有明确支持这个回答。）"}
-MAX_TOKENS = 256
+MAX_TOKENS, MOST_TOKENS = 256, 4096  # of an answer: where a request says nothing of it, and at most
 _UNANSWERED = {prompts.unanswered for prompts in PROMPTS.values()}
 
 
@@ -34,19 +34,29 @@ def asked(body: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], int]:
     ]
     if not said or said[-1][0] != "user":
         raise InputError("messages: the last one is to be the user's question")
-    turns: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for role, text in said[:-1]:
-        if role == "user" and text.strip():
-            turns.append((text, ""))
-        elif role == "assistant" and turns:
-            answer = text.split(SOURCES)[0]
-            turns[-1] = turns[-1][0], "" if answer.strip() in _UNANSWERED else answer
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is None:
-        limit = MAX_TOKENS
+        if role == "user":
+            pairs.append((text, ""))
+        elif pairs:
+            pairs[-1] = pairs[-1][0], text
+    # Clients ask for as much as their model could say, not for what an answer needs.
+    return said[-1][1], turns(pairs), min(MOST_TOKENS, longest(body, "max_completion_tokens", "max_tokens"))
+
+
+def turns(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns before a question, of what was asked and what was answered: without those that asked nothing, without
+    lists of sources, and without answers that say that the document does not say."""
+    answers = ((question, answer.split(SOURCES)[0]) for question, answer in pairs if question.strip())
+    return [(question, "" if answer.strip() in _UNANSWERED else answer) for question, answer in answers]
+
+
+def longest(body: Mapping[str, Any], *names: str) -> int:
+    """The longest answer that a request allows, in tokens, by the first of these names that it has. InputError."""
+    name, limit = next(((name, body[name]) for name in names if body.get(name) is not None), ("", MAX_TOKENS))
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise InputError("max_completion_tokens: a whole number from 1 on")
-    return said[-1][1], turns, limit
+        raise InputError(f"{name}: a whole number from 1 on")
+    return limit
 
 
 def text_of(content: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import stat
@@ -11,11 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minimemo.ask.endpoint import is_loopback
 from minimemo.errors import InputError
 from minimemo.files import data_dir, private_folder
+
+if TYPE_CHECKING:
+    from minimemo.server.access import Access
+    from minimemo.server.app import Service
 
 HOST, PORT = "127.0.0.1", 8765
 HANDS = 8  # questions that are worked on at the same time; their steps are shared, see engine/scheduler.py
@@ -31,27 +36,32 @@ def serve(
     *,
     started: Callable[[str, int], None] = lambda address, documents: None,
     shared: bool = True,
+    access: Path | None = None,
     **models: Any,
 ) -> None:
     """Serves memos until it is told to stop (SIGINT, SIGTERM); what is being streamed is finished first.
 
     places: memos and folders of them; none: all memos on this machine. key: what every request from elsewhere than the
-    user's own socket has to carry. started: called with the address and the number of documents. shared: whether
-    `minimemo ask` of this user asks this server. models: options, model, embedder and generator of a Runtime.
+    user's own socket has to carry. access: a file of tokens (access.py), in place of a key. started: called with the
+    address and the number of documents. shared: whether `minimemo ask` of this user asks this server. models: options,
+    model, embedder and generator of a Runtime.
     Raises InputError where it cannot listen, or would listen to other machines without a key.
     """
     try:
         import uvicorn
 
-        from minimemo.server.app import Service, app
-        from minimemo.server.guard import Guard
+        from minimemo.server.access import read_access
+        from minimemo.server.app import Service
     except ImportError as error:
         raise InputError(f"{_INSTALL} ({error})") from error
     from minimemo.server.desk import Desk
     from minimemo.server.jobs import Jobs
     from minimemo.server.shelf import Shelf
 
-    if not is_loopback(host) and not key:
+    if access is not None and key:
+        raise InputError("--access: its tokens take the place of the key; leave --api-key-file out")
+    tokens = read_access(access) if access is not None else None
+    if not is_loopback(host) and not key and tokens is None:
         raise InputError(f"--host {host}: other machines may ask only with a key; give one with --api-key-file FILE")
     desk = Desk(HANDS)
     shelf = Shelf(places, on_event=desk.hear, **models)
@@ -61,7 +71,7 @@ def serve(
         sockets.append(local)
     jobs = Jobs(shelf.uploads, {name: models.get(name) for name in ("model", "embedder")})
     address = f"http://{f'[{host}]' if ':' in host else host}:{tcp.getsockname()[1]}"
-    made = app(Service(shelf, desk, jobs), Guard(key), _assistant(shelf, desk, address))
+    made = application(Service(shelf, desk, jobs), address, key, tokens)
     config = uvicorn.Config(
         made, log_level="warning", access_log=False, lifespan="on",
         timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, server_header=False,
@@ -100,13 +110,28 @@ def socket_path() -> Path:
     return Path(folder) / "minimemo" / "server.sock" if folder and not home else data_dir() / "run" / "server.sock"
 
 
-def _assistant(shelf: Any, desk: Any, address: str) -> Any:
+def application(service: Service, address: str, key: str = "", tokens: Sequence[Access] | None = None) -> Any:
+    """What answers: one application with a key, or one for each token."""
+    from minimemo.server.access import AUDIT, Gate
+    from minimemo.server.app import app, front
+    from minimemo.server.guard import Guard
+
+    if tokens is None:
+        return app(service, Guard(key), _assistant(service, address))
+    parts = [(one, service.of(one)) for one in tokens]
+    let_in = Guard(admitted=True)
+    apps = {one.sha256: (one.name, app(part, let_in, _assistant(part, address))) for one, part in parts}
+    nobody = front(Guard(secrets.token_hex(32)))  # a key that nobody has
+    return Gate(apps, app(service, Guard(), _assistant(service, address)), nobody, data_dir() / AUDIT)
+
+
+def _assistant(service: Service, address: str) -> Any:
     """What /mcp answers with; None where the protocol's package is not installed, and there is no /mcp."""
     if find_spec("mcp") is None:
         return None
     from minimemo.server.mcp import assistant
 
-    return assistant(shelf, desk, address)
+    return assistant(service.shelf, service.desk, address, spend=service.spend, wrote=service.wrote)
 
 
 def _prepared(shelf: Any, folders: Sequence[Path]) -> Sequence[None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -93,10 +94,17 @@ class Shelf:
         self._manifests: dict[Path, tuple[int, Manifest]] = {}  # with the time of the file that they are of
         self._index: StoreIndex | None = None
         self._lock = RLock()
+        self._sees: Callable[[Path], bool] | None = None
         self.uploads = data_dir() / "documents"
         for place in self._places:
             if not place.is_dir():
                 raise InputError(f"{place}: is neither a memo nor a folder of memos; make one: minimemo build DOCUMENT")
+
+    def of(self, sees: Callable[[Path], bool], uploads: Path) -> Shelf:
+        """The same shelf with those memos alone that may be seen; what is open is shared. uploads: its own folder."""
+        part = copy(self)
+        part._sees, part.uploads = sees, uploads
+        return part
 
     def documents(self) -> dict[str, Document]:
         """The documents by id: the memo's name, with a mark behind it where two have the same one."""
@@ -219,6 +227,10 @@ class Shelf:
             return [by_folder[str(path)] for path in self._index.pick(query, *usual, PICKED, by_folder, question)]
 
     def _folders(self) -> list[Path]:
+        every = self._all_folders()
+        return every if self._sees is None else [folder for folder in every if self._sees(folder)]
+
+    def _all_folders(self) -> list[Path]:
         if not self._places:
             return remembered()
         found = []

@@ -10,6 +10,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from minimemo.text.words import terms
 
@@ -22,6 +23,25 @@ _NAME = re.compile(r"(?=.*[^\W\d_])[^.!?。！？]{1,40}")  # of a column: no nu
 _HOW_MANY = re.compile(
     r"\bhow\smany\s(?:different\s)?(\w+)|(?:多少|[几幾])[个個条條行位名笔筆份次]?(\w{1,4})", re.IGNORECASE
 )
+_EXTREME = re.compile(
+    r"\b(?:(?P<price>most\sexpensive)|most|largest|biggest|greatest|highest|longest|heaviest|latest|newest|maximum"
+    r"|(?P<least>(?P<cheap>cheapest)|least|fewest|smallest|lowest|shortest|lightest|earliest|minimum))\b",
+    re.IGNORECASE,
+)
+_LISTS = re.compile(
+    r"^\W*(?:please\s)?(?:list|name|enumerate)\s(?:me\s)?(?:all\s|every\s|each\s)?(?:of\s)?(?:the\s)?(?:different\s)?(\w+)"
+    r"|^\W*which\s(\w+s)\s(?!(?:has|is)\b)",
+    re.IGNORECASE,
+)
+# Words of a question that ask for rows, not for some of them.
+_PLAIN = frozenset(
+    """
+    all amount any appear column contain contained data date different document entry every exist file given line list
+    listed made make many name number order ordered place placed record recorded row sheet shown table text there total
+    value
+    """.split()  # noqa: SIM905
+)
+_Rows: TypeAlias = list[tuple[int, list[str]]]  # the passage that a row stands in, its fields
 _ROWS = re.compile(r"\b(?:rows?|lines|entries|records|items)\b|[行条條]|记录|記錄", re.IGNORECASE)
 
 
@@ -86,9 +106,96 @@ def counted(passages: Sequence[str], question: str) -> tuple[int, list[int]] | N
     """
     if not (match := _HOW_MANY.search(question)):
         return None
+    if not (told := _only_table(passages)):
+        return None
+    table, rows = told
+    noun, header = set(terms(match[1] or match[2])), set(terms(table.header))
+    column = next((at for at, name in enumerate(table.names) if noun & set(terms(name))), None)
+    if column is None and not _ROWS.search(match[0]):
+        return None
+    chosen = _matching(rows, set(terms(question)) - header - noun - set(terms(match[0])))
+    if chosen is None:
+        return None
+    values = {fields[column] for _, fields in chosen} if column else chosen
+    return len(values), list(dict.fromkeys(number for number, _ in chosen))
+
+
+def listed(passages: Sequence[str], question: str) -> tuple[str, list[int]] | None:
+    """Lists from a document's only table what a question asks for all of, each value once, with the passages that hold
+    the rows: "List all customers.", "Which orders did Ann Lee place?". None where it asks for something else."""
+    if not (match := _LISTS.search(question)) or not (told := _only_table(passages)):
+        return None
+    table, rows = told
+    noun, header = set(terms(match[1] or match[2])), set(terms(table.header))
+    column = next((at for at, name in enumerate(table.names) if noun & set(terms(name))), None)
+    chosen = _matching(rows, set(terms(question)) - header - noun - {"list"})
+    if column is None or not chosen:
+        return None
+    values = list(dict.fromkeys(fields[column] for _, fields in chosen if fields[column]))
+    return ", ".join(values), list(dict.fromkeys(number for number, _ in chosen))
+
+
+def extreme(passages: Sequence[str], question: str) -> tuple[str, list[int]] | None:
+    """Tells from a document's only table which row has the most or the least of what a question asks for, or how much
+    that is, with the passages that hold it; None where it asks for something else.
+
+    "Which order has the highest unit price?" gives that order, and its price; "What is the highest unit price?" the
+    price. Words of the question that stand in fields ("order of Mina Sato") choose among the rows. The first column
+    names the rows: "the most" of it would be a count.
+    """
+    if not (match := _EXTREME.search(question)) or not (told := _only_table(passages)):
+        return None
+    table, rows = told
+    asked = set(terms(question.replace("'s", "")))
+    named = [set(terms(name)) for name in table.names]
+    chosen = _matching(rows, asked - {term for some in named for term in some} - set(terms(match[0])))
+    if not chosen:
+        return None
+    after = asked & set(terms(question[match.start() :]))
+    after |= {"price", "cost"} if (match["price"] or match["cheap"]) else set()
+    values = {
+        at: [_value(fields[at]) for _, fields in chosen] for at, words in enumerate(named) if at and words & after
+    }
+    columns = [at for at in values if values[at] and None not in values[at]]
+    if len(columns) != 1:
+        return None
+    column = columns[0]
+    best = (min if match["least"] else max)(value for value in values[column] if value is not None)
+    best_rows = [row for row, value in zip(chosen, values[column], strict=True) if value == best]
+    of = re.match(r"\W*(?:which|what)\s(\w+)", question, re.IGNORECASE)
+    key = next((at for at, words in enumerate(named) if of and set(terms(of[1])) & words), None)
+    if len(best_rows) > MOST_ROWS or (key is None and not re.match(r"\W*what\s(?:is|was)\b", question, re.IGNORECASE)):
+        return None
+    name = table.names[column]
+    said = [
+        f"{fields[key]} ({name}: {fields[column]})" if key is not None else fields[column] for _, fields in best_rows
+    ]
+    return ", ".join(dict.fromkeys(said)), list(dict.fromkeys(number for number, _ in best_rows))
+
+
+def _matching(rows: _Rows, sought: set[str]) -> _Rows | None:
+    """The rows that have all that is sought, less words that every question on a table may have; None where the table
+    has not all of it: what else is asked is told otherwise, or nowhere. Pairs of Han characters are looked for where
+    there are some."""
+    held = [set(terms(" ".join(fields))) for _, fields in rows]
+    everything = frozenset().union(*held)
+    sought = {term for term in sought - _PLAIN if term.isascii() or term in everything}
+    return [row for row, words in zip(rows, held, strict=True) if sought <= words] if sought <= everything else None
+
+
+def _value(field: str) -> tuple[float, str] | None:
+    """What a field is compared by, a number or a date; None where it is neither."""
+    if re.fullmatch(r"\d{4}-\d\d(?:-\d\d)?", field):
+        return 0.0, field
+    number = re.fullmatch(r"[$€£¥]?\s?(-?\d+(?:\.\d+)?)\s?[%€]?", re.sub(r"(?<=\d),(?=\d{3}\b)", "", field))
+    return (float(number[1]), "") if number else None
+
+
+def _only_table(passages: Sequence[str]) -> tuple[Table, _Rows] | None:
+    """A document's table and its rows, each with the passage that it stands in; None where it has none, or several."""
     lines = [(number, line) for number, text in enumerate(passages) for line in text.split("\n")]
     tables: list[Table] = []
-    rows: list[tuple[int, list[str]]] = []
+    rows: _Rows = []
     table = None
     for at, (number, line) in enumerate(lines):
         if table and (fields := table.fields(line)):
@@ -96,17 +203,7 @@ def counted(passages: Sequence[str], question: str) -> tuple[int, list[int]] | N
         elif not (table and _RULE.fullmatch(line)):
             table = _begun([line for _, line in lines[at : at + 1 + LEAST_ROWS]])
             tables += [table] if table else []
-    if len(tables) != 1:
-        return None
-    noun, header = set(terms(match[1] or match[2])), set(terms(tables[0].header))
-    column = next((at for at, name in enumerate(tables[0].names) if noun & set(terms(name))), None)
-    if column is None and not _ROWS.search(match[0]):
-        return None
-    held = [set(terms(" ".join(fields))) for _, fields in rows]
-    sought = (set(terms(question)) - header - noun) & frozenset().union(*held)
-    chosen = [row for row, words in zip(rows, held, strict=True) if sought <= words]
-    values = {fields[column] for _, fields in chosen} if column else chosen
-    return len(values), list(dict.fromkeys(number for number, _ in chosen))
+    return (tables[0], rows) if len(tables) == 1 else None
 
 
 def _rows(lines: Sequence[str]) -> Iterator[tuple[Table, list[str]]]:

@@ -19,6 +19,20 @@ STOPWORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 
+_IRREGULAR = {
+    form: line.split()[0]
+    for line in """
+    become became|begin began begun|bring brought|build built|buy bought|catch caught|choose chose chosen|come came
+    |die died dying dead death|draw drew drawn|drive drove driven|eat ate eaten|fall fell fallen|feel felt|fight fought
+    |find found|fly flew flown|get got|give gave given|go went gone|grow grew grown|hold held|keep kept|know knew known
+    |lead led|leave left|lend lent|lie lay lain|lose lost|make made|mean meant|meet met|pay paid|rise rose risen|run ran
+    |say said|see saw seen|sell sold|send sent|show shown|sing sang sung|sit sat|speak spoke spoken|spend spent
+    |stand stood|steal stole stolen|swim swam|take took taken|teach taught|tell told|think thought|throw threw thrown
+    |wear wore worn|win won|write wrote written|bear bore born birth
+    """.split("|")  # noqa: SIM905
+    for form in line.split()[1:]
+}
+
 # Colours and cursor movements of a terminal (ECMA-48), as logs keep them.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 # Vowel signs and the stretching line of Arabic, points of Hebrew: most writers leave them out.
@@ -32,6 +46,9 @@ _MARKS = "".join(
     chr(c) for c in range(0x300, 0xFE30) if unicodedata.category(chr(c)) in ("Mn", "Mc") and c not in (0x3099, 0x309A)
 )
 _BLOB = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+_FILE = re.compile(r"(?:data:[\w/+.;-]*base64,)?[A-Za-z0-9+/=_-]{160,}")
+_DATA = re.compile(r"data:[\w/+.;-]*base64,?")
+_BESIDE = 3  # terms
 
 _QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
 _RUN, _SEARCHED_RUN = (
@@ -44,7 +61,7 @@ _RUN, _SEARCHED_RUN = (
 def normalize(text: str) -> str:
     """NFKC, case folded, single spaces, without a terminal's escapes and signs that most writers leave out: what two
     writings of one text have in common."""
-    plain = _UNWRITTEN.sub("", unicodedata.normalize("NFKC", without_escapes(text))).translate(_LETTERS)
+    plain = without_points(unicodedata.normalize("NFKC", without_escapes(text))).translate(_LETTERS)
     return " ".join(plain.casefold().split())
 
 
@@ -53,9 +70,21 @@ def without_escapes(text: str) -> str:
     return _ESCAPE.sub("", text) if "\x1b" in text else text
 
 
+def without_points(text: str) -> str:
+    """Removes the vowel signs of Arabic and Hebrew, which most writers leave out."""
+    return _UNWRITTEN.sub("", text)
+
+
 def is_blob(text: str) -> bool:
-    """Tells whether more than half of a text is no text: runs of 40 characters and more as Base64 has them."""
-    return 2 * sum(len(run) for run in _BLOB.findall(text)) > len(text)
+    """Tells whether a text is no text: more than half of it are runs of 40 characters and more as Base64 has them, and
+    few words stand beside those."""
+    left = _DATA.sub("", _BLOB.sub("", text))
+    return 2 * (len(text) - len(left)) > len(text) and len(terms(left)) < _BESIDE
+
+
+def without_blobs(text: str) -> str:
+    """Puts "[...]" in place of embedded files (runs of 160 characters and more as Base64 has them), not of keys."""
+    return _FILE.sub("[...]", text)
 
 
 def is_code(term: str) -> bool:
@@ -108,6 +137,27 @@ def singular(word: str) -> str:
     if word.endswith("es") and word[-3] not in "aeo":
         return word[:-1]
     return word if word[-2] in "us" else word[:-1]
+
+
+@lru_cache(1 << 16)
+def root(word: str) -> str:
+    """What the forms of an English word have in common, about: "inspected", "inspection" and "inspects" are one,
+    "built" and "build" too. Words with other letters stay. For comparing a question with a sentence, not for search.
+    """
+    if not (word.isascii() and word.isalpha()):
+        return word
+    word = _IRREGULAR.get(word, word)
+    word = _IRREGULAR.get(single := singular(word), single)
+    for ending in ("ing", "est", "ed", "er", "ion", "ly", "al", "ment", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending)
+            return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls" else word
+    return word
+
+
+def roots(text: str) -> frozenset[str]:
+    """The roots of a text's content units."""
+    return frozenset(map(root, content_units(text)))
 
 
 def quoted(text: str) -> list[str]:

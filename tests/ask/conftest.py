@@ -7,8 +7,7 @@ from minimemo.ask import trust
 from tests.ask.fakes import set_limits
 
 WEIGHTS = {
-    "bias": -1.5, "held": 0.5, "related": 1.0, "asked": 1.0, "named": 1.0, "fits": 0.5, "new": 0.5, "likely": 1.0,
-    "margin": 0.5, "stated": 0.5,
+    "bias": -2.5, "held": 0.5, "around": 1.5, "figures": 1.0, "named": 1.0, "margin": 0.5, "stated": 1.0,
 }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ class FakeEngine:
             raise reply
         return FakeTokenizer().encode(reply)
 
-    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None):
+    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None, source=None):
         assert cache.length + len(ids) + max_tokens <= self.config.max_context
         if not min_tokens:
             self.prompts.append(FakeTokenizer().decode(ids))
@@ -171,7 +171,7 @@ class FakeRetriever:
         self.regions.append(regions)
         return [self._one(query, k) for query in queries]
 
-    def counted(self, question):
+    def figured(self, question):
         return None
 
     def quote(self, query, hits, k=3):

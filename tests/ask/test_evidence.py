@@ -228,3 +228,19 @@ def test_a_cited_passage_names_the_sentence_that_holds_the_answer():
     assert cited.cited and text[cited.span[0] - 100 : cited.span[1] - 100] == sentence
     (other,) = cite("Napoleon", "Who built the bridge?", [Passage(100, 100 + len(text), text, 1.0)])
     assert not other.cited and other.span is None
+
+
+def test_who_asks_in_a_chat_is_said_to_ask() -> None:
+    lines = [
+        "23/09/2016, 9:32 PM - Noor{}: who brings it??",
+        "2024-03-01 08:15 Ann{}: when?",
+        "[24/09/16, 08:02] Kei: 9",
+    ]
+    chat, shown = ("\n".join(lines).replace("{}", word) for word in ("", " asks"))
+    assert render_passages([Passage(0, len(chat), chat, 1.0)]) == f"[1] {shown}"
+    prose = "At 9:40 she asked: what now? Nothing followed.\nQuestion: who?"
+    assert render_passages([Passage(0, len(prose), prose, 1.0)]) == f"[1] {prose}"
+
+
+def test_vowel_signs_are_not_shown() -> None:
+    assert render_passages([Passage(0, 20, "بَنَى الْجِسْرَ سَلِيمٌ", 1.0)]) == "[1] بنى الجسر سليم"

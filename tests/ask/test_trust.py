@@ -7,9 +7,11 @@ import pytest
 from minimemo.ask import trust
 from minimemo.ask.answer import denies, is_echo, is_refused
 from minimemo.ask.evidence import Passage, render_passages, without_orders
-from minimemo.ask.question import kind_of
+from minimemo.ask.prompts import PROMPTS
+from minimemo.ask.question import kind_of, sides
 from minimemo.ask.trust import OPEN, probability, signals
 from minimemo.ask.writer import Weighed
+from minimemo.text.figures import Figured
 from tests.ask.fakes import EN_SCRIPT, QUESTION, House, set_limits
 
 SURE, UNSURE = Weighed(-0.1, -9.0, 2.5), Weighed(-4.0, -1.0, -2.5)
@@ -42,6 +44,21 @@ def test_what_writer_and_words_say_for_an_answer_makes_it_likelier(
 )  # fmt: skip
 def test_a_question_that_leaves_something_open_gets_no_sure_answer(question: str, answer: str) -> None:
     assert probability(signals(question, answer, passages(), SURE), False) <= OPEN
+
+
+def test_what_stands_around_an_answer_speaks_for_it() -> None:
+    """In forms of the question's words, in figures or words, in either Chinese script; a question tells nothing."""
+    story = passages(
+        "Twenty-seven girls lived there. They painted the gate. Noor: who brings the tent?\nKei brings it."
+    )
+    girls = signals("How many girls live there?", "27", story, SURE)
+    assert girls["around"] == girls["held"] == 1 and not girls["open"]
+    assert signals("Who brings the tent?", "Noor", story, SURE)["around"] == 0
+    assert signals("Who sang at Super Bowl 47?", "Ann", passages("Ann sang at Super Bowl 50."), SURE)["figures"] == 0
+    assert signals("How much did it cost?", "1,200", passages("It cost 1200 euro."), SURE)["open"] == 0
+    bridge = passages("鎮東的石橋由鹽商沈萬川出資修建，一九零三年動工。")
+    told, untold = (signals(f"石桥是谁{verb}的？", "沈万川", bridge, SURE) for verb in ("修建", "设计"))
+    assert told["around"] == told["named"] == told["zh"] == 1 and untold["around"] == untold["named"] == 0.5
 
 
 def test_an_answer_that_is_likely_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +120,42 @@ def test_yes_or_no_comes_with_the_sentence_that_shows_it(question: str, shown: s
     house = House(sentences=("Breakfast is not refunded.", "The old stone bridge was built by Shen in 1906."))
     answer = house.session.ask(question, "rag")
     assert answer.text == shown and abs(answer.signals["odds"]) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("Does Tank A need a repair?", "Its lining was found sound and no repair is needed."),
+        ("Is it true that Tank B has no crack?", "A crack was found near the outlet."),
+        ("Was Tank C inspected?", ""),
+        ("Is the gate painted?", ""),
+    ],
+)
+def test_the_sentence_that_tells_it_names_its_subject_or_follows_one_that_does(question: str, sentence: str) -> None:
+    text = "Tank A was inspected. Its lining was found sound and no repair is needed.\n\n"
+    text += "Tank B is old. A crack was found near the outlet."
+    assert trust.telling_sentence(question, passages(text)) == sentence
+
+
+def test_both_sides_of_a_comparison_are_searched_for() -> None:
+    assert sides("Who died first, Ann Lee or Bo Ray?") == ["Who died first, Ann Lee or ?", "Who died first, or Bo Ray?"]
+    assert sides("Where was Ann Lee born?") == sides("When did Ann Lee meet Bo Ray?") == []
+    house = House()
+    house.session.ask("Who died first, Ann Lee or Bo Ray?", "rag")
+    assert house.retriever.queries[0] == [
+        "Who died first, Ann Lee or Bo Ray?",
+        *sides("Who died first, Ann Lee or Bo Ray?"),
+    ]
+
+
+def test_what_was_computed_is_cited_and_says_where_it_may_lack_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(sentences=("Tank A was painted by Ivo. ", "Tank D was painted by Ivo."))
+    told = Figured("Tank A, Tank D", ((0, 26), (27, 53)), partial=True)
+    hits = house.retriever.retrieve(["painted by Ivo"], 2)[0]
+    monkeypatch.setattr(house.retriever, "figured", lambda _: (told, hits))
+    answer = house.session.ask("List the tanks that Ivo painted.")
+    assert answer.text == f"Tank A, Tank D ({PROMPTS['en'].partial})" and answer.supported and house.loads == 0
+    assert [p.span for p in answer.passages if p.cited] == [(0, 26), (27, 53)]
 
 
 def test_denials() -> None:

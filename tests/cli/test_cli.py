@@ -19,6 +19,7 @@ import pytest
 from minimemo.cli import commands
 from minimemo.cli.arguments import main, parser
 from minimemo.cli.screen import _OPTIONS, _cut, as_options
+from tests.commands import run
 from tests.conftest import TinyModels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,10 +45,7 @@ def _environment(models: TinyModels) -> dict[str, str]:
 def _run(
     folder: Path, models: TinyModels, *arguments: str, stdin: str = "", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "minimemo", *arguments],
-        cwd=folder, env=_environment(models), input=stdin, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(arguments, folder, _environment(models), stdin)
     assert done.returncode == code, f"exit {done.returncode}: {done.stderr}"
     return done
 
@@ -304,8 +302,8 @@ def test_a_shell_completes_commands_options_and_files(tmp_path: Path, capsys: py
         line = (
             f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_minimemo; echo "${{COMPREPLY[@]}}"'
         )
-        run = [bash, "-c", f"source ./completion.sh; {line}"]
-        return subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+        shell = [bash, "-c", f"source ./completion.sh; {line}"]
+        return subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
 
     assert completed("minimemo", "su") == ["summarize"]
     assert "--max-tokens" in completed("minimemo", "ask", "--max")
@@ -331,7 +329,7 @@ def test_a_build_goes_on_after_ctrl_c(
     slow = write_model(tmp_path / "slow", max_context=600_000)
     folder = tmp_path / "desk"
     folder.mkdir()
-    (folder / "doc.txt").write_text(TEXT * 60, encoding="utf-8")
+    (folder / "doc.txt").write_text(TEXT * 25, encoding="utf-8")
     command = ["build", "doc.txt", "--model", str(slow), "--memory", "int4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "minimemo", *command],
@@ -378,21 +376,13 @@ def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:
     _run(desk, tiny_models, "verify", "doc.memo")
 
 
-@pytest.mark.parametrize("room", [100, 1500, 20000])  # index.bin, chunks.json, memory.bin
+@pytest.mark.parametrize("room", [300, 1500, 20000])  # index.bin, chunks.json, memory.bin
 def test_a_full_disk_is_one_line(tiny_models: TinyModels, desk: Path, room: int) -> None:
     """RLIMIT_FSIZE stands for a full disk: writes fail with an OSError in one file after the other.
 
     The message names what the user named, not the hidden folder that the memo grows in.
     """
-    program = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
-        "from minimemo.cli.arguments import main; sys.exit(main(['build', 'doc.txt', '-o', 'full.memo']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=desk, env=_environment(tiny_models),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(["build", "doc.txt", "-o", "full.memo"], desk, _environment(tiny_models), largest=room)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert re.match(r"minimemo: full\.memo: cannot be written \(.+\); free some space", done.stderr), done.stderr
     assert not list(desk.glob("*full*")) and not list(desk.glob(".*full*"))

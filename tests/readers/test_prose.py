@@ -63,6 +63,21 @@ def test_words_cut_at_line_ends_are_whole() -> None:
     assert "A water-proof coat" in text  # as the document itself writes it elsewhere
 
 
+def test_compounds_keep_their_hyphen_where_no_word_is_cut() -> None:
+    lines = ["The present day is long, and the", "day is present in the present-", "day town, as ever it has been|"]
+    assert "present-day town" in text_of(column(lines))
+    assert "presentday town" in text_of(column([*lines, "and this pres\ufffe", "ent day a present|"]))
+
+
+def test_chinese_lines_join_without_a_space() -> None:
+    """Beside full-width marks too, and before a number unless the text has spaces there."""
+    lines = ["灯塔第一次点亮是在秋天，", "40名船员看见了灯光。那是在1852", "年的十月，写作“斯卡恩", "角”|"]
+    assert text_of(column(lines)) == "".join(lines).rstrip("|")
+    assert "在 1852 年" in text_of(column([*lines[:1], "看见了灯光。那是在 1852", "年的十月"]))
+    counts = ["公司于 2019 年 3 月在 5 个城市成立，2023 年收入", "3.2 亿元，员工 214 人，其中 12 人在 2 个分部"]
+    assert "收入 3.2 亿元" in text_of(column(counts))
+
+
 def test_paragraphs_end_where_the_next_word_would_have_fitted() -> None:
     text = text_of(column([*FILLER, *FILLER, "- one thing|", "- another|"]))
     first = " ".join(FILLER).rstrip("|")

@@ -55,6 +55,20 @@ def read(tmp_path: Path, name: str, content: bytes | str) -> Document:
     return read_document(path)
 
 
+def test_justified_lines_of_letters_placed_one_by_one_are_a_paragraph(tmp_path: Path) -> None:
+    """Browsers write such: a gap between words was held against the height of an "o", and lines for rows of a table."""
+    rows = ["a good bond had done no good", "1090 a pond and a gong bode no good", "1100 hounds bound on a dune"]
+    placed = ""
+    for row, words in enumerate(rows):
+        left = 72.0
+        for word in words.split():
+            for letter in word:  # all of them but "s" are .556 of the size wide
+                placed += f") Tj 1 0 0 1 {left:.2f} {600 - 14 * row} Tm ({letter}"
+                left += 6.67
+            left += 8
+    assert read(tmp_path, "a.pdf", small_pdf([placed])).text == " ".join(rows)
+
+
 def test_a_pdf_is_known_by_its_content_and_has_pages(tmp_path: Path) -> None:
     document = read(tmp_path, "report.txt", small_pdf(PAGES))
     assert document.text.split("\n\n") == PAGES

@@ -148,3 +148,17 @@ def test_tokens_are_told_as_characters_in_proportion_within_passages(tmp_path: P
     assert retriever.characters(0, 0, 40) == (0, 210)
     assert retriever.characters(0, 10, 30) == (50, 160)
     assert retriever.characters(1, 5, 10) == (25, 50)
+
+
+def test_what_words_settle_is_computed_over_the_whole_document(tmp_path: Path) -> None:
+    """Spans count through the document, and its passages that hold them are the sources; of several none is sure."""
+    embedder = Embedder.load(tiny_embedder(tmp_path))
+    text = "Shed A holds 90 litres.\n\nThe dog ran.\n\nShed B holds 1,200 litres."
+    spans = [(0, 23), (25, 37), (39, len(text))]
+    chunks = [Chunk(i, a, b, text[a:b]) for i, (a, b) in enumerate(spans)]
+    index = VectorIndex.build(embedder.embed_passages([c.text for c in chunks]))
+    found = Retriever(index, chunks, embedder).figured("Which shed holds the most?")
+    assert found and found[0].text == "Shed B (1,200 litres)" and [hit.chunk.start for hit in found[1]] == [0, 39]
+    assert [text[a:b] for a, b in found[0].spans] == [chunks[0].text, chunks[2].text]
+    assert Retriever(index, chunks, embedder, [0, 0, 1]).figured("Which shed holds the most?") is None
+    assert Retriever(index, chunks, embedder).figured("Who ran?") is None

@@ -70,31 +70,32 @@ def served(tiny_models: TinyModels, shelf_folder: Path) -> Iterator[Served]:
 
 
 class running:
-    """Runs a server for the length of a `with`; key: that requests must carry."""
+    """Runs a server for the length of a `with`; key: that requests must carry; access: a file of tokens."""
 
-    def __init__(self, folder: Path, key: str = "", models: TinyModels | None = None) -> None:
-        self._folder, self._key, self._models = folder, key, models
+    def __init__(
+        self, folder: Path, key: str = "", models: TinyModels | None = None, access: Path | None = None
+    ) -> None:
+        self._folder, self._key, self._models, self._access = folder, key, models, access
 
     def __enter__(self) -> Served:
         import uvicorn
 
-        from minimemo.server.app import Service, app
+        from minimemo.server.access import read_access
+        from minimemo.server.app import Service
         from minimemo.server.desk import Desk
-        from minimemo.server.guard import Guard
         from minimemo.server.jobs import Jobs
-        from minimemo.server.mcp import assistant
-        from minimemo.server.run import HANDS, _listen, _listen_locally, socket_path
+        from minimemo.server.run import HANDS, _listen, _listen_locally, application, socket_path
         from minimemo.server.shelf import Shelf
 
         self._desk = Desk(HANDS)
-        shelf = Shelf([self._folder], on_event=self._desk.hear)
+        shelf = Shelf([self._folder] if self._access is None else [], on_event=self._desk.hear)
         models = {"model": self._models.decoder, "embedder": self._models.embedder} if self._models else {}
         self._jobs = Jobs(shelf.uploads, models)
         service = Service(shelf, self._desk, self._jobs)
         tcp = _listen("127.0.0.1", 0)
         self._sockets = [tcp, *filter(None, [_listen_locally(socket_path())])]
         url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
-        made = app(service, Guard(self._key), assistant(shelf, self._desk, url))
+        made = application(service, url, self._key, read_access(self._access) if self._access else None)
         config = uvicorn.Config(made, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": self._sockets}, daemon=True)

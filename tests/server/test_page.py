@@ -9,15 +9,18 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minimemo.memo.manifest import Manifest
 from tests.server.browser import CHROMIUM, Browser
-from tests.server.canned import PAGE, Canned, serve
+from tests.server.canned import EXAMPLES, PAGE, Canned, serve
 from tests.server.conftest import Served
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
@@ -95,7 +98,7 @@ def test_a_question_is_answered_and_its_passage_shown_in_the_document(browser: B
     canned.answers["And by whom?"] = lit(canned)
     browser.ask("And by whom?")
     browser.until("document.querySelectorAll('.foot').length === 2")
-    assert canned.asked[1]["turns"] == [{"question": "When was it lit?", "answer": "9 October 1852", "guess": None}]
+    assert canned.asked[1]["turns"] == [{"question": "When was it lit?", "answer": "9 October 1852"}]
     assert browser.errors == []
 
 
@@ -189,6 +192,54 @@ def test_a_question_can_be_stopped_fail_and_be_asked_again(browser: Browser, can
 
 
 @needs_browser
+def test_an_answer_is_copied_and_a_conversation_saved_with_their_sources(browser: Browser, canned: Canned) -> None:
+    canned.answers["When was it lit?"] = lit(canned)
+    canned.answers["Doubted?"] = lit(canned, text="Karsund", supported=False)
+    browser.open(canned.url)
+    browser.ask("When was it lit?")
+    browser.until("document.querySelector('.foot')")
+    browser.js("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve(); }; 1")
+    browser.click(".foot button")
+    copied = browser.until("window.copied")
+    start = canned.text.index(LIT, canned.text.index("2. The tower"))
+    begin, end = start, start + 460  # of the passage that begins there
+    place = f"> — lighthouse.txt, 2. The tower (characters {begin}\N{EN DASH}{end})"
+    assert copied.splitlines() == ["9 October 1852 [1]", "", f"> [1] {LIT}", ">", place]
+    browser.until("document.body.innerText.includes('Copied')")
+    browser.ask("Doubted?")
+    browser.until("document.querySelectorAll('.foot').length === 2")
+    browser.js("""URL.createObjectURL = blob => { window.saved = blob.text(); return 'blob:x'; };
+        HTMLAnchorElement.prototype.click = function () { window.named = this.download; }; 1""")
+    browser.click(".composer button.quiet:nth-of-type(2)")
+    saved = browser.js("window.saved")
+    assert browser.js("window.named").endswith(".md")
+    assert saved.splitlines()[:5] == [
+        "# Conversation with lighthouse.txt",
+        "",
+        "## When was it lit?",
+        "",
+        "9 October 1852 [1]",
+    ]
+    assert place in saved and "## Doubted?" in saved and "*The document does not clearly say this.*" in saved
+    assert browser.errors == []
+
+
+@needs_browser
+def test_a_build_is_cancelled(browser: Browser, canned: Canned) -> None:
+    browser.open(canned.url)
+    browser.until("document.querySelector('.document')")
+    drop = """{const d = new DataTransfer(); d.items.add(new File(['text'], 'long.txt'));
+        document.dispatchEvent(new DragEvent('drop', {dataTransfer: d, bubbles: true, cancelable: true})); 1}"""
+    browser.js(drop)
+    browser.until("document.querySelector('.job progress')?.value === 41")
+    assert canned.jobs
+    browser.click(".job button.link")
+    browser.until("!document.querySelector('.job')")
+    assert not canned.jobs and len(canned.documents) == 2, "the build alone is gone"
+    assert browser.errors == []
+
+
+@needs_browser
 def test_the_page_waits_for_a_server_that_is_away_and_asks_for_a_key(browser: Browser, canned: Canned) -> None:
     browser.open(canned.url)
     browser.until("document.querySelector('.document')")
@@ -223,7 +274,7 @@ def test_narrow_chinese_and_a_page_of_a_pdf(browser: Browser, canned: Canned) ->
     browser.until("document.querySelector('.panel.open .text mark')")
     picture(browser, "chinese_reader")
     browser.click(".tabs button:last-child")
-    assert browser.until("document.querySelector('iframe')?.src").endswith("/documents/d2/file#page=2")
+    assert browser.until("document.querySelector('iframe')?.src").endswith("/documents/d2/file#page=2&navpanes=0")
     assert browser.errors == []
 
 
@@ -302,3 +353,30 @@ def test_the_server_itself_serves_it_within_its_policy(browser: Browser, served:
     browser.until("document.querySelector('.text')?.innerText.includes('<script>')")
     assert browser.errors == []
     picture(browser, "served")
+
+
+@needs_browser
+def test_a_page_of_a_pdf_stands_beside_the_conversation(browser: Browser, served: Served) -> None:
+    """In a frame, which the server's own headers have to allow."""
+    pdf, memo = served.folder / "skarn.pdf", served.folder / "skarn.memo"
+    shutil.copy(EXAMPLES / "skarn-point.pdf", pdf)
+    shutil.copytree(served.folder / "notes.memo", memo)
+    manifest = Manifest.load(memo)
+    replace(manifest, document=replace(manifest.document, name=pdf.name)).save(memo)
+    try:
+        browser.open(served.url)
+        browser.until("document.querySelectorAll('.document').length === 3")
+        doc = "import('./state.js').then(({state}) => state.documents.find(d => d.id === 'skarn'))"
+        assert browser.js(f"{doc}.then(d => d.kind)") == "pdf"
+        place = "{start: 0, end: 9, page: 2, label: '2'}"
+        browser.js(f"Promise.all([{doc}, import('./actions.js')]).then(([d, act]) => act.read(d, {place}))")
+        browser.click(".tabs button:last-child")
+        assert browser.until("document.querySelector('iframe')?.src").endswith(
+            "/documents/skarn/file#page=2&navpanes=0"
+        )
+        time.sleep(0.5)  # a frame that is refused is an error by then
+        assert browser.errors == []
+        picture(browser, "pdf")
+    finally:
+        pdf.unlink()
+        shutil.rmtree(memo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minimemo.text.words import is_blob, is_code, terms, without_escapes
+from minimemo.text.words import is_blob, is_code, root, terms, without_blobs, without_escapes
 
 
 def test_colours_of_a_terminal_break_no_word() -> None:
@@ -25,3 +25,16 @@ def test_what_is_no_text_and_what_is_a_code() -> None:
     assert is_blob("TWFuIGlzIGRpc3Rpbmd1aXNoZWQsIG5vdCBvbmx5IGJ5IGhpcyByZWFzb24\n" * 4)
     assert not is_blob("A sentence with the address https://example.org/a/long/path/that/goes/on/and/on/and/on in it.")
     assert [term for term in ("7039", "b12", "12", "order", "1871") if is_code(term)] == ["7039", "b12", "1871"]
+
+
+def test_words_beside_an_embedded_file_are_text() -> None:
+    image = "![plan](data:image/png;base64," + "TWFuIGlzIGRpc3Rpbmd1" * 20 + ")"
+    told = "The door spring was replaced in 2012, in May."
+    assert is_blob(image) and not is_blob(f"{image}\n\n{told}")
+    assert without_blobs(f"{image}\n{told}") == f"![plan]([...])\n{told}"
+    assert without_blobs(key := "The key is " + "0f" * 40 + ".") == key
+
+
+def test_forms_of_a_word_have_one_root() -> None:
+    assert len(set(map(root, ("inspected", "inspects", "inspection", "inspect")))) == 1
+    assert root("built") == root("builds") and root("largest") == root("larger") and root("灯塔") == "灯塔"

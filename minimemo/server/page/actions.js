@@ -109,7 +109,7 @@ export const stop = () => running?.abort();
 export async function ask(question, mode) {
   const documents = state.documents.filter((d) => state.chosen.has(d.id));
   if (running || !question.trim() || !documents.length) return;
-  const turns = state.turns.filter((turn) => turn.answer).map(({ question, answer }) => ({ question, answer: answer.text, guess: answer.guess }));
+  const turns = state.turns.filter((turn) => turn.answer).map(({ question, answer }) => ({ question, answer: answer.text }));
   const turn = { question: question.trim(), mode, documents, status: "running", stage: null, text: "", passages: [], ids: {}, clues: [], draft: "", answer: null, error: "" };
   update({ turns: [...state.turns, turn], shown: state.turns.length, reader: null });
   running = new AbortController();

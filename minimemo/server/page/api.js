@@ -40,11 +40,13 @@ export const cancel = (id) => request(`api/jobs/${encodeURIComponent(id)}`, { me
 export const text = (id, start, end, signal) => json(`api/documents/${encodeURIComponent(id)}/text?start=${start}&end=${end}`, { signal });
 export const fileUrl = (id, page) => `documents/${encodeURIComponent(id)}/file${page ? `#page=${page}` : ""}`;
 
-// A frame sends no key, so where one is needed the file is fetched here and shown from memory.
+// A frame sends no key, so where one is needed the file is fetched here and shown from memory. It is narrow: the viewer's
+// list of pages would take half of it.
 export async function framed(id, page) {
-  if (!hasKey()) return fileUrl(id, page);
+  const at = page ? `#page=${page}&navpanes=0` : "";
+  if (!hasKey()) return `${fileUrl(id)}${at}`;
   const blob = await (await request(fileUrl(id))).blob();
-  return `${URL.createObjectURL(blob)}${page ? `#page=${page}` : ""}`;
+  return `${URL.createObjectURL(blob)}${at}`;
 }
 
 // Asks, and calls on(event, data) for each event of the stream until it ends.

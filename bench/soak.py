@@ -1,0 +1,200 @@
+"""Readers ask a server for minutes while it builds: is every answer the one that a reader alone gets?
+
+`python -m bench.serve --soak MINUTES` runs it. The server is a process of its own, which readers speak HTTP
+with. Some leave in the middle of an answer, one reads slowly; documents are built and deleted all the
+time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from bench.common.machine import rss_bytes
+from minimemo.errors import MinimemoError
+
+LEAVERS = 200  # clients that leave in the middle, spread over the time
+SLOW = 0.05  # seconds that the slow reader waits before each line
+WARM = 60.0  # seconds after which memory is to grow no more
+_WAIT = 600.0  # seconds that an answer may take
+
+
+class Server:
+    """`minimemo serve` of one memo."""
+
+    def __init__(self, memo: Path, options: Sequence[str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        command = [sys.executable, "-m", "minimemo", "serve", str(memo), "--port", str(self.port), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 120
+        while self.request("GET", "/health") is None:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise MinimemoError("the server did not start")
+            time.sleep(0.2)
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> Any:
+        """What a request gets, JSON; None where nothing answers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=_WAIT)
+        try:
+            connection.request(method, path, body)
+            return json.loads(connection.getresponse().read() or b"null")
+        except OSError:
+            return None
+        finally:
+            connection.close()
+
+    def events(self, body: dict[str, Any], slow: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events of a question, as they come. The connection is closed when nobody goes on with them."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=_WAIT)
+        try:
+            connection.request("POST", "/api/ask", json.dumps(body).encode(), {"Content-Type": "application/json"})
+            response, name = connection.getresponse(), ""
+            while line := response.readline():
+                time.sleep(slow)
+                field, _, value = line.rstrip().decode().partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+        finally:
+            connection.close()
+
+    def close(self) -> int:
+        """Ends it as a service does; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+class Counts:
+    """What happened so far; every number of the table."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.answers = self.wrong = self.unanswered = self.left = self.builds = self.failed = 0
+        self.waits: list[float] = []
+
+    def add(self, **more: int) -> None:
+        with self.lock:
+            for name, number in more.items():
+                setattr(self, name, getattr(self, name) + number)
+
+
+def soak(
+    memo: Path, bodies: Sequence[dict[str, Any]], built: str, minutes: float, readers: int, options: Sequence[str],
+    tell: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Soaks a server of one memo. bodies: what is asked. built: the text that is built again and again. tell: called
+    with a row every half minute. The result is the last row, with the `growth` of memory after WARM."""
+    with _served(memo, options) as server:
+        alone = [_answer(server, body) for body in bodies]
+        counts, ended, sizes = Counts(), threading.Event(), list[tuple[float, int]]()
+        begun = time.monotonic()
+        end = begun + 60 * minutes
+
+        def asking(number: int) -> None:
+            pick, slow = random.Random(number), SLOW if number == 0 else 0.0
+            while not ended.is_set():
+                which, asked = pick.randrange(len(bodies)), time.monotonic()
+                try:
+                    text = _answer(server, bodies[which], slow)
+                except (OSError, ValueError, MinimemoError):
+                    counts.add(unanswered=1)
+                    continue
+                counts.add(answers=1, wrong=int(text != alone[which]))
+                counts.waits.append(time.monotonic() - asked)
+
+        def leaving() -> None:
+            pick = random.Random(99)
+            while not ended.wait(60 * minutes / LEAVERS * pick.uniform(0.5, 1.0)) and counts.left < LEAVERS:
+                with suppress(OSError, ValueError):
+                    for count, _ in enumerate(server.events(pick.choice(bodies))):
+                        if count >= pick.randrange(1, 8):
+                            break
+                    counts.add(left=1)
+
+        def building() -> None:
+            while not ended.is_set():
+                path = f"/api/documents?name=built-{counts.builds}.txt"
+                job = (server.request("POST", path, built.encode()) or {}).get("job")
+                while job and job["state"] in ("waiting", "running") and not ended.wait(0.2):
+                    job = server.request("GET", f"/api/jobs/{job['id']}")
+                if job and job["state"] == "done":
+                    counts.add(builds=1)
+                    server.request("DELETE", f"/api/documents/{job['document']}")
+                elif not ended.wait(1):
+                    counts.add(failed=1)
+
+        jobs = [*(lambda n=n: asking(n) for n in range(readers)), leaving, building]
+        threads = [threading.Thread(target=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        told = begun
+        while (now := time.monotonic()) < end and server.process.poll() is None:
+            sizes.append((now - begun, rss_bytes(server.process.pid)))
+            if now - told >= 30:
+                told = now
+                tell(_row(counts, sizes))
+            time.sleep(0.5)
+        ended.set()
+        for thread in threads:
+            thread.join(_WAIT)
+    last = _row(counts, sizes)
+    tell(last)
+    return {**last, "growth": _growth(sizes)}
+
+
+def _growth(sizes: Sequence[tuple[float, int]]) -> float | None:
+    """The share by which memory grew after WARM: the median of the last quarter to that of the first."""
+    warm = [size for at, size in sizes if at >= WARM]
+    quarter = len(warm) // 4
+    if not quarter:
+        return None
+    return sorted(warm[-quarter:])[quarter // 2] / sorted(warm[:quarter])[quarter // 2] - 1
+
+
+def _row(counts: Counts, sizes: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    waits = sorted(counts.waits) or [0.0]
+    return {
+        "minutes": sizes[-1][0] / 60,
+        "answers": counts.answers,
+        "wrong": counts.wrong,
+        "lost": counts.unanswered,
+        "left": counts.left,
+        "builds": counts.builds,
+        "failed": counts.failed,
+        "whole_p50": waits[len(waits) // 2],
+        "whole_p95": waits[int(0.95 * len(waits))],
+        "rss_mb": sizes[-1][1] / 1e6,
+    }
+
+
+def _answer(server: Server, body: dict[str, Any], slow: float = 0.0) -> str:
+    """The text of an answer. Raises MinimemoError where none came."""
+    for name, told in server.events(body, slow):
+        if name == "answer":
+            return str(told["text"])
+        if name == "error":
+            raise MinimemoError(str(told))
+    raise MinimemoError("no answer came")
+
+
+@contextmanager
+def _served(memo: Path, options: Sequence[str]) -> Iterator[Server]:
+    server = Server(memo, options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.close()

@@ -1,0 +1,101 @@
+"""Drafts make replies shorter in steps and change nothing of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from minimemo.engine.engine import Engine
+from minimemo.engine.lookup import Lookup
+from minimemo.engine.sampling import Sampling
+from minimemo.kernels import native
+from minimemo.models.decoder import Row
+from tests.engine.test_threads import IDS, _packed
+from tests.tiny import tiny_engine
+
+needs_library = pytest.mark.skipif(native.unavailable() is not None, reason="no library")
+TOKENS = 60
+
+
+def test_a_draft_is_what_followed_the_longest_match_last() -> None:
+    assert Lookup([1, 2, 3, 4, 5, 9, 2, 3, 4, 6, 7, 8, 1, 2, 3, 4], 0).draft(2) == [5, 9], "four tokens match there"
+    assert Lookup([2, 3, 4, 5, 9, 2, 3, 4, 6, 7, 2, 3, 4], 0).draft(3) == [6, 7, 2], "of two as long, the last"
+    assert Lookup([4, 5, 6, 9, 4], 0).draft(3) == [], "one token says nothing"
+    assert Lookup([5, 5, 5, 5], 0).draft(3) == [5], "nothing beyond the end"
+    assert Lookup([3, 4, 5, 6, 9, 3, 4], 0).draft(0) == []
+    assert Lookup([], 0).draft(3) == Lookup([7], 0).draft(3) == []
+
+
+def test_what_is_pushed_can_be_copied() -> None:
+    lookup = Lookup([1, 2, 3], 5)
+    for token in (4, 1, 2, 3):
+        lookup.push(token)
+    assert lookup.draft(3) == [4, 1, 2]
+
+
+def _reply(engine: Engine, number: int, source: list[int] | None, **options: int) -> list[int]:
+    cache, reply = engine.new_cache(20 + number + TOKENS), list[int]()
+    for token in engine.generate(cache, IDS[: 20 + number], max_tokens=TOKENS, source=source, **options):
+        assert cache.length == 20 + number + len(reply), "the cache is as long as if each token were a step"
+        reply.append(token)
+    return reply
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_replies_with_drafts_are_those_without_in_fewer_steps(dtype: torch.dtype, tmp_path: Path) -> None:
+    engine = _packed(tmp_path)
+    engine.kv_dtype = dtype
+    for number in range(4):
+        alone, before = _reply(engine, number, None), engine.scheduler.steps
+        assert _reply(engine, number, []) == alone
+        assert _reply(engine, number, alone) == alone
+        assert engine.scheduler.steps - before < 2 * (TOKENS - 1) * 2 / 3
+        assert _reply(engine, number, [], min_tokens=20, stop=(alone[9],)) == _reply(
+            engine, number, None, min_tokens=20, stop=(alone[9],)
+        )
+
+
+@needs_library
+def test_logits_of_drafts_have_the_bits_of_steps(tmp_path: Path) -> None:
+    """Also where a prefix of several splits is attended to, and behind what a batch has in common."""
+    engine = _packed(tmp_path)
+    cache = engine.new_cache(1300)
+    engine.extend(cache, IDS * 17)
+    length = cache.length
+    steps = [engine._forward([token], [Row(cache, 1)]) for token in IDS[:4]]
+    cache.truncate(length)
+    drafts = engine.scheduler.step(IDS[:4], cache, "last")
+    assert torch.equal(drafts, torch.cat(steps)) and cache.length == length + 1
+
+
+@needs_library
+def test_replies_that_draft_change_nobody_elses(tmp_path: Path) -> None:
+    engine = _packed(tmp_path)
+    alone = [_reply(engine, number, None) for number in range(8)]
+    sources: list[list[int] | None] = [reply if number % 2 else None for number, reply in enumerate(alone)]
+    for readers in (2, 8):
+        with ThreadPoolExecutor(readers) as pool:
+            jobs = pool.map(lambda number: _reply(engine, number, sources[number]), range(8))
+            assert list(jobs) == alone
+
+
+@needs_library
+def test_a_cache_without_room_for_drafts_holds_the_reply(tmp_path: Path) -> None:
+    engine = _packed(tmp_path)
+    alone = _reply(engine, 0, None)
+    cache = engine.new_cache(20 + 11)
+    assert list(engine.generate(cache, IDS[:20], max_tokens=12, source=alone)) == alone[:12]
+
+
+def test_nothing_is_drafted_where_tokens_are_drawn_or_rows_differ(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    alone = _reply(engine, 0, None)
+    assert _reply(engine, 0, alone) == alone
+    assert engine.scheduler.steps == engine.decoded == 2 * (TOKENS - 1)
+    drawn = Sampling(temperature=0.8)
+    list(engine.generate(engine.new_cache(90), IDS[:20], max_tokens=TOKENS, sampling=drawn, source=alone))
+    assert engine.decoded == 3 * (TOKENS - 1)

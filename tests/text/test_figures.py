@@ -1,0 +1,82 @@
+"""What words and numbers settle is counted, listed and compared without a model, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from minimemo.text.figures import figured
+
+SHEDS = """List of the sheds, 3 May 2021.
+
+Shed A was painted by Ivo Lind. It holds 1,400 cubic metres. The door is 3 metres wide.
+
+Shed B was painted by Mara Quist. It holds 900 cubic metres. Its roof was mended on 4 June 2020.
+
+Shed C was not painted, because of the rain. It holds 1,750 cubic metres.
+
+Shed D was painted by Ivo Lind. It holds 60 cubic metres. A rope of 40 metres lies beside it.
+
+The price of saw 1 is 250 euro, and that of saw 2 is 310 euro; nine people work here."""
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How much more does Shed A hold than Shed B?", "500 cubic metres (1,400 cubic metres - 900 cubic metres)"),
+        ("How much less does shed B hold than shed A?", "500 cubic metres (1,400 cubic metres - 900 cubic metres)"),
+        ("How much more does Saw 2 cost than Saw 1?", "60 euro (310 euro - 250 euro)"),
+        ("What is the difference in price between saw 1 and saw 2?", "60 euro (310 euro - 250 euro)"),
+        ("How much larger is Shed C than Shed A?", "350 cubic metres (1,750 cubic metres - 1,400 cubic metres)"),
+        ("Is Shed B larger than Shed D?", "Yes. Shed B: 900 cubic metres; Shed D: 60 cubic metres."),
+        ("Does Shed B hold more than Shed A?", "No. Shed B: 900 cubic metres; Shed A: 1,400 cubic metres."),
+        ("Which shed is the largest?", "Shed C (1,750 cubic metres)"),
+        ("Which shed holds the least?", "Shed D (60 cubic metres)"),
+        ("How many sheds are there?", "4 (Shed A, Shed B, Shed C, Shed D)"),
+        ("How many sheds did Ivo Lind paint?", "2 (Shed A, Shed D)"),
+        ("List all the sheds that Ivo Lind painted.", "Shed A, Shed D"),
+        ("Which shed was not painted?", "Shed C"),
+    ],
+)  # fmt: skip
+def test_what_the_text_settles_is_computed(question: str, answer: str) -> None:
+    found = figured(SHEDS, question)
+    assert found and found.text == answer
+    assert all(SHEDS[start:end].endswith((".", ";")) for start, end in found.spans)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How much more does Shed A weigh than Shed B?",  # it is told what they hold
+        "How much more does Shed B hold than Shed A?",  # it holds less
+        "How much longer is Shed D than Shed A?",  # the rope is, and the door is wide
+        "How much more does Shed A hold than Shed E?",
+        "Which shed is the oldest?",
+        "Which shed was painted?",  # three were
+        "How many people work here?",
+        "How many sheds did Olga Brandt paint?",
+        "How many sheds hold more than 100 cubic metres?",
+        "Who painted Shed A?",
+    ],
+)
+def test_what_it_does_not_settle_is_not(question: str) -> None:
+    assert figured(SHEDS, question) is None
+
+
+def test_what_may_lack_something_says_so() -> None:
+    by_words, all_of_them = (figured(SHEDS, f"How many sheds {rest}?") for rest in ("did Ivo Lind paint", "are there"))
+    assert by_words and by_words.partial and all_of_them and not all_of_them.partial
+
+
+def test_one_sentence_about_several_is_not_divided_among_them() -> None:
+    text = "Ann Lee repaired pump 1 and Bo Ray inspected pump 2. Pump 3 was left alone."
+    assert figured(text, "Which pump was repaired?") is None, "whose verb is whose is not told by words"
+    row = "Pump 1, pump 2 and pump 3 were repaired. Pump 4 was left alone."
+    assert (found := figured(row, "List the pumps that were repaired.")) and found.text == "Pump 1, pump 2, pump 3"
+    assert figured("Tanks A, B and C stand here, and Tank D. Tank E is new.", "How many tanks are there?") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Room 12 is red. Room 14 is blue.", "The inn has eighty rooms. Room 1 is red, and room 2 blue."]
+)
+def test_what_is_only_mentioned_is_not_all(text: str) -> None:
+    assert figured(text, "How many rooms are there?") is None and figured(text, "List all the rooms.") is None
