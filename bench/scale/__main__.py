@@ -16,8 +16,9 @@ list and the index; recall: share of questions, passages with noise, whose own d
 folder: a tiny model with random weights. 500 files are synced; 20 changed, 5 broken and 3 gone ones are told, and no
 others; a folder whose sync is killed (-9) twenty times has the same memos, byte for byte, as one that was left alone.
 
-picking: documents of the data with the default embedder, and questions about them that do not name them: share whose
-document is the first, and among the four, that are picked. The embedded passages are kept in minimemo's cache folder.
+picking: documents of the data with the default embedder: share of questions whose document is the first, and among the
+four, that are picked, by vectors alone and with words; questions that people asked, and "What is said about X?" for
+numbers and words that one document alone holds. Embedded passages are kept in minimemo's cache folder.
 
 nearest: unit vectors as the data's passages lie (mixtures of two, with noise of their spread): recall@10 and
 milliseconds of one core for exact search and for the indexes that are an alternative.

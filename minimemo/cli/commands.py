@@ -148,7 +148,6 @@ def _synced(
     arguments: argparse.Namespace, collection: Any, made: Any, run: dict[str, Any], on_event: Bar
 ) -> Mapping[str, str]:
     """Brings a collection in step, and gives the documents that failed. Models that were loaded stay in `run`."""
-    from minimemo.memo.build import build
     from minimemo.memo.registry import memos_of
     from minimemo.scale.estimate import learn
     from minimemo.scale.sync import carry_out, one_by_one
@@ -157,6 +156,8 @@ def _synced(
     jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
 
     def built(document: Any, memo: Path) -> None:
+        from minimemo.memo.build import build  # not where nothing changed
+
         opened = build(document, memo, memory=arguments.memory, **run)
         run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
 
