@@ -164,9 +164,11 @@ def removal(ground: Ground) -> list[Case]:
         ask = command("ask", "--all", "Who?", *ground.models, "-q", "--max-tokens", "2")
         if wrong := ask.fell(0) or command("rm", *memos).fell(0):
             return wrong
-        left = [path for name in ("memos", "tails") for path in (ground.home / name).iterdir()]
-        if left:
-            return f"left: {left}"
+        names = [memo.name.encode() for memo in memos]
+        for path in (ground.home / name for name in ("memos", "tails")):
+            for file in path.iterdir():
+                if file.parent.name == "tails" or any(name in file.read_bytes() for name in names):
+                    return f"left: {file}"
         size = (ground.home / "store.bin").stat().st_size
         return "" if size < 100 else f"store.bin still holds {size} bytes"
 
