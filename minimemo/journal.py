@@ -8,8 +8,10 @@ or absent. Several processes may write one table: they take turns by a lock besi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +42,7 @@ class Journal:
         """Takes in what was written since the last time, and gives it: key -> value, None where it is gone. What
         cannot be read is empty."""
         try:
-            with self.path.open("rb") as file:
+            with _opened(self.path, os.O_RDONLY) as file:
                 head = file.read(_HEAD_BYTES)
                 anew = head != self._head or os.fstat(file.fileno()).st_size < self._end
                 file.seek(_HEAD_BYTES if anew else self._end)
@@ -87,8 +89,8 @@ def append(path: Path, changes: Mapping[str, Any]) -> None:
         return
     with locked(path):
         try:
-            file = path.open("r+b")
-        except FileNotFoundError:
+            file = _opened(path, os.O_RDWR)
+        except (FileNotFoundError, IsADirectoryError):
             _begin(path, changes)
             return
         with file:
@@ -109,6 +111,15 @@ def locked(path: Path) -> Iterator[None]:
     private_folder(path.parent)
     with FileLock(path.with_name(f".{path.name}.lock"), timeout=_WAIT, mode=0o600, is_singleton=True):
         yield
+
+
+def _opened(path: Path, flags: int) -> BinaryIO:
+    """Raises OSError; IsADirectoryError for whatever stands there that is no file, a pipe or a device."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, "is no file", str(path))
+    return os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "rb")
 
 
 def _begin(path: Path, values: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,19 @@ def test_one_that_cannot_be_read_or_written_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "table"
     path.write_text(json.dumps({"a": 1}))
     assert Journal(path).values == {} and Journal(path).damaged
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_no_table_and_gives_way(what: str, tmp_path: Path) -> None:
+    """Reading a pipe, or /dev/zero, never ended."""
+    path = tmp_path / "table"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    assert Journal(path).values == {}
+    if what != "folder":
+        append(path, {"a": 1})
+        assert Journal(path).values == {"a": 1}

@@ -31,7 +31,7 @@ from minimemo.memory.format import LEVEL
 # what they clip does not average out. 0, 1, 4, 8 sinks, with the grids of before: .0060, .0051, .0049, .0050 (2,048
 # tokens); 16: 5 % less than 4, for 2 % more bytes.
 SINKS, KEY_GROUP, VALUE_GROUP = 4, 256, 128
-KEY_LEVELS, VALUE_LEVELS = 30, 16
+KEY_LEVELS, VALUE_LEVELS = 27, 16
 PAIRED = 16  # levels up to which two codes share a byte
 
 

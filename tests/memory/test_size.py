@@ -59,7 +59,7 @@ def test_expectations_follow_what_was_measured() -> None:
     ratios = [5, 10, 15, 20, 26, 30, 45, 70, 100, 120]
     found = [expected_divergence(ratio) for ratio in ratios]
     assert found == sorted(found) and len(set(found)) == len(found)
-    assert expected_quality(26.1).startswith("about balanced (KL about 0.018")
+    assert expected_quality(26.1).startswith("about balanced (KL about 0.012")
     assert expected_quality(9).startswith("finer than high") and expected_quality(70).startswith("coarser than small")
 
 
