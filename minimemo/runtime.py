@@ -250,13 +250,14 @@ class Runtime:
 
         Where none is named, the catalogue's writer writes beside the default decoder's memories, if it was pulled.
         """
-        if self.generator is None and self.located().source == defaults()[0]:
-            here = {model.name for model in pulled()}
-            if (name := writer()) and name not in here:
-                self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
-            self.generator = name if name in here else None
-        if isinstance(self.generator, (str, Path)):
-            located = locate_model(self.generator, self.on_event)
-            same = located.fingerprint == self.located().fingerprint
-            self.generator = self.decoder() if same else load_model(located, self.options, self.on_event)
-        return self.generator if isinstance(self.generator, LanguageModel) else None
+        with self._loading:
+            if self.generator is None and self.located().source == defaults()[0]:
+                here = {model.name for model in pulled()}
+                if (name := writer()) and name not in here:
+                    self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
+                self.generator = name if name in here else None
+            if isinstance(self.generator, (str, Path)):
+                located = locate_model(self.generator, self.on_event)
+                same = located.fingerprint == self.located().fingerprint
+                self.generator = self.decoder() if same else load_model(located, self.options, self.on_event)
+            return self.generator if isinstance(self.generator, LanguageModel) else None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 import minimemo
-from minimemo import InputError, MemoError, RunOptions
+from minimemo import InputError, MemoError, RunOptions, runtime
 from minimemo.cli.arguments import main
 from tests.conftest import TinyModels
 from tests.memories import whole_memory
+from tests.tiny import write_model
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}.\n\n" for i in range(9))
 
@@ -95,3 +98,23 @@ def test_library_builds_and_opens_with_them(tiny_models: TinyModels, tmp_path: P
 def test_wrong_ones_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         RunOptions(**arguments)
+
+
+def test_threads_load_a_generator_once(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two loaded copies would each answer some of the questions, at twice the memory."""
+    generator = write_model(tmp_path / "generator", seed=7)
+    loads, load = [], runtime.load_model
+
+    def slow(*given: object) -> runtime.LanguageModel:
+        loads.append(given)
+        time.sleep(0.1)  # the others come while this one loads
+        return load(*given)
+
+    monkeypatch.setattr(runtime, "load_model", slow)
+    shared = runtime.Runtime(tiny_models.decoder, generator=generator)
+    with ThreadPoolExecutor(4) as pool:
+        decoders = list(pool.map(lambda _: shared.second_decoder(), range(4)))
+    assert len({id(decoder) for decoder in decoders}) == 1
+    assert len(loads) == 1
