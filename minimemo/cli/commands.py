@@ -148,8 +148,9 @@ def _synced(
     arguments: argparse.Namespace, collection: Any, made: Any, run: dict[str, Any], on_event: Bar
 ) -> Mapping[str, str]:
     """Brings a collection in step, and gives the documents that failed. Models that were loaded stay in `run`."""
+    from minimemo.memo.registry import memos_of
     from minimemo.scale.estimate import learn
-    from minimemo.scale.sync import carry_out, memos_of, one_by_one
+    from minimemo.scale.sync import carry_out, one_by_one
     from minimemo.scale.workers import build_in_processes, check_jobs
 
     jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
@@ -238,7 +239,8 @@ def _planned(name: str, made: Any) -> str:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from minimemo.scale.sync import collections, load, memos_of
+    from minimemo.memo.registry import memos_of
+    from minimemo.scale.sync import collections, load
 
     named = [load(arguments.name)] if arguments.name else collections()
     rows: list[dict[str, Any]] = [
