@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-DIRECTIONS, COMPARED = 128, 1000  # numbers that tell of a row; rows that are compared exactly
+DIRECTIONS, COMPARED = 128, 2000  # numbers that tell of a row; rows that are compared exactly
 _SAMPLE, _AT_ONCE = 20_000, 1 << 16  # rows
 
 
