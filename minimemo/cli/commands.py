@@ -167,10 +167,14 @@ def _synced(
 
     settings = {name: getattr(arguments, name) for name in ("model", "embedder", "memory", "prompts")}
     _estimate(collection.folder, made, key, built, told)
-    if jobs > 1:
+    if jobs > 1 or arguments.ray:
         made.new.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
 
     def builds(pairs: Any) -> Any:
+        if arguments.ray:
+            from minimemo.scale.cluster import build_on_cluster
+
+            return build_on_cluster(pairs, arguments.ray, run["options"], settings)
         if jobs == 1:
             return one_by_one(built)(pairs)
         return build_in_processes(pairs, jobs, run["options"], settings, on_event)

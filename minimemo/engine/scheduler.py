@@ -5,8 +5,8 @@ the same time post their rows, and whichever of them gets the model first takes 
 batching (Orca, OSDI 2022) with a leader among the callers in place of a thread of its own. A reply that begins joins at
 the next step, one that nobody goes on with posts no rows and so stops nobody.
 
-A step may bring drafts along, guesses at the tokens after its own (lookup.py): where few replies are written at the
-same time, they are rows of the pass as well, and their logits stand ready if the guess was right.
+A step may bring drafts along, guesses at the tokens after its own (lookup.py): where it is the only one, they are rows
+of the pass as well, and their logits stand ready if the guess was right. Among others they would make those wait.
 
 Rule of this file: it knows no weights; what a pass computes it is given.
 """
@@ -25,7 +25,7 @@ from minimemo.engine.cache import KVCache
 from minimemo.threads import check_fork
 
 MOST_ROWS = 16  # of one step; with more, packed products round their inputs otherwise (models/layers.py: FEW_ROWS)
-DRAFT_ROWS = 4  # A pass has no more rows than this where some of them are drafts: others would wait for them.
+DRAFT_ROWS = 4  # of one reply: its next token and three drafts; see docs/decisions/20
 # Seconds that a step waits for rows that were in the last one. Their threads choose and decode a token in between,
 # which takes under a millisecond; who reads slowly is waited for once, and joins a later step.
 PATIENCE = 0.004
@@ -56,7 +56,7 @@ class Scheduler:
     """Gives the model to one thread at a time, first come first served, and batches steps.
 
     together: whether a row's numbers are the same alone and among others; where they are not, each step is a pass.
-    drafts: how many rows a pass with drafts has at most; 1: none are checked. steps, rows: running
+    drafts: how many rows a reply has at most, with drafts; 1: none are checked. steps, rows: running
     counts of passes that were steps, and of the replies in them, for anyone who wants to know how full they were.
     """
 
@@ -166,9 +166,8 @@ class Scheduler:
         whose cache is full fails by itself."""
         with self.alone():
             try:
-                share = max(1, self.drafts // len(steps))
                 for step in steps:
-                    step.tokens = step.tokens[:share]
+                    step.tokens = step.tokens[: self.drafts if len(steps) == 1 else 1]
                 logits = self._run(steps)
                 self.steps += 1
                 self.rows += len(steps)

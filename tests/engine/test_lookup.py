@@ -60,16 +60,21 @@ def test_replies_with_drafts_are_those_without_in_fewer_steps(dtype: torch.dtype
 
 
 @needs_library
-def test_logits_of_drafts_have_the_bits_of_steps(tmp_path: Path) -> None:
-    """Also where a prefix of several splits is attended to, and behind what a batch has in common."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_of_drafts_have_the_bits_of_steps(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Wherever the keys end: before and behind the edges of blocks and of the pieces that attention is cut into."""
     engine = _packed(tmp_path)
-    cache = engine.new_cache(1300)
-    engine.extend(cache, IDS * 17)
-    length = cache.length
-    steps = [engine._forward([token], [Row(cache, 1)]) for token in IDS[:4]]
-    cache.truncate(length)
-    drafts = engine.scheduler.step(IDS[:4], cache, "last")
-    assert torch.equal(drafts, torch.cat(steps)) and cache.length == length + 1
+    engine.kv_dtype = dtype
+    random = torch.Generator().manual_seed(5)
+    for length in (3, 62, 300, 510, 1023, 4095, 8190, 9000):
+        cache = engine.new_cache(length + 4)
+        shape = cache.keys.shape[0], cache.keys.shape[1], length, cache.keys.shape[3]
+        cache.append(*(torch.randn(shape, generator=random) for _ in range(2)))
+        steps = [engine._forward([token], [Row(cache, 1)]) for token in IDS[:4]]
+        cache.truncate(length)
+        drafts = engine.scheduler.step(IDS[:4], cache, "last")
+        assert torch.equal(drafts, torch.cat(steps)), length
+        assert cache.length == length + 1
 
 
 @needs_library

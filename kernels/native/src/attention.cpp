@@ -12,6 +12,13 @@ constexpr int64_t kLeastKeys = 512, kMostSplits = 16, kEnoughPieces = 16;
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t rows_at_once(const Attention& job) { return std::max<int64_t>(1, kMaxCells / padded_dim(job.dim) / job.group); }
+
+int64_t keys_of_a_split(int64_t keys, int64_t row_blocks) {
+  const int64_t wanted = std::min(kMostSplits, ceiling(kEnoughPieces, row_blocks));
+  return ceiling(std::max(ceiling(keys, wanted), std::min(keys, kLeastKeys)), kKeys) * kKeys;
+}
+
 void plan_segment(const Attention& job, Segment& s) {
   s.first_key = s.tokens, s.last_key = 0;
   if (!job.positions && s.first_row < s.last_row) s.first_key = 0, s.last_key = s.tokens;
@@ -24,13 +31,12 @@ void plan_segment(const Attention& job, Segment& s) {
   }
   s.first_key -= s.first_key % kKeys;
   const int64_t keys = std::max<int64_t>(0, s.last_key - s.first_key), rows = s.last_row - s.first_row;
-  s.row_block = std::max<int64_t>(1, kMaxCells / padded_dim(job.dim) / job.group);
+  s.row_block = rows_at_once(job);
   s.row_blocks = ceiling(rows, s.row_block);
   if (s.row_blocks > 0) s.row_block = ceiling(rows, s.row_blocks);
   s.splits = 0, s.split_keys = 0;
   if (keys == 0 || rows == 0) return;
-  const int64_t wanted = std::min(kMostSplits, ceiling(kEnoughPieces, s.row_blocks));
-  s.split_keys = ceiling(std::max(ceiling(keys, wanted), std::min(keys, kLeastKeys)), kKeys) * kKeys;
+  s.split_keys = keys_of_a_split(keys, s.row_blocks);
   s.splits = ceiling(keys, s.split_keys);
 }
 
@@ -63,6 +69,11 @@ Plan plan_job(Attention& job) {
 }
 
 }  // namespace
+
+bool cut_alike(const Attention& job, int64_t keys, int64_t rows) {
+  const int64_t last = keys + rows - 1;
+  return rows <= rows_at_once(job) && (last <= kLeastKeys || keys_of_a_split(keys, 1) == keys_of_a_split(last, 1));
+}
 
 bool attend(const AttentionKernels& kernels, Attention& job, Work work, int threads, Workspace& workspace) {
   const Plan plan = plan_job(job);  // each time: it costs next to nothing

@@ -88,6 +88,10 @@ struct Workspace {  // of partial results, for one job after the other
   int64_t floats = 0;
 };
 
+// Whether `rows` rows, each of which sees one key more than the one before and the first `keys` of them, get the bits of a
+// segment each from one segment: their keys are cut at the same places.
+bool cut_alike(const Attention& job, int64_t keys, int64_t rows);
+
 // Fills in the job's results; a row that sees no key gets zeros, and lse -inf. False without memory.
 bool attend(const AttentionKernels& kernels, Attention& job, Work work, int threads, Workspace& workspace);
 

@@ -163,14 +163,18 @@ constexpr int64_t kFineKeys = 4096;
 
 // Rounding a query shifts its scores of all keys by what the keys have in common, which can be large. Keys that are met
 // by the same rounded query keep their weights; where other segments are met by an exact one, the query is taken as the
-// sum of two rounded numbers.
-inline int planes_of(const Attention& job) {
+// sum of two rounded numbers. What decides are the segments that a row sees, whichever rows are in the job beside it.
+inline int planes_of(const Attention& job, const Segment& s) {
   int64_t keys = 0;
+  bool alone = true;
   for (int i = 0; i < job.count; i++) {
-    if (job.segments[i].store != kStoreBfloat16) return 2;
-    keys += job.segments[i].tokens;
+    const Segment& other = job.segments[i];
+    if (other.last_row <= s.first_row || other.first_row >= s.last_row) continue;
+    if (other.store != kStoreBfloat16) return 2;
+    keys += other.tokens;
+    alone = alone && other.last_row - other.first_row == 1;
   }
-  return job.rows == 1 && keys <= kFineKeys ? 2 : 1;
+  return alone && keys <= kFineKeys ? 2 : 1;
 }
 
 template <class Way>
@@ -181,7 +185,7 @@ void run_way(const Attention& job, const Segment& s, int64_t piece) {
   const int padded = padded_dim(job.dim);
   const Place place = find_place(job, s, piece);
   Way way;
-  way.dim = job.dim, way.padded = padded, way.planes = planes_of(job);
+  way.dim = job.dim, way.padded = padded, way.planes = planes_of(job, s);
   way.keys = keys, way.values = values, way.queries = queries;
   const Rows rows{sums, totals, largest, low, high};
   run_piece(job, s, place, way, rows);

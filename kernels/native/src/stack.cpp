@@ -169,16 +169,18 @@ struct Step {
     }
   }
 
+  // Whether rows `first` to `next` are tokens one after the other of one cache, a step and its drafts, which read their
+  // keys together. Each sees what it would see as the only row, in the same order.
+  bool continues(const StackLayer& layer, const Attention& job, int64_t first, int64_t next) const {
+    const StackCache &a = c.rows[first], &b = c.rows[next];
+    return !layer.window && !a.packed && !a.bfloat16 && a.keys == b.keys && a.count == 1 && b.count == 1 &&
+           b.length == a.length + next - first && cut_alike(job, a.length + 1, next - first + 1);
+  }
+
   // False without memory for partial results.
   bool attend(const StackLayer& layer, int index) {
     segments.clear();
     if (c.prefix) see(*c.prefix, index, c.prefix->length, 0, 0, c.tokens);
-    int64_t first = 0;
-    for (int64_t r = 0; r < c.row_count; r++) {
-      const StackCache& row = c.rows[r];
-      see(row, index, row.length + row.count, shared, first, first + row.count);
-      first += row.count;
-    }
     Attention job{};
     job.q = qkv.data();
     job.q_row = int64_t(m.heads + 2 * m.kv_heads) * m.dim;
@@ -188,6 +190,14 @@ struct Step {
     job.kv_heads = m.kv_heads;
     job.group = m.heads / m.kv_heads;
     job.dim = m.dim;
+    int64_t first = 0;
+    for (int64_t r = 0, next; r < c.row_count; r = next) {
+      for (next = r + 1; next < c.row_count && continues(layer, job, r, next);) next++;
+      const StackCache& row = c.rows[next - 1];
+      const int64_t last = first + (next - r > 1 ? next - r : row.count);
+      see(row, index, row.length + row.count, shared, first, last);
+      first = last;
+    }
     job.rows = c.tokens;
     job.scale = m.scale;
     job.positions = positions.data();
