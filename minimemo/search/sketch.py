@@ -2,7 +2,7 @@
 exactly.
 
 A row is told by its products with the main directions of all rows (principal components: Jegou et al. 2010), in 8 bits
-each. For the same recall in the same time IVF takes twenty times as long to make (docs/decisions/24).
+each. IVF takes twenty times as long to make and finds less (docs/decisions/24).
 """
 
 from __future__ import annotations
