@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from minimemo.scale.sync import load, memos_of
+from minimemo.memo.registry import memos_of
+from minimemo.scale.sync import load
 from tests.tiny import write_embedder, write_model
 
 CHANGED, BROKEN, GONE = 20, 5, 3

@@ -1,9 +1,8 @@
 """Processes that build memos side by side: each loads the models once and takes one document after the other.
 
-Their weights are files that are mapped, so the processes share one copy of them. They are told by lines of JSON what to
-build, and tell by lines what became of it. One that is killed fails the document that it was at, and another takes its
-place. None outlives the process that started it: its input ends, and it ends as if it were killed, which a build goes
-on from.
+They are told by lines of JSON what to build, and tell by lines what became of it. One that is killed fails the document
+that it was at, and another takes its place. None outlives the process that started it: its input ends, and it ends as
+if it were killed, which a build goes on from.
 """
 
 from __future__ import annotations

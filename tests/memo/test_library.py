@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -502,3 +504,13 @@ def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "6.memo" / "chunks.json").write_text("{}")
     os.utime(tmp_path / "6.memo" / "manifest.json", ns=(7, 7))
     assert StoreIndex(store_file()).missing == [str(tmp_path / "6.memo")]
+
+
+def test_the_list_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 2, passages=1, dim=8)
+    heavy = ("torch", "numpy", "faiss", "filelock", "minimemo.ask", "minimemo.memo.library")
+    code = "import sys; from minimemo.cli.arguments import main; main(['list']); "
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "1.memo  " in out and out.endswith("\n[]\n")

@@ -205,6 +205,31 @@ def test_a_folder_of_many_files_is_streamed(tmp_path: Path, monkeypatch: pytest.
             pass
 
 
+def test_a_watched_folder_is_followed_and_what_failed_waits_for_a_change(  # type: ignore[no-untyped-def]
+    folder: Path, sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "c.md").write_bytes(b"\x00\xff\xfe broken \x80" * 9)
+    steps = [
+        lambda: (folder / "new.txt").write_text("A new one is here, of room 8. " * 5),
+        lambda: None,
+        lambda: folder.rename(folder.with_name("away")),
+        lambda: folder.with_name("away").rename(folder),
+        lambda: (folder / "c.md").write_text("It is whole now, of room 9. " * 5),
+    ]
+
+    def step(_: float) -> None:
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    monkeypatch.setattr("minimemo.cli.commands.sleep", step)
+    code, out, err = sync("--watch")
+    assert code == 130
+    told = out.split("watching; Ctrl-C ends it\n")[1].splitlines()
+    assert told == ["built    new.txt", "changed  c.md"] and err.count("is no folder now") == 1
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "new.txt.memo", "old/d.txt.memo"}
+
+
 def test_the_estimate_is_of_these_documents(folder: Path, sync, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """A sample the first time, and what the last sync took from then on."""
     monkeypatch.setattr("minimemo.scale.estimate.WORTH", 100)
