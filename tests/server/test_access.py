@@ -55,7 +55,7 @@ def access(shelf_folder: Path, tiny_models: TinyModels, tmp_path_factory: pytest
 
 
 def _note(memo: Path) -> None:
-    from minimemo.memo.library import remember
+    from minimemo.memo.registry import remember
 
     remember(memo)
 
