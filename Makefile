@@ -26,10 +26,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 test: dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real and not cluster" -n 2 --dist worksteal --durations=8
 
 test-real: dev
-	$(BIN)/python -m pytest -m real --durations=0 -rA
+	$(BIN)/python -m pytest -m "real or cluster" --durations=0 -rA
 
 check: dev
 	$(BIN)/ruff check .

@@ -59,8 +59,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     weights = dict(zip(("bias", *names), fit(x[used], y[used]).round(2).tolist(), strict=True))
     print("\n".join([f"[{args.part}]", *(f"{name} = {weight}" for name, weight in weights.items())]), end="\n\n")
     chance = left_out(x, y, [row["doc_id"] for row in rows], used)
-    limits = SURE[args.part != "large"], REFUSED[args.part == "small"]
-    sure, refused = chance >= limits[0], chance < limits[1]
+    sure, refused = chance >= SURE, chance < REFUSED
     figures = [
         {"figure": "area under the curve", "n": int(used.sum()), "share": area(chance[used], y[used])},
         {"figure": "right, of the sure", "n": int(sum(sure & used)), "share": float(y[sure & used].mean())},
@@ -75,7 +74,9 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         if some.any()
     ]
     show(BINS, reliability)
-    table = [bars(chance, y > 0, asked, is_open, said_none, *pair) for pair in (limits, *product(SURES, REFUSALS))]
+    table = [
+        bars(chance, y > 0, asked, is_open, said_none, *pair) for pair in ((SURE, REFUSED), *product(SURES, REFUSALS))
+    ]
     show(BARS, table)
     documents = len({row["doc_id"] for row in rows})
     return {"part": args.part, "weights": weights, "documents": documents, "figures": figures, "bars": table[0]}

@@ -4,6 +4,7 @@
     python -m bench.scale --parts folder
     python -m bench.scale --parts picking --data ../shared/data
     python -m bench.scale --parts nearest --vectors 1000000
+    python -m bench.scale --parts store --memo book.memo --tokens 180000
 
 library: memos with synthetic vectors of the default embedder's length. Seconds and milliseconds are of the processor,
 so that other work on the machine does not count, but for list_wall_s. first_s: to make the library's index; open_s:
@@ -15,11 +16,14 @@ list and the index; recall: share of questions, passages with noise, whose own d
 folder: a tiny model with random weights. 500 files are synced; 20 changed, 5 broken and 3 gone ones are told, and no
 others; a folder whose sync is killed (-9) twenty times has the same memos, byte for byte, as one that was left alone.
 
-picking: documents of the data with the default embedder, and questions about them that do not name them: share whose
-document is the first, and among the four, that are picked. The embedded passages are kept in minimemo's cache folder.
+picking: documents of the data with the default embedder: share of questions whose document is the first, and among the
+four, that are picked, by vectors alone and with words; questions that people asked, and "What is said about X?" for
+numbers and words that one document alone holds. Embedded passages are kept in minimemo's cache folder.
 
 nearest: unit vectors as the data's passages lie (mixtures of two, with noise of their spread): recall@10 and
 milliseconds of one core for exact search and for the indexes that are an alternative.
+
+store: a question of a memo in an object store, cold and warm: bytes, their share of the memo's, and requests.
 """
 
 from __future__ import annotations
@@ -32,9 +36,10 @@ from typing import Any
 
 from bench.common.data import DATA
 from bench.common.report import command, heading, line, numbers, parser, positive
-from bench.scale import folder, library, nearest, picking
+from bench.scale import folder, library, nearest, picking, store
+from minimemo.errors import InputError
 
-PARTS = ("library", "folder", "picking", "nearest")
+PARTS = ("library", "folder", "picking", "nearest", "store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--data", type=Path, default=DATA, help="picking, nearest: documents and questions")
     made.add_argument("--characters", type=positive, default=150_000, help="picking: of a document at most")
     made.add_argument("--vectors", type=positive, default=100_000, help="nearest: how many")
+    made.add_argument("--memo", type=Path, help="store: whose blocks are repeated")
+    made.add_argument("--tokens", type=positive, default=180_000, help="store: of the long memo")
+    made.add_argument("--question", default="What was Alice beginning to get very tired of?", help="store")
     return command(made.parse_args(arguments), "bench.scale", _run)
 
 
@@ -64,6 +72,10 @@ def _run(args: Namespace) -> dict[str, Any]:
         result["picking"] = picking.run(args.data, args.characters)
     if "nearest" in args.parts:
         result["nearest"] = nearest.run(args.data, args.characters, args.vectors)
+    if "store" in args.parts:
+        if args.memo is None:
+            raise InputError("store: name a memo with --memo")
+        result["store"] = store.measure(args.memo, args.tokens, args.question)
     return result
 
 

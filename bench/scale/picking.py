@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common.data import Question, questions
+from bench.common.data import questions
 from bench.common.kept import Kept
+from bench.common.report import heading, line
 from bench.scale.library import MODELS, memo
 from minimemo.errors import InputError
 from minimemo.files import store_file
@@ -21,57 +24,76 @@ from minimemo.memo.library import PICKED, StoreIndex
 from minimemo.memo.registry import remember_all
 from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.text.chunks import DEFAULT_SIZE, split
+from minimemo.text.words import is_code, terms
 
-# Sets whose questions do not lean on a document that is named elsewhere, as "summarize the meeting" does.
+# Sets whose questions name what they are about; "summarize the meeting" and "the contract's date" do not.
 SETS = ("cmrc", "drcd", "gutenqa_emma", "literaryqa", "loogle", "nq_long", "xquad_en", "xquad_zh")
 EACH = 8  # questions about a document at most
+COLUMNS = (("kind", "<8"), ("questions", "9"), ("picked_by", "<18"), ("first", "6.3f"), ("picked", "7.3f"))
 
 
 def run(data: Path, characters: int) -> dict[str, Any]:
-    """Picks documents for the questions of SETS among all documents of at most so many characters."""
+    """Picks documents for three kinds of questions among all documents of at most so many characters."""
     passages = embedded(data, characters)
-    asked = [question for name in SETS for question in questions(data, name, 99999)]
-    seen: Counter[str] = Counter()
-    some: list[Question] = []
-    for question in asked:
-        if question.doc_id in passages and seen[question.doc_id] < EACH:
-            seen[question.doc_id] += 1
-            some.append(question)
-    queries = _embedder().embedder.embed_queries([question.text for question in some])
+    texts = {name: (data / "docs" / f"{name}.txt").read_text(encoding="utf-8") for name in passages}
+    rows = []
     home = os.environ.get("MINIMEMO_HOME")
-    with TemporaryDirectory(prefix="minimemo-scale-") as name:
-        os.environ["MINIMEMO_HOME"] = f"{name}/home"
+    kinds = {**_asked(data, passages), **_words(texts)}
+    vectors = {kind: _embedder().embedder.embed_queries([text for _, text in some]) for kind, some in kinds.items()}
+    print(f"{len(passages)} documents, {sum(map(len, passages.values()))} passages\n{heading(COLUMNS)}", flush=True)
+    with TemporaryDirectory(prefix="minimemo-scale-") as folder:
+        os.environ["MINIMEMO_HOME"] = f"{folder}/home"
         try:
-            for document, vectors in passages.items():
-                memo(Path(name) / f"{document}.memo", vectors, [(data / "docs" / f"{document}.txt").read_text("utf-8")])
-            remember_all([Path(name) / f"{document}.memo" for document in passages])
+            for name, own in passages.items():
+                memo(Path(folder) / f"{name}.memo", own, [texts[name]])
+            remember_all([Path(folder) / f"{name}.memo" for name in passages])
             index = StoreIndex(store_file())
-            alone, picked = (
-                [
-                    [path.stem for path in index.pick(query, *MODELS, PICKED, question=question.text if words else "")]
-                    for query, question in zip(queries, some, strict=True)
-                ]
-                for words in (False, True)
-            )
+            for kind, some in kinds.items():
+                for way in ("vectors", "vectors and words"):
+                    picked = [
+                        [
+                            path.stem
+                            for path in index.pick(query, *MODELS, PICKED, question=text if "words" in way else "")
+                        ]
+                        for query, (_, text) in zip(vectors[kind], some, strict=True)
+                    ]
+                    first, among = (
+                        sum(name in names[:count] for (name, _), names in zip(some, picked, strict=True)) / len(some)
+                        for count in (1, PICKED)
+                    )
+                    row = {"kind": kind, "questions": len(some), "picked_by": way, "first": first, "picked": among}
+                    rows.append(row)
+                    print(line(COLUMNS, row), flush=True)
         finally:
             del os.environ["MINIMEMO_HOME"]
             if home is not None:
                 os.environ["MINIMEMO_HOME"] = home
-    result = {
-        "documents": len(passages),
-        "passages": sum(map(len, passages.values())),
-        "questions": len(some),
-        "asked_about": len(seen),
-        **{f"{way}first": _share(some, names, 1) for way, names in (("", picked), ("vectors_alone_", alone))},
-        **{f"{way}picked": _share(some, names, PICKED) for way, names in (("", picked), ("vectors_alone_", alone))},
-    }
-    for key, value in result.items():
-        print(f"{key:<24} {value}", flush=True)
-    return result
+    return {"documents": len(passages), "passages": sum(map(len, passages.values())), "rows": rows}
 
 
-def _share(asked: list[Question], picked: list[list[str]], among: int) -> float:
-    return sum(one.doc_id in names[:among] for one, names in zip(asked, picked, strict=True)) / len(asked)
+def _asked(data: Path, documents: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Questions of SETS, each with its document."""
+    seen: Counter[str] = Counter()
+    some = []
+    for question in (question for name in SETS for question in questions(data, name, 99999)):
+        if question.doc_id in documents and seen[question.doc_id] < EACH:
+            seen[question.doc_id] += 1
+            some.append((question.doc_id, question.text))
+    return {"asked": some}
+
+
+def _words(texts: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """Two questions a document about numbers (or names with digits), and two about words, that it alone holds."""
+    held = {name: {*terms(text)} for name, text in texts.items()}
+    holders = Counter(term for own in held.values() for term in own)
+    chance, made = random.Random(0), {"number": [], "word": []}  # type: ignore[var-annotated]
+    for name, own in held.items():
+        alone = sorted(term for term in own if holders[term] == 1 and term.isascii() and 5 < len(term) < 12)
+        for kind in made:
+            some = [term for term in alone if (is_code(term) if kind == "number" else term.isalpha())]
+            chosen = chance.sample(some, min(2, len(some)))
+            made[kind] += [(name, f"What is said about {term}?") for term in chosen]
+    return made
 
 
 def embedded(data: Path, characters: int) -> dict[str, np.ndarray]:

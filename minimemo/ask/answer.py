@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.evidence import Passage
 from minimemo.ask.question import AnswerMode, Question
-from minimemo.ask.trust import probability, signals
+from minimemo.ask.trust import probability, signals, telling_clause
 from minimemo.ask.writer import Weighed, Written
 from minimemo.errors import InputError
 from minimemo.text.scripts import Language
@@ -23,10 +23,8 @@ SUPPORTED = 0.5  # This share of an answer's content words must stand in the pas
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-# A phrase is shown without a word of doubt when it is this likely to be right, and not at all when it is less likely
-# than the other, by whether its writer is small: one of 0.5B says less of its answers.
-SURE = {False: 0.55, True: 0.6}
-REFUSED = {False: 0.4, True: 0.3}
+SURE = 0.55  # A phrase this likely to be right is shown without a word of doubt,
+REFUSED = 0.4  # and one that is less likely than this not at all.
 
 # What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
 DENIED = 2.0
@@ -134,17 +132,17 @@ class Answer:
         refused = is_refused(written.text, question.prompts.not_found, found.passages)
         refused = refused or is_echo(written.text, question.typed)
         values["refused"] = float(refused)
-        if refused or (likely < REFUSED[small] and not values["open"]):  # what is open is doubted
+        if refused or (likely < REFUSED and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
-        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE[small], signals=values)
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
 
     def weighed_by_words(self, not_found: str) -> Answer:
         """Gives the phrase, which was shown already, with how likely its words make it."""
         values = signals(self.asked, self.text, self.passages, None)
         refused = is_refused(self.text, not_found, self.passages) or not self.passages
         likely = 0.0 if refused else probability(values)
-        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE[True], signals=values)
+        return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
     def decided(
@@ -157,12 +155,13 @@ class Answer:
         """
         asked = content_units(question.text)
         if tells or 2 * len(asked & content_units(shown)) >= len(asked):
-            odds += -DENIED if denies(shown) != denies(question.text) else ASSERTED
+            denied = denies(telling_clause(question.text, shown))
+            odds += -DENIED if denied != denies(question.text) else ASSERTED
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "
         answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))
         likely = 1 / (1 + exp(-abs(odds)))
-        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE[False], signals={"odds": odds})
+        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals={"odds": odds})
 
     @classmethod
     def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:

@@ -24,10 +24,10 @@ from minimemo.text.words import normalize, roots
 OPEN = 0.5
 NEAR = 2  # Sentences on both sides of an answer's: a person is named once, and is "she" from there on.
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
 _END = re.compile(r"\n+")
 _PARAGRAPH = re.compile(r"\n\s*\n")
-_NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w'’-]*|\b[\w-]*\d[\w-]*(?:[.,]\d+)*")
+_NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w'’-]*|(?<![A-Za-z0-9])[A-Za-z0-9-]*\d[A-Za-z0-9-]*(?:[.,]\d+)*")
 _ASKS_NUMBER = re.compile(
     r"\bhow\s(?:many|much|long|old|far|high|large|big|tall|often)\b|多少|[几幾]|多[长長高大远遠久]", re.IGNORECASE
 )
@@ -70,6 +70,9 @@ _WORD_VALUES = dict(zip(f"one|{_ONES}|{_TEENS}".split("|"), range(1, 20), strict
 _WORD_VALUES |= dict(zip(_TENS.split("|"), range(20, 100, 10), strict=True))
 _NUMBER_WORDS = re.compile(  # "one" alone is a pronoun more often
     rf"\b({_TENS})(?:[-\s](one|{_ONES}))?\b|(?<!-)\b({_ONES}|{_TEENS})\b(?!-)", re.IGNORECASE
+)
+_CLAUSE = re.compile(
+    r"[,;:，；：—]\s*|\s(?:and|but|though|although|while|whereas|because|since)\s|但是?|而且?|因[为為]"
 )
 _QUESTION = re.compile(r"[?？][\s\"”’」』)）]*$")
 _ASKS = roots("what whichever many much name year date time number kind type")
@@ -134,18 +137,26 @@ def names_within(question: str, text: str) -> float:
 def telling_sentence(question: str, passages: Sequence[Passage]) -> str:
     """The sentence with most of what a question asks beside its names, which stand in it or before it in its paragraph;
     "" where none has half of that."""
-    named = frozenset().union(*map(roots, _NAME.findall(question)))
-    asked = roots(question) - named
+    named = frozenset().union(*map(_roots, _NAME.findall(question)))
+    asked = _asked(question) - named
     found = ""
     best = max(1, (len(asked) + 1) // 2) - 1
     for passage in passages:
         for paragraph in _PARAGRAPH.split(passage.text):
             ends = [0, *sentence_ends(paragraph), len(paragraph)]
             for start, end in pairwise(ends):
-                words = len(asked & roots(paragraph[start:end]))
+                words = len(asked & _roots(paragraph[start:end]))
                 if words > best and names_within(question, paragraph[:end]) == 1:
                     found, best = paragraph[start:end], words
     return " ".join(found.split())
+
+
+def telling_clause(question: str, sentence: str) -> str:
+    """The part of a sentence with most of what a question asks, or those parts: in "approved the budget, but not the
+    loan" nothing is denied of the budget."""
+    asked, clauses = _asked(question), _CLAUSE.split(sentence)
+    words = [len(asked & _roots(clause)) for clause in clauses]
+    return ", ".join(clause for clause, count in zip(clauses, words, strict=True) if count == max(words))
 
 
 def _plain(text: str) -> str:

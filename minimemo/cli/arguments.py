@@ -205,6 +205,10 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--jobs", type=_positive, default=1, metavar="N", help="processes that share out the cores (default: 1)"
     )
+    cluster = (
+        "build on the machines of a Ray cluster: auto, HOST:6379 or ray://HOST:10001; --threads: cores of a worker"
+    )
+    sync.add_argument("--ray", metavar="ADDRESS", help=cluster)
     sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
     _models(sync)
     _prompts(sync)

@@ -148,14 +148,16 @@ def _synced(
     arguments: argparse.Namespace, collection: Any, made: Any, run: dict[str, Any], on_event: Bar
 ) -> Mapping[str, str]:
     """Brings a collection in step, and gives the documents that failed. Models that were loaded stay in `run`."""
-    from minimemo.memo.build import build
+    from minimemo.memo.registry import memos_of
     from minimemo.scale.estimate import learn
-    from minimemo.scale.sync import carry_out, memos_of, one_by_one
+    from minimemo.scale.sync import carry_out, one_by_one
     from minimemo.scale.workers import build_in_processes, check_jobs
 
     jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
 
     def built(document: Any, memo: Path) -> None:
+        from minimemo.memo.build import build  # not where nothing changed
+
         opened = build(document, memo, memory=arguments.memory, **run)
         run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
 
@@ -165,10 +167,14 @@ def _synced(
 
     settings = {name: getattr(arguments, name) for name in ("model", "embedder", "memory", "prompts")}
     _estimate(collection.folder, made, key, built, told)
-    if jobs > 1:
+    if jobs > 1 or arguments.ray:
         made.new.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
 
     def builds(pairs: Any) -> Any:
+        if arguments.ray:
+            from minimemo.scale.cluster import build_on_cluster
+
+            return build_on_cluster(pairs, arguments.ray, run["options"], settings)
         if jobs == 1:
             return one_by_one(built)(pairs)
         return build_in_processes(pairs, jobs, run["options"], settings, on_event)
@@ -237,7 +243,8 @@ def _planned(name: str, made: Any) -> str:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from minimemo.scale.sync import collections, load, memos_of
+    from minimemo.memo.registry import memos_of
+    from minimemo.scale.sync import collections, load
 
     named = [load(arguments.name)] if arguments.name else collections()
     rows: list[dict[str, Any]] = [

@@ -135,6 +135,7 @@ class StoreIndex:
         self._folders = folders
         self._list = opened() if folders is None else None
         self.missing: list[str] = []
+        self._last: tuple[tuple[object, ...], list[Entry], list[str]] = (None,) * 4, [], []
         self.check()
 
     def check(self) -> None:
@@ -179,6 +180,16 @@ class StoreIndex:
         """The entries of some paths, or all, as their vectors lie."""
         return [entry for entry in self._store.in_order() if among is None or entry.path in among]
 
+    def _searched(
+        self, model: str, embedder: str, among: Collection[str] | None
+    ) -> tuple[Sequence[Entry], Sequence[str]]:
+        """The entries that a question is put to, and their paths: the same lists as before where nothing changed."""
+        key, before = (self._store.in_order(), among, model, embedder), self._last[0]
+        if key[0] is not before[0] or among is not before[1] or key[2:] != before[2:]:
+            entries = [one for one in self.fitting(among) if one.model == model and one.embedder == embedder]
+            self._last = key, entries, [one.path for one in entries]
+        return self._last[1:]
+
     def pick(
         self, query: Vectors, model: str, embedder: str, limit: int,
         among: Collection[str] | None = None, question: str = "",
@@ -187,12 +198,12 @@ class StoreIndex:
         nearest to `query` (d,) and that hold the rare words of the question: by the sum of both standard scores, best
         first. They are as they were read, or are read again now."""
         while True:
-            entries = [one for one in self.fitting(among) if (one.model, one.embedder) == (model, embedder)]
+            entries, paths = self._searched(model, embedder, among)
             if not entries:
                 return []
             near = self._store.scores(query, entries)
             near = np.where(np.isinf(near), near[np.isfinite(near)].min(), near)
-            by_words = self._words.scores(question, [one.path for one in entries])
+            by_words = self._words.scores(question, paths)
             scores = (standard_scores(near[None]) + standard_scores(by_words[None]))[0]
             first = np.argsort(-scores, kind="stable")[: 4 * limit].tolist()
             first.sort(key=lambda at: (-scores[at], entries[at].path))

@@ -1,4 +1,5 @@
-"""The list of all memos on this machine: where each lies, and what it takes. Nothing heavy is imported with it.
+"""The list of all memos on this machine: where each lies, and what it takes. And where collections keep theirs. Nothing
+heavy is imported with it.
 
 A memo that was moved, replaced or deleted by hand is found out when the list is read: one look at each manifest's time,
 none at what is in it.
@@ -13,10 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from minimemo.errors import InputError
 from minimemo.files import cache_dir, data_dir, disk_bytes, memos_dir, store_file
 from minimemo.journal import Journal, append
 from minimemo.memo.manifest import NAME
 
+_NAME = re.compile(r"[\w][\w .-]{0,63}")  # of a collection
 _NOTE = re.compile(r"[0-9a-f]{24}")  # an earlier list: one file for each memo, which holds its path
 
 
@@ -116,3 +119,15 @@ def _earlier_notes() -> Mapping[Path, str]:
                 name = Path(entry.path).read_bytes()
                 notes[Path(entry.path)] = os.fsdecode(name) if b"\0" not in name else ""
     return {note: path for note, path in notes.items() if os.path.isabs(path)}
+
+
+def memos_of(name: str) -> Path:
+    """The folder of a collection's memos."""
+    return data_dir() / "collections" / name
+
+
+def checked_name(name: str) -> str:
+    """Raises InputError for a name that is no plain one."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"collection {name!r}: a name has letters, digits, spaces, dots and dashes, 64 at most")
+    return name

@@ -13,9 +13,12 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from minimemo.errors import InputError, MemoError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAGIC, VERSION = b"MMSEALED", 1
 FRAME = 1 << 20  # bytes
@@ -85,11 +88,11 @@ def unseal(path: Path, passphrase: str, out: IO[bytes]) -> None:
             frame, number = following, number + 1
 
 
-def _opened(cipher: object, frame: bytes, nonce: bytes, header: bytes, path: Path) -> bytes:
+def _opened(cipher: AESGCM, frame: bytes, nonce: bytes, header: bytes, path: Path) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     try:
-        return cipher.decrypt(nonce, frame, header)  # type: ignore[attr-defined, no-any-return]
+        return cipher.decrypt(nonce, frame, header)
     except (InvalidTag, ValueError):
         if int.from_bytes(nonce[:11], "big"):
             raise MemoError(f"{path}: damaged (it was changed or cut off); export it again") from None
@@ -100,7 +103,7 @@ def _nonce(number: int, last: bool) -> bytes:
     return number.to_bytes(11, "big") + bytes([last])
 
 
-def _cipher(header: bytes, passphrase: str):  # type: ignore[no-untyped-def]
+def _cipher(header: bytes, passphrase: str) -> AESGCM:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt

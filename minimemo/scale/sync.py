@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -25,14 +24,13 @@ from minimemo.files import content_hash, data_dir, disk_bytes, private_folder
 from minimemo.journal import Journal, append
 from minimemo.memo.library import remove_all
 from minimemo.memo.manifest import NAME as MANIFEST
-from minimemo.memo.registry import forget, remember_all
+from minimemo.memo.registry import checked_name, forget, memos_of, remember_all
 from minimemo.memo.registry import opened as registry
 from minimemo.readers import ENDINGS
 
 MOST = 100_000  # documents of a collection
 # A folder that lost at least so many documents, and this share of them, is taken for one that was unmounted or emptied.
 LOST, LOST_SHARE = 5, 0.5
-_NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
 # Makes memos of documents, (document, place) each; gives each document, in whatever order, with why it failed or "".
@@ -135,18 +133,6 @@ def load(name: str) -> Collection:
         return Collection(name, folder, {path: Known(*row) for path, row in table.values.items()}, synced)
     except (TypeError, ValueError) as error:
         raise InputError(f"{_file(name)}: is no collection ({error}); delete it, and sync the folder again") from error
-
-
-def memos_of(name: str) -> Path:
-    """The folder of a collection's memos."""
-    return data_dir() / "collections" / name
-
-
-def checked_name(name: str) -> str:
-    """Raises InputError for a name that is no plain one."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"collection {name!r}: a name has letters, digits, spaces, dots and dashes, 64 at most")
-    return name
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class NumberStore:
         self.entries: dict[str, Entry] = {}
         self._numbers: Numbers = np.empty(0, self.KIND)
         self._holes = False  # whether the numbers hold what no entry accounts for
-        self._sorted: list[Entry] | None = None  # by where their numbers are
+        self._derived: dict[str, Any] = {}  # of the entries, until they change
         self._file = 0
         self._table: Journal | None = None
         if path is not None:
@@ -70,9 +70,11 @@ class NumberStore:
 
     def in_order(self) -> list[Entry]:
         """The entries that have numbers, as those lie in the file."""
-        if self._sorted is None:
-            self._sorted = sorted((one for one in self.entries.values() if one.rows), key=attrgetter("start"))
-        return self._sorted
+        if "in order" not in self._derived:
+            some = (one for one in self.entries.values() if one.rows)
+            self._derived["in order"] = sorted(some, key=attrgetter("start"))
+        order: list[Entry] = self._derived["in order"]
+        return order
 
     def update(self, added: Sequence[tuple[Entry, Numbers]], removed: Collection[str] = ()) -> None:
         """Adds entries, in place of those of the same paths, and removes others."""
@@ -91,7 +93,7 @@ class NumberStore:
             for path in removed:
                 self.entries.pop(path, None)
             self.entries |= {one.path: one for one in _placed(added, end)}
-            self._sorted = None
+            self._derived = {}
 
     def _write(self, added: Sequence[tuple[Entry, Numbers]], removed: Collection[str], sweep: bool) -> None:
         assert self._table is not None and self._path is not None
@@ -139,7 +141,7 @@ class NumberStore:
         written, self._file = self._file, _identity(numbers_file(self._path))
         if written != self._file:
             self.moved()
-        self._holes, self._sorted = self._table.damaged, None
+        self._holes, self._derived = self._table.damaged, {}
         for path, row in changes.items():
             entries.pop(path, None)
             if row is None:
@@ -184,5 +186,5 @@ def _checksum(numbers: Numbers, one: Entry) -> int:
 def _mapped(path: Path, kind: type[np.generic]) -> Numbers:
     with suppress(OSError, ValueError):
         if count := path.stat().st_size // 4:
-            return np.memmap(path, kind, "r", shape=(count,))
+            return np.memmap(path, kind, "r", shape=(count,)).view(np.ndarray)  # whose slices are quicker
     return np.empty(0, kind)

@@ -2,7 +2,7 @@
 exactly.
 
 A row is told by its products with the main directions of all rows (principal components: Jegou et al. 2010), in 8 bits
-each. Whatever is added later needs no new sketch. IVF and HNSW were slower for the same recall (docs/decisions/25).
+each. For the same recall in the same time IVF takes twenty times as long to make (docs/decisions/24).
 """
 
 from __future__ import annotations

@@ -38,8 +38,11 @@ class VectorStore(NumberStore):
     def scores(self, query: Vectors, entries: Sequence[Entry]) -> Vectors:
         """The product of `query` (d,) with the nearest row of each entry, which are `in_order` and have rows of its
         length; of an entry that is far from the nearest it may be -inf."""
-        starts = np.fromiter((one.start for one in entries), np.int64, len(entries))
-        rows = np.fromiter((one.rows for one in entries), np.int64, len(entries))
+        if self._derived.get("entries") is not entries:
+            self._derived["entries"] = entries
+            self._derived["starts"] = np.fromiter((one.start for one in entries), np.int64, len(entries))
+            self._derived["rows"] = np.fromiter((one.rows for one in entries), np.int64, len(entries))
+        starts, rows = self._derived["starts"], self._derived["rows"]
         covered = self._covered(starts, rows, len(query))
         found = np.full(len(entries), -np.inf, np.float32)
         if covered and self._sketch is not None:

@@ -7,6 +7,7 @@ once, by halving: some steps for any length. A document's score is the sum of ho
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -26,22 +27,25 @@ class TermStore(NumberStore):
     def scores(self, question: str, paths: Sequence[str]) -> npt.NDArray[np.float32]:
         """How much of a question's terms, the rarer the more, the documents hold (n,)."""
         sought = hashes([question])
-        entries = [self.entries.get(path) for path in paths]
         if not len(sought) or not len(self._numbers):
             return np.zeros(len(paths), np.float32)
-        starts = np.array([one.start if one else 0 for one in entries], np.int64)[:, None]
-        ends = starts + np.array([one.rows if one else 0 for one in entries], np.int64)[:, None]
-        low, high = np.broadcast_to(starts, (len(paths), len(sought))).copy(), np.broadcast_to(ends, (len(paths), 1))
-        high = np.repeat(high, len(sought), axis=1)
-        last = len(self._numbers) - 1
-        for _ in range(int((ends - starts).max()).bit_length()):
-            middle = (low + high) // 2
-            below = (self._numbers[np.minimum(middle, last)] < sought) & (low < high)
-            low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
-        holds = (low < ends) & (self._numbers[np.minimum(low, last)] == sought)
-        holders = holds.sum(axis=0)
-        rarity = np.where(holders > 0, np.log1p((len(paths) - holders + 0.5) / (holders + 0.5)), 0)
-        return (holds @ rarity).astype(np.float32)
+        if self._derived.get("paths") is not paths:
+            spans = [(one.start, one.end) if (one := self.entries.get(path)) else (0, 0) for path in paths]
+            self._derived |= {"paths": paths, "spans": np.array(spans, np.int64)}
+        starts, ends = self._derived["spans"].T
+        steps, last = int((ends - starts).max()).bit_length(), len(self._numbers) - 1
+        scores = np.zeros(len(paths), np.float32)
+        for term in sought:  # one by one: what is worked on stays in the cache
+            low, size = starts.copy(), ends - starts
+            for _ in range(steps):
+                half = size >> 1
+                below = (self._numbers.take(low + half, mode="clip") < term) & (size > 0)
+                low += np.where(below, half + 1, 0)
+                size = np.where(below, size - half - 1, half)
+            holds = (low < ends) & (self._numbers[np.minimum(low, last)] == term)
+            if holders := int(holds.sum()):
+                scores[holds] += math.log1p((len(paths) - holders + 0.5) / (holders + 0.5))
+        return scores
 
 
 def hashes(texts: Iterable[str]) -> npt.NDArray[np.uint32]:

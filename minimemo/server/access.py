@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from minimemo.errors import InputError, MinimemoError
 from minimemo.files import data_dir, private_folder
 from minimemo.memo.manifest import NAME
-from minimemo.scale.sync import load, memos_of
+from minimemo.memo.registry import checked_name, memos_of
 from minimemo.server.guard import is_local
 
 HOUR = 3600.0
@@ -120,7 +120,7 @@ def read_access(file: Path) -> list[Access]:
 def _access(file: Path, name: str, entry: Any) -> Access:
     def of(key: str, kind: type, default: Any = None) -> Any:
         value = entry.get(key, default)
-        if value is not default and (type(value) is not kind or (kind is int and value < 0)):
+        if value is not default and (type(value) is not kind or (isinstance(value, int) and value < 0)):
             raise InputError(f"{file}: {name}: {key} = {value!r} is not understood; see docs/server.md")
         return value
 
@@ -134,7 +134,11 @@ def _access(file: Path, name: str, entry: Any) -> Access:
     digest = of("sha256", str, "").lower()
     if not _HASH.fullmatch(digest):
         raise InputError(f"{file}: {name}: sha256 is the SHA-256 of the token, 64 hex digits")
-    folders = [memos_of(load(str(collection)).name) for collection in of("collections", list, [])]
+    folders = [memos_of(checked_name(str(collection))) for collection in of("collections", list, [])]
+    if absent := [folder.name for folder in folders if not folder.is_dir()]:
+        raise InputError(
+            f"{file}: {name}: no collection {absent[0]!r}; make one: minimemo sync FOLDER --name {absent[0]}"
+        )
     for memo in of("memos", list, []):
         folder = (file.absolute().parent / str(memo)).resolve()
         if not (folder / NAME).is_file():

@@ -14,9 +14,11 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from minimemo.text.sentences import sentence_ends
-from minimemo.text.words import STOPWORDS, normalize, root, roots, singular
+from minimemo.text.words import STOPWORDS, normalize, root, roots, singular, without_escapes
 
 LEAST = 2  # things of one kind are something to list
+LEAST_RECORDS = 5  # lines that begin with a date or a time make a log
+MOST_LINES = 10  # of a log are listed
 
 _LISTS = re.compile(
     r"^\W*(?:please\s)?(?:list|name|enumerate|give)\s(?:me\s)?(?:all\s|every\s|each\s)?(?:of\s)?(?:the\s)?(\w+)"
@@ -63,6 +65,11 @@ _NUMBER_WORD = (
     r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|several|many|hundred|more|other)"
 )
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#|]|\d+[.)]\s))")
+# A line of a log or a chat: it begins with a date or a time.
+_RECORD = re.compile(r"^(?:\x1b\[[\d;]*m)*\[?\d[\d/.:T ,-]{6,}\S.*\S[^\S\n]*$", re.MULTILINE)
+_SPEAKER = re.compile(r"\[?\d[\d/.:, -]{4,20}(?:\s?[AP]M)?\]?\s(?:-\s)?([^:\n\d]{1,40}):\s", re.IGNORECASE)
+_LEVELS = ("ERROR", "WARN", "WARNING", "INFO", "DEBUG", "FATAL", "CRITICAL")
+_RECORDS = roots("lines messages entries records events logged reported recorded sent written posted occurred happened")
 _GOES_ON = re.compile(r"\W*(?:it|its|they|their|he|his|she|her|this)\b", re.IGNORECASE)
 _DENIES = re.compile(r"\b(?:not|never|no|none|without|nor)\b|n['’]t\b", re.IGNORECASE)
 # What is measured by words of a question, and the units of it, both as roots.
@@ -107,7 +114,7 @@ def figured(text: str, question: str) -> Figured | None:
     """Computes what a question asks of a text; None where it asks for something else, or where the text does not
     settle it."""
     plain = " ".join(question.split())
-    for compute in (_difference, _comparison, _extreme, _listed):
+    for compute in (_difference, _comparison, _extreme, _recorded, _listed):
         if found := compute(text, plain):
             return found
     return None
@@ -198,6 +205,35 @@ def _listed(text: str, question: str) -> Figured | None:
     elif question.lstrip().casefold().startswith("which") and len(chosen) > 1 and singular(noun) == noun:
         return None  # one is asked for
     return Figured(names, tuple(spans), partial=bool(sought) and (bool(counts) or len(chosen) > 1))
+
+
+def _recorded(text: str, question: str) -> Figured | None:
+    """How many lines of a log or a chat have all words of a question, or which do: "How many errors did the scheduler
+    report?", "How many messages did Ann send?"."""
+    counts = _COUNTS.search(question)
+    if not (match := counts or _LISTS.search(question)):
+        return None
+    lines = [found.span() for found in _RECORD.finditer(text)]
+    if len(lines) < LEAST_RECORDS or 2 * len(lines) < len([line for line in text.splitlines() if line.strip()]):
+        return None
+    noun = root(next(filter(None, match.groups())).casefold())
+    levels = {level for level in _LEVELS if root(level.casefold()) == noun}
+    if not levels and noun not in _RECORDS:
+        return None
+    sought = roots(question[: match.start()] + question[match.end() :]) - _EMPTY - _RECORDS
+    names = roots(" ".join(re.findall(r"(?<!^)\b[A-Z]\w+", question))) - {noun}
+    chosen = []
+    for start, end in lines:
+        line = without_escapes(text[start:end])
+        if levels and not any(re.search(rf"\b{level}\b", line) for level in levels):
+            continue
+        speaker = _SPEAKER.match(line)
+        if sought <= roots(line) and (not speaker or names <= roots(speaker[1])):
+            chosen.append((start, end))
+    if not chosen or (not counts and len(chosen) > MOST_LINES):
+        return None
+    listed = "\n".join(" ".join(without_escapes(text[start:end]).split()) for start, end in chosen)
+    return Figured(str(len(chosen)) if counts else listed, tuple(chosen), partial=bool(sought))
 
 
 def _compared(text: str, names: tuple[str, str], hint: str) -> _Measures | None:

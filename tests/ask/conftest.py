@@ -13,5 +13,5 @@ WEIGHTS = {
 
 @pytest.fixture(autouse=True)
 def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_limits(monkeypatch, SETTLED=2.0, REFUSED={False: -1.0, True: -1.0})
+    set_limits(monkeypatch, SETTLED=2.0, REFUSED=-1.0)
     monkeypatch.setattr(trust, "_weights", lambda: dict.fromkeys(("large", "small", "words"), WEIGHTS))

@@ -144,7 +144,7 @@ def test_the_kind_is_that_of_what_was_typed():
 
 
 def test_what_the_document_did_not_say_is_not_put_in_front(monkeypatch):
-    set_limits(monkeypatch, REFUSED={True: 1.01, False: 1.01})
+    set_limits(monkeypatch, REFUSED=1.01)
     talk = Conversation(House().session)
     assert talk.ask(QUESTION, "rag").guess
     assert talk.turns[0]["answer"] == ""

@@ -62,7 +62,7 @@ def test_what_stands_around_an_answer_speaks_for_it() -> None:
 
 
 def test_an_answer_that_is_likely_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_limits(monkeypatch, REFUSED={False: 1.01, True: 1.01})
+    set_limits(monkeypatch, REFUSED=1.01)
     answer = House().session.ask(QUESTION, "rag")
     assert answer.text == "The document does not say." and answer.guess == "the king of France"
     assert not answer.supported and not any(p.cited for p in answer.passages)
@@ -129,12 +129,26 @@ def test_yes_or_no_comes_with_the_sentence_that_shows_it(question: str, shown: s
         ("Is it true that Tank B has no crack?", "A crack was found near the outlet."),
         ("Was Tank C inspected?", ""),
         ("Is the gate painted?", ""),
+        ("1903年动工的石桥允许汽车通行吗？", "1903年動工的石橋上禁止汽車通行。"),
     ],
 )
 def test_the_sentence_that_tells_it_names_its_subject_or_follows_one_that_does(question: str, sentence: str) -> None:
     text = "Tank A was inspected. Its lining was found sound and no repair is needed.\n\n"
-    text += "Tank B is old. A crack was found near the outlet."
+    text += "Tank B is old. A crack was found near the outlet.\n\n學堂很大。1903年動工的石橋上禁止汽車通行。"
     assert trust.telling_sentence(question, passages(text)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence", "denied"),
+    [
+        ("Was the budget approved?", "The budget was approved, but not the loan.", False),
+        ("Was the loan approved?", "The budget was approved, but the loan was not.", True),
+        ("Does it need a repair?", "Its lining was found sound and no repair is needed.", True),
+        ("汽车可以通行吗？", "桥上禁止汽车通行，但是行人可以通过。", True),
+    ],
+)
+def test_only_the_clause_that_tells_of_it_denies(question: str, sentence: str, denied: bool) -> None:
+    assert denies(trust.telling_clause(question, sentence)) == denied
 
 
 def test_both_sides_of_a_comparison_are_searched_for() -> None:

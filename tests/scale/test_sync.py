@@ -16,8 +16,8 @@ import pytest
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.files import data_dir
-from minimemo.memo.registry import list_file, remembered
-from minimemo.scale.sync import collections, load, memos_of
+from minimemo.memo.registry import list_file, memos_of, remembered
+from minimemo.scale.sync import collections, load
 from tests.conftest import TinyModels
 
 

@@ -80,3 +80,36 @@ def test_one_sentence_about_several_is_not_divided_among_them() -> None:
 )
 def test_what_is_only_mentioned_is_not_all(text: str) -> None:
     assert figured(text, "How many rooms are there?") is None and figured(text, "List all the rooms.") is None
+
+
+LOG = """2024-03-01 08:00:07 INFO [mailer] 0 errors so far
+2024-03-01 08:01:07 ERROR [mailer] queue full
+2024-03-01 08:02:07 WARN [gateway] slow
+2024-03-01 08:03:07 ERROR [billing] checksum mismatch
+2024-03-01 08:04:07 INFO [gateway] ready"""
+CHAT = """23/09/2016, 9:32 PM - Noor: who brings it??
+23/09/2016, 9:40 PM - Tomas: noor has one
+24/09/2016, 8:02 AM - Kei: i can
+24/09/2016, 8:05 AM - Noor: perfect
+24/09/2016, 8:06 AM - Noor: bring the stove then"""
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        (LOG, "How many errors were logged?", "2"),
+        (LOG, "How many errors did the mailer report?", "1"),
+        (LOG, "How many lines are there?", "5"),
+        (LOG, "How many warnings are there?", "1"),
+        (LOG, "List all errors of the billing.", "2024-03-01 08:03:07 ERROR [billing] checksum mismatch"),
+        (CHAT, "How many messages did Noor send?", "3"),
+        (CHAT, "How many messages are there?", "5"),
+        (CHAT, "How many messages did Lena send?", None),
+        (LOG, "How many errors did the scheduler report?", None),
+        (LOG, "How many mails were sent?", None),
+        (SHEDS, "How many lines are there?", None),
+    ],
+)
+def test_lines_of_logs_and_chats_are_counted(text: str, question: str, answer: str | None) -> None:
+    found = figured(text, question)
+    assert (found.text if found else None) == answer

@@ -1,0 +1,85 @@
+"""Builds on a Ray cluster of two nodes of this machine, one of which is killed half way: in `make test-real`, where ray
+is installed, or pytest -m cluster tests/scale/test_cluster.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minimemo.memo.build import build
+from minimemo.runtime import RunOptions
+from minimemo.scale.cluster import Builder, _arrive, build_on_cluster
+from tests.conftest import TinyModels
+
+
+def documents(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder / f"{number}.txt" for number in range(count)]
+    for number, path in enumerate(made):
+        path.write_text(f"Room {number} is where user {number} said hello. " * (6 + number % 5))
+    return made
+
+
+def settings(tiny_models: TinyModels) -> dict[str, str]:
+    return {"model": str(tiny_models.decoder), "embedder": str(tiny_models.embedder), "memory": "int4"}
+
+
+def content(memo: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in memo.iterdir()}
+
+
+def test_a_worker_gives_the_bytes_of_a_build_and_keeps_none(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a cluster: what travels, and what stays on the worker's machine."""
+    (document,) = documents(tmp_path / "in", 1)
+    own = build(document, tmp_path / "own.memo", **settings(tiny_models)).folder
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "elsewhere"))
+    worker = Builder({"threads": 1}, settings(tiny_models))
+    made = worker.build(document.name, document.read_bytes())
+    assert not isinstance(made, str)
+    kept = [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert not any(b"said hello" in path.read_bytes() or "tails" in path.parts for path in kept)
+    assert str(worker.build("bad.txt", b"\x00\xff\xfe \x80" * 9)).count("\n") == 0
+    _arrive(made, document, tmp_path / "came.memo", None)
+    assert content(tmp_path / "came.memo") == content(own)
+    _arrive(made, document, tmp_path / "came.memo", None)  # in place of an earlier one
+    assert content(tmp_path / "came.memo") == content(own)
+
+
+@pytest.mark.cluster
+def test_a_node_that_is_killed_costs_no_document(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is the extra `ray`")
+    from ray.cluster_utils import Cluster
+
+    paths = documents(tmp_path / "in", 60)
+    bad = tmp_path / "in" / "bad.txt"
+    bad.write_bytes(b"\x00\xff\xfe \x80" * 9)
+    pairs = [(path, tmp_path / "out" / f"{path.stem}.memo") for path in (*paths[:30], bad, *paths[30:])]
+    (tmp_path / "out").mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    try:
+        told: list[tuple[Path, str]] = []
+        begun = time.monotonic()
+        for done in build_on_cluster(pairs, cluster.address, RunOptions(threads=1), settings(tiny_models)):
+            told.append(done)
+            if len(told) == 20:
+                cluster.remove_node(second, allow_graceful=False)
+        print(f"60 documents in {time.monotonic() - begun:.1f} s")
+    finally:
+        cluster.shutdown()
+    assert sorted(path for path, _ in told) == sorted(path for path, _ in pairs)  # each once
+    assert [path for path, why in told if why] == [bad]
+    for path, memo in pairs:
+        if path != bad:
+            own = build(path, tmp_path / "own" / memo.name, **settings(tiny_models)).folder
+            assert content(memo) == content(own)
