@@ -22,12 +22,12 @@ ASKED = (
 def test_replies_are_the_same_with_drafts_and_among_readers() -> None:
     model = load_model("qwen2.5-coder-0.5b")
     opening, closing = model.tokenizer.turn(None)
-    prompts = [[*opening, *model.tokenizer.encode(f"{TEXT * 8}\n{asked}"), *closing] for asked in ASKED]
+    prompts = [[*opening, *model.tokenizer.encode(f"{TEXT * 3}\n{asked}"), *closing] for asked in ASKED]
     engine, stop = model.engine, model.tokenizer.stop_ids
 
     def reply(prompt: list[int], source: list[int] | None) -> list[int]:
-        cache = engine.new_cache(len(prompt) + 48)
-        return list(engine.generate(cache, prompt, max_tokens=48, stop=stop, source=source))
+        cache = engine.new_cache(len(prompt) + 32)
+        return list(engine.generate(cache, prompt, max_tokens=32, stop=stop, source=source))
 
     alone = [reply(prompt, None) for prompt in prompts]
     steps = engine.scheduler.steps
