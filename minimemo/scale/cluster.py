@@ -7,6 +7,7 @@ so it does not matter who built which. The process that hands out the work may b
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
@@ -73,7 +74,7 @@ def build_on_cluster(
     except ImportError as error:
         raise InputError(f"--ray needs ray: pip install 'minimemo[ray]' ({error})") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0][:200]
         raise InputError(f"--ray {address}: no cluster answers; begin one with ray start --head ({why})") from None
