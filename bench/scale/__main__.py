@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--vectors", type=positive, default=100_000, help="nearest: how many")
     made.add_argument("--memo", type=Path, help="store: whose blocks are repeated")
     made.add_argument("--tokens", type=positive, default=180_000, help="store: of the long memo")
-    made.add_argument("--question", default="What was Alice beginning to get very tired of?", help="store")
+    made.add_argument("--question", help="store: asked with the models (default: none, what one reads at most)")
     return command(made.parse_args(arguments), "bench.scale", _run)
 
 

@@ -17,34 +17,40 @@ from typing import Any
 
 import numpy as np
 
+from minimemo.ask.memory import ANSWER_VIEW_TOKENS, VIEW_TOKENS
 from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, PLACES, Manifest, file_info
 from minimemo.memo.memo import open_memo
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
-from minimemo.memory.reader import MemoryReader
 from minimemo.memory.writer import writing
 from minimemo.scale.objects import open_places, upload
 from minimemo.scale.ranges import forget, objects_dir
 from minimemo.search.vectors import VectorIndex
 
+VIEW = (VIEW_TOKENS, ANSWER_VIEW_TOKENS)  # the largest views that a question gets; the second lies within the first
 
-def measure(memo: Path, tokens: int, question: str) -> dict[str, Any]:
-    """Puts a memo of `tokens` tokens into a store in a folder, and asks it twice."""
+
+def measure(memo: Path, tokens: int, question: str | None) -> dict[str, Any]:
+    """Puts a memo of `tokens` tokens into a store in a folder, and asks it twice. question: None reads what a question
+    reads at most, with no model: all but memory.bin, and a view whose blocks lie apart from each other."""
     with tempfile.TemporaryDirectory() as folder:
         long = grown(memo, tokens, Path(folder) / "long.memo")
-        with MemoryReader(long / MEMORY) as reader:
-            length = reader.tokens
         address = upload(long, f"file://{folder}/store")
         sizes = {path.name: path.stat().st_size for path in long.iterdir()}
-        rows: dict[str, Any] = {"tokens": length, "bytes": sum(sizes.values()), "memory_bytes": sizes[MEMORY]}
+        rows: dict[str, Any] = {"bytes": sum(sizes.values()), "of": sizes}
         forget(objects_dir())
         for name in ("cold", "warm"):
             with counted() as came:
-                answer = open_places([address]).ask(question)
-            of = {key: came[f"bytes {key}"] for key in ("manifest.json", *sizes) if came[f"bytes {key}"]}
-            rows[name] = {
-                "bytes": sum(of.values()), "share": sum(of.values()) / rows["bytes"], "requests": came["requests"],
-                "of": of, "supported": answer.supported,
-            }  # fmt: skip
+                opened = open_places([address])
+                if question is None:
+                    with opened.reader() as reader:
+                        count = -(-max(VIEW) // BLOCK_TOKENS)
+                        reader.fetch([0, *(len(reader) * at // count for at in range(1, count))])
+                        rows["tokens"] = reader.tokens
+                else:
+                    opened.ask(question)
+            of = {key: came[f"bytes {key}"] for key in sizes if came[f"bytes {key}"]}
+            total = sum(of.values())
+            rows[name] = {"bytes": total, "share": total / rows["bytes"], "requests": came["requests"], "of": of}
         forget(objects_dir())
     return rows
 

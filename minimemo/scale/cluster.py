@@ -7,6 +7,7 @@ so it does not matter who built which. The process that hands out the work may b
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
@@ -36,6 +37,9 @@ class Builder:
         prompts = settings.get("prompts")
         self._run: dict[str, Any] = {**settings, "options": RunOptions(**options)}
         self._run["prompts"] = load_prompts(prompts) if prompts else PROMPTS
+
+    def ready(self) -> None:  # reached by: ray
+        """Says that it is there."""
 
     def build(self, name: str, content: bytes) -> dict[str, bytes] | str:  # reached by: ray
         """The files of the document's memo, but for the profile, of which there is the name; or why there is none."""
@@ -70,7 +74,7 @@ def build_on_cluster(
     except ImportError as error:
         raise InputError(f"--ray needs ray: pip install 'minimemo[ray]' ({error})") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0][:200]
         raise InputError(f"--ray {address}: no cluster answers; begin one with ray start --head ({why})") from None
@@ -88,11 +92,14 @@ def _handed_out(
     run = {**asdict(options), "threads": cores}
     kind = ray.remote(num_cpus=cores)(Builder)
     coming, again = iter(pairs), deque[tuple[Path, Path, int]]()
+    starting: dict[Any, Any] = {}  # A worker gets a document when it has said that it is there: none may come to be.
     idle: list[Any] = []
     busy: dict[Any, tuple[Any, tuple[Path, Path, int]]] = {}
     while True:
-        room = sum(size // cores for size in _cores(ray)) - len(idle) - len(busy)
-        idle += [kind.remote(run, settings) for _ in range(room)]
+        capacity = sum(size // cores for size in _cores(ray))
+        for _ in range(capacity - len(starting) - len(idle) - len(busy)):
+            actor = kind.remote(run, settings)
+            starting[actor.ready.remote()] = actor
         while idle:
             if again:
                 task = again.popleft()
@@ -108,12 +115,22 @@ def _handed_out(
                 continue
             actor = idle.pop()
             busy[actor.build.remote(document.name, content)] = actor, task
-        if not busy:
-            if not again:
-                return
+        if idle and not busy:
+            return
+        if not capacity:
             raise MinimemoError("the cluster has no machine left; start it again, and the same sync goes on")
-        ready, _ = ray.wait([*busy], timeout=5.0)  # at times to see whether machines came or went
-        for reference in ready:
+        ready, _ = ray.wait([*busy, *starting], timeout=5.0)  # at times to see whether machines came or went
+        for reference in [one for one in ready if one in starting]:
+            actor = starting.pop(reference)
+            try:
+                ray.get(reference)
+                idle.append(actor)
+            except ray.exceptions.ActorDiedError as error:
+                if error.actor_init_failed:
+                    raise MinimemoError(f"workers cannot start: {str(error).strip().splitlines()[-1]}") from None
+            except ray.exceptions.RayError:
+                continue  # its machine went before it came; another one is begun
+        for reference in [one for one in ready if one in busy]:
             actor, (document, memo, tries) = busy.pop(reference)
             try:
                 made = ray.get(reference)

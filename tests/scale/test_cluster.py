@@ -62,7 +62,8 @@ def test_a_node_that_is_killed_costs_no_document(
     bad = tmp_path / "in" / "bad.txt"
     bad.write_bytes(b"\x00\xff\xfe \x80" * 9)
     pairs = [(path, tmp_path / "out" / f"{path.stem}.memo") for path in (*paths[:30], bad, *paths[30:])]
-    (tmp_path / "out").mkdir()
+    for name in ("out", "own"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
