@@ -60,6 +60,17 @@ def soak(ground: Ground) -> list[Case]:
     return [Case(f"{count} questions", case(count)) for count in (400, 2000)]
 
 
+def _differences(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two answers differ, seconds apart."""
+    if isinstance(one, dict):
+        return [line for key in one if key != "timings" for line in _differences(one[key], other[key], f"{at}.{key}")]
+    if isinstance(one, list | tuple) and len(one) == len(other):
+        return [
+            line for n, pair in enumerate(zip(one, other, strict=True)) for line in _differences(*pair, f"{at}[{n}]")
+        ]
+    return [] if one == other else [f"{at}: {one!r}, {other!r}"]
+
+
 def at_once(ground: Ground) -> list[Case]:
     """Threads that ask two memos of one loaded model give the answers of one thread."""
 
@@ -87,7 +98,11 @@ def at_once(ground: Ground) -> list[Case]:
                 alone = [answer(one) for one in asked]
                 with ThreadPoolExecutor(threads) as pool:
                     together = list(pool.map(answer, asked))
-                wrong = [one[1] for one, a, b in zip(asked, alone, together, strict=True) if a != b]
+                wrong = [
+                    (*one[1:], *_differences(a.to_dict(), b.to_dict()))
+                    for one, a, b in zip(asked, alone, together, strict=True)
+                    if a != b
+                ]
                 assert not wrong, f"{len(wrong)} of {len(asked)} answers differ, first {wrong[0]}"
 
             return child(ask, seconds=1800).fell(0)
