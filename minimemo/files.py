@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from minimemo.errors import InputError
 
@@ -218,6 +219,14 @@ def content_hash(path: Path) -> str:
     return content.hexdigest()
 
 
+def parse_json(content: bytes | str) -> Any:
+    """JSON that others wrote. Raises ValueError for what is none, and for what is nested too deeply to be read."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def remembered_hash(path: Path) -> str:
     """SHA-256 (hex) of a large file, hashed once: a note in the cache folder, by path, size and time of change, says it
     from then on, where that folder can be written. The time is that of the last change to the file, which nobody sets:
@@ -226,7 +235,7 @@ def remembered_hash(path: Path) -> str:
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
     note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # not hashed yet
-        fields = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        fields = parse_json(note.read_text(encoding="utf-8")) if note.is_file() else {}
         if fields["identity"] == identity and len(fields["sha256"]) == 64:
             return str(fields["sha256"])
     content = content_hash(path)

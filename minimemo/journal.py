@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minimemo.files import private_folder, write_whole
+from minimemo.files import parse_json, private_folder, write_whole
 
 _HEAD = b"minimemo table 1 "  # then 16 hex digits that no other writing of the file has
 _HEAD_BYTES = len(_HEAD) + 17
@@ -153,7 +153,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if line[:9] != b"%08x " % zlib.crc32(line[9:]):
         return None
     try:
-        change = json.loads(line[9:])
-    except (ValueError, RecursionError):
+        change = parse_json(line[9:])
+    except ValueError:
         return None
     return change if isinstance(change, dict) else None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import string
 import tomllib
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 from minimemo.errors import InputError
+from minimemo.files import parse_json
 from minimemo.text.scripts import Language
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _read_table(path: Path) -> dict[str, Any]:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
         raise InputError(f"{path}: cannot read the prompts: {reason}") from error
     try:
-        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text)
     except ValueError as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
         raise InputError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'JSON'}: {error}") from error
     if not isinstance(content, dict):

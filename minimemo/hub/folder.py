@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 
 from minimemo.errors import FetchError, InputError, ModelError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import cache_dir, private_folder, put, write_whole
+from minimemo.files import cache_dir, parse_json, private_folder, put, write_whole
 from minimemo.hub.download import DiskFull, File, note, require_space
 from minimemo.hub.sources import SCRATCH_PREFIX
 
@@ -184,11 +184,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         if not (folder / MANIFEST).is_file():
             return None
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json((folder / MANIFEST).read_bytes())
         result, files = Path(manifest["result"]), manifest["files"]
         whole = isinstance(manifest["name"], str) and "conversion" in manifest and ".." not in result.parts
         whole = whole and not result.is_absolute()
         whole = whole and all({"size", "mtime_ns", "digest"} <= item.keys() for item in files.values())
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # as good as not pulled: pulling verifies what is there and writes it anew
     return manifest if whole else None

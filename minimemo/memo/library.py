@@ -7,7 +7,6 @@ the memos, and what of it is damaged or gone is read again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import profiles_dir, store_file, words_file
+from minimemo.files import parse_json, profiles_dir, store_file, words_file
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
@@ -227,7 +226,7 @@ def _read(path: Path, stamp: int) -> tuple[tuple[Entry, Vectors], tuple[Entry, n
     manifest = Manifest.load(path)
     vectors = VectorIndex.open(path / INDEX).vectors()
     try:
-        chunks = json.loads((path / CHUNKS).read_bytes())["chunks"]
+        chunks = parse_json((path / CHUNKS).read_bytes())["chunks"]
         words = hashes(chunk["text"] for chunk in chunks)
     except (ValueError, TypeError, KeyError) as error:
         raise MemoError(f"{path / CHUNKS}: damaged ({error}); {AGAIN}") from None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from minimemo.errors import MemoError
-from minimemo.files import content_hash
+from minimemo.files import content_hash, parse_json
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -18,6 +21,7 @@ MEMORY, INDEX, CHUNKS = "memory.bin", "index.bin", "chunks.json"
 PLACES = "places.json"  # of documents that have pages, headings or times
 FILES = (MEMORY, INDEX, CHUNKS, PLACES)
 AGAIN = "build it again: minimemo build DOCUMENT"
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,8 @@ class Manifest:
     def parse(cls, content: bytes, path: Path | str) -> Manifest:
         """A manifest from its bytes; path: where they were, for messages. Raises MemoError like `load`."""
         try:
-            body = json.loads(content)
-        except (ValueError, RecursionError):
+            body = parse_json(content)
+        except ValueError:
             raise MemoError(f"{path}: damaged (not JSON); {AGAIN}") from None
         if not isinstance(body, dict) or "format" not in body:
             raise MemoError(f"{path}: damaged (no format); {AGAIN}")
@@ -118,15 +122,63 @@ class Manifest:
             raise MemoError(f"{path}: damaged (checksum); {AGAIN}")
         try:
             return cls(
-                DocumentInfo(**body["document"]),
-                ModelInfo(**body["model"]),
-                ModelInfo(**body["embedder"]),
-                Recipe(**body["recipe"]),
-                {name: FileInfo(**body["files"][name]) for name in FILES if name != PLACES or name in body["files"]},
-                tuple(Judged(**judged) for judged in body.get("quality", ())),
+                record(DocumentInfo, body["document"]),
+                record(ModelInfo, body["model"]),
+                record(ModelInfo, body["embedder"]),
+                _checked(record(Recipe, body["recipe"])),
+                {n: record(FileInfo, body["files"][n]) for n in FILES if n != PLACES or n in body["files"]},
+                tuple(record(Judged, judged) for judged in body.get("quality", ())),
             )
         except (KeyError, TypeError) as error:
             raise MemoError(f"{path}: damaged ({error}); {AGAIN}") from None
+
+
+def records(path: Path, name: str, kind: type[Record]) -> list[Record]:
+    """The records that a JSON file has as `name`. Raises MemoError for one that has none such."""
+    try:
+        return [record(kind, body) for body in parse_json(path.read_bytes())[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MemoError(f"{path}: damaged ({error}); {AGAIN}") from None
+
+
+def record(kind: type[Record], body: Any) -> Record:
+    """A record from JSON, lists as tuples. Raises TypeError for other fields, and for values of other types: a memo
+    with right checksums may be an enemy's."""
+    if not isinstance(body, dict):
+        raise TypeError(f"{body!r:.40} in place of fields")
+    made = kind(**{name: tuple(value) if type(value) is list else value for name, value in body.items()})
+    for name, type_ in _types(kind).items():
+        if not _fits(getattr(made, name), type_):
+            raise TypeError(f"{name} is {getattr(made, name)!r:.40}")
+    return made
+
+
+@lru_cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, type_: Any) -> bool:
+    if type_ is int:
+        return type(value) is int and -1 <= value < 1 << 63
+    if type_ is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    inner = get_args(type_)
+    if get_origin(type_) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if get_origin(type_) is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if inner:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    return type_ is Any or isinstance(value, type_)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """Raises KeyError or TypeError where the codec's parameters do not tell the memory's shape."""
+    for name in ("num_layers", "num_kv_heads", "head_dim"):
+        if not _fits(recipe.params[name], int) or recipe.params[name] < 1:
+            raise TypeError(f"{name} is {recipe.params[name]!r:.40}")
+    return recipe
 
 
 def file_info(path: Path) -> FileInfo:

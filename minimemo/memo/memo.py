@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import stat
 from bisect import bisect_right
 from collections import Counter
@@ -37,7 +36,7 @@ from minimemo.ask.endpoint import Called, CalledGenerator, Endpoint, EndpointGen
 from minimemo.ask.evidence import Passage, rank_passages
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
-from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info
+from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info, records
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 from minimemo.text.document import Place
 
@@ -253,8 +252,7 @@ class Memo:
         from minimemo.text.chunks import Chunk
 
         self._check_file(CHUNKS, whole=True)
-        content = json.loads((self.folder / CHUNKS).read_text(encoding="utf-8"))
-        return [Chunk(**chunk) for chunk in content["chunks"]]
+        return records(self.folder / CHUNKS, "chunks", Chunk)
 
     def places(self) -> tuple[Place, ...]:
         """Where stretches of the document stand, in order; none of plain text. MemoError when places.json is not what
@@ -262,8 +260,7 @@ class Memo:
         if PLACES not in self.manifest.files:
             return ()
         self._check_file(PLACES, whole=True)
-        content = json.loads((self.folder / PLACES).read_text(encoding="utf-8"))
-        return tuple(Place(**{**place, "heading": tuple(place["heading"])}) for place in content["places"])
+        return tuple(records(self.folder / PLACES, "places", Place))
 
     def _place_of(self) -> Callable[[str, int], Place | None]:
         """What tells of a document (its name here) in which place a character stands."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minimemo.engine.engine import Engine
 from minimemo.engine.reading import Reading
-from minimemo.files import write_whole
+from minimemo.files import parse_json, write_whole
 from minimemo.memo.manifest import Judged, checksum
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, KVBlock, chain, token_array
 from minimemo.memory.codec import Codec
@@ -125,7 +125,7 @@ class QualityCard:
 def _load(path: Path) -> list[Judged]:
     """What `_save` wrote; nothing of a file that is not whole."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
         if body.pop("checksum") == checksum(body):
             return [Judged(**judged) for judged in body["judged"]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):

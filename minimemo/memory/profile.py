@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minimemo.errors import MemoError, MinimemoError, ModelError
-from minimemo.files import content_hash, is_running, put
+from minimemo.files import content_hash, is_running, parse_json, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"
@@ -212,10 +212,10 @@ def load_profile(hash_: str, *folders: Path) -> Profile:
         raise MemoError(f"{path}: damaged (checksum); calibrate again and build the memo again")
     try:
         with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("profile", "[]"))
+            described = parse_json((file.metadata() or {}).get("profile", "[]"))
             keys, values = (_parts(file, kind, Transform) for kind in ("keys", "values"))
             openings = _parts(file, "openings", Opening)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise MemoError(f"{path}: cannot be read ({error})") from None
     ours = isinstance(described, list) and len(described) == 2 and described[0] == _FORMAT
     if not ours or len(keys) != len(values) or not keys:

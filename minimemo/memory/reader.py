@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from crc32c import crc32c
 
 from minimemo.errors import MemoError
 from minimemo.events import Event, Listener, silent
+from minimemo.files import parse_json
 from minimemo.memory import format as layout
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
 from minimemo.memory.view import Extent
@@ -207,9 +207,9 @@ class MemoryReader:
         self._require(layout.CRC.unpack_from(whole, end)[0] == crc32c(whole[:end]), "header checksum")
         encoded = whole[layout.PROLOGUE.size : end]
         try:
-            header: dict[str, Any] = json.loads(encoded)
+            header: dict[str, Any] = parse_json(encoded)
             canonical = isinstance(header, dict) and layout.canonical(header) == encoded
-        except (ValueError, RecursionError):
+        except ValueError:
             canonical = False
         self._require(canonical, "header is not canonical JSON")
         return header

@@ -7,7 +7,6 @@ because a silently ignored field means silently wrong text. GGUF metadata is fir
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minimemo.errors import ModelError
+from minimemo.files import parse_json
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 _MAX_LAYERS = 10_000
@@ -108,10 +108,10 @@ class ModelConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file that must hold one object. Raises ModelError naming the file."""
     try:
-        fields = json.loads(path.read_bytes())
+        fields = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; a model directory in Hugging Face layout is needed") from None
-    except (OSError, RecursionError) as error:
+    except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
     except ValueError as error:
         raise ModelError(f"{path}: not valid JSON ({error}); download it again") from error

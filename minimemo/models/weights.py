@@ -6,7 +6,6 @@ are kept there as integer codes with group scales (see hub/gguf.py), which is ex
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.files import parse_json
 from minimemo.kernels import native, triton
 from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, joined, quantized_matrix
 from minimemo.kernels.hugepages import Arena
@@ -83,7 +83,7 @@ class TensorFiles:
         index = self._directory / "model.safetensors.index.json"
         if index.exists():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
             except (ValueError, KeyError, AttributeError):
                 raise ModelError(f"{index}: not an index of shards; download the model again") from None
         else:

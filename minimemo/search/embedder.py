@@ -19,6 +19,7 @@ from tokenizers import Encoding, Tokenizer
 
 from minimemo.errors import InputError, ModelError
 from minimemo.events import Event, Listener, silent
+from minimemo.files import parse_json
 from minimemo.models.config import read_json
 from minimemo.models.encoder import Encoder
 from minimemo.models.fingerprint import fingerprint
@@ -178,7 +179,7 @@ def _read_modules(folder: Path) -> tuple[Path, str]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; it says how token vectors are pooled, and guessing gives bad vectors")
     try:
-        modules = [(str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in json.loads(path.read_text("utf-8"))]
+        modules = [(str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in parse_json(path.read_bytes())]
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path}: not a list of modules ({error})") from error
     kinds = [kind for kind, _ in modules]

@@ -22,6 +22,7 @@ from minimemo import __version__
 from minimemo.ask import Answer, Found, Mode, Piece
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
+from minimemo.files import parse_json
 from minimemo.memory.tiers import TIERS
 from minimemo.server import openai
 from minimemo.server.access import DOCUMENTS, Access, OverQuota
@@ -434,8 +435,8 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(content) > BODY:
             raise HTTPException(413, f"a request may have {BODY // 1_000_000} MB")
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
+        body = parse_json(content)
+    except ValueError:
         raise InputError("the body is no JSON") from None
     if not isinstance(body, dict):
         raise InputError("the body is to be a JSON object")

@@ -16,6 +16,7 @@ from minimemo import __version__, errors
 from minimemo.ask import Answer, Conversation, Found, Mode, Piece, checked_question
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event, Listener, silent
+from minimemo.files import parse_json
 from minimemo.memo.manifest import Manifest
 from minimemo.server.run import socket_path
 
@@ -95,7 +96,7 @@ class ServedMemos:
                     if field == "event":
                         name = value
                     elif field == "data":
-                        yield name, json.loads(value)
+                        yield name, parse_json(value)
             except (OSError, HTTPException, ValueError) as error:
                 raise self._broken(f"{error or type(error).__name__}") from error
 
@@ -118,7 +119,7 @@ def running() -> Path | None:
             return None
         with closing(_Connection(address, _AT_ONCE)) as connection:
             connection.request("GET", "/health")
-            told = json.loads(connection.getresponse().read(_LINE))
+            told = parse_json(connection.getresponse().read(_LINE))
     except (OSError, HTTPException, ValueError, AttributeError):
         return None
     return address if isinstance(told, dict) and told.get("version") == __version__ else None
@@ -140,6 +141,6 @@ class _Connection(HTTPConnection):
 def _message(content: bytes) -> str:
     """What an error's body says."""
     try:
-        return str(json.loads(content)["error"]["message"])
+        return str(parse_json(content)["error"]["message"])
     except (ValueError, LookupError, TypeError):
         return "the server did not take the question; look into its output"
