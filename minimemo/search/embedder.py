@@ -121,10 +121,13 @@ class Embedder:
         return np.array([sum(i in self._unknown for i in row) <= _UNREAD * len(row) for row in rows], bool)
 
     def embed_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors (n, dim) of questions or clues; those of the last REMEMBERED queries are not computed again."""
+        """Unit vectors (n, dim) of questions or clues; those of the last REMEMBERED queries are not computed again.
+
+        Each is computed alone: beside others, padded, its last bits would tell in whose company it was first asked.
+        """
         kept = self._queries
         new = [text for text in dict.fromkeys(texts) if text not in kept]
-        vectors = kept | dict(zip(new, self._embed(self.settings.query_prompt, new, silent), strict=True))
+        vectors = kept | {text: self._embed(self.settings.query_prompt, [text], silent)[0] for text in new}
         self._queries = dict(list(vectors.items())[-REMEMBERED:])
         return np.array([vectors[text] for text in texts], np.float32).reshape(len(texts), self.dim)
 

@@ -137,6 +137,15 @@ def test_batches_change_nothing_and_report(
     assert len(events) == {1: 7, 10_000: 1}.get(max_batch_tokens, len(events))
 
 
+def test_a_query_in_company_is_the_query_alone(tmp_path: Path) -> None:
+    """Scores of two runs differed in their last bits by which clue had been embedded beside which."""
+    folder = tiny_embedder(tmp_path)
+    texts = ["the cat ran far", "dog", "中文 the dog ran . the cat ran"]
+    together = Embedder.load(folder).embed_queries(texts)
+    for text, vector in zip(texts, together, strict=True):
+        np.testing.assert_array_equal(Embedder.load(folder).embed_queries([text])[0], vector)
+
+
 def test_a_query_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder.load(tiny_embedder(tmp_path, query="query: "))
     read: list[int] = []
