@@ -131,7 +131,7 @@ def memo(folder: Path, vectors: np.ndarray, texts: Sequence[str] = ()) -> np.nda
     folder.mkdir()
     Manifest(
         DocumentInfo(f"{folder.stem}.txt", "", 1, 1, "en"), ModelInfo("m", MODELS[0]), ModelInfo("e", MODELS[1]),
-        Recipe("", *MODELS, "int4", {}, "", 192, 0),
+        Recipe("", *MODELS, "int4", {"num_layers": 1, "num_kv_heads": 1, "head_dim": 2}, "", 192, 0),
         dict.fromkeys(("memory.bin", "index.bin", "chunks.json"), FileInfo(0, "")),
     ).save(folder)  # fmt: skip
     VectorIndex.build(vectors).save(folder / "index.bin")

@@ -278,7 +278,7 @@ def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> 
         info = FileInfo(0, "")
         Manifest(
             DocumentInfo(f"{number}.txt", "", 1, 1, "en"), ModelInfo("m", "model"), ModelInfo("e", "embedder"),
-            Recipe("", "model", "embedder", "int4", {}, "", 192, 0),
+            Recipe("", "model", "embedder", "int4", {"num_layers": 1, "num_kv_heads": 1, "head_dim": 2}, "", 192, 0),
             {"memory.bin": info, "index.bin": info, "chunks.json": info},
         ).save(memo)  # fmt: skip
         VectorIndex.build(own).save(memo / "index.bin")
