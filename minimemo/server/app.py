@@ -435,7 +435,7 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(content) > BODY:
             raise HTTPException(413, f"a request may have {BODY // 1_000_000} MB")
     try:
-        body = parse_json(content)
+        body = parse_json(bytes(content))
     except ValueError:
         raise InputError("the body is no JSON") from None
     if not isinstance(body, dict):
