@@ -111,6 +111,15 @@ def test_elements_without_end_within_each_other(tmp_path: Path) -> None:
         read(tmp_path, "a.html", "<html><body>" + "<div>" * 100_000 + "the lamp")
 
 
+@pytest.mark.parametrize("one", [" a{}=b", " a{}", '"a{}"="b>"', " =a{}=c", " a{} = 'b'", "/a{}", '\na{}="<b>"'])
+def test_an_element_of_attributes_without_end(tmp_path: Path, one: str) -> None:
+    """The parser holds each against all before it."""
+    kept, more = ("".join(one.format(n) for n in range(count)) for count in (900, 3000))
+    assert read(tmp_path, "a.html", f"<html><p {kept}>The lamp.</p>").text
+    with pytest.raises(InputError, match="more than 1,000 attributes"):
+        read(tmp_path, "b.html", f"<html><p>The lamp.</p><p {more}>")
+
+
 def test_subtitles_name_who_speaks_and_say_nothing_twice(tmp_path: Path) -> None:
     talk = read(
         tmp_path,
