@@ -199,7 +199,7 @@ def _lying(good: Callable[[], dict[str, bytes]], whole: Callable[[], bytes]) -> 
                 "evil\n",
                 ".evil",
                 "x-y.safetensors",
-            )  # fmt: skip
+            )
         },
         "a link": more("places.json", b"../yours/thesis.tex", stat.S_IFLNK | 0o777),
         "a link in place of memory.bin": lambda: whole().replace(b"memory.bin", b"memory.lnk"),
