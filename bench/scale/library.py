@@ -29,7 +29,6 @@ COLUMNS = (
     ("list_wall_s", "12.2f"), ("disk_mb", "8.1f"), ("recall", "7.3f"),
 )  # fmt: skip
 DIM, QUESTIONS, MODELS = 384, 100, ("model", "embedder")
-SHAPE = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 1}  # of a memory that is never read
 _INSIDE = "import sys; from bench.scale.library import inside; inside(sys.argv[1])"
 _WORDS = 120  # of a passage
 _FEW = 5  # memos that are added, and deleted, one by one
@@ -132,7 +131,7 @@ def memo(folder: Path, vectors: np.ndarray, texts: Sequence[str] = ()) -> np.nda
     folder.mkdir()
     Manifest(
         DocumentInfo(f"{folder.stem}.txt", "", 1, 1, "en"), ModelInfo("m", MODELS[0]), ModelInfo("e", MODELS[1]),
-        Recipe("", *MODELS, "int4", SHAPE, "", 192, 0),
+        Recipe("", *MODELS, "int4", {"num_layers": 1, "num_kv_heads": 1, "head_dim": 2}, "", 192, 0),
         dict.fromkeys(("memory.bin", "index.bin", "chunks.json"), FileInfo(0, "")),
     ).save(folder)  # fmt: skip
     VectorIndex.build(vectors).save(folder / "index.bin")

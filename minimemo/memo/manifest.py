@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from minimemo.errors import MemoError
 from minimemo.files import content_hash, parse_json
@@ -148,14 +148,14 @@ def record(kind: type[Record], body: Any) -> Record:
     if not isinstance(body, dict):
         raise TypeError(f"{body!r:.40} in place of fields")
     made = kind(**{name: tuple(value) if type(value) is list else value for name, value in body.items()})
-    for name, type_ in _types(kind).items():
+    for name, type_ in _types(cast(Hashable, kind)).items():
         if not _fits(getattr(made, name), type_):
             raise TypeError(f"{name} is {getattr(made, name)!r:.40}")
     return made
 
 
 @lru_cache
-def _types(kind: type) -> dict[str, Any]:
+def _types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 

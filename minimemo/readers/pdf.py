@@ -197,12 +197,13 @@ def _lines(page: Any, fonts: dict[bytes, int]) -> Iterator[tuple[Any, ...]]:
         stretches = rects(first, last - first + 1)
         jumps = gaps = 0
         if not turn:
-            # Where a file places each letter for itself, a stretch is one letter, and no higher than that.
-            loose = [box[3] - box[1] for box in (char_box(first), char_box(last))] if len(stretches) > 1 else []
+            loose = 0.0  # where a file places each letter for itself, a stretch is one, and no higher than that
             for before, after in itertools.pairwise(stretches):
-                high = max(before[1] - before[3], after[1] - after[3], *loose, 1.0)
+                high = max(before[1] - before[3], after[1] - after[3], 1.0)
                 jumps += after[0] < before[2] - high and after[2] > after[0]
-                gaps += after[0] - before[2] > _GAP * high
+                if after[0] - before[2] > _GAP * high:
+                    loose = loose or max(box[3] - box[1] for box in (char_box(first), char_box(last)))
+                    gaps += after[0] - before[2] > _GAP * loose
         wide = bool(stretches) and stretches[-1][2] - stretches[0][0] > 0.45 * width
         chars: list[Char] = []
         if jumps or (0 < gaps < 4 and wide) or (gaps and _CJK.search(body)) or _RIGHT_TO_LEFT.search(body):

@@ -433,7 +433,7 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(content) > BODY:
             raise HTTPException(413, f"a request may have {BODY // 1_000_000} MB")
     try:
-        body = parse_json(content)
+        body = parse_json(bytes(content))
         json.dumps(body, ensure_ascii=False).encode()  # half a character cannot be told back
     except (ValueError, RecursionError):
         raise InputError("the body is no JSON") from None

@@ -30,7 +30,6 @@ from tests.conftest import TinyModels
 from tests.memories import whole_memory
 from tests.tiny import write_embedder, write_model
 
-SHAPE = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 1}
 TEXTS = {
     "red.txt": "".join(f"The red user number {i} said Hello world in room {i * 7}.\n\n" for i in range(20)),
     "blue.txt": "".join(f"A blue wall, meter {i}, is painted over the tower {i * 5}.\n\n" for i in range(20)),
@@ -279,7 +278,7 @@ def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> 
         info = FileInfo(0, "")
         Manifest(
             DocumentInfo(f"{number}.txt", "", 1, 1, "en"), ModelInfo("m", "model"), ModelInfo("e", "embedder"),
-            Recipe("", "model", "embedder", "int4", SHAPE, "", 192, 0),
+            Recipe("", "model", "embedder", "int4", {"num_layers": 1, "num_kv_heads": 1, "head_dim": 2}, "", 192, 0),
             {"memory.bin": info, "index.bin": info, "chunks.json": info},
         ).save(memo)  # fmt: skip
         VectorIndex.build(own).save(memo / "index.bin")
