@@ -11,6 +11,7 @@ import pytest
 
 from minimemo.ask import Answer, Found, Passage, Piece, Writer
 from minimemo.ask.question import memory_room
+from minimemo.ask.trust import telling_sentence
 from minimemo.errors import InputError
 from minimemo.text.document import Place
 from tests.ask.fakes import (
@@ -452,7 +453,7 @@ def test_the_room_behind_a_memory_covers_the_longest_prompts(monkeypatch):
     """What a memo leaves free after its document must hold any question that is let through, in any mode."""
     set_limits(monkeypatch, QUESTION_TOKENS=300)
     for house, letter in ((House(), "w"), (chinese_house(), "为")):
-        free = memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
+        free = memory_room() + 250  # the fake's tokens are characters: English prompts take more of them
         house.engine.config.max_context = len(house.ids) + free
         assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
 
@@ -465,3 +466,11 @@ def test_the_loop_imports_nothing_heavy():
 def test_the_room_behind_a_memory_stays_what_it_is():
     """A recipe holds what it leaves of the context: with another figure every memo would be built again."""
     assert memory_room() == 1728
+
+
+def test_yes_or_no_is_retrieved_once_and_shows_the_nearest_sentence():
+    house = House()
+    question = "Is the king of France told of a heaven?"
+    answer = house.session.ask(question, "rag")
+    assert house.retriever.queries == [[question]]
+    assert not telling_sentence(question, answer.passages) and answer.text.endswith(ENGLISH[1].strip())
