@@ -1,5 +1,5 @@
-"""Runs `minimemo` in processes forked from one that has imported torch: as far apart as those of a shell, and each
-three seconds of import shorter."""
+"""Runs `minimemo`, and other programs, in processes forked from one that has imported torch: as far apart as those of a
+shell, and each three seconds of import shorter."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def run(
     with Command(arguments, folder, environment, stdin, largest=largest) as command:
         code = command.end()
         return subprocess.CompletedProcess(list(arguments), code, command.out, command.err)
+
+
+def python(code: str, *arguments: str) -> str:
+    """What `python -c code *arguments` prints, where torch is imported already."""
+    with TemporaryDirectory() as scratch:
+        files = [Path(os.devnull), Path(scratch) / "out", Path(scratch) / "err"]
+        process = _FORKS.Process(target=_program, args=(code, arguments, files))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, files[2].read_text(encoding="utf-8")
+        return files[1].read_text(encoding="utf-8")
 
 
 class Command:
@@ -83,18 +94,27 @@ class Command:
         return self._process.exitcode
 
 
-def _child(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], largest: int | None
-) -> None:
+def _redirect(files: Sequence[Path], encoding: str = "utf-8") -> None:
     for number, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, number)
         os.close(opened)
-    encoding = environment.get("PYTHONIOENCODING", "utf-8")
     sys.stdin, sys.stdout, sys.stderr = (
         open(number, "r" if number == 0 else "w", encoding=encoding, buffering=1)  # noqa: SIM115
         for number in range(3)
     )
+
+
+def _program(code: str, arguments: Sequence[str], files: Sequence[Path]) -> None:
+    _redirect(files)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+
+
+def _child(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], largest: int | None
+) -> None:
+    _redirect(files, environment.get("PYTHONIOENCODING", "utf-8"))
     if largest is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import TinyModels
 
+pytestmark = pytest.mark.package
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist")
 CXX = shutil.which(os.environ.get("CXX", "c++"))
