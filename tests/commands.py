@@ -95,6 +95,7 @@ class Command:
 
 
 def _redirect(files: Sequence[Path], encoding: str = "utf-8") -> None:
+    os.fsync = lambda _: None  # as in conftest.py
     for number, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, number)
