@@ -111,10 +111,12 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         runtime = Runtime(args.model, args.embedder)
         model, embedder = runtime.decoder(), runtime.opened_embedder()
         document, begin = minimemo.Document.of(text, args.doc), time.perf_counter()
-        with minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder) as memo:
+        minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder).close()
+        loaded: dict[str, Any] = {"model": model, "embedder": embedder, "generator": model}  # which writes alone
+        with minimemo.open(Path(folder) / "doc.memo", **loaded) as memo:
             build_s = time.perf_counter() - begin
             memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
-            print(heading(COLUMNS))
+            print(heading(COLUMNS), flush=True)
             alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
             for readers in args.readers:
                 rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
@@ -122,7 +124,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
                 print(line(COLUMNS, rows[-1]), flush=True)
     result = {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "build_s": build_s, "rows": rows}
     if program:
-        del runtime, model, memo
+        del runtime, model, memo, loaded
         path, threads = resolve(args.model), torch.get_num_threads()
         result["peer"] = told = slots.asked(Path(program), path, threads, text, texts[: args.slots])
         print("peer: first", " ".join(f"{seconds:.1f}" for seconds in told["first"]), f"again {told['again']:.1f}")
