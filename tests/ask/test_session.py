@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
-from minimemo.ask import Answer, Found, Passage, Piece, Writer
+from minimemo.ask import PROMPTS, Answer, Found, Passage, Piece, Writer
 from minimemo.ask.question import memory_room
 from minimemo.ask.trust import telling_sentence
 from minimemo.errors import InputError
 from minimemo.text.document import Place
+from minimemo.text.figures import Figured
 from tests.ask.fakes import (
     CHINESE,
     EN_SCRIPT,
@@ -474,3 +475,16 @@ def test_yes_or_no_is_retrieved_once_and_shows_the_nearest_sentence():
     answer = house.session.ask(question, "rag")
     assert house.retriever.queries == [[question]]
     assert not telling_sentence(question, answer.passages) and answer.text.endswith(ENGLISH[1].strip())
+
+
+def test_what_is_computed_is_not_written_and_cites_what_it_was_computed_from():
+    house = House()
+    hits = house.retriever._one("three planets that had met", 2)
+    span = hits[0].chunk.start, hits[0].chunk.end
+    for partial in (False, True):
+        house.retriever.figured = lambda _, partial=partial: (Figured("3", (span,), partial), hits)
+        answer = house.session.ask("How many planets had met?")
+        assert answer.text == (f"3 ({PROMPTS['en'].partial})" if partial else "3")
+        assert answer.supported and answer.confidence == 1.0 and not house.engine.prompts
+        assert [p.span for p in answer.passages if p.text == ENGLISH[2]] == [span]
+        assert all(p.cited for p in answer.passages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import pytest
 
 from minimemo.cli import commands
 from minimemo.cli.arguments import main, parser
+from minimemo.cli.arguments import run as cli_run
 from minimemo.cli.screen import _OPTIONS, _cut, as_options
 from tests.commands import Command, run
 from tests.conftest import TinyModels
@@ -265,6 +268,36 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "take --kv-dtype int8, or a smaller model"),
+        (MemoryError(), 1, "memory: too little is free here"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "memory: too little is free here"),
+        (OSError(errno.EMFILE, "Too many open files"), 1, "raise the limit (ulimit -n)"),
+        (RuntimeError("unable to open shared memory: Too many open files (24)"), 1, "raise the limit (ulimit -n)"),
+        (RuntimeError("can't start new thread"), 1, "take --threads 1"),
+    ],
+)
+def test_limits_of_the_machine_are_one_line(
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(_: argparse.Namespace) -> None:
+        raise error
+
+    assert cli_run(argparse.Namespace(run=command)) == code
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("minimemo: ") and said.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_no_line_but_a_traceback() -> None:
+    def command(_: argparse.Namespace) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli_run(argparse.Namespace(run=command))
 
 
 @pytest.mark.parametrize(
