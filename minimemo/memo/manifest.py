@@ -101,9 +101,10 @@ class Manifest:
             content = path.read_bytes()
         except FileNotFoundError:
             what = "has no manifest.json, so it is no memo" if folder.is_dir() else "no such memo"
-            raise MemoError(f"{folder}: {what}; make one: minimemo build DOCUMENT") from None
+            raise MemoError(f"{folder}: {what}; {_beside(folder) or 'make one: minimemo build DOCUMENT'}") from None
         except NotADirectoryError:
-            raise MemoError(f"{folder}: is a file, not a memo; make one: minimemo build {folder}") from None
+            mend = _beside(folder) or f"make one: minimemo build {folder}"
+            raise MemoError(f"{folder}: is a file, not a memo; {mend}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         return cls.parse(content, path)
@@ -182,6 +183,12 @@ def _checked(recipe: Recipe) -> Recipe:
         if not _fits(recipe.params[name], int) or recipe.params[name] < 1:
             raise TypeError(f"{name} is {recipe.params[name]!r:.40}")
     return recipe
+
+
+def _beside(path: Path) -> str:
+    """Names the memo that lies beside a document, for who named the document; "" where there is none."""
+    memo = path.with_suffix(".memo") if path.name else path
+    return f"its memo is {memo}" if memo != path and (memo / NAME).is_file() else ""
 
 
 def file_info(path: Path) -> FileInfo:

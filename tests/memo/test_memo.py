@@ -267,7 +267,7 @@ def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyM
         return new_cache(capacity)
 
     model.engine.new_cache = counting  # type: ignore[method-assign]
-    long = minimemo.Document.of("".join(f"Hello world {i}.\n" for i in range(1500)), "long.txt")
+    long = minimemo.Document.of("".join(f"Hello world {i}.\n" for i in range(900)), "long.txt")
     memos = [
         minimemo.build(long, tmp_path / f"{n}.memo", model=model, embedder=tiny_models.embedder, window=n)
         for n in (None, 512)

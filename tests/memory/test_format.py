@@ -363,7 +363,7 @@ def test_a_partial_block_in_the_middle_is_refused(tmp_path: Path) -> None:
         MemoryReader(tmp_path / "memory.bin")
 
 
-fuzzing = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzzing

@@ -170,7 +170,7 @@ def test_offsets_of_any_text(tokenizers: dict[str, Tokenizer], name: str) -> Non
         st.characters(exclude_categories=["Cs"]),
     )
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=70, deadline=None)
     @given(st.lists(alphabet, max_size=30).map("".join))
     def check(text: str) -> None:
         check_offsets(tokenizers[name], text)
@@ -219,7 +219,7 @@ def test_a_stream_of_any_ids_says_what_decode_says(tokenizers: dict[str, Tokeniz
     multibyte = [i for c in "é你好👩" for i in tokenizer.encode(c)]
     some_id = st.one_of(st.integers(0, tokenizer.vocab_size + 3), st.sampled_from(multibyte))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(st.lists(some_id, max_size=20))
     def check(ids: list[int]) -> None:
         stream = tokenizer.stream()

@@ -67,6 +67,27 @@ def test_a_book_has_headings_printed_pages_and_notes_apart(tmp_path: Path) -> No
     assert mended.heading == ("Part One", "The Storm")
 
 
+def test_an_older_book_has_its_contents_in_another_file(tmp_path: Path) -> None:
+    """EPUB 2: toc.ncx, named by the spine, with parts within parts and a list of printed pages."""
+    entry = "<{0}><navLabel><text>{1}</text></navLabel><content src='{2}'/>{3}</{0}>"
+    storm = entry.format("navPoint", "The Storm", "one.xhtml#storm", "")
+    part = entry.format("navPoint", "Part One", "one.xhtml", storm)
+    page = entry.format("pageTarget", "xii", "two.xhtml", "")
+    ncx = f'<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap>{part}</navMap><pageList>{page}</pageList></ncx>'
+    package = (
+        '<package xmlns="http://www.idpf.org/2007/opf"><manifest>'
+        '<item id="ncx" href="toc.ncx" media-type="application/x-dtbncx+xml"/>'
+        '<item id="b" href="two.xhtml" media-type="application/xhtml+xml"/>'
+        '<item id="a" href="one.xhtml" media-type="application/xhtml+xml"/></manifest>'
+        '<spine toc="ncx"><itemref idref="a"/><itemref idref="b"/></spine></package>'
+    )
+    one = "<html><body><p>Anna built it.</p><p id='storm'>It broke the lamp.</p></body></html>"
+    book = read(tmp_path, "a.epub", epub(**{"OPS__book.opf": package, "OPS__toc.ncx": ncx, "OPS__one.xhtml": one}))
+    built, broke, mended = places(book, "Anna", "It broke", "It was mended")
+    assert (built.heading, broke.heading) == (("Part One",), ("Part One", "The Storm"))
+    assert (mended.label, mended.page) == ("xii", None)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

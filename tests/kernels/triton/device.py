@@ -63,7 +63,7 @@ class Draw:
 
 
 def fuzz(test: Callable[[Draw], None]) -> Callable[[], None]:
-    @settings(max_examples=30 if DEVICE == "cuda" else 8, deadline=None, derandomize=True)
+    @settings(max_examples=30 if DEVICE == "cuda" else 5, deadline=None, derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         test(Draw(data))

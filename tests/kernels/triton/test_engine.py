@@ -30,7 +30,7 @@ from tests.tiny import tiny_config, tiny_decoder
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9, 50, 28, 8]
 STEPS = 16 if DEVICE == "cuda" else 3
-CONFIG = replace(tiny_config(), intermediate_size=64)
+CONFIG = replace(tiny_config(num_layers=2 if DEVICE == "cuda" else 1), intermediate_size=64)
 WINDOWED = replace(CONFIG, num_layers=2, local_rope=RopeConfig(100.0), windows=(9, None))
 
 
@@ -77,21 +77,24 @@ def test_logits_and_greedy_tokens(engines: tuple[Engine, Engine]) -> None:
     expected = on_cpu.prefill(on_cpu.new_cache(64), PROMPT)
     tokens = list(on_cpu.generate(on_cpu.new_cache(64), PROMPT, max_tokens=STEPS))
     with _on_triton() as ran:
-        assert_close(on_gpu.prefill(on_gpu.new_cache(64), PROMPT).cpu(), expected.double(), "logits", 2e-5)
-        assert list(on_gpu.generate(on_gpu.new_cache(64), PROMPT, max_tokens=STEPS)) == tokens
+        cache = on_gpu.new_cache(64)
+        logits = on_gpu.prefill(cache, PROMPT).cpu()
+        assert_close(logits, expected.double(), "logits", 2e-5)
+        assert int(logits.argmax()) == tokens[0]
+        assert list(on_gpu.generate(cache, tokens[:1], max_tokens=STEPS - 1)) == tokens[1:]
     assert ran >= {"_rms_norm", "_gate", "_rope_qkv", "_attend"}
 
 
 def test_a_batch_over_one_memory(engines: tuple[Engine, Engine]) -> None:
     on_cpu, on_gpu = engines
-    prompts = [[1, 2], [40, 41, 42], [5]]
+    prompts = [[1, 2], [5]]
     memory = on_cpu.new_cache(64)
     on_cpu.prefill(memory, PROMPT)
-    expected = on_cpu.generate_batch(memory, prompts, max_tokens=STEPS)
+    expected = on_cpu.generate_batch(memory, prompts, max_tokens=2)
     with _on_triton():
         memory = on_gpu.new_cache(64)
         on_gpu.prefill(memory, PROMPT)
-        assert on_gpu.generate_batch(memory, prompts, max_tokens=STEPS) == expected
+        assert on_gpu.generate_batch(memory, prompts, max_tokens=2) == expected
 
 
 def test_a_packed_memory(engines: tuple[Engine, Engine]) -> None:
