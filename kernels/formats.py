@@ -75,6 +75,21 @@ def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Says, in numbers on a GPU, what N query tokens see of a source, each of them a row of its own: a launch that
+    reads them there is the same whatever they are, so that it can be captured once and replayed.
+
+    counts: (N,) int32, how many of the source's keys there are for each row; (1,) where all rows see all of them.
+    places: (N,) int32, the index of the key that each row sits at, the last that it sees; None where all see all.
+    spacing: numbers from the keys, or values, of a row to those of the next one; 0 where all share them.
+    """
+
+    counts: Tensor
+    places: Tensor | None = None
+    spacing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Query tokens first .. first + count - 1 attend to these keys and values (G, T, D).
 
@@ -88,6 +103,7 @@ class Source:
     count: int
     last_seen: int | None = None
     window: int | None = None
+    rows: Rows | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,6 +121,7 @@ class PackedSource:
     count: int
     last_seen: int | None = None
     window: int | None = None
+    rows: Rows | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 _BESIDE = 12 << 10  # bytes of shared memory that no stage takes: queries, and what a reduction exchanges
@@ -67,7 +66,11 @@ class Launch:
         if not all(self.grid):
             return
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
+        if not tensor.is_cuda:
+            constants, options = self.settings(CHIPS["sm_90"])
+            self.kernel[self.grid](**self.arguments, **constants, **options)
+            return
+        constants, options = self.settings(_chip(tensor.device.index))
         with torch.cuda.device_of(tensor):
             self.kernel[self.grid](**self.arguments, **constants, **options)
 
@@ -79,8 +82,3 @@ def _chip(device: int) -> Chip:
         arch = about.gcnArchName.partition(":")[0]
         return CHIPS.get(arch) or Chip(arch, 64 << 10, amd=True)
     return Chip(f"sm_{about.major}{about.minor}", about.shared_memory_per_block_optin, wide=about.major in (9, 10))
-
-
-def widened(kernel: Any, dtype: torch.dtype) -> bool:
-    """Says whether operands must be float32 before a product: Triton's interpreter multiplies bfloat16 bit patterns."""
-    return dtype == torch.bfloat16 and not isinstance(kernel, triton.JITFunction)

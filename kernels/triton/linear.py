@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import QuantizedMatrix, check
-from . import FLOATS, MAX_ROWS
-from .launch import Launch, widened
+from . import FLOATS, MAX_ROWS, MAX_WIDTH
+from .elementwise import norm_row
+from .launch import Launch
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
 _WIDE = 1024  # columns of a program that widens
@@ -32,10 +33,12 @@ def quantized_linear(
     gate: str | None = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """As `linear.quantized_linear`, of at most MAX_ROWS rows; into `out`, rows without gaps, where that is given."""
     if out is None:
-        out = torch.empty((x.shape[0], matrix.shape[0] // (2 if gate else 1)), dtype=x.dtype, device=x.device)
+        shape = x.shape[0], matrix.shape[0] // (2 if gate else 1)
+        out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
     linear_launch(x, matrix, bias, out, norm=norm, gate=gate, residual=residual).run()
     return out
 
@@ -60,7 +63,7 @@ def linear_launch(
     if gate and (outputs % 2 or bias is not None):
         raise ValueError(f"gate: {outputs} outputs, expected an even number, and no bias")
     outputs //= 2 if gate else 1
-    check("out", out, (rows, outputs), (x.dtype,), x.device)
+    check("out", out, (rows, outputs), (x.dtype, torch.float32), x.device)
     if residual is not None:
         check("residual", residual, (rows, outputs), (x.dtype,), x.device)
     if norm is not None:
@@ -80,7 +83,6 @@ def linear_launch(
         },
         {
             "GROUP": group, "BITS": matrix.bits, "BLOCK_M": MAX_ROWS, "BLOCK_N": block, "GATE": _GATES[gate],
-            "WIDEN": widened(_linear, x.dtype),
         },
         num_warps=4 if block >= 32 else 2,
         num_stages=4,
@@ -88,25 +90,53 @@ def linear_launch(
     )  # fmt: skip
 
 
-def widen(matrix: QuantizedMatrix, dtype: torch.dtype) -> Tensor:
-    """As `QuantizedMatrix.widened`, in one pass: a byte or half of one is read for each number that is written."""
-    out = torch.empty(matrix.shape, dtype=dtype, device=matrix.codes.device)
-    widen_launch(matrix, out).run()
+def widen(matrix: QuantizedMatrix, dtype: torch.dtype, ids: Tensor | None = None) -> Tensor:
+    """As `QuantizedMatrix.widened`, in one pass: a byte or half of one is read for each number that is written. ids:
+    (N,), which rows alone are widened, in their order."""
+    rows = matrix.shape[0] if ids is None else len(ids)
+    out = torch.empty((rows, matrix.shape[1]), dtype=dtype, device=matrix.codes.device)
+    widen_launch(matrix, out, ids).run()
     return out
 
 
-def widen_launch(matrix: QuantizedMatrix, out: Tensor) -> Launch:
-    outputs, columns = matrix.shape
-    check("out", out, (outputs, columns), FLOATS, matrix.codes.device)
+def widen_and_norm(matrix: QuantizedMatrix, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The matrix widened to x's dtype, and RMSNorm of x (N, in): one launch for what a product of many rows needs."""
+    out = torch.empty(matrix.shape, dtype=x.dtype, device=x.device)
+    normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    widen_launch(matrix, out, norm=(x, weight, eps, normed)).run()
+    return out, normed
+
+
+def widen_launch(
+    matrix: QuantizedMatrix,
+    out: Tensor,
+    ids: Tensor | None = None,
+    norm: tuple[Tensor, Tensor, float, Tensor] | None = None,
+) -> Launch:
+    """norm: rows (N, in), RMSNorm's weight (in,) and eps, and where the normed rows go, without gaps."""
+    columns = matrix.shape[1]
+    rows = matrix.shape[0] if ids is None else len(ids)
+    check("out", out, (rows, columns), FLOATS, matrix.codes.device)
+    if ids is not None:
+        check("ids", ids, (rows,), (torch.int64, torch.int32), out.device)
+    x, weight, eps, normed = norm or (None, None, 0.0, None)
+    if x is not None and weight is not None and normed is not None:
+        check("x", x, (None, columns), FLOATS, out.device)
+        check("weight", weight, (columns,), (x.dtype,), out.device)
+        check("normed", normed, x.shape, (x.dtype,), out.device)
+        if columns > MAX_WIDTH:
+            raise ValueError(f"x: {columns} columns, expected 1 to {MAX_WIDTH}")
+    many, width = (0, 16) if x is None else (len(x), triton.next_power_of_2(columns))
     return Launch(
         _widen,
-        (outputs, triton.cdiv(columns, _WIDE)),
+        (many + rows, triton.cdiv(columns, _WIDE)),
         {
-            "codes": matrix.codes, "scales": matrix.scales, "offsets": matrix.offsets, "out": out, "columns": columns,
-            "groups": matrix.scales.shape[1],
+            "codes": matrix.codes, "scales": matrix.scales, "offsets": matrix.offsets, "out": out, "ids": ids, "x": x,
+            "weight": weight, "normed": normed, "columns": columns, "groups": matrix.scales.shape[1], "many": many,
+            "stride_x": 0 if x is None else x.stride(0), "eps": float(eps),
         },
-        {"GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "BLOCK": _WIDE},
-        num_warps=4,
+        {"GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "BLOCK": _WIDE, "WIDTH": width},
+        num_warps=max(4, width // 1024),
         num_stages=1,
     )  # fmt: skip
 
@@ -115,7 +145,6 @@ def widen_launch(matrix: QuantizedMatrix, out: Tensor) -> Launch:
 def _linear(
     x, codes, scales, offsets, bias, norm, residual, out, rows, outputs, groups, stride_x, stride_r, stride_o, eps,
     GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GATE: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Computes BLOCK_N outputs of all rows; with GATE, of the first half times those of the second."""
     row, output = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -131,7 +160,7 @@ def _linear(
         factor = 1.0 / tl.sqrt(squares / (groups * GROUP) + eps)
     sums = _product(
         x_row, here, norm, factor, codes, scales, offsets, output.to(tl.int64), there, groups, GROUP, BITS, BLOCK_M,
-        BLOCK_N, WIDEN,
+        BLOCK_N,
     )  # fmt: skip
     if GATE > 0:
         z = sums
@@ -140,7 +169,7 @@ def _linear(
         gated = sums * tl.sigmoid(z)
         sums = gated * _product(
             x_row, here, norm, factor, codes, scales, offsets, (output + outputs).to(tl.int64), there, groups, GROUP,
-            BITS, BLOCK_M, BLOCK_N, WIDEN,
+            BITS, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     if bias is not None:
         sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
@@ -154,7 +183,7 @@ def _linear(
 @triton.jit
 def _product(
     x_row, here, norm, factor, codes, scales, offsets, output, there, groups,
-    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDEN: tl.constexpr,
+    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Multiplies all rows with BLOCK_N rows of the matrix, (BLOCK_M, BLOCK_N) float32."""
     SPAN: tl.constexpr = GROUP * BITS // 8  # bytes of a group; at 4 bits each holds two columns, SPAN apart
@@ -163,10 +192,10 @@ def _product(
     grid_at = output * groups
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for group in range(0, groups):
-        first = _inputs(x_row, here, norm, factor, group * GROUP + column, WIDEN)
+        first = _inputs(x_row, here, norm, factor, group * GROUP + column)
         code = tl.load(code_at + group * SPAN, mask=there[:, None], other=0)
         if BITS == 4:
-            second = _inputs(x_row, here, norm, factor, group * GROUP + SPAN + column, WIDEN)
+            second = _inputs(x_row, here, norm, factor, group * GROUP + SPAN + column)
             high = (code >> 4).to(tl.int8)  # int8: a conversion from uint8 has a quarter of the throughput
             code = (code & 15).to(tl.int8)
             part = tl.dot(first, tl.trans(code.to(first.dtype)), input_precision="ieee")
@@ -184,23 +213,38 @@ def _product(
 
 
 @triton.jit
-def _inputs(x_row, here, norm, factor, column, WIDEN: tl.constexpr):
+def _inputs(x_row, here, norm, factor, column):
     """Reads columns of all rows, normed where there is a norm, rounded as a norm of its own would."""
     values = tl.load(x_row + column[None, :], mask=here[:, None], other=0.0)
     if norm is not None:
         weight = tl.load(norm + column).to(tl.float32)
         values = (values.to(tl.float32) * factor[:, None] * weight[None, :]).to(values.dtype)
-    if WIDEN:
-        values = values.to(tl.float32)
     return values
 
 
-@triton.jit(do_not_specialize=["columns"])
+@triton.jit(do_not_specialize=["columns", "many"])
 def _widen(
-    codes, scales, offsets, out, columns, groups, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr
+    codes, scales, offsets, out, ids, x, weight, normed, columns, groups, many, stride_x, eps,
+    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Widens BLOCK columns (axis 1) of a row (axis 0)."""
+    """Widens BLOCK columns (axis 1) of a row (axis 0); the first `many` programs of axis 0 norm a row of x each."""
     row = tl.program_id(0).to(tl.int64)
+    if x is None:
+        _wide_row(codes, scales, offsets, out, ids, columns, groups, row, GROUP, BITS, BLOCK)
+    elif row >= many:
+        _wide_row(codes, scales, offsets, out, ids, columns, groups, row - many, GROUP, BITS, BLOCK)
+    elif tl.program_id(1) == 0:
+        norm_row(x + row * stride_x, weight, normed + row * columns, columns, eps, WIDTH)
+
+
+@triton.jit
+def _wide_row(
+    codes, scales, offsets, out, ids, columns, groups, row,
+    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    to = out + row * columns
+    if ids is not None:
+        row = tl.load(ids + row).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     group = column // GROUP
@@ -213,4 +257,4 @@ def _widen(
     wide = code.to(tl.float32) * tl.load(scales + row * groups + group, mask=inside, other=0.0).to(tl.float32)
     if offsets is not None:
         wide += tl.load(offsets + row * groups + group, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * columns + column, wide.to(out.dtype.element_ty), mask=inside)
+    tl.store(to + column, wide.to(out.dtype.element_ty), mask=inside)

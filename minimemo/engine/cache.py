@@ -49,6 +49,16 @@ class KVCache:
         if bits and packed_tokens:
             self._room = empty_packed(num_layers * num_kv_heads, packed_tokens, head_dim, bits, device)
 
+    def split(self, count: int) -> list[KVCache]:
+        """Cuts an empty cache without packed tokens into `count` caches, each of so many times fewer layers. They lie
+        side by side, which lets a kernel serve all of them at once."""
+        parts = []
+        for keys, values in zip(self.keys.chunk(count), self.values.chunk(count), strict=True):
+            part = copy(self)
+            part.keys, part.values = keys, values
+            parts.append(part)
+        return parts
+
     @property
     def capacity(self) -> int:
         """Tokens that fit, those to be packed among them."""

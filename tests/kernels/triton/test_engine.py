@@ -79,7 +79,23 @@ def test_logits_and_greedy_tokens(engines: tuple[Engine, Engine]) -> None:
     with _on_triton() as ran:
         assert_close(on_gpu.prefill(on_gpu.new_cache(64), PROMPT).cpu(), expected.double(), "logits", 2e-5)
         assert list(on_gpu.generate(on_gpu.new_cache(64), PROMPT, max_tokens=STEPS)) == tokens
-    assert ran >= {"_rms_norm", "_gate", "_rope_qkv", "_attend"}
+    assert ran >= {"_rms_norm", "_gate", "_rope_qkv", "_attend", "_advance"}
+
+
+def test_a_reply_ends_on_a_gpu_as_on_a_cpu() -> None:
+    """At a token that stops it, at the cache's end, and with nothing chosen twice; the cache is as long."""
+    on_cpu = Engine(tiny_decoder(CONFIG, seed=3), chunk=17)
+    on_gpu = Engine(_moved(on_cpu.decoder), chunk=17)
+    tokens = list(on_cpu.generate(on_cpu.new_cache(64), PROMPT, max_tokens=4))
+    with _on_triton():
+        cache = on_gpu.new_cache(64)
+        assert list(on_gpu.generate(cache, PROMPT, max_tokens=9, stop={tokens[2]})) == tokens[:2]
+        assert cache.length == len(PROMPT) + 2
+        cache = on_gpu.new_cache(len(PROMPT) + 2)
+        reply = on_gpu.generate(cache, PROMPT, max_tokens=9)
+        assert [next(reply) for _ in range(3)] == tokens[:3] and cache.length == len(PROMPT) + 2
+        with pytest.raises(ValueError, match="do not fit"):
+            next(reply)
 
 
 def test_a_batch_over_one_memory(engines: tuple[Engine, Engine]) -> None:
@@ -88,10 +104,11 @@ def test_a_batch_over_one_memory(engines: tuple[Engine, Engine]) -> None:
     memory = on_cpu.new_cache(64)
     on_cpu.prefill(memory, PROMPT)
     expected = on_cpu.generate_batch(memory, prompts, max_tokens=STEPS)
-    with _on_triton():
+    with _on_triton() as ran:
         memory = on_gpu.new_cache(64)
         on_gpu.prefill(memory, PROMPT)
         assert on_gpu.generate_batch(memory, prompts, max_tokens=STEPS) == expected
+    assert "_advance" in ran
 
 
 def test_a_packed_memory(engines: tuple[Engine, Engine]) -> None:
@@ -173,13 +190,20 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
         assert not weights._quantized(files, ["a", "c"], DEVICE) and not weights._quantized(files, ["d"], DEVICE)
 
 
-@pytest.mark.skipif(DEVICE != "cuda", reason="the interpreter rounds bfloat16 towards zero")
 def test_half_precision_stays_near(engines: tuple[Engine, Engine]) -> None:
-    """bfloat16 on the GPU against float32 on the CPU, over one chunk."""
+    """bfloat16 as on a GPU against float32 on the CPU, over one chunk."""
     on_cpu, on_gpu = engines
-    halved = _mapped(on_gpu.decoder.weights, lambda x: x.to(torch.bfloat16) if isinstance(x, Tensor) else None)
+    halved = _mapped(on_gpu.decoder.weights, _halved)
     half = Engine(Decoder(on_gpu.config, halved))
     expected = on_cpu.prefill(on_cpu.new_cache(64), PROMPT)
-    found = half.prefill(half.new_cache(64), PROMPT)
+    with _on_triton() as ran:
+        found = half.prefill(half.new_cache(64), PROMPT)
+    assert ran >= {"_rope_qkv", "_attend"}
     assert_close(found.cpu(), expected.double(), "logits", 0.1)
     assert torch.cosine_similarity(found.cpu(), expected).item() > 0.999
+
+
+def _halved(x: Any) -> Tensor | Linear:
+    if isinstance(x, Tensor):
+        return x.to(torch.bfloat16)
+    return Linear(x.weight.bfloat16(), None if x.bias is None else x.bias.bfloat16())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minimemo.kernels import linear, triton
 from minimemo.kernels.formats import QuantizedMatrix, quantized_matrix
-from minimemo.kernels.triton.linear import quantized_linear, widen
+from minimemo.kernels.triton.linear import quantized_linear, widen, widen_and_norm
 from tests.helpers import assert_close
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
 
@@ -121,3 +121,21 @@ def test_parts_side_by_side(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_widen(bits: int, group: int, offsets: bool) -> None:
     matrix, wide = _matrix(5, 1088, group, bits, offsets) if group < 64 else _matrix(5, 1152, group, bits, offsets)
     assert_close(widen(matrix, torch.float32), wide, "widened", 1e-6)
+
+
+def test_widened_rows_and_a_norm_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "DEVICE", DEVICE)
+    matrix, wide = _matrix(5, 1088, 32, 4, offsets=True)
+    ids = torch.tensor([4, 0, 4], dtype=torch.int32, device=DEVICE)
+    assert_close(linear.widened_rows(matrix, ids, torch.float32), wide[ids.long()], "rows", 1e-6)
+    x, weight = random(18, 1088, seed=1), random(1088, seed=2)
+    found, normed = widen_and_norm(matrix, x, weight, 1e-6)
+    assert_close(found, wide, "widened", 1e-6)
+    assert_close(normed, F.rms_norm(x.double(), (1088,), weight.double(), 1e-6), "normed")
+
+
+def test_halves_may_give_whole_numbers() -> None:
+    """Of logits nothing is lost by rounding them to the dtype of what flows."""
+    matrix, wide = _matrix(9, 64, 32, 8, offsets=False)
+    x = random(2, 64, dtype=torch.float16, seed=1)
+    assert_sums(quantized_linear(x, matrix, dtype=torch.float32), x.double() @ wide.T)
