@@ -1,4 +1,4 @@
-"""What does a step on a GPU cost the processor that asks for it? Told where no GPU is.
+"""What does a step on a GPU cost the processor that asks for it, and how many bytes do its weights take? No GPU needed.
 
     python -m bench.nogpu
     python -m bench.nogpu --seconds 5
@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 from bench.common.report import command, heading, line, parser
-from bench.common.shapes import LAYERS, engine
+from bench.common.shapes import LAYERS, bytes_held, engine
 from minimemo.errors import InputError
 from minimemo.kernels import triton as served
 
@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 best = min(best, time.perf_counter() - start)
             rows.append({"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6})
             print(line(COLUMNS, rows[-1]), flush=True)
-    return {"passes": rows}
+    held, file = bytes_held()
+    print(f"weights: {held / 1e6:.1f} MB held on the device, {held / file:.3f} times what the file takes for them")
+    return {"passes": rows, "bytes_held": held, "bytes_in_file": file}
 
 
 def _passes() -> dict[str, Callable[[], object]]:

@@ -15,7 +15,7 @@ LAYERS = 24
 CONFIG = ModelConfig(
     family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=LAYERS, num_heads=14,
     num_kv_heads=2, head_dim=64, max_context=32768, norm_eps=1e-6, rope=RopeConfig(1_000_000.0), qkv_bias=True,
-    tied_head=True,
+    tied_head=False,
 )  # fmt: skip
 
 
@@ -24,27 +24,48 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def matrix(outputs: int, columns: int, group: int, bits: int = 8, *, offsets: bool = False) -> QuantizedLinear:
-    """A quantized matrix, as weights.py makes it."""
-    scales = meta(outputs, columns // group, dtype=torch.float16)
-    codes = meta(outputs, columns * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8)
-    return QuantizedLinear([QuantizedMatrix(bits, codes, scales, scales if offsets else None)], None)
+# Of a GGUF's formats: columns that share a scale, bits a code in the kernels' form, whether groups have an offset, and
+# bits a weight in the file.
+FORMATS = {
+    "Q4_0": (32, 4, False, 4.5), "Q4_K": (32, 4, True, 4.5), "Q5_0": (32, 5, False, 5.5),
+    "Q6_K": (16, 6, False, 6.5625), "Q8_0": (32, 8, False, 8.5),
+}  # fmt: skip
+
+
+def matrix(outputs: int, columns: int, name: str, bits: int = 0) -> QuantizedLinear:
+    """A matrix that a file has in the format `name`, as weights.py makes it; bits: of a code, where it takes more than
+    it needs."""
+    group, least, offsets, _ = FORMATS[name]
+    bits = bits or least
+    grid = meta(outputs, columns // group, dtype=torch.float16)
+    codes = meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
+    high = meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
+    return QuantizedLinear([QuantizedMatrix(bits, codes, grid, grid if offsets else None, high)], None)
 
 
 def engine() -> Engine:
-    """Q5_0 and Q8_0 in groups of 32; every other `down` Q6_K in groups of 16, the others Q4_K."""
+    """The formats of Qwen2.5-0.5B's q4_k_m: mostly Q5_0, since its width does not divide by 256."""
     c, norm = CONFIG, meta(CONFIG.hidden_size)
     width = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
     layers = []
-    for index in range(LAYERS):
-        qkv = QuantizedLinear(matrix(width, c.hidden_size, 32).parts, meta(width))
-        out = matrix(c.hidden_size, c.num_heads * c.head_dim, 32)
-        gate_up = matrix(2 * c.intermediate_size, c.hidden_size, 32)
-        down = (
-            matrix(c.hidden_size, c.intermediate_size, 16)
-            if index % 2
-            else matrix(c.hidden_size, c.intermediate_size, 32, 4, offsets=True)
-        )
+    for index in range(LAYERS):  # every other value matrix has 8 bits, and so all that is fused with it
+        qkv = QuantizedLinear(matrix(width, c.hidden_size, "Q5_0", 8 if index % 2 else 5).parts, meta(width))
+        out = matrix(c.hidden_size, c.num_heads * c.head_dim, "Q5_0")
+        gate_up = matrix(2 * c.intermediate_size, c.hidden_size, "Q5_0")
+        down = matrix(c.hidden_size, c.intermediate_size, "Q6_K" if index % 2 else "Q4_K")
         layers.append(LayerWeights(norm, qkv, out, norm, gate_up, down))
-    words = matrix(c.vocab_size, c.hidden_size, 32)
-    return Engine(Decoder(c, DecoderWeights(words, tuple(layers), norm, words)), kv_dtype=torch.bfloat16)
+    embedding, head = (matrix(c.vocab_size, c.hidden_size, name) for name in ("Q5_0", "Q8_0"))
+    return Engine(Decoder(c, DecoderWeights(embedding, tuple(layers), norm, head)), kv_dtype=torch.bfloat16)
+
+
+def bytes_held() -> tuple[int, int]:
+    """Bytes of the matrices of `engine` on the device, and in the file."""
+    c, weights = CONFIG, engine().decoder.weights
+    made = [weights.embedding, weights.head]
+    made += [part for layer in weights.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    hidden, inner, keys = c.hidden_size, c.intermediate_size, c.num_kv_heads * c.head_dim
+    sizes = {"Q5_0": LAYERS * (2 * hidden * hidden + hidden * keys + hidden * keys // 2 + 2 * hidden * inner)}
+    sizes["Q5_0"] += c.vocab_size * hidden
+    sizes["Q8_0"] = LAYERS * hidden * keys // 2 + c.vocab_size * hidden
+    sizes["Q4_K"] = sizes["Q6_K"] = LAYERS * hidden * inner // 2
+    return sum(x.nbytes for x in made), round(sum(size * FORMATS[name][3] / 8 for name, size in sizes.items()))

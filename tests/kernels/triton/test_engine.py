@@ -174,6 +174,7 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
         "b.codes": codes * 5 - 30, "b.scales": random(4, 2, seed=2).cpu(),
         "c.codes": codes, "c.scales": random(4, 8, seed=3).cpu(), "d": random(4, 64).cpu(),
         "e.codes": codes, "e.scales": random(4, 4, seed=5).cpu(),
+        "f.codes": codes * 2 - 16, "f.scales": random(4, 2, seed=6).cpu(),
     }  # fmt: skip
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with weights.TensorFiles(tmp_path) as files:
@@ -185,8 +186,12 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
             wide = matrix.widened(torch.float32)
             assert torch.equal(matrix.rows(torch.tensor([2, 0], device=DEVICE)).widened(torch.float32), wide[[2, 0]])
         assert [(one.bits, one.shape) for one in weights._quantized(files, ["b", "b", "e"], DEVICE)] == [
-            (8, (8, 64)), (8, (4, 64)),  # neighbours of one kind are one matrix; groups of 16 keep their bytes
+            (8, (8, 64)), (4, (4, 64)),  # neighbours of one kind are one matrix; groups of 16 keep their bytes
         ]  # fmt: skip
+        (one,) = weights._quantized(files, ["b", "f"], DEVICE)  # 8 bits and 5, in groups alike: one launch
+        assert one.bits == 8 and one.shape == (8, 64)
+        assert_close(one.widened(torch.float32)[4:].cpu(), files.matrix("f", torch.float64), "f", 1e-3)
+        assert weights._quantized(files, ["f"], DEVICE)[0].bits == 5
         assert not weights._quantized(files, ["a", "c"], DEVICE) and not weights._quantized(files, ["d"], DEVICE)
 
 
