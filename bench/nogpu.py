@@ -18,10 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import torch
-
 from bench.common.report import command, heading, line, parser
-from bench.common.shapes import LAYERS, bytes_held, engine
+from bench.common.shapes import bytes_held, engine
 from minimemo.errors import InputError
 from minimemo.kernels import triton as served
 
@@ -52,30 +50,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 best = min(best, time.perf_counter() - start)
             rows.append({"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6})
             print(line(COLUMNS, rows[-1]), flush=True)
-    held, file = bytes_held()
-    print(f"weights: {held / 1e6:.1f} MB held on the device, {held / file:.3f} times what the file takes for them")
-    return {"passes": rows, "bytes_held": held, "bytes_in_file": file}
+    weights = {}
+    for name in ("0.5B", "7B"):
+        held, file = bytes_held(name)
+        weights[name] = {"bytes_held": held, "of_the_file": held / file}
+        print(f"weights of a {name} in q4_k_m: {held / 1e6:.0f} MB held, {held / file:.3f} times what the file takes")
+    return {"passes": rows, "weights": weights}
 
 
 def _passes() -> dict[str, Callable[[], object]]:
     from minimemo.engine.steps import DeviceSteps
-    from minimemo.models.decoder import Row
 
     made = engine()
     memory, tails = made.new_cache(8192), made.new_caches(3, 64)
     memory.length = 5000
     one, three = DeviceSteps(made.decoder, [memory], None), DeviceSteps(made.decoder, tails, memory)
-    ids, cache = torch.empty(512, dtype=torch.long, device="meta"), made.new_cache(8192)
-    raw = cache.keys.new_empty((LAYERS, 2, 512, 64))
-
-    def chunk() -> None:
-        cache.length = 4096
-        made.decoder.forward(ids, [Row(cache, 512)], raw_keys=raw, logits="none")
 
     return {
         "a step of one row, without a graph": one._step,
         "of three rows over a memory": three._step,
-        "a chunk of 512 tokens": chunk,
     }
 
 

@@ -16,6 +16,7 @@ from . import hugepages
 CPU = torch.device("cpu")
 PACK_GROUP = 64  # tokens that share a key scale
 MAX_DIM = 256  # numbers of a head that kernels take
+UNIT = 256  # columns of a K-quant's block
 QUANTIZED_GROUPS = (16, 32, 64, 128)  # columns of a quantized matrix that share a scale
 
 
@@ -143,10 +144,12 @@ class QuantizedMatrix:
 
     bits: int  # 8, 6, 5 or 4
     codes: Tensor  # (out, in) int8, or (out, in / 2) uint8
-    scales: Tensor  # (out, in / group) float16
+    scales: Tensor  # (out, in / group) float16, or int8: times the unit of its 256 columns
     offsets: Tensor | None = None  # like scales
     high: Tensor | None = None  # (out, in / 32) or (out, in / 16) int32: what 5- and 6-bit codes have above 4 bits
     zero: int = 0
+    scale_units: Tensor | None = None  # (out, in / 256) float16, with int8 scales
+    offset_units: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -154,7 +157,8 @@ class QuantizedMatrix:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.codes, self.scales, self.offsets, self.high) if x is not None)
+        parts = (getattr(self, f.name) for f in fields(self))
+        return sum(x.nbytes for x in parts if isinstance(x, Tensor))
 
     def rows(self, ids: Tensor) -> QuantizedMatrix:
         """Picks the rows `ids` (N,)."""
@@ -172,15 +176,19 @@ class QuantizedMatrix:
                 above = self.high.unflatten(1, (columns // 32, -1))[:, :, word] >> bit
                 codes |= (above & (2 ** (self.bits - 4) - 1)) << 4
             codes = codes.flatten(1) - self.zero
-        wide = codes.unflatten(1, (self.scales.shape[1], -1)).float().mul_(self.scales.float().unsqueeze(2))
+        scales = _whole(self.scales, self.scale_units)
+        wide = codes.unflatten(1, (scales.shape[1], -1)).float().mul_(scales.unsqueeze(2))
         if self.offsets is not None:
-            wide.add_(self.offsets.float().unsqueeze(2))
+            wide.add_(_whole(self.offsets, self.offset_units).unsqueeze(2))
         return wide.view(rows, columns).to(dtype)
 
     def joins(self, other: QuantizedMatrix) -> bool:
         """Whether another matrix may stand below this one in the same tensors."""
-        of_one_kind = [(m.bits, m.zero, m.codes.shape[1], m.scales.shape[1], m.offsets is None) for m in (self, other)]
-        return of_one_kind[0] == of_one_kind[1]
+        kinds = [
+            (m.bits, m.zero, m.codes.shape[1], m.scales.shape[1], m.scales.dtype, m.offsets is None)
+            for m in (self, other)
+        ]
+        return kinds[0] == kinds[1]
 
     def above(self, other: QuantizedMatrix) -> QuantizedMatrix:
         """This matrix with another one below it."""
@@ -192,6 +200,32 @@ class QuantizedMatrix:
         return replace(self, **{name: change(part) for name, part in parts.items() if isinstance(part, Tensor)})
 
 
+def _whole(numbers: Tensor, units: Tensor | None) -> Tensor:
+    """Scales or offsets (out, groups) in float32."""
+    wide = numbers.float()
+    if units is None:
+        return wide
+    return (wide.unflatten(1, (units.shape[1], -1)) * units.float().unsqueeze(2)).flatten(1)
+
+
+def in_units(numbers: Tensor, columns: int) -> tuple[Tensor, Tensor] | None:
+    """Takes scales or offsets (out, groups) float32, as K-quants make them, apart again: whole numbers, int8, and for
+    each 256 columns a float16 of which they are multiples, (out, columns / 256). None where they are none."""
+    if columns % UNIT or not numbers.numel():
+        return None
+    blocks = numbers.unflatten(1, (columns // UNIT, -1))
+    largest = blocks.abs().amax(2)
+    units, found = torch.zeros_like(largest), largest == 0
+    for multiple in range(1, 128):
+        unit = largest / multiple
+        whole = (blocks / unit.unsqueeze(2)).round()
+        fits = (whole * unit.unsqueeze(2) == blocks).all(2) & (unit == unit.half().float()) & ~found
+        units, found = torch.where(fits, unit, units), found | fits
+        if found.all():
+            return (blocks / units.unsqueeze(2)).nan_to_num(0.0).round().to(torch.int8).flatten(1), units.half()
+    return None
+
+
 def high_places(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(word, bit), each (32,): where a column's bits above the fourth begin, of the words for 32 columns."""
     column = torch.arange(32, device=device)
@@ -199,6 +233,16 @@ def high_places(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
     if bits == 5:
         return torch.zeros_like(w), 4 * w + s + 16 * u
     return s // 2, 4 * w + 2 * (s % 2) + 16 * u
+
+
+def with_units(matrix: QuantizedMatrix, scales: Tensor, offsets: Tensor | None) -> QuantizedMatrix:
+    """A matrix with its scales and offsets, given in float32, in bytes, where they are such; else as it is."""
+    columns = matrix.shape[1]
+    found = in_units(scales, columns)
+    others = (None, None) if offsets is None else in_units(offsets, columns)
+    if found is None or others is None:
+        return matrix
+    return replace(matrix, scales=found[0], scale_units=found[1], offsets=others[0], offset_units=others[1])
 
 
 def joined(matrices: Sequence[QuantizedMatrix]) -> list[QuantizedMatrix]:

@@ -308,10 +308,15 @@ def _numbers() -> tuple[Tensor, Tensor]:
 
 
 def _matrix(outputs: int, columns: int, group: int, bits: int, *, offsets: bool) -> QuantizedMatrix:
-    grid = _meta(outputs, columns // group)
+    in_units = columns % 256 == 0 and (bits, group) in ((4, 32), (6, 16))  # of K-quants
+    grid = _meta(outputs, columns // group, dtype=torch.int8 if in_units else torch.float16)
+    unit = _meta(outputs, columns // 256) if in_units else None
     codes = _meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
     high = _meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
-    return QuantizedMatrix(bits, codes, grid, grid if offsets else None, high, 0 if offsets else 2 ** (bits - 1) % 128)
+    zero, more = 2 ** (bits - 1) % 128, (None, None)
+    if offsets:
+        zero, more = 0, (grid, unit)
+    return QuantizedMatrix(bits, codes, grid, more[0], high, zero, unit, more[1])
 
 
 def main(arguments: list[str] | None = None) -> int:

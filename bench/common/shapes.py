@@ -37,10 +37,12 @@ def matrix(outputs: int, columns: int, name: str, bits: int = 0) -> QuantizedLin
     it needs."""
     group, least, offsets, _ = FORMATS[name]
     bits = bits or least
-    grid = meta(outputs, columns // group, dtype=torch.float16)
+    unit = meta(outputs, columns // 256, dtype=torch.float16) if name.endswith("K") else None
+    grid = meta(outputs, columns // group, dtype=torch.float16 if unit is None else torch.int8)
     codes = meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
     high = meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
-    return QuantizedLinear([QuantizedMatrix(bits, codes, grid, grid if offsets else None, high)], None)
+    more = (grid, unit) if offsets else (None, None)
+    return QuantizedLinear([QuantizedMatrix(bits, codes, grid, more[0], high, 0, unit, more[1])], None)
 
 
 def engine() -> Engine:
@@ -58,14 +60,30 @@ def engine() -> Engine:
     return Engine(Decoder(c, DecoderWeights(embedding, tuple(layers), norm, head)), kv_dtype=torch.bfloat16)
 
 
-def bytes_held() -> tuple[int, int]:
-    """Bytes of the matrices of `engine` on the device, and in the file."""
-    c, weights = CONFIG, engine().decoder.weights
-    made = [weights.embedding, weights.head]
-    made += [part for layer in weights.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+def bytes_held(name: str) -> tuple[int, int]:
+    """Bytes of all matrices of a model in q4_k_m on the device, and in the file: "0.5B" of `engine`, or "7B"."""
+    found = _half_billion() if name == "0.5B" else _seven_billion()
+    in_file = sum(outputs * columns * FORMATS[form][3] / 8 for outputs, columns, form, _ in found)
+    return sum(matrix(*one).nbytes for one in found), round(in_file)
+
+
+Matrix = tuple[int, int, str, int]  # outputs, columns, format, bits of a code on the device, or 0
+
+
+def _half_billion() -> list[Matrix]:
+    c, found = CONFIG, list[Matrix]()
     hidden, inner, keys = c.hidden_size, c.intermediate_size, c.num_kv_heads * c.head_dim
-    sizes = {"Q5_0": LAYERS * (2 * hidden * hidden + hidden * keys + hidden * keys // 2 + 2 * hidden * inner)}
-    sizes["Q5_0"] += c.vocab_size * hidden
-    sizes["Q8_0"] = LAYERS * hidden * keys // 2 + c.vocab_size * hidden
-    sizes["Q4_K"] = sizes["Q6_K"] = LAYERS * hidden * inner // 2
-    return sum(x.nbytes for x in made), round(sum(size * FORMATS[name][3] / 8 for name, size in sizes.items()))
+    for index in range(LAYERS):
+        values, bits = ("Q8_0", 8) if index % 2 else ("Q5_0", 0)
+        found += [(hidden + keys, hidden, "Q5_0", bits), (keys, hidden, values, 0), (hidden, hidden, "Q5_0", 0)]
+        found += [(2 * inner, hidden, "Q5_0", 0), (hidden, inner, "Q6_K" if index % 2 else "Q4_K", 0)]
+    return [*found, (c.vocab_size, hidden, "Q5_0", 0), (c.vocab_size, hidden, "Q8_0", 0)]
+
+
+def _seven_billion() -> list[Matrix]:
+    """Qwen2.5-7B's shapes."""
+    hidden, inner, keys, words, found = 3584, 18944, 512, 152064, list[Matrix]()
+    for index in range(28):
+        form = "Q6_K" if index % 2 else "Q4_K"  # of values and `down`
+        found += [(2 * hidden + keys + 2 * inner, hidden, "Q4_K", 0), (keys, hidden, form, 0), (hidden, inner, form, 0)]
+    return [*found, (words, hidden, "Q4_K", 0), (words, hidden, "Q6_K", 0)]

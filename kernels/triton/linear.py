@@ -78,6 +78,7 @@ def linear_launch(
         (triton.cdiv(outputs, block),),
         {
             "x": x, "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
+            **_units(matrix),
             "bias": bias, "norm": None if norm is None else norm[0], "residual": residual, "out": out, "rows": rows,
             "outputs": outputs, "groups": matrix.scales.shape[1], "stride_x": x.stride(0),
             "stride_r": 0 if residual is None else residual.stride(0), "stride_o": out.stride(0),
@@ -111,7 +112,8 @@ def _row_launch(
         (triton.cdiv(outputs, block),),
         {
             "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
-            "offsets": matrix.offsets, "bias": bias, "norm": None if norm is None else norm[0], "residual": residual,
+            "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
+            "residual": residual,
             "out": out, "outputs": outputs, "units": units, "eps": 0.0 if norm is None else float(norm[1]),
         },
         {
@@ -121,6 +123,10 @@ def _row_launch(
         num_warps=4,
         num_stages=1,
     )  # fmt: skip
+
+
+def _units(matrix: QuantizedMatrix) -> dict[str, Tensor | None]:
+    return {"scale_units": matrix.scale_units, "offset_units": matrix.offset_units}
 
 
 def widen(matrix: QuantizedMatrix, dtype: torch.dtype, ids: Tensor | None = None) -> Tensor:
@@ -164,7 +170,8 @@ def widen_launch(
         _widen,
         (many + rows, triton.cdiv(columns, _WIDE)),
         {
-            "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets, "out": out,
+            "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
+            **_units(matrix), "out": out,
             "ids": ids, "x": x, "weight": weight,
             "normed": normed, "columns": columns, "groups": matrix.scales.shape[1], "many": many,
             "stride_x": 0 if x is None else x.stride(0), "eps": float(eps),
@@ -180,7 +187,8 @@ def widen_launch(
 
 @triton.jit(do_not_specialize=["rows", "outputs"])
 def _linear(
-    x, codes, high, scales, offsets, bias, norm, residual, out, rows, outputs, groups, stride_x, stride_r, stride_o,
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, groups,
+    stride_x, stride_r, stride_o,
     eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     GATE: tl.constexpr,
 ):  # fmt: skip
@@ -197,12 +205,14 @@ def _linear(
             squares += tl.sum(values * values, axis=1)
         factor = 1.0 / tl.sqrt(squares / (groups * GROUP) + eps)
     sums = _product(
-        x_row, here, norm, factor, codes, high, scales, offsets, output.to(tl.int64), there, groups, GROUP, BITS, ZERO,
+        x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output.to(tl.int64),
+        there, groups, GROUP, BITS, ZERO,
         BLOCK_M, BLOCK_N,
     )  # fmt: skip
     if GATE > 0:
         sums = _gated(sums, GATE) * _product(
-            x_row, here, norm, factor, codes, high, scales, offsets, (output + outputs).to(tl.int64), there, groups,
+            x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units,
+            (output + outputs).to(tl.int64), there, groups,
             GROUP, BITS, ZERO, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     if bias is not None:
@@ -224,7 +234,7 @@ def _gated(sums, GATE: tl.constexpr):
 
 @triton.jit
 def _product(
-    x_row, here, norm, factor, codes, high, scales, offsets, output, there, groups,
+    x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output, there, groups,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Multiplies all rows with BLOCK_N rows of the matrix, (BLOCK_M, BLOCK_N) float32: 8-bit codes group by group,
@@ -237,7 +247,9 @@ def _product(
             first = _inputs(x_row, here, norm, factor, group * GROUP + column)
             code = tl.load(code_at + group * GROUP, mask=there[:, None], other=0)
             part = tl.dot(first, tl.trans(code.to(first.dtype)), input_precision="ieee")
-            sums += _scaled(part, first, scales, offsets, output * groups + group, there)
+            sums += _scaled(
+                part, first, scales, offsets, scale_units, offset_units, output * groups + group, there, GROUP
+            )
     else:
         byte = tl.arange(0, 16)
         units = groups * GROUP // 32
@@ -258,14 +270,45 @@ def _product(
                 above |= (((bits >> (BITS - 4)) & (BITS * 2 - 9)) << 4).to(tl.int8)
             part = tl.dot(first, tl.trans((low - ZERO).to(first.dtype)), input_precision="ieee")
             if GROUP == 16:
-                sums += _scaled(part, first, scales, offsets, output * groups + unit * 2, there)
+                sums += _scaled(
+                    part, first, scales, offsets, scale_units, offset_units, output * groups + unit * 2, there, GROUP
+                )
                 part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), input_precision="ieee")
-                sums += _scaled(part, second, scales, offsets, output * groups + unit * 2 + 1, there)
+                sums += _scaled(
+                    part,
+                    second,
+                    scales,
+                    offsets,
+                    scale_units,
+                    offset_units,
+                    output * groups + unit * 2 + 1,
+                    there,
+                    GROUP,
+                )
             else:
                 part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), part, input_precision="ieee")
                 both = first.to(tl.float32) + second.to(tl.float32)
-                sums += _scaled(part, both, scales, offsets, output * groups + unit // (GROUP // 32), there)
+                sums += _scaled(
+                    part,
+                    both,
+                    scales,
+                    offsets,
+                    scale_units,
+                    offset_units,
+                    output * groups + unit // (GROUP // 32),
+                    there,
+                    GROUP,
+                )
     return sums
+
+
+@triton.jit
+def _number(numbers, units, at, mask, GROUP: tl.constexpr):
+    """Reads scales or offsets of groups, times their units where they are bytes."""
+    number = tl.load(numbers + at, mask=mask, other=0).to(tl.float32)
+    if units is not None:
+        number *= tl.load(units + at // (256 // GROUP), mask=mask, other=0.0).to(tl.float32)
+    return number
 
 
 @triton.jit
@@ -278,11 +321,11 @@ def _high_bit(byte, BITS: tl.constexpr):
 
 
 @triton.jit
-def _scaled(part, inputs, scales, offsets, at, there):
+def _scaled(part, inputs, scales, offsets, scale_units, offset_units, at, there, GROUP: tl.constexpr):
     """Sums of codes times inputs, by the scale of their group, and its offset times the sum of the inputs."""
-    part *= tl.load(scales + at, mask=there, other=0.0).to(tl.float32)[None, :]
+    part *= _number(scales, scale_units, at, there, GROUP)[None, :]
     if offsets is not None:
-        offset = tl.load(offsets + at, mask=there, other=0.0).to(tl.float32)
+        offset = _number(offsets, offset_units, at, there, GROUP)
         part += tl.sum(inputs.to(tl.float32), axis=1)[:, None] * offset[None, :]
     return part
 
@@ -299,7 +342,7 @@ def _inputs(x_row, here, norm, factor, column):
 
 @triton.jit(do_not_specialize=["outputs"])
 def _row_linear(
-    x, codes, high, scales, offsets, bias, norm, residual, out, outputs, units, eps,
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, outputs, units, eps,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
     GATE: tl.constexpr,
 ):  # fmt: skip
@@ -307,7 +350,8 @@ def _row_linear(
     output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     there = output < outputs
     sums, squares = _row_product(
-        x, codes, high, scales, offsets, norm, output.to(tl.int64), there, units, GROUP, BITS, ZERO, BLOCK_N, UNITS
+        x, codes, high, scales, offsets, scale_units, offset_units, norm, output.to(tl.int64), there, units, GROUP,
+        BITS, ZERO, BLOCK_N, UNITS
     )  # fmt: skip
     factor = 1.0
     if norm is not None:
@@ -315,7 +359,8 @@ def _row_linear(
         sums *= factor
     if GATE > 0:
         up, squares = _row_product(
-            x, codes, high, scales, offsets, norm, (output + outputs).to(tl.int64), there, units, GROUP, BITS, ZERO,
+            x, codes, high, scales, offsets, scale_units, offset_units, norm, (output + outputs).to(tl.int64), there,
+            units, GROUP, BITS, ZERO,
             BLOCK_N, UNITS,
         )  # fmt: skip
         sums = _gated(sums, GATE) * (up * factor)
@@ -328,7 +373,7 @@ def _row_linear(
 
 @triton.jit
 def _row_product(
-    x, codes, high, scales, offsets, norm, output, there, units,
+    x, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """Multiplies the row, times the norm's weight where there is one, with BLOCK_N rows of the matrix: (BLOCK_N,)
@@ -350,11 +395,11 @@ def _row_product(
         place = output[:, None] * units + unit[None, :]
         word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
         if GROUP == 16:
-            scale, shift = _grid(scales, offsets, place * 2, both, BASE)
-            odd_scale, odd_shift = _grid(scales, offsets, place * 2 + 1, both, BASE)
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
+            odd_scale, odd_shift = _grid(scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE)
         else:
             grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
-            scale, shift = _grid(scales, offsets, grid, both, BASE)
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
             odd_scale, odd_shift = scale, shift
         first = unit[:, None] * 32 + lane[None, :] * 4
         if BITS == 8:
@@ -393,11 +438,13 @@ def _row_product(
 
 
 @triton.jit
-def _grid(scales, offsets, at, mask, BASE: tl.constexpr):
-    scale = tl.load(scales + at, mask=mask, other=0.0).to(tl.float32)
+def _grid(
+    scales, offsets, scale_units, offset_units, at, mask, GROUP: tl.constexpr, BASE: tl.constexpr
+):  # fmt: skip
+    scale = _number(scales, scale_units, at, mask, GROUP)
     shift = -BASE * scale
     if offsets is not None:
-        shift += tl.load(offsets + at, mask=mask, other=0.0).to(tl.float32)
+        shift += _number(offsets, offset_units, at, mask, GROUP)
     return scale[:, :, None], shift[:, :, None]
 
 
@@ -418,22 +465,55 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
 
 @triton.jit(do_not_specialize=["columns", "many"])
 def _widen(
-    codes, high, scales, offsets, out, ids, x, weight, normed, columns, groups, many, stride_x, eps,
+    codes, high, scales, offsets, scale_units, offset_units, out, ids, x, weight, normed, columns, groups, many,
+    stride_x, eps,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Widens BLOCK columns (axis 1) of a row (axis 0); the first `many` programs of axis 0 norm a row of x each."""
     row = tl.program_id(0).to(tl.int64)
     if x is None:
-        _wide_row(codes, high, scales, offsets, out, ids, columns, groups, row, GROUP, BITS, ZERO, BLOCK)
+        _wide_row(
+            codes,
+            high,
+            scales,
+            offsets,
+            scale_units,
+            offset_units,
+            out,
+            ids,
+            columns,
+            groups,
+            row,
+            GROUP,
+            BITS,
+            ZERO,
+            BLOCK,
+        )
     elif row >= many:
-        _wide_row(codes, high, scales, offsets, out, ids, columns, groups, row - many, GROUP, BITS, ZERO, BLOCK)
+        _wide_row(
+            codes,
+            high,
+            scales,
+            offsets,
+            scale_units,
+            offset_units,
+            out,
+            ids,
+            columns,
+            groups,
+            row - many,
+            GROUP,
+            BITS,
+            ZERO,
+            BLOCK,
+        )
     elif tl.program_id(1) == 0:
         norm_row(x + row * stride_x, weight, normed + row * columns, columns, eps, WIDTH)
 
 
 @triton.jit
 def _wide_row(
-    codes, high, scales, offsets, out, ids, columns, groups, row,
+    codes, high, scales, offsets, scale_units, offset_units, out, ids, columns, groups, row,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     to = out + row * columns
@@ -454,7 +534,8 @@ def _wide_row(
             bits = tl.load(high + word, mask=inside, other=0) >> (_high_bit(byte, BITS) + half * (BITS - 4))
             code |= (bits & (BITS * 2 - 9)) << 4
         code -= ZERO
-    wide = code.to(tl.float32) * tl.load(scales + row * groups + column // GROUP, mask=inside, other=0.0).to(tl.float32)
+    at = row * groups + column // GROUP
+    wide = code.to(tl.float32) * _number(scales, scale_units, at, inside, GROUP)
     if offsets is not None:
-        wide += tl.load(offsets + row * groups + column // GROUP, mask=inside, other=0.0).to(tl.float32)
+        wide += _number(offsets, offset_units, at, inside, GROUP)
     tl.store(to + column, wide.to(out.dtype.element_ty), mask=inside)

@@ -19,7 +19,7 @@ from minimemo.errors import ModelError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_json
 from minimemo.kernels import native, triton
-from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, bits_for, joined, quantized_matrix
+from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, bits_for, joined, quantized_matrix, with_units
 from minimemo.kernels.hugepages import Arena
 from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
@@ -188,8 +188,10 @@ def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[Qu
         bits = [max(bits)] * len(bits)
     matrices = []
     for (codes, scales, offsets), width in zip(read, bits, strict=True):
-        halves = None if offsets is None else offsets.half().to(device)
-        matrices.append(quantized_matrix(codes.to(device), scales.half().to(device), halves, bits=width))
+        scales, offsets = scales.to(device), None if offsets is None else offsets.to(device)
+        halves = None if offsets is None else offsets.half()
+        matrix = quantized_matrix(codes.to(device), scales.half(), halves, bits=width)
+        matrices.append(with_units(matrix, scales, offsets))
     return joined(matrices)
 
 

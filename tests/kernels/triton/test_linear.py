@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimemo.kernels import linear, triton
-from minimemo.kernels.formats import QuantizedMatrix, bits_for, joined, quantized_matrix
+from minimemo.kernels.formats import QuantizedMatrix, bits_for, joined, quantized_matrix, with_units
 from minimemo.kernels.triton.linear import quantized_linear, widen, widen_and_norm
 from tests.helpers import assert_close
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
@@ -93,8 +93,7 @@ def test_launch_checks_name_the_offender() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("bits", "group"), [(6, 16), (5, 32), (4, 32)])
+@pytest.mark.parametrize(("bits", "group", "rows"), [(6, 16, 1), (4, 32, 1), (5, 32, 3)])
 def test_what_stands_around_a_product_goes_with_it(bits: int, group: int, rows: int, dtype: torch.dtype) -> None:
     """RMSNorm before, the residual or the gated activation after, as apart."""
     matrix, _ = _matrix(34, 96, group, bits, offsets=bits == 4)
@@ -160,3 +159,28 @@ def test_a_code_takes_as_many_bits_as_it_needs(least: int, most: int, bits: int)
     assert torch.equal(matrix.widened(torch.float32), codes.float()) and matrix.nbytes == 16 * bits + 8
     lower = joined([matrix, quantized_matrix(codes, scales, bits=bits)])
     assert len(lower) == 1 and torch.equal(lower[0].widened(torch.float32), codes.float().repeat(2, 1))
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (6, 16)])
+def test_scales_of_a_byte(bits: int, group: int) -> None:
+    """As K-quants have them: whole numbers times a unit of 256 columns, found again in their products."""
+    generator, shape = torch.Generator().manual_seed(2), (9, 512 // group)
+    whole = torch.randint(1, 64, shape, generator=generator).float()
+    units = random(9, 2, dtype=torch.float16, seed=7).cpu().float().abs().repeat_interleave(256 // group, 1)
+    scales, offsets = units * whole, -units * whole.flip(1) if bits == 4 else None
+    scales[0, : 256 // group] = 0
+    codes = torch.randint(0, 2**bits, (9, 512), generator=generator, dtype=torch.int8)
+    halves = None if offsets is None else offsets.half()
+    matrix = quantized_matrix(codes, scales.half(), halves, bits=bits)
+    packed = with_units(matrix, scales, offsets)
+    assert packed.scales.dtype == torch.int8 and packed.nbytes < matrix.nbytes
+    wide = codes.double() * scales.double().repeat_interleave(group, 1)
+    if offsets is not None:
+        wide += offsets.double().repeat_interleave(group, 1)
+    assert_close(packed.widened(torch.float64), wide, "widened", 1e-6)
+    moved = packed._changed(lambda x: x.to(DEVICE))
+    assert_close(widen(moved, torch.float32).cpu(), wide, "widened on the device", 1e-6)
+    for rows in (1, 2):
+        x = random(rows, 512, seed=1)
+        assert_sums(quantized_linear(x, moved).cpu(), x.cpu().double() @ wide.T)
+    assert with_units(matrix, scales + 1e-3, offsets) is matrix  # multiples of nothing
