@@ -24,6 +24,11 @@ class Chip:
     wide: bool = False
     amd: bool = False
 
+    @property
+    def narrow(self) -> bool:
+        """RDNA: both halves of a warp of 32 hold the operands of a product, which leaves half the registers."""
+        return self.name.startswith("gfx1")
+
 
 # What tools/aot.py compiles for. RTX 30, 40 and 50 are 8.6, 8.9 and 12.0; MI300 is gfx942, RX 7900 gfx1100.
 CHIPS = {
@@ -41,6 +46,7 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
+    narrow: what differs on those of `Chip.narrow`, where 8 warps take it, and one stage.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -51,6 +57,7 @@ class Launch:
     num_warps: int
     num_stages: int
     small: Mapping[str, Any] = field(default_factory=dict)
+    narrow: Mapping[str, Any] = field(default_factory=dict)
     stage: int = 0
 
     def settings(self, chip: Chip) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,6 +66,8 @@ class Launch:
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
+        if chip.narrow and self.narrow:
+            constants, options = {**constants, **self.narrow}, {"num_warps": 8, "num_stages": 1}
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
