@@ -130,6 +130,14 @@ class KVCache:
         self.values[:, :, held : held + keys.shape[2]] = values
         self.length += count
 
+    def append_raw(self, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Adds finished tokens, keys before RoPE and values (L, G, n, D), to a cache that packs none, and turns them by
+        cos, sin (n, D) for all layers in one go. Raises ValueError when they do not fit."""
+        self.require(keys.shape[2])
+        ours = self.keys.flatten(0, 1), self.values.flatten(0, 1)
+        rope_store(keys.flatten(0, 1), values.flatten(0, 1), cos, sin, *ours, self.length)
+        self.length += keys.shape[2]
+
     def truncate(self, length: int) -> None:
         """Forgets everything from position `length` on. Of packed tokens only whole groups can be forgotten."""
         if not 0 <= length <= self.length or (length < self.start and length % PACK_GROUP):

@@ -10,9 +10,11 @@ Letters: L layers, G kv heads, n tokens of a block, D head dim, S sink tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.format import LEVEL
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
+Planes = Sequence[bytes] | Sequence[Tensor]  # some of them, on a GPU as uint8
+CPU = torch.device("cpu")
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -74,8 +78,9 @@ class Codec(Protocol):
         """following: tokens of the sequence after this block, as far as they matter: the end may be coded with more
         care. Raises ModelError for NaN or infinity, ValueError for a block of another layout."""
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
-        """keys (before RoPE) and values, each (L, G, tokens, D) on the CPU. Raises MemoError for a damaged block."""
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+        """keys (before RoPE) and values, each (L, G, tokens, D) on `device`. To a GPU what the streams hold goes
+        in one copy, and becomes numbers there. Raises MemoError for a damaged block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,11 @@ class ExactCodec:
         keys, values = checked_kv(block, self.layout)
         return *byte_planes(keys), *byte_planes(values)
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         dtype, shape = self.layout.torch_dtype, self.layout.shape(tokens)
         expect_streams(streams, 2 * dtype.itemsize)
-        keys, values = streams[: dtype.itemsize], streams[dtype.itemsize :]
-        return from_planes(keys, dtype, shape), from_planes(values, dtype, shape)
+        planes = streams if device == CPU else brought(streams, device)
+        return from_planes(planes[: dtype.itemsize], dtype, shape), from_planes(planes[dtype.itemsize :], dtype, shape)
 
 
 def sinks_of(block: KVBlock, keys: Tensor, values: Tensor, count: int) -> Tensor:
@@ -109,7 +114,7 @@ def sinks_of(block: KVBlock, keys: Tensor, values: Tensor, count: int) -> Tensor
     return torch.stack((keys[:, :, :kept], values[:, :, :kept]))
 
 
-def sinks_from(planes: Streams, layout: KVLayout, tokens: int) -> Tensor:
+def sinks_from(planes: Planes, layout: KVLayout, tokens: int) -> Tensor:
     """The float32 sinks of `byte_planes(sinks_of(...))` in a block of `tokens`. Raises MemoError for more than that."""
     layers, heads, _, dim = layout.shape(tokens)
     kept = len(planes[0]) // (2 * layers * heads * dim)
@@ -124,15 +129,30 @@ def byte_planes(x: Tensor) -> Streams:
     return tuple(plane.numpy().tobytes() for plane in planes)
 
 
-def from_planes(planes: Streams, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def brought(streams: Sequence[bytes | np.ndarray], device: torch.device) -> list[Tensor]:
+    """Streams as uint8 tensors on a GPU: one copy, from memory that it reads by itself."""
+    parts = [np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part.reshape(-1).view(np.uint8)
+             for part in streams]  # fmt: skip
+    joined = torch.empty(sum(map(len, parts)), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    if len(joined):
+        np.concatenate(parts, out=joined.numpy())
+    return list(joined.to(device, non_blocking=True).split([len(part) for part in parts]))
+
+
+def from_planes(planes: Planes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Undoes `byte_planes`; MemoError when the planes are not exactly those of a tensor of this dtype and shape."""
     expected = math.prod(shape)
     for plane in planes:
         if len(plane) != expected:
             raise MemoError(f"a stream has {len(plane)} bytes where {expected} belong")
+    there = [plane for plane in planes if isinstance(plane, Tensor)]
     if expected == 0:
-        return torch.empty(shape, dtype=dtype)
-    rows = torch.frombuffer(bytearray(b"".join(planes)), dtype=torch.uint8).view(dtype.itemsize, -1)
+        return torch.empty(shape, dtype=dtype, device=there[0].device if there else CPU)
+    if there:
+        rows = torch.cat(there).view(dtype.itemsize, -1)
+    else:
+        joined = b"".join(plane for plane in planes if isinstance(plane, bytes))
+        rows = torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(dtype.itemsize, -1)
     return rows.t().flatten().view(dtype).reshape(shape)
 
 

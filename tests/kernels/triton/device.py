@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minimemo.models.layers import Linear
 from tests.helpers import assert_close
 
 DEVICE = os.environ.get("MINIMEMO_TEST_DEVICE", "cpu")
@@ -23,6 +25,17 @@ SUMS = 2e-5 if DEVICE == "cuda" else 3e-6
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Normal numbers, the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype).to(DEVICE)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Weights with `change` applied to every tensor, or to every matrix that it knows."""
+    if isinstance(value, (Tensor, Linear)) and (changed := change(value)) is not None:
+        return changed
+    if isinstance(value, tuple):
+        return tuple(mapped(part, change) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: mapped(getattr(value, f.name), change) for f in fields(value)})
+    return value
 
 
 def tables(tokens: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.layers import Linear, QuantizedLinear
 from tests.helpers import assert_close
-from tests.kernels.triton.device import DEVICE, random
+from tests.kernels.triton.device import DEVICE, mapped, random
 from tests.tiny import tiny_config, tiny_decoder
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9, 50, 28, 8]
@@ -50,19 +50,8 @@ def _on_triton() -> Iterator[set[str]]:
         yield ran
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Weights with `change` applied to every tensor, or to every matrix that it knows."""
-    if isinstance(value, (Tensor, Linear)) and (changed := change(value)) is not None:
-        return changed
-    if isinstance(value, tuple):
-        return tuple(_mapped(part, change) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _mapped(getattr(value, f.name), change) for f in fields(value)})
-    return value
-
-
 def _moved(decoder: Decoder) -> Decoder:
-    return Decoder(decoder.config, _mapped(decoder.weights, lambda x: x.to(DEVICE) if isinstance(x, Tensor) else None))
+    return Decoder(decoder.config, mapped(decoder.weights, lambda x: x.to(DEVICE) if isinstance(x, Tensor) else None))
 
 
 @pytest.fixture(params=[CONFIG, WINDOWED], ids=["full", "windowed"])
@@ -153,7 +142,7 @@ def _dense(x: Any) -> Linear:
 def test_quantized_weights(bits: int) -> None:
     """Products of few and of many rows with quantized matrices, against the same values dense on the CPU."""
     plain = tiny_decoder(CONFIG, seed=3).weights
-    made = _mapped(plain, lambda x: _quantized(x, bits))
+    made = mapped(plain, lambda x: _quantized(x, bits))
     layers = tuple(
         replace(layer, **{name: _dense(getattr(other, name)) for name in ("qkv", "out", "gate_up", "down")})
         for layer, other in zip(plain.layers, made.layers, strict=True)
@@ -198,7 +187,7 @@ def test_coded_matrices_of_a_file(tmp_path: Path) -> None:
 def test_half_precision_stays_near(engines: tuple[Engine, Engine]) -> None:
     """bfloat16 as on a GPU against float32 on the CPU, over one chunk."""
     on_cpu, on_gpu = engines
-    halved = _mapped(on_gpu.decoder.weights, _halved)
+    halved = mapped(on_gpu.decoder.weights, _halved)
     half = Engine(Decoder(on_gpu.config, halved))
     expected = on_cpu.prefill(on_cpu.new_cache(64), PROMPT)
     with _on_triton() as ran:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.common import shapes
 from bench.common.shapes import LAYERS
+from minimemo.engine.engine import Engine
 from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
 from minimemo.kernels.triton.launch import Launch
-from minimemo.models.decoder import Row
+from minimemo.memory.blocks import BlockAssembler
+from minimemo.memory.codec import KVLayout
+from minimemo.memory.int4 import Int4Codec
+from minimemo.memory.load import StoredMemory
+from minimemo.memory.reader import MemoryReader
+from minimemo.memory.view import whole
+from minimemo.memory.writer import writing
+from minimemo.models.decoder import Decoder, Row
+from tests.kernels.triton.device import mapped
+from tests.tiny import tiny_engine
 
 _ALLOCATES = ("empty", "arange", "lift_fresh", "detach_")
 
@@ -161,3 +172,30 @@ def test_weights_are_as_small_as_the_file(name: str) -> None:
         weights = shapes.engine().decoder.weights
         parts = [part for layer in weights.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         assert held == sum(matrix.nbytes for matrix in [*parts, weights.embedding, weights.head])
+
+
+def test_loading_a_memory(tmp_path: Path) -> None:
+    """A block goes to the device in one copy, coded, and into the cache of all layers in one launch; nothing else of it
+    is computed by the processor, and nothing comes back."""
+    on_cpu = tiny_engine()
+    reader = BlockAssembler()
+    blocks = [
+        block
+        for piece in on_cpu.read(on_cpu.new_cache(512), [token % 60 for token in range(512)])
+        for block in reader.push(piece.ids, piece.keys, piece.values)
+    ]
+    c = on_cpu.config
+    codec = Int4Codec(KVLayout(c.num_layers, c.num_kv_heads, c.head_dim, "float32"))
+    with writing(tmp_path / "memory.bin", {"codec": codec.name, "params": codec.params()}) as writer:
+        for block in blocks:
+            writer.add(block.hash, block.ids, codec.encode(block))
+    stored = MemoryReader(tmp_path / "memory.bin")
+    away = mapped(on_cpu.decoder.weights, lambda x: x.to("meta") if isinstance(x, Tensor) else None)
+    with _traced() as trace:
+        engine = Engine(Decoder(c, away))
+        engine.decoder.rope.whole(600, engine.decoder.device)
+        trace.copies = 0
+        trace.counts.clear()
+        cache = StoredMemory([(stored, codec)], engine).load(whole([stored.extent]), 16)
+    assert len(blocks) == 2 and cache.length == 512 and cache.keys.device.type == "meta"
+    assert trace.copies == 2 and trace.counts["_rope_store"] == 2, (trace.copies, trace.counts)
