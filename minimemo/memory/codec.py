@@ -125,7 +125,7 @@ def sinks_from(planes: Planes, layout: KVLayout, tokens: int) -> Tensor:
 
 def byte_planes(x: Tensor) -> Streams:
     """The bytes of x as it lies in memory: all first bytes of its numbers, all second ones ..."""
-    planes = x.contiguous().view(torch.uint8).reshape(x.numel(), x.itemsize).t().contiguous()
+    planes = x.contiguous().view(torch.uint8).reshape(x.numel(), x.itemsize).t().contiguous().cpu()
     return tuple(plane.numpy().tobytes() for plane in planes)
 
 
@@ -162,7 +162,7 @@ def expect_streams(streams: Streams, count: int) -> None:
 
 
 def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
-    """The block's keys and values on the CPU. Raises as `Codec.encode` does."""
+    """The block's keys and values, where they are. Raises as `Codec.encode` does."""
     for what, x in (("keys", block.keys), ("values", block.values)):
         if x.shape != layout.shape(block.tokens) or x.dtype != layout.torch_dtype:
             raise ValueError(f"codec: {what} {x.dtype} {tuple(x.shape)} in a memory of {layout}")
@@ -172,7 +172,7 @@ def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
                 f"the model gave NaN or infinite {what} in layer {layer} for tokens {block.start} to "
                 f"{block.start + block.tokens - 1}: its weights are damaged or {layout.dtype} is too narrow for it"
             )
-    return block.keys.cpu(), block.values.cpu()
+    return block.keys, block.values
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> None:

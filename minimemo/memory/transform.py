@@ -69,7 +69,7 @@ class _Part:
         self._spread = self._spread[:kept]
         self._loudest = loudest * float(self._spread.max(initial=0.0))
         self._plans: dict[int, _Plan] = {}  # by the tokens of a block
-        self._there: tuple[Tensor, ...] | None = None  # on a GPU, once asked for there: rows, 1 / weight, mean
+        self._there: tuple[Tensor, Tensor, Tensor] | None = None  # of `_on`
 
     def _plan(self, tokens: int) -> _Plan:
         """The plan of n tokens, made once."""
@@ -86,15 +86,31 @@ class _Part:
         """(C,)"""
         return self.half.weight.repeat_interleave(self.half.mean.numel() // self.half.weight.numel())
 
-    def encode(self, x: Tensor) -> Streams:
-        """x (n, C) float32."""
-        components = self.basis.components((x - self.half.mean) * self.scale())
+    def rounded(self, x: Tensor) -> Tensor:
+        """x (n, C) float32 -> symbols (r, n) int32, where x is: on a GPU in float32 whatever the numbers are."""
+        components = self.basis.components((x - self.half.mean) * self.scale()) if x.is_cpu else self.components_on(x)
         if self.time > 1:
             to_frequencies(components[None], self.time)
         sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        symbols = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
-        bands_, places = self._plan(len(x))
+        return sizes.copysign_(components).to(torch.int32).T.contiguous()
+
+    def components_on(self, x: Tensor) -> Tensor:
+        """(n, r) float32, of x on a GPU."""
+        rows, inverse, mean = self._on(x.device)
+        scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
+        return ((x - mean) * scale) @ rows.float().T
+
+    def packed(self, symbols: np.ndarray) -> Streams:
+        """The streams of symbols (r, n) int32."""
+        bands_, places = self._plan(symbols.shape[1])
         return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
+        if self._there is None or self._there[0].device != device:
+            rows, inverse, mean = (x.to(device) for x in (self.basis.rows, 1 / self.half.weight, self.half.mean))
+            self._there = rows, inverse, mean
+        return self._there
 
     @property
     def streams(self) -> int:
@@ -124,11 +140,9 @@ class _Part:
 
     def restore(self, symbols: Tensor, out: Tensor) -> None:
         """As `decode`, from symbols (r, n) int16 on a GPU, in float32 whatever the numbers are."""
-        device, heads = out.device, out.flatten(0, 1)
-        if self._there is None or self._there[0].device != device:
-            inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-            self._there = tuple(x.to(device) for x in (self.basis.rows, inverse[:, None, None], self.half.mean))
-        rows, inverse, mean = self._there
+        heads = out.flatten(0, 1)
+        rows, inverse, mean = self._on(out.device)
+        inverse = inverse.repeat_interleave(out.shape[1])[:, None, None]
         x = (symbols.T.float() * self.step) @ rows.float()
         x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
         if self.time > 1:
@@ -215,10 +229,18 @@ class TransformCodec:
         return head, *byte_planes(exact), *middle, joined
 
     def _encode(self, groups: Sequence[tuple[_Part, _Part]], keys: Tensor, values: Tensor) -> Iterator[bytes]:
-        """Yields the streams of keys and values (L, G, n, D), group by group."""
-        for layers, (key, value) in self._by_layers(groups):
-            yield from key.encode(joint(keys[layers]))
-            yield from value.encode(joint(values[layers]))
+        """Yields the streams of keys and values (L, G, n, D), group by group: from a GPU symbols come in one copy."""
+        parts, symbols = list[_Part](), list[Tensor]()
+        for layers, pair in self._by_layers(groups):
+            for part, x in zip(pair, (keys, values), strict=True):
+                parts.append(part)
+                symbols.append(part.rounded(joint(x[layers])))
+        if symbols and not symbols[0].is_cpu:
+            sizes = [x.numel() for x in symbols]
+            flat = torch.cat([x.flatten().to(torch.int16) for x in symbols]).cpu().int().split(sizes)
+            symbols = [part.view(x.shape) for part, x in zip(flat, symbols, strict=True)]
+        for part, x in zip(parts, symbols, strict=True):
+            yield from part.packed(x.numpy())
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0

@@ -19,6 +19,7 @@ from minimemo.memory.profile import (
     Statistics,
     Transform,
     groups,
+    joint,
     load_profile,
     profile_of,
     save_profile,
@@ -275,3 +276,10 @@ def test_decoded_on_a_device(profile: Profile, tokens: int, following: int, time
         assert_close(found, near.double(), within=1e-5)
     for x in codec.decode(streams, tokens, torch.device("meta")):
         assert x.device.type == "meta" and x.shape == expected[0].shape
+
+
+def test_components_on_a_device(profile: Profile) -> None:
+    for part in _codec(profile)._parts[0]:
+        x = joint(_kv(50, 3))
+        exact = (x - part.half.mean) * part.scale() @ part.basis.rows.float().T
+        assert_close(part.components_on(x), exact.double(), within=1e-5)
