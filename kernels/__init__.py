@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .attention import attend
-    from .elementwise import apply_rope, gated_mlp_activation, rms_norm, rope_qkv, rope_store
-    from .formats import PACK_GROUP, PackedKV, PackedSource, QuantizedMatrix, Source, empty_packed
-    from .linear import finish_product, quantized_linear
+    from .elementwise import apply_rope, gated_mlp_activation, rms_norm, rope_qkv, rope_rows, rope_store
+    from .formats import PACK_GROUP, PackedKV, PackedSource, QuantizedMatrix, Rows, Source, empty_packed
+    from .linear import finish_product, quantized_linear, widened_rows
     from .pack import pack_into
     from .transform import Basis
 
 __all__ = [
-    "PACK_GROUP", "Basis", "PackedKV", "PackedSource", "QuantizedMatrix", "Source", "apply_rope",
+    "PACK_GROUP", "Basis", "PackedKV", "PackedSource", "QuantizedMatrix", "Rows", "Source", "apply_rope",
     "attend", "empty_packed", "finish_product", "gated_mlp_activation", "pack_into", "quantized_linear", "rms_norm",
-    "rope_qkv", "rope_store",
+    "rope_qkv", "rope_rows", "rope_store", "widened_rows",
 ]  # fmt: skip
 
 _NAMES = {
     "attention": "attend",
-    "elementwise": "apply_rope gated_mlp_activation rms_norm rope_qkv rope_store",
-    "formats": "PACK_GROUP PackedKV PackedSource QuantizedMatrix Source empty_packed",
-    "linear": "finish_product quantized_linear",
+    "elementwise": "apply_rope gated_mlp_activation rms_norm rope_qkv rope_rows rope_store",
+    "formats": "PACK_GROUP PackedKV PackedSource QuantizedMatrix Rows Source empty_packed",
+    "linear": "finish_product quantized_linear widened_rows",
     "pack": "pack_into",
     "transform": "Basis",
 }
