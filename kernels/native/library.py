@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-_ABI = 13
+_ABI = 14
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
 _FUNCTIONS = {
@@ -27,6 +27,8 @@ _FUNCTIONS = {
     "stack": (c_int, [c_int, c_int, c_void_p, c_void_p]),
     "inverts": (c_int, [c_int]),
     "unpack_symbols": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
+    "encode_ranges": (c_int64, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64]),
+    "decode_ranges": (c_int, [c_char_p, c_int64, *[c_void_p] * 2, c_int64, *[c_void_p] * 4]),
     "inverse_transform": (c_int, [c_int, c_void_p, c_int64, c_int]),
     "frequencies": (c_int, [c_int, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]),
     "coarsen": (c_double, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_int]),

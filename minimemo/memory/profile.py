@@ -117,7 +117,7 @@ class Statistics:
         """x (n, C) float32."""
         self.count += len(x)
         self._sum += x.sum(0, dtype=torch.float64)
-        self._products += (x.T @ x).double()
+        self._products += x.T @ x
 
     def mean(self) -> Tensor:
         return self._sum / self.count

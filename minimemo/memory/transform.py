@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minimemo.errors import MemoError
 from minimemo.kernels import Basis
+from minimemo.memory import ranges, symbols
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
     CPU,
@@ -33,7 +34,7 @@ from minimemo.memory.codec import (
 )
 from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
 from minimemo.memory.profile import Profile, Transform, joint
-from minimemo.memory.symbols import LARGEST, Band, bands, pack, unpack
+from minimemo.memory.symbols import LARGEST
 
 SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
 TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
@@ -47,19 +48,22 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are."""
+    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are. One of bands
+    and runs: what codes them."""
 
-    bands: tuple[Band, ...]
+    bands: tuple[symbols.Band, ...]
+    runs: tuple[ranges.Run, ...]
     places: np.ndarray | None
 
 
 class _Part:
-    """One Transform at one step: what is coded of a group's keys or values. up: the fraction of a step from which on
-    numbers are rounded away from zero; time: tokens of a group that are coded as frequencies, 1 for none."""
+    """One Transform at one step: what is coded of a group's keys or values. time: tokens of a group that are coded as
+    frequencies, 1 for none; ranged: whether symbols are coded by ranges."""
 
-    def __init__(self, half: Transform, step: float, up: float, time: int) -> None:
+    def __init__(self, half: Transform, step: float, values: bool, time: int, ranged: bool) -> None:
         self.half, self.step, self.time = half, step, time
-        self._rounding = 1 - up
+        self._values, self._ranged = values, ranged
+        self._rounding = 1 - (VALUES_UP if values else KEYS_UP)
         self._spread = half.deviation.numpy() / step
         loudest = float(loudness(time)[0]) if time > 1 else 1.0
         kept = int((self._spread >= QUIET / loudest).sum())
@@ -75,10 +79,13 @@ class _Part:
         """The plan of n tokens, made once."""
         if tokens not in self._plans:
             if self.time == 1:
-                plan = _Plan(bands(self._spread), None)
+                plan = _Plan(symbols.bands(self._spread), (), None)
             else:
                 places, spread = order(self._spread, tokens, self.time, QUIET)
-                plan = _Plan(bands(spread, self._loudest), places)
+                if self._ranged:
+                    plan = _Plan((), ranges.runs_of(spread, self._values), places)
+                else:
+                    plan = _Plan(symbols.bands(spread, self._loudest), (), places)
             self._plans[tokens] = plan
         return self._plans[tokens]
 
@@ -100,10 +107,13 @@ class _Part:
         scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
         return ((x - mean) * scale) @ rows.float().T
 
-    def packed(self, symbols: np.ndarray) -> Streams:
+    def packed(self, coded: np.ndarray) -> Streams:
         """The streams of symbols (r, n) int32."""
-        bands_, places = self._plan(symbols.shape[1])
-        return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
+        plan = self._plan(coded.shape[1])
+        if plan.places is None:
+            return symbols.pack(coded, plan.bands)
+        placed = coded.reshape(-1)[plan.places]
+        return ranges.pack(placed, plan.runs) if self._ranged else symbols.pack(placed[:, None], plan.bands, rows=False)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
@@ -115,26 +125,30 @@ class _Part:
     @property
     def streams(self) -> int:
         """How many streams every block has."""
-        return len(self._plan(BLOCK_TOKENS).bands) + 2
+        return ranges.STREAMS if self._ranged else len(self._plan(BLOCK_TOKENS).bands) + 2
 
     def symbols(self, streams: Sequence[bytes], tokens: int) -> np.ndarray:
         """(r, n) int16, of each component token after token, or frequency after frequency."""
-        plan, places = self._plan(tokens)
-        if places is None:
-            return unpack(streams, plan, tokens)
+        plan = self._plan(tokens)
+        if plan.places is None:
+            return symbols.unpack(streams, plan.bands, tokens)
+        if self._ranged:
+            placed = ranges.unpack(streams, plan.runs)
+        else:
+            placed = symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
         coded = np.zeros((len(self.basis.rows), tokens), np.int16)
-        coded.reshape(-1)[places] = unpack(streams, plan, 1, rows=False)[:, 0]
+        coded.reshape(-1)[plan.places] = placed
         return coded
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
         mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        symbols = torch.from_numpy(self.symbols(streams, out.shape[2]))
+        coded = torch.from_numpy(self.symbols(streams, out.shape[2]))
         if self.time == 1:
-            self.basis.inverse(symbols, self.step, mean * self.scale(), inverse, heads)
+            self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
             return
-        self.basis.inverse(symbols, self.step, torch.zeros_like(mean), inverse, heads)
+        self.basis.inverse(coded, self.step, torch.zeros_like(mean), inverse, heads)
         to_tokens(heads, self.time)
         heads += mean.view(len(heads), 1, -1)
 
@@ -164,10 +178,11 @@ class TransformCodec:
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
     time: where it is not 1, the tokens between those are coded in groups of so many, as frequencies; see `frequencies`.
+    ranges: where it is 1, the symbols of those are coded by `ranges`, else by `symbols`, as are those of the tail.
 
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
-    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
-    for keys and for values; all those of the tail in one, each after its length (u32).
+    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of the coder for
+    keys and for values; all those of the tail in one, each after its length (u32).
     """
 
     name = "klt"
@@ -182,10 +197,12 @@ class TransformCodec:
         value_step: float,
         sinks: int = SINKS,
         time: int = 1,
+        ranges: int = 0,
     ) -> None:
         """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
         whole_number("time", time, 1, MAX_GROUP)
+        whole_number("ranges", ranges, 0, 1 if time > 1 else 0)
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
@@ -201,19 +218,20 @@ class TransformCodec:
         self.layout = layout
         self.profile = profile
         self.steps = float(key_step), float(value_step)
-        self.sinks, self.time = sinks, time
+        self.sinks, self.time, self.ranges = sinks, time, ranges
         self._parts, self._fine = (
             [
-                (_Part(key, key_step / finer, KEYS_UP, group), _Part(value, value_step / finer, VALUES_UP, group))
+                (_Part(key, key_step / finer, False, *coded), _Part(value, value_step / finer, True, *coded))
                 for key, value in zip(profile.keys, profile.values, strict=True)
             ]
-            for finer, group in ((1, time), (FINER, 1))
+            for finer, coded in ((1, (time, bool(ranges))), (FINER, (1, False)))
         )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
         steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
-        time = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have it
-        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **time}
+        later = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have these
+        later |= {"ranges": self.ranges} if self.ranges else {}
+        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **later}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)

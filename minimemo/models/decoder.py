@@ -66,13 +66,14 @@ class Decoder:
         *,
         prefix: Cache | None = None,
         raw_keys: Tensor | None = None,
+        inputs: list[Tensor] | None = None,
         logits: str = "last",
     ) -> Tensor:
         """Runs ids (N,), the rows' new tokens one row after the other, and appends them to the rows' caches.
 
-        raw_keys: (L, G, N, D), filled with the keys before RoPE. logits: "last" (rows, V) of each row's last token,
-        "likeliest", the same where only the largest needs to be right (native/shortlist.py), "all" (N, V), or "none"
-        (empty). Returned in float32.
+        raw_keys: (L, G, N, D), filled with the keys before RoPE. inputs: takes every layer's input (N, C). logits:
+        "last" (rows, V) of each row's last token, "likeliest", the same where only the largest needs to be right
+        (native/shortlist.py), "all" (N, V), or "none" (empty). Returned in float32.
         """
         counts = [row.count for row in rows]
         if ids.shape != (sum(counts),):
@@ -88,11 +89,13 @@ class Decoder:
         rotations = self.rope.of_spans([(shared + row.cache.length, row.count) for row in rows], self.device)
 
         x = self._embedded(ids)
-        if self._stack is not None and len(ids) <= self._most_tokens:
+        if self._stack is not None and len(ids) <= self._most_tokens and inputs is None:
             caches = [(row.cache, row.count) for row in rows]
             self._stack.run(x, rotations, caches, prefix, raw_keys, exact=len(ids) <= FEW_ROWS)
         else:
             for index, (layer, kind) in enumerate(zip(self.weights.layers, self.rope.kind, strict=True)):
+                if inputs is not None:
+                    inputs.append(x.clone())
                 x = self._layer(index, layer, x, rows, prefix, rotations[kind], raw_keys)
         for row in rows:
             row.cache.advance(row.count)
@@ -131,6 +134,16 @@ class Decoder:
     def _embedded(self, ids: Tensor) -> Tensor:
         x = self.weights.embedding.rows(ids, self.dtype)
         return x * self.config.embedding_scale if self.config.embedding_scale != 1.0 else x
+
+    @torch.inference_mode()
+    def resume(self, x: Tensor, first: int, cache: Cache) -> Tensor:
+        """Runs the layers from `first` on, whose input is x (N, C), for tokens that would continue the cache, whose
+        length stays: logits (N, V) after each, float32. The layers before are not asked again."""
+        rows, x = [Row(cache, len(x))], x.clone()
+        rotations = self.rope.of_spans([(cache.length, len(x))], self.device)
+        for index in range(first, self.config.num_layers):
+            x = self._layer(index, self.weights.layers[index], x, rows, None, rotations[self.rope.kind[index]], None)
+        return project(self.weights.head, rms_norm(x, self.weights.norm, self.config.norm_eps), wide=True)
 
     def _layer(
         self,
