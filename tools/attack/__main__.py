@@ -15,6 +15,7 @@ from pathlib import Path
 
 import archives
 import documents
+import folders
 import kills
 import limits
 import network
@@ -40,6 +41,7 @@ ATTACKS = {
     "hostile clients of the server": served.clients,
     "memos of strangers": archives.archives,
     "hostile documents": documents.documents,
+    "folders that are synced": folders.folders,
     "hostile tokenizers": strangers.tokenizers,
     "hostile weights": strangers.weights,
     "hostile configurations": strangers.configurations,
