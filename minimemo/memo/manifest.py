@@ -186,9 +186,9 @@ def _checked(recipe: Recipe) -> Recipe:
 
 
 def _beside(path: Path) -> str:
-    """Names the memo that lies beside a document, for who named the document; "" where there is none."""
+    """Names the memo that lies beside what was named in its place, a document perhaps; "" where none does."""
     memo = path.with_suffix(".memo") if path.name else path
-    return f"its memo is {memo}" if memo != path and (memo / NAME).is_file() else ""
+    return f"there is {memo}" if memo != path and (memo / NAME).is_file() else ""
 
 
 def file_info(path: Path) -> FileInfo:
