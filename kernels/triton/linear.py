@@ -166,19 +166,20 @@ def widen_launch(
         if columns > MAX_WIDTH:
             raise ValueError(f"x: {columns} columns, expected 1 to {MAX_WIDTH}")
     many, width = (0, 16) if x is None else (len(x), triton.next_power_of_2(columns))
+    block = min(_WIDE, max(32, triton.next_power_of_2(columns)))
+    block_rows = 4 * _WIDE // block
     return Launch(
         _widen,
-        (many + rows, triton.cdiv(columns, _WIDE)),
+        (many + triton.cdiv(rows, block_rows), triton.cdiv(columns, block)),
         {
             "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
-            **_units(matrix), "out": out,
-            "ids": ids, "x": x, "weight": weight,
-            "normed": normed, "columns": columns, "groups": matrix.scales.shape[1], "many": many,
+            **_units(matrix), "out": out, "ids": ids, "x": x, "weight": weight, "normed": normed, "rows": rows,
+            "columns": columns, "groups": matrix.scales.shape[1], "many": many,
             "stride_x": 0 if x is None else x.stride(0), "eps": float(eps),
         },
         {
-            "GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK": _WIDE,
-            "WIDTH": width,
+            "GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "ZERO": matrix.zero,
+            "BLOCK_M": block_rows, "BLOCK": block, "WIDTH": width,
         },
         num_warps=max(4, width // 1024),
         num_stages=1,
@@ -463,79 +464,43 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
     return word >> (FROM - TO) if FROM > TO else word << (TO - FROM)
 
 
-@triton.jit(do_not_specialize=["columns", "many"])
+@triton.jit(do_not_specialize=["rows", "many"])
 def _widen(
-    codes, high, scales, offsets, scale_units, offset_units, out, ids, x, weight, normed, columns, groups, many,
-    stride_x, eps,
-    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    codes, high, scales, offsets, scale_units, offset_units, out, ids, x, weight, normed, rows, columns, groups, many,
+    stride_x, eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Widens BLOCK columns (axis 1) of a row (axis 0); the first `many` programs of axis 0 norm a row of x each."""
-    row = tl.program_id(0).to(tl.int64)
-    if x is None:
-        _wide_row(
-            codes,
-            high,
-            scales,
-            offsets,
-            scale_units,
-            offset_units,
-            out,
-            ids,
-            columns,
-            groups,
-            row,
-            GROUP,
-            BITS,
-            ZERO,
-            BLOCK,
-        )
-    elif row >= many:
-        _wide_row(
-            codes,
-            high,
-            scales,
-            offsets,
-            scale_units,
-            offset_units,
-            out,
-            ids,
-            columns,
-            groups,
-            row - many,
-            GROUP,
-            BITS,
-            ZERO,
-            BLOCK,
-        )
-    elif tl.program_id(1) == 0:
-        norm_row(x + row * stride_x, weight, normed + row * columns, columns, eps, WIDTH)
-
-
-@triton.jit
-def _wide_row(
-    codes, high, scales, offsets, scale_units, offset_units, out, ids, columns, groups, row,
-    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    to = out + row * columns
-    if ids is not None:
-        row = tl.load(ids + row).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < columns
-    if BITS == 8:
-        code = tl.load(codes + row * columns + column, mask=inside, other=0).to(tl.int32)
-    else:
-        unit, byte, half = column // 32, column % 16, column % 32 // 16
-        code = tl.load(codes + row * (columns // 2) + unit * 16 + byte, mask=inside, other=0).to(tl.int32)
-        code = (code >> (4 * half)) & 15
-        if BITS > 4:
-            word = row * (columns // 32) + unit
-            if BITS == 6:
-                word = word * 2 + byte % 2
-            bits = tl.load(high + word, mask=inside, other=0) >> (_high_bit(byte, BITS) + half * (BITS - 4))
-            code |= (bits & (BITS * 2 - 9)) << 4
-        code -= ZERO
-    at = row * groups + column // GROUP
-    wide = code.to(tl.float32) * _number(scales, scale_units, at, inside, GROUP)
-    if offsets is not None:
-        wide += _number(offsets, offset_units, at, inside, GROUP)
-    tl.store(to + column, wide.to(out.dtype.element_ty), mask=inside)
+    """Widens BLOCK columns (axis 1) of BLOCK_M rows (axis 0); the first `many` programs of axis 0 norm a row of x
+    each."""
+    program = tl.program_id(0)
+    if program >= many:
+        row = ((program - many) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        to = out + row[:, None] * columns + column[None, :]
+        if ids is not None:
+            row = tl.load(ids + row, mask=row < rows, other=0).to(tl.int64)
+        row = row[:, None]
+        if BITS == 8:
+            code = tl.load(codes + row * columns + column[None, :], mask=inside, other=0).to(tl.int32)
+        else:
+            unit, byte, half = column // 32, column % 16, column % 32 // 16
+            at = codes + row * (columns // 2) + (unit * 16 + byte)[None, :]
+            code = (tl.load(at, mask=inside, other=0).to(tl.int32) >> (4 * half)[None, :]) & 15
+            if BITS > 4:
+                word = unit
+                if BITS == 6:
+                    word = unit * 2 + byte % 2
+                bits = tl.load(high + row * (columns // 32 * (BITS - 4)) + word[None, :], mask=inside, other=0)
+                bits = bits >> (_high_bit(byte, BITS) + half * (BITS - 4))[None, :]
+                code |= (bits & (BITS * 2 - 9)) << 4
+            code -= ZERO
+        at = row * groups + (column // GROUP)[None, :]
+        wide = code.to(tl.float32) * _number(scales, scale_units, at, inside, GROUP)
+        if offsets is not None:
+            wide += _number(offsets, offset_units, at, inside, GROUP)
+        tl.store(to, wide.to(out.dtype.element_ty), mask=inside)
+    elif tl.program_id(1) == 0:  # noqa: SIM102 (whether there is an x is known when it is compiled)
+        if x is not None:
+            row = program.to(tl.int64)
+            norm_row(x + row * stride_x, weight, normed + row * columns, columns, eps, WIDTH)

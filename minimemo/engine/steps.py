@@ -48,12 +48,16 @@ class DeviceSteps:
         room = min(row.cache.keys.shape[2] - (row.cache.length - row.cache.start) for row in self._rows)
         with alone():
             self._ids.copy_(torch.tensor(tokens, dtype=torch.int32))
-        for count in range(min(most, room)):
-            if not count:
-                self._take(alone)
-            if count + 1 < min(most, room):
-                self._take(alone)
-            yield self._tokens(count)
+        try:
+            for count in range(min(most, room)):
+                if not count:
+                    self._take(alone)
+                if count + 1 < min(most, room):
+                    self._take(alone)
+                yield self._tokens(count)
+        finally:
+            if self._taken and self._events:  # a graph must not go while it runs
+                self._events[(self._taken - 1) % _AHEAD].synchronize()
 
     def _take(self, alone: Callable[[], AbstractContextManager[None]]) -> None:
         """Asks for a step, and for its tokens: 4 bytes a row."""
