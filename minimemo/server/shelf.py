@@ -19,7 +19,7 @@ from minimemo.files import data_dir, private_folder, store_file
 from minimemo.memo.library import PICKED, StoreIndex, remove
 from minimemo.memo.manifest import MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, Steps, together
-from minimemo.memo.registry import remembered
+from minimemo.memo.registry import document_name, remembered
 from minimemo.readers import ENDINGS
 from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
 
@@ -39,7 +39,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        return self.manifest.document.name
+        return document_name(self.folder, self.manifest.document.name)
 
     def original(self) -> Path | None:
         """The file that it was built from, where that lies beside the memo still.
