@@ -65,10 +65,12 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if not asked:
         raise InputError(f"{args.doc}: no questions")
     with TemporaryDirectory() as folder:
-        runtime = Runtime(args.model, generator=args.model)
+        runtime = Runtime(args.model)
         document = minimemo.Document.of(document_text(args.data, asked[0].doc_id), args.doc)
         model, embedder = runtime.decoder(), runtime.opened_embedder()
-        with minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder) as memo:
+        minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder).close()
+        loaded: dict[str, Any] = {"model": model, "embedder": embedder, "generator": model}  # which writes alone
+        with minimemo.open(Path(folder) / "doc.memo", **loaded) as memo:
             texts = [question.text for question in asked]
             uses: dict[str, Callable[[], object]] = {
                 "phrase": lambda: [memo.ask(text, mode="rag") for text in texts],
@@ -76,7 +78,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
                 "recall": lambda: [_clues(memo, text) for text in texts],
                 "walk": lambda: (memo.ask(texts[0], mode="gist", max_tokens=1), memo.summarize()),
             }
-            print(heading(COLUMNS))
+            print(heading(COLUMNS), flush=True)
             rows = []
             for use, ask in uses.items():
                 with _recorded() as batches:

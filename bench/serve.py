@@ -2,12 +2,14 @@
 
     python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,4,8,16
     python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 1,8 --kind phrase
+    python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --readers 8 --peer llama-server --slots 2
     python -m bench.serve --model qwen2.5-coder-0.5b --doc xquad_en --soak 30
 
 paragraph: answers that are mostly decoded, from memory. phrase: short answers from passages, mostly prefilled. Each
 answer is compared with what one reader got. first, whole: seconds to the first text and to the end. rows: replies a
-decoding step, the mean. rss_mb: the most so far. other: answers that differ from those that one reader gets. --soak:
-see bench/soak.py; questions of several kinds.
+decoding step, the mean. rss_mb: the most so far. other: answers that differ from those that one reader gets. --peer:
+llama-server with the model's GGUF file, the document before each question: seconds to the first text of each slot, all
+asked at once, and `again` of slots that have read it. --soak: see bench/soak.py; questions of several kinds.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import torch
+
 import minimemo
+from bench import slots
 from bench.common.data import DATA, document_text, questions
 from bench.common.machine import peak_rss_bytes
 from bench.common.report import command, heading, line, numbers, parser, positive
@@ -31,6 +37,7 @@ from bench.soak import soak
 from minimemo import Answer, Memo
 from minimemo.ask import Piece
 from minimemo.errors import InputError
+from minimemo.hub.catalog import resolve
 from minimemo.runtime import Runtime
 
 COLUMNS = (
@@ -65,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--each", type=positive, default=2, help="questions of each reader")
     made.add_argument("--max-tokens", type=positive, default=96)
     made.add_argument("--soak", type=float, metavar="MINUTES", help="8 readers, a build and leavers for so long")
+    made.add_argument("--peer", metavar="PROGRAM", help="llama-server: ask it too")
+    made.add_argument("--slots", type=positive, default=2, help="of the peer, a question each")
     made.add_argument("--data", type=Path, default=DATA)
     args = made.parse_args(arguments)
     return command(args, "bench.serve", _soak if args.soak else _run)
@@ -92,22 +101,34 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     asked = questions(args.data, args.doc, max(args.readers) * args.each, 1)
     if not asked:
         raise InputError(f"{args.doc}: no questions")
+    program = which(args.peer) if args.peer else None
+    if args.peer and not program:
+        raise InputError(f"{args.peer}: no such program; give --peer PATH of llama-server")
     texts = [KINDS[args.kind].format(question.text) for question in asked]
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         text = document_text(args.data, asked[0].doc_id)
         runtime = Runtime(args.model, args.embedder)
         model, embedder = runtime.decoder(), runtime.opened_embedder()
-        document = minimemo.Document.of(text, args.doc)
-        with minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder) as memo:
+        document, begin = minimemo.Document.of(text, args.doc), time.perf_counter()
+        minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder).close()
+        loaded: dict[str, Any] = {"model": model, "embedder": embedder, "generator": model}  # which writes alone
+        with minimemo.open(Path(folder) / "doc.memo", **loaded) as memo:
+            build_s = time.perf_counter() - begin
             memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
-            print(heading(COLUMNS))
+            print(heading(COLUMNS), flush=True)
             alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
             for readers in args.readers:
                 rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
                 rows[-1]["gain"] = rows[-1]["tokens_s"] / rows[0]["tokens_s"]
                 print(line(COLUMNS, rows[-1]), flush=True)
-    return {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "rows": rows}
+    result = {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "build_s": build_s, "rows": rows}
+    if program:
+        del runtime, model, memo, loaded
+        path, threads = resolve(args.model), torch.get_num_threads()
+        result["peer"] = told = slots.asked(Path(program), path, threads, text, texts[: args.slots])
+        print("peer: first", " ".join(f"{seconds:.1f}" for seconds in told["first"]), f"again {told['again']:.1f}")
+    return result
 
 
 def _row(memo: Memo, readers: int, texts: Sequence[str], alone: dict[str, Asked], max_tokens: int) -> dict[str, Any]:

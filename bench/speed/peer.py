@@ -42,7 +42,7 @@ def run(program: Path, model: Path, *, threads: int, depth: int, prefill_tokens:
     options = {"-m": model, "-t": threads, "-fa": 1, "-p": prefill_tokens, "-n": decode_tokens, "-d": depth, "-r": 1}
     command = [str(program), *(str(word) for pair in options.items() for word in pair), "-o", "jsonl"]
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=_environment(program), check=False
+        command, capture_output=True, text=True, errors="replace", env=environment(program), check=False
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -59,8 +59,9 @@ def run(program: Path, model: Path, *, threads: int, depth: int, prefill_tokens:
     return PeerSpeeds(prefill, decode, build)
 
 
-def _environment(program: Path) -> dict[str, str]:
-    """Ours without what minimemo sets for itself; shared libraries that lie beside the program are found there."""
+def environment(program: Path) -> dict[str, str]:
+    """A peer's environment: ours without what minimemo sets for itself; shared libraries that lie beside the program
+    are found there."""
     inherited = {name: value for name, value in os.environ.items() if (name, value) != SPINS}
     folder = program.resolve().parent
     if not any(folder.glob("lib*.so*")):

@@ -426,7 +426,7 @@ def open_memo(
     """Opens a memo folder. `model` and `embedder`: others than the manifest names, or already loaded ones, which run
     as they were loaded and not as `options` say. `generator` writes the answers: an OpenAI-compatible endpoint or its
     address, another model than the memory's, a function of a prompt that returns a text or yields its pieces, an object
-    with such a function as `generate`, or one that writes (`TextGenerator`); None: the memory's own model.
+    with such a function as `generate`, or one that writes (`TextGenerator`); None: see `Runtime.second_decoder`.
 
     Raises MemoError when it is no memo, damaged, or of another version.
     """
