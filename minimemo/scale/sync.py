@@ -175,6 +175,8 @@ def plan(collection: Collection, forget: bool = False, again: bool = True) -> Pl
         else:
             try:
                 digest = content_hash(folder / path)
+                with suppress(FileNotFoundError):
+                    os.lstat(collection.memo(path))  # whose name may be too long
             except OSError as error:
                 made.files[path] = Known("", -1, -1, f"cannot be read ({error.strerror})")
                 continue

@@ -76,6 +76,14 @@ def test_new_changed_moved_and_gone_documents_and_no_others(folder: Path, sync) 
     assert len(list(folder.rglob("*"))) == 6  # the folder itself has nothing new
 
 
+def test_a_name_too_long_for_a_memo_stops_no_other(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    (folder / f"{'x' * 249}.txt").write_text("No memo can be called so. " * 9)
+    code, out, err = sync()
+    assert code != 0 and "1 of 5" in out + err and "name too long" in out + err, out + err
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert sync()[0] == code
+
+
 def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
     (folder / "a.txt").write_bytes(b"\x00\xff\xfe broken \x80" * 9)
     code, out, err = sync()
