@@ -33,6 +33,7 @@ from minimemo.memory.profile import (
     save_profile,
 )  # fmt: skip
 from minimemo.memory.size import step_for
+from minimemo.models.decoder import Row
 from minimemo.runtime import LanguageModel
 
 TOKENS = 60_000  # read for the statistics, all of the texts that come with the package
@@ -121,7 +122,7 @@ def _statistics(
             first = max(0, before - chunk.start)  # what the codec keeps exactly is like nothing else
             for kind, x in ((keys, chunk.keys), (values, chunk.values)):
                 for layers, statistics in zip(cut, kind, strict=True):
-                    statistics.add(joint(x[layers.start : layers.stop, :, first:]))
+                    statistics.add(joint(x[layers.start : layers.stop, :, first:]).cpu())
             done += len(chunk.ids[first:])
             on_event(Event("calibrate", done, total, "tok"))
     return keys, values
@@ -155,7 +156,10 @@ def _costs(
     for piece in judged:
         before, end = len(piece.opening), len(piece.opening) + len(piece.ids) - _JUDGED
         cache, kv = _read(engine, [*piece.opening, *piece.ids[:-_JUDGED]])
-        exact = _distributions(engine, cache, piece.ids[-_JUDGED:])
+        inputs: list[Tensor] = []
+        ids = torch.tensor(piece.ids[-_JUDGED:], device=engine.decoder.device)
+        exact = engine.decoder.forward(ids, [Row(cache, _JUDGED)], inputs=inputs, logits="all").log_softmax(-1)
+        cache.truncate(end)
         for kind, stored in enumerate((cache.keys, cache.values)):
             coded = _rounded(kv[kind][:, :, before:], transforms[kind], cut)
             errors = (coded - kv[kind][:, :, before:].float()).pow(2).mean((1, 2, 3)).double().cpu()
@@ -165,7 +169,7 @@ def _costs(
                 place = stored[layer, :, before:end]
                 kept = place.clone()
                 place.copy_(coded[layer])
-                changed = _distributions(engine, cache, piece.ids[-_JUDGED:])
+                changed = engine.decoder.resume(inputs[layer], layer, cache).log_softmax(-1)
                 place.copy_(kept)
                 divergence = float((exact.exp() * (exact - changed)).sum(-1).mean())
                 costs[kind, layer] += max(divergence, 1e-6) / max(float(errors[layer]), 1e-12) / len(judged)
@@ -188,19 +192,11 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
         step = step_for(half, _BITS * len(half.mean))
         scale = half.weight.repeat_interleave(len(half.mean) // len(half.weight))
         basis = half.basis.float()
-        components = ((joint(x[layers.start : layers.stop]) - half.mean) * scale) @ basis.T
+        components = ((joint(x[layers.start : layers.stop]).cpu() - half.mean) * scale) @ basis.T
         back = ((components / step).round_() * step) @ basis / scale + half.mean
         shape = (x.shape[2], len(layers), x.shape[1], x.shape[3])
         rounded[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)
     return rounded.to(x.device)
-
-
-def _distributions(engine: Engine, cache: KVCache, ids: list[int]) -> Tensor:
-    """Log probabilities (n, V) after each of ids; the cache stays as it was."""
-    length = cache.length
-    distributions = engine.logits(cache, ids).log_softmax(-1)
-    cache.truncate(length)
-    return distributions
 
 
 def _spread_out(pieces: Sequence[_Piece]) -> list[_Piece]:

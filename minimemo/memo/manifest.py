@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from minimemo.errors import MemoError
 from minimemo.files import content_hash, parse_json
+from minimemo.text.scripts import Language
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -30,7 +31,7 @@ class DocumentInfo:
     sha256: str  # of the text in UTF-8
     characters: int
     tokens: int  # of the decoder
-    language: str
+    language: Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ def _fits(value: Any, type_: Any) -> bool:
     inner = get_args(type_)
     if get_origin(type_) is tuple:
         return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if get_origin(type_) is Literal:
+        return value in inner
     if get_origin(type_) is UnionType:
         return any(_fits(value, one) for one in inner)
     if inner:

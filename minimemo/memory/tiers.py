@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # How many times smaller than fp16 a tier's memory.bin is to be, everything counted, on documents like those that the
 # profile was made from; others come within a fifth.
-RATIOS: Mapping[str, float] = {"high": 17.2, "balanced": 28.2, "small": 49.3, "tiny": 109.5}
+RATIOS: Mapping[str, float] = {"high": 17.5, "balanced": 28.55, "small": 49.5, "tiny": 107.7}
 TIERS = ("exact", "int4", *RATIOS)
 DEFAULT = "balanced"
 # Parameters of each codec, as files name them, besides those of the layout.
@@ -26,7 +26,7 @@ _LAYOUT = ("num_layers", "num_kv_heads", "head_dim", "dtype")
 _OPTIONS: Mapping[str, set[str]] = {
     "exact": set(),
     "int4": {"sinks", "key_group", "value_group", "key_levels", "value_levels"},
-    "klt": {"profile", "key_step", "value_step", "sinks", "time"},
+    "klt": {"profile", "key_step", "value_step", "sinks", "time", "ranges"},
 }
 
 
@@ -56,7 +56,7 @@ def make_codec(name: str, params: Mapping[str, Any], find_profile: Callable[[str
     if not isinstance(params, Mapping):
         raise MemoError(f"codec {name!r}: parameters must be an object, got {params!r}")
     options = {key: value for key, value in params.items() if key not in _LAYOUT}
-    needed = {*_LAYOUT, *(_OPTIONS[name] - {"time"} if name == "klt" else ())}
+    needed = {*_LAYOUT, *(_OPTIONS[name] - {"time", "ranges"} if name == "klt" else ())}
     if missing := needed - params.keys():
         raise MemoError(f"codec {name!r}: parameter {', '.join(sorted(map(repr, missing)))} is missing")
     if unknown := options.keys() - _OPTIONS[name]:

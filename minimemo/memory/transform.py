@@ -19,10 +19,13 @@ from torch import Tensor
 
 from minimemo.errors import MemoError
 from minimemo.kernels import Basis
+from minimemo.memory import ranges, symbols
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
+    CPU,
     KVLayout,
     Streams,
+    brought,
     byte_planes,
     checked_kv,
     sinks_from,
@@ -31,7 +34,7 @@ from minimemo.memory.codec import (
 )
 from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
 from minimemo.memory.profile import Profile, Transform, joint
-from minimemo.memory.symbols import LARGEST, Band, bands, pack, unpack
+from minimemo.memory.symbols import LARGEST
 
 SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
 TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
@@ -45,19 +48,22 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are."""
+    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are. One of bands
+    and runs: what codes them."""
 
-    bands: tuple[Band, ...]
+    bands: tuple[symbols.Band, ...]
+    runs: tuple[ranges.Run, ...]
     places: np.ndarray | None
 
 
 class _Part:
-    """One Transform at one step: what is coded of a group's keys or values. up: the fraction of a step from which on
-    numbers are rounded away from zero; time: tokens of a group that are coded as frequencies, 1 for none."""
+    """One Transform at one step: what is coded of a group's keys or values. time: tokens of a group that are coded as
+    frequencies, 1 for none; ranged: whether symbols are coded by ranges."""
 
-    def __init__(self, half: Transform, step: float, up: float, time: int) -> None:
+    def __init__(self, half: Transform, step: float, values: bool, time: int, ranged: bool) -> None:
         self.half, self.step, self.time = half, step, time
-        self._rounding = 1 - up
+        self._values, self._ranged = values, ranged
+        self._rounding = 1 - (VALUES_UP if values else KEYS_UP)
         self._spread = half.deviation.numpy() / step
         loudest = float(loudness(time)[0]) if time > 1 else 1.0
         kept = int((self._spread >= QUIET / loudest).sum())
@@ -67,15 +73,19 @@ class _Part:
         self._spread = self._spread[:kept]
         self._loudest = loudest * float(self._spread.max(initial=0.0))
         self._plans: dict[int, _Plan] = {}  # by the tokens of a block
+        self._there: tuple[Tensor, Tensor, Tensor] | None = None  # of `_on`
 
     def _plan(self, tokens: int) -> _Plan:
         """The plan of n tokens, made once."""
         if tokens not in self._plans:
             if self.time == 1:
-                plan = _Plan(bands(self._spread), None)
+                plan = _Plan(symbols.bands(self._spread), (), None)
             else:
                 places, spread = order(self._spread, tokens, self.time, QUIET)
-                plan = _Plan(bands(spread, self._loudest), places)
+                if self._ranged:
+                    plan = _Plan((), ranges.runs_of(spread, self._values), places)
+                else:
+                    plan = _Plan(symbols.bands(spread, self._loudest), (), places)
             self._plans[tokens] = plan
         return self._plans[tokens]
 
@@ -83,35 +93,79 @@ class _Part:
         """(C,)"""
         return self.half.weight.repeat_interleave(self.half.mean.numel() // self.half.weight.numel())
 
-    def encode(self, x: Tensor) -> Streams:
-        """x (n, C) float32."""
-        components = self.basis.components((x - self.half.mean) * self.scale())
+    def rounded(self, x: Tensor) -> Tensor:
+        """x (n, C) float32 -> symbols (r, n) int32, where x is: on a GPU in float32 whatever the numbers are."""
+        components = self.basis.components((x - self.half.mean) * self.scale()) if x.is_cpu else self.components_on(x)
         if self.time > 1:
             to_frequencies(components[None], self.time)
         sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        symbols = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
-        bands_, places = self._plan(len(x))
-        return pack(symbols, bands_) if places is None else pack(symbols.reshape(-1, 1)[places], bands_, rows=False)
+        return sizes.copysign_(components).to(torch.int32).T.contiguous()
+
+    def components_on(self, x: Tensor) -> Tensor:
+        """(n, r) float32, of x on a GPU."""
+        rows, inverse, mean = self._on(x.device)
+        scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
+        return ((x - mean) * scale) @ rows.float().T
+
+    def packed(self, coded: np.ndarray) -> Streams:
+        """The streams of symbols (r, n) int32."""
+        plan = self._plan(coded.shape[1])
+        if plan.places is None:
+            return symbols.pack(coded, plan.bands)
+        placed = coded.reshape(-1)[plan.places]
+        return ranges.pack(placed, plan.runs) if self._ranged else symbols.pack(placed[:, None], plan.bands, rows=False)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
+        if self._there is None or self._there[0].device != device:
+            rows, inverse, mean = (x.to(device) for x in (self.basis.rows, 1 / self.half.weight, self.half.mean))
+            self._there = rows, inverse, mean
+        return self._there
 
     @property
     def streams(self) -> int:
         """How many streams every block has."""
-        return len(self._plan(BLOCK_TOKENS).bands) + 2
+        return ranges.STREAMS if self._ranged else len(self._plan(BLOCK_TOKENS).bands) + 2
+
+    def symbols(self, streams: Sequence[bytes], tokens: int) -> np.ndarray:
+        """(r, n) int16, of each component token after token, or frequency after frequency."""
+        plan = self._plan(tokens)
+        if plan.places is None:
+            return symbols.unpack(streams, plan.bands, tokens)
+        if self._ranged:
+            placed = ranges.unpack(streams, plan.runs)
+        else:
+            placed = symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
+        coded = np.zeros((len(self.basis.rows), tokens), np.int16)
+        coded.reshape(-1)[plan.places] = placed
+        return coded
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
-        tokens, (plan, places) = out.shape[2], self._plan(out.shape[2])
         mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        if places is None:
-            symbols = torch.from_numpy(unpack(streams, plan, tokens))
-            self.basis.inverse(symbols, self.step, mean * self.scale(), inverse, heads)
+        coded = torch.from_numpy(self.symbols(streams, out.shape[2]))
+        if self.time == 1:
+            self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
             return
-        coded = np.zeros((len(self.basis.rows), tokens), np.int16)
-        coded.reshape(-1)[places] = unpack(streams, plan, 1, rows=False)[:, 0]
-        self.basis.inverse(torch.from_numpy(coded), self.step, torch.zeros_like(mean), inverse, heads)
+        self.basis.inverse(coded, self.step, torch.zeros_like(mean), inverse, heads)
         to_tokens(heads, self.time)
         heads += mean.view(len(heads), 1, -1)
+
+    def restore(self, symbols: Tensor, out: Tensor) -> None:
+        """As `decode`, from symbols (r, n) int16 on a GPU, in float32 whatever the numbers are."""
+        heads = out.flatten(0, 1)
+        rows, inverse, mean = self._on(out.device)
+        inverse = inverse.repeat_interleave(out.shape[1])[:, None, None]
+        x = (symbols.T.float() * self.step) @ rows.float()
+        x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
+        if self.time > 1:
+            x = x.contiguous()
+            to_tokens(x, self.time)
+        heads.copy_(x + mean.view(len(heads), 1, -1))
+
+
+_Piece = tuple[Sequence[tuple[_Part, _Part]], Streams, slice]  # groups of layers, their streams, tokens of the block
 
 
 class TransformCodec:
@@ -124,10 +178,11 @@ class TransformCodec:
     first `sinks`. The last TAIL tokens have a step FINER times as small: what follows looks most at what is near.
 
     time: where it is not 1, the tokens between those are coded in groups of so many, as frequencies; see `frequencies`.
+    ranges: where it is 1, the symbols of those are coded by `ranges`, else by `symbols`, as are those of the tail.
 
     Streams: a head, either nothing or two bytes, the number of the opening (from 1, 0 for none) and how many tokens of
-    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of `symbols.pack`
-    for keys and for values; all those of the tail in one, each after its length (u32).
+    the tail are in this block; sinks (byte planes of (keys, values)); for each group of layers those of the coder for
+    keys and for values; all those of the tail in one, each after its length (u32).
     """
 
     name = "klt"
@@ -142,10 +197,12 @@ class TransformCodec:
         value_step: float,
         sinks: int = SINKS,
         time: int = 1,
+        ranges: int = 0,
     ) -> None:
         """Raises MemoError for steps out of range and a profile of a model of another shape."""
         whole_number("sinks", sinks, 0, BLOCK_TOKENS)
         whole_number("time", time, 1, MAX_GROUP)
+        whole_number("ranges", ranges, 0, 1 if time > 1 else 0)
         for name, step in (("key_step", key_step), ("value_step", value_step)):
             if not isinstance(step, (int, float)) or not 1e-6 <= step <= 1e6:
                 raise MemoError(f"codec: {name} must be a number from 1e-6 to 1e6, got {step!r}")
@@ -161,19 +218,20 @@ class TransformCodec:
         self.layout = layout
         self.profile = profile
         self.steps = float(key_step), float(value_step)
-        self.sinks, self.time = sinks, time
+        self.sinks, self.time, self.ranges = sinks, time, ranges
         self._parts, self._fine = (
             [
-                (_Part(key, key_step / finer, KEYS_UP, group), _Part(value, value_step / finer, VALUES_UP, group))
+                (_Part(key, key_step / finer, False, *coded), _Part(value, value_step / finer, True, *coded))
                 for key, value in zip(profile.keys, profile.values, strict=True)
             ]
-            for finer, group in ((1, time), (FINER, 1))
+            for finer, coded in ((1, (time, bool(ranges))), (FINER, (1, False)))
         )  # keys and values of each group of layers; the same for the tail
 
     def params(self) -> dict[str, Any]:
         steps = {"key_step": self.steps[0], "value_step": self.steps[1]}
-        time = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have it
-        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **time}
+        later = {"time": self.time} if self.time > 1 else {}  # memories of earlier times do not have these
+        later |= {"ranges": self.ranges} if self.ranges else {}
+        return {**asdict(self.layout), "profile": self.profile.hash, **steps, "sinks": self.sinks, **later}
 
     def encode(self, block: KVBlock, following: int = BLOCK_TOKENS) -> Streams:
         keys, values = checked_kv(block, self.layout)
@@ -189,10 +247,18 @@ class TransformCodec:
         return head, *byte_planes(exact), *middle, joined
 
     def _encode(self, groups: Sequence[tuple[_Part, _Part]], keys: Tensor, values: Tensor) -> Iterator[bytes]:
-        """Yields the streams of keys and values (L, G, n, D), group by group."""
-        for layers, (key, value) in self._by_layers(groups):
-            yield from key.encode(joint(keys[layers]))
-            yield from value.encode(joint(values[layers]))
+        """Yields the streams of keys and values (L, G, n, D), group by group: from a GPU symbols come in one copy."""
+        parts, symbols = list[_Part](), list[Tensor]()
+        for layers, pair in self._by_layers(groups):
+            for part, x in zip(pair, (keys, values), strict=True):
+                parts.append(part)
+                symbols.append(part.rounded(joint(x[layers])))
+        if symbols and not symbols[0].is_cpu:
+            sizes = [x.numel() for x in symbols]
+            flat = torch.cat([x.flatten().to(torch.int16) for x in symbols]).cpu().int().split(sizes)
+            symbols = [part.view(x.shape) for part, x in zip(flat, symbols, strict=True)]
+        for part, x in zip(parts, symbols, strict=True):
+            yield from part.packed(x.numpy())
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0
@@ -220,7 +286,7 @@ class TransformCodec:
             raise MemoError(f"an opening of {found.shape[3]} tokens in a block of {tokens}")
         return found.to(self.layout.torch_dtype).float()
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """As the protocol says, in float32."""
         layers, heads, _, dim = self.layout.shape(tokens)
         width = 1 + self.layout.torch_dtype.itemsize
@@ -232,12 +298,32 @@ class TransformCodec:
         kept, last = exact.shape[3], tokens - fine
         if kept > last:
             raise MemoError(f"{kept} exact tokens and a tail of {fine} in a block of {tokens}")
-        found = torch.empty(2, layers, heads, tokens, dim)
-        found[:, :, :, :kept] = exact
-        self._decode(self._parts, streams[width:-1], found[:, :, :, kept:last])
+        pieces = [(self._parts, streams[width:-1], slice(kept, last))]
         if fine or streams[-1]:
-            self._decode(self._fine, _split(streams[-1], _count(self._fine)), found[:, :, :, last:])
+            pieces.append((self._fine, _split(streams[-1], _count(self._fine)), slice(last, tokens)))
+        found = torch.empty(2, layers, heads, tokens, dim, device=device)
+        if device != CPU:
+            self._restore(exact, pieces, found)
+            return found[0], found[1]
+        found[:, :, :, :kept] = exact
+        for groups, coded, span in pieces:
+            self._decode(groups, coded, found[:, :, :, span])
         return found[0], found[1]
+
+    def _restore(self, exact: Tensor, pieces: Sequence[_Piece], out: Tensor) -> None:
+        """Into out (2, L, G, n, D) on a GPU, to which exact tokens and all symbols go in one copy."""
+        places: list[tuple[_Part, Tensor]] = []
+        symbols = []
+        for groups, streams, span in pieces:
+            left, (part_keys, part_values) = iter(streams), out[:, :, :, span]
+            for layers, pair in self._by_layers(groups):
+                for part, x in zip(pair, (part_keys, part_values), strict=True):
+                    symbols.append(part.symbols([next(left) for _ in range(part.streams)], x.shape[2]))
+                    places.append((part, x[layers]))
+        first, *rest = brought([exact.contiguous().numpy(), *symbols], out.device)
+        out[:, :, :, : exact.shape[3]] = first.view(torch.float32).view(exact.shape)
+        for (part, x), numbers, coded in zip(places, symbols, rest, strict=True):
+            part.restore(coded.view(torch.int16).view(numbers.shape), x)
 
     def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
         """Into out (2, L, G, n, D)."""

@@ -40,8 +40,8 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return save_profile("f" * 64, keys, values, tmp_path_factory.mktemp("profiles"))
 
 
-def _codec(profile: Profile, time: int, step: float = 0.5) -> TransformCodec:
-    return TransformCodec(LAYOUT, profile, step, step, sinks=0, time=time)
+def _codec(profile: Profile, time: int, step: float = 0.5, ranges: int = 0) -> TransformCodec:
+    return TransformCodec(LAYOUT, profile, step, step, sinks=0, time=time, ranges=ranges)
 
 
 @pytest.mark.parametrize("group", [1, 2, 7, 16, 33, 64])
@@ -110,9 +110,11 @@ def test_every_symbol_has_one_place(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("time", [16, 64])
-def test_the_codec_with_frequencies(profile: Profile, tokens: int, time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, codec = block_of(_slow(tokens, 9), _slow(tokens, 10)), _codec(profile, time)
+@pytest.mark.parametrize(("time", "ranges"), [(16, 0), (64, 0), (16, 1)])
+def test_the_codec_with_frequencies(
+    profile: Profile, tokens: int, time: int, ranges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block, codec = block_of(_slow(tokens, 9), _slow(tokens, 10)), _codec(profile, time, ranges=ranges)
     streams = codec.encode(block)
     keys, values = codec.decode(streams, tokens)
     wide = profile.keys[0].weight.repeat_interleave(16)
@@ -121,10 +123,22 @@ def test_the_codec_with_frequencies(profile: Profile, tokens: int, time: int, mo
         kept = error @ profile.keys[0].basis[:12].float().T  # a group's errors are as large in frequencies as in tokens
         assert float(kept.pow(2).mean().sqrt()) <= bound * 0.5 + 0.01
     again = make_codec("klt", codec.params(), lambda _: profile)
-    assert again.params()["time"] == time and again.encode(block) == streams
+    assert again.params()["time"] == time and again.params().get("ranges", 0) == ranges
+    assert again.encode(block) == streams
     monkeypatch.setattr(native, "unavailable", lambda: "not here")
     for found, native_ in zip(codec.decode(streams, tokens), (keys, values), strict=True):
         assert torch.allclose(found, native_, atol=0.02)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_ranges_hold_the_same_symbols(profile: Profile, tokens: int) -> None:
+    block = block_of(_slow(tokens, 9), _slow(tokens, 10))
+    for step in (0.02, 0.5, 3.0, 1e4):  # loud symbols, with low bits; quiet ones; none
+        found = [
+            codec.decode(codec.encode(block), tokens)
+            for codec in (_codec(profile, 16, step, ranges=1), _codec(profile, 16, step))
+        ]
+        assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_fewer_bytes_where_neighbours_are_alike(profile: Profile) -> None:
@@ -154,8 +168,9 @@ def test_every_block_has_as_many_streams(profile: Profile, tokens: int, followin
     assert float((keys - block.keys).abs().mean()) < 0.5
 
 
-def test_damage_and_strangers(profile: Profile, tmp_path: Path) -> None:
-    codec = _codec(profile, 16)
+@pytest.mark.parametrize("ranges", [0, 1])
+def test_damage_and_strangers(profile: Profile, tmp_path: Path, ranges: int) -> None:
+    codec = _codec(profile, 16, ranges=ranges)
     streams = codec.encode(block_of(_slow(100, 9), _slow(100, 10)))
     for at in range(5, len(streams)):
         if streams[at]:
@@ -164,6 +179,9 @@ def test_damage_and_strangers(profile: Profile, tmp_path: Path) -> None:
     for time in (0, 65, 1.5, "16"):
         with pytest.raises(MemoError, match="time"):
             make_codec("klt", {**codec.params(), "time": time}, lambda _: profile)
+    for wrong in ({"ranges": 2}, {"ranges": True}, {"ranges": 1, "time": 1}):
+        with pytest.raises(MemoError, match="ranges"):
+            make_codec("klt", {**codec.params(), **wrong}, lambda _: profile)
 
 
 def test_values_are_rounded_up_early(profile: Profile) -> None:

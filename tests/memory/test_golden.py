@@ -53,7 +53,7 @@ KLT = [
     [6.88293, 7.86902, 5.58508, 6.48279, 4.86658, 5.11912, 7.66067, 8.40813],
     [-3.62354, -8.33789, -1.47461, -8.84033, -3.53647, -10.33657, -2.90767, -11.19253],
 ]
-# What klt.bin holds, coded anew in groups of 16 tokens.
+# What klt.bin holds, coded anew in groups of 16 tokens, for zstd and in ranges.
 KLT_TIME = [
     *KLT[:2],
     [3.58077, 9.54618, 2.11898, 6.76589, 3.47712, 7.59067, 0.7169, 4.85746],
@@ -83,7 +83,13 @@ def numbers(path: Path) -> list[list[float]]:
 
 @pytest.mark.parametrize(
     ("name", "expected", "within"),
-    [("exact", EXACT, 0), ("int4", INT4, 6e-6), ("klt", KLT, 1e-3), ("klt-time", KLT_TIME, 1e-3)],
+    [
+        ("exact", EXACT, 0),
+        ("int4", INT4, 6e-6),
+        ("klt", KLT, 1e-3),
+        ("klt-time", KLT_TIME, 1e-3),
+        ("klt-ranges", KLT_TIME, 1e-3),
+    ],
 )
 def test_a_memory_of_every_codec(name: str, expected: list[list[float]], within: float) -> None:
     reader, codec = opened(GOLDEN / f"{name}.bin")
@@ -100,7 +106,7 @@ def test_a_memory_of_every_codec(name: str, expected: list[list[float]], within:
 def test_without_the_native_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "unavailable", lambda: "not here")
     assert packing.native.unavailable() == "not here"
-    for name, expected in (("klt", KLT), ("klt-time", KLT_TIME)):
+    for name, expected in (("klt", KLT), ("klt-time", KLT_TIME), ("klt-ranges", KLT_TIME)):
         for found, wanted in zip(numbers(GOLDEN / f"{name}.bin"), expected, strict=True):
             assert found == pytest.approx(wanted, abs=1e-3)
 

@@ -115,6 +115,27 @@ def test_rows_over_a_shared_prefix_equal_rows_alone(family: tuple[Any, Decoder])
     assert memory.length == 23 and torch.equal(memory.keys[:, :, :23], before)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"], indirect=True)
+def test_layers_go_on_from_what_one_of_them_took(family: tuple[Any, Decoder]) -> None:
+    """From any layer on, to the same logits; and only the layers from there on see what became of the cache."""
+    _, decoder = family
+    ids, inputs = torch.arange(3, 40), list[torch.Tensor]()
+    cache = _cache(decoder, 40)
+    decoder.forward(ids[:30], [Row(cache, 30)], logits="none")
+    exact = decoder.forward(ids[30:], [Row(cache, 7)], inputs=inputs, logits="all")
+    cache.truncate(30)
+    for layer in reversed(range(decoder.config.num_layers)):
+        assert torch.allclose(decoder.resume(inputs[layer], layer, cache), exact, atol=1e-5)
+        assert cache.length == 30
+    cache.values[1, :, :30] += 0.5
+    assert torch.allclose(decoder.resume(inputs[2], 2, cache), exact, atol=1e-5)
+    changed = decoder.forward(ids[30:], [Row(cache, 7)], logits="all")
+    cache.truncate(30)
+    for layer in (0, 1):
+        assert torch.allclose(decoder.resume(inputs[layer], layer, cache), changed, atol=1e-5)
+    assert not torch.allclose(changed, exact, atol=1e-2)
+
+
 def test_sharded_weights_load_the_same(tmp_path: Path) -> None:
     reference = _reference("qwen2", tmp_path)
     whole = load_decoder(tmp_path, dtype=torch.float32)

@@ -247,6 +247,7 @@ def endless_pdf() -> bytes:
         ("deep.html", b"<html>" + b"<b>" * 50_000 + b"text", "within each other"),
         ("deep.eml", b"Subject: a\nFrom: b\nTo: c\nContent-Type: message/rfc822\n\n" * 20_000, "too many parts"),
     ],
+    ids=lambda part: repr(part)[:20],
 )
 def test_hostile_files_end_in_one_line_and_leave_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str

@@ -8,7 +8,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 13;  // counts changes of the exported functions
+constexpr int kAbi = 14;  // counts changes of the exported functions
 
 }  // namespace
 
