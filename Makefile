@@ -1,5 +1,5 @@
-# make demo: the only set-up. make test: the tests. make check: style and types. make aot: Triton kernels compile.
-# make test-real: on pulled models.
+# make demo: the only set-up. make test: the tests. make check: style, types, the package as it is installed, attacks.
+# make aot: Triton kernels compile. make test-real: on pulled models.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,7 +26,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 test: dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real and not cluster" -n 2 --dist worksteal --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real and not cluster and not package" -n 2 --dist worksteal --durations=8
 
 test-real: dev
 	$(BIN)/python -m pytest -m "real or cluster" --durations=0 -rA
@@ -35,6 +35,7 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m package -n 2 --dist worksteal --durations=8 tests/test_package.py tests/test_attack.py
 
 # Every Triton kernel compiled for eight chips, or those in CHIPS, no GPU needed: no spills, shared memory within the
 # chip's limit.

@@ -93,6 +93,26 @@ def rope_qkv(
     return True
 
 
+def rope_rows(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    tables: tuple[Tensor, Tensor],
+    positions: Tensor,
+    slots: Tensor,
+    out: Tensor,
+    cache_keys: Tensor,
+    cache_values: Tensor,
+    spacing: int,
+) -> None:
+    """Does as `rope_qkv` on a GPU for n rows of one token each, every row with a cache of its own, `spacing` numbers
+    after the one before; positions, whose cos and sin are looked up in the tables (P, D), and slots are (n,) int32."""
+    from .triton import rope
+
+    rows = (positions, slots, spacing)
+    rope.qkv_launch(qkv, norms, eps, *tables, out, cache_keys, cache_values, 0, None, rows=rows).run()
+
+
 def _native_serves(x: Tensor, weight: Tensor) -> bool:
     few = weight.shape == x.shape[-1:] != (0,) and x.numel() // x.shape[-1] <= _NATIVE_ROWS
     alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu

@@ -5,8 +5,8 @@ Letters: H query heads, G kv heads, N query tokens, T key tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from . import hugepages
 CPU = torch.device("cpu")
 PACK_GROUP = 64  # tokens that share a key scale
 MAX_DIM = 256  # numbers of a head that kernels take
+UNIT = 256  # columns of a K-quant's block
 QUANTIZED_GROUPS = (16, 32, 64, 128)  # columns of a quantized matrix that share a scale
 
 
@@ -75,6 +76,21 @@ def empty_packed(kv_heads: int, tokens: int, dim: int, bits: int, device: torch.
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Says, in numbers on a GPU, what N query tokens see of a source, each of them a row of its own: a launch that
+    reads them there is the same whatever they are, so that it can be captured once and replayed.
+
+    counts: (N,) int32, how many of the source's keys there are for each row; (1,) where all rows see all of them.
+    places: (N,) int32, the index of the key that each row sits at, the last that it sees; None where all see all.
+    spacing: numbers from the keys, or values, of a row to those of the next one; 0 where all share them.
+    """
+
+    counts: Tensor
+    places: Tensor | None = None
+    spacing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Query tokens first .. first + count - 1 attend to these keys and values (G, T, D).
 
@@ -88,6 +104,7 @@ class Source:
     count: int
     last_seen: int | None = None
     window: int | None = None
+    rows: Rows | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,6 +122,7 @@ class PackedSource:
     count: int
     last_seen: int | None = None
     window: int | None = None
+    rows: Rows | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,81 +132,166 @@ class PackedSource:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedMatrix:
-    """Holds weight[o, i] = code * scale + offset, both of column i's group; 8-bit codes are signed, 4-bit ones 0 .. 15.
+    """Holds weight[o, i] = (code - zero) * scale + offset, scale and offset of column i's group, in as many bits a code
+    as it needs. 8-bit codes are signed and lie column by column, with zero 0; others are 0 .. 2**bits - 1 with zero 0
+    or half of that.
 
-    At 4 bits byte i of a group of columns holds column i in its low half and column i + group/2 in its high half.
+    Byte b of 16 that hold 32 columns has the low 4 bits of column b in its low half, of column b + 16 in its high half.
+    The bits above them are in words: of 5-bit codes bit 4 w + s + 16 u of a word for 32 columns belongs to column
+    4 w + s // 2 + 2 u + 16 (s % 2), w and s from 0 to 3, u 0 or 1. Of 6-bit codes bits 4 w + 2 (s % 2) + 16 u and the
+    next one, of the word s // 2 of two. So a pair of columns comes out of its words by two shifts and two masks.
     """
 
-    bits: int  # 8 or 4
+    bits: int  # 8, 6, 5 or 4
     codes: Tensor  # (out, in) int8, or (out, in / 2) uint8
-    scales: Tensor  # (out, in / group) float16
-    offsets: Tensor | None  # like scales
+    scales: Tensor  # (out, in / group) float16, or int8: times the unit of its 256 columns
+    offsets: Tensor | None = None  # like scales
+    high: Tensor | None = None  # (out, in / 32) or (out, in / 16) int32: what 5- and 6-bit codes have above 4 bits
+    zero: int = 0
+    scale_units: Tensor | None = None  # (out, in / 256) float16, with int8 scales
+    offset_units: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1] * 8 // self.bits
+        return self.codes.shape[0], self.codes.shape[1] * (1 if self.bits == 8 else 2)
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.codes, self.scales, self.offsets) if x is not None)
+        parts = (getattr(self, f.name) for f in fields(self))
+        return sum(x.nbytes for x in parts if isinstance(x, Tensor))
 
     def rows(self, ids: Tensor) -> QuantizedMatrix:
         """Picks the rows `ids` (N,)."""
-        return QuantizedMatrix(
-            self.bits, self.codes[ids], self.scales[ids], None if self.offsets is None else self.offsets[ids]
-        )
+        return self._changed(lambda x: x[ids])
 
     def widened(self, dtype: torch.dtype) -> Tensor:
         """Returns (out, in) in `dtype`, computed in float32."""
-        grouped = self.codes.unflatten(1, (self.scales.shape[1], -1))
-        if self.bits == 4:
-            grouped = torch.cat((grouped & 15, grouped >> 4), dim=2)
-        wide = grouped.float().mul_(self.scales.float().unsqueeze(2))
+        rows, columns = self.shape
+        codes = self.codes
+        if self.bits < 8:
+            units = codes.unflatten(1, (-1, 16)).int()
+            codes = torch.cat((units & 15, units >> 4), dim=2)
+            if self.high is not None:
+                word, bit = high_places(self.bits, codes.device)
+                above = self.high.unflatten(1, (columns // 32, -1))[:, :, word] >> bit
+                codes |= (above & (2 ** (self.bits - 4) - 1)) << 4
+            codes = codes.flatten(1) - self.zero
+        scales = _whole(self.scales, self.scale_units)
+        wide = codes.unflatten(1, (scales.shape[1], -1)).float().mul_(scales.unsqueeze(2))
         if self.offsets is not None:
-            wide.add_(self.offsets.float().unsqueeze(2))
-        return wide.flatten(1).to(dtype)
+            wide.add_(_whole(self.offsets, self.offset_units).unsqueeze(2))
+        return wide.view(rows, columns).to(dtype)
+
+    def joins(self, other: QuantizedMatrix) -> bool:
+        """Whether another matrix may stand below this one in the same tensors."""
+        kinds = [
+            (m.bits, m.zero, m.codes.shape[1], m.scales.shape[1], m.scales.dtype, m.offsets is None)
+            for m in (self, other)
+        ]
+        return kinds[0] == kinds[1]
+
+    def above(self, other: QuantizedMatrix) -> QuantizedMatrix:
+        """This matrix with another one below it."""
+        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return replace(self, **{k: torch.cat(x) for k, x in parts.items() if isinstance(x[0], Tensor)})
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> QuantizedMatrix:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(part) for name, part in parts.items() if isinstance(part, Tensor)})
+
+
+def _whole(numbers: Tensor, units: Tensor | None) -> Tensor:
+    """Scales or offsets (out, groups) in float32."""
+    wide = numbers.float()
+    if units is None:
+        return wide
+    return (wide.unflatten(1, (units.shape[1], -1)) * units.float().unsqueeze(2)).flatten(1)
+
+
+def in_units(numbers: Tensor, columns: int) -> tuple[Tensor, Tensor] | None:
+    """Takes scales or offsets (out, groups) float32, as K-quants make them, apart again: whole numbers, int8, and for
+    each 256 columns a float16 of which they are multiples, (out, columns / 256). None where they are none."""
+    if columns % UNIT or not numbers.numel():
+        return None
+    blocks = numbers.unflatten(1, (columns // UNIT, -1))
+    largest = blocks.abs().amax(2)
+    units, found = torch.zeros_like(largest), largest == 0
+    for multiple in range(1, 128):
+        unit = largest / multiple
+        whole = (blocks / unit.unsqueeze(2)).round()
+        fits = (whole * unit.unsqueeze(2) == blocks).all(2) & (unit == unit.half().float()) & ~found
+        units, found = torch.where(fits, unit, units), found | fits
+        if found.all():
+            return (blocks / units.unsqueeze(2)).nan_to_num(0.0).round().to(torch.int8).flatten(1), units.half()
+    return None
+
+
+def high_places(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(word, bit), each (32,): where a column's bits above the fourth begin, of the words for 32 columns."""
+    column = torch.arange(32, device=device)
+    w, s, u = column % 16 // 4, 2 * (column % 2) + column // 16, column % 4 // 2
+    if bits == 5:
+        return torch.zeros_like(w), 4 * w + s + 16 * u
+    return s // 2, 4 * w + 2 * (s % 2) + 16 * u
+
+
+def with_units(matrix: QuantizedMatrix, scales: Tensor, offsets: Tensor | None) -> QuantizedMatrix:
+    """A matrix with its scales and offsets, given in float32, in bytes, where they are such; else as it is."""
+    columns = matrix.shape[1]
+    found = in_units(scales, columns)
+    others = (None, None) if offsets is None else in_units(offsets, columns)
+    if found is None or others is None:
+        return matrix
+    return replace(matrix, scales=found[0], scale_units=found[1], offsets=others[0], offset_units=others[1])
 
 
 def joined(matrices: Sequence[QuantizedMatrix]) -> list[QuantizedMatrix]:
     """Lays neighbours of one width, bits and group into one matrix, one below the other."""
     whole: list[QuantizedMatrix] = []
-    kinds: list[tuple[int, int, bool]] = []
     for matrix in matrices:
-        kind = (matrix.bits, matrix.scales.shape[1], matrix.offsets is None)
-        if kinds and kinds[-1] == kind:
-            last = whole.pop()
-            offsets = [x for x in (last.offsets, matrix.offsets) if x is not None]
-            codes, scales = torch.cat((last.codes, matrix.codes)), torch.cat((last.scales, matrix.scales))
-            matrix = QuantizedMatrix(matrix.bits, codes, scales, torch.cat(offsets) if offsets else None)
-        whole.append(matrix)
-        kinds.append(kind)
+        whole.append(whole.pop().above(matrix) if whole and whole[-1].joins(matrix) else matrix)
     return whole
 
 
-def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
-    """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 16 (with 8 bits), 32, 64 or
-    128, for the kernel.
+def bits_for(codes: Tensor) -> int:
+    """How many bits hold codes (out, in) int8, as `quantized_matrix` lays them out: 4, 5, 6 or 8."""
+    least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    for bits in (4, 5, 6):
+        half = 2 ** (bits - 1)
+        if codes.shape[1] % 32 == 0 and ((least >= 0 and most < 2 * half) or (-half <= least and most < half)):
+            return bits
+    return 8
 
-    Values stay exactly as given. 4-bit codes lie in 0 .. 15, or in -8 .. 7: then the offsets take up the difference,
-    rounded to float16. Raises ValueError naming what does not fit.
+
+def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = None, *, bits: int) -> QuantizedMatrix:
+    """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 16, 32, 64 or 128, for the
+    kernels.
+
+    Values stay exactly as given. Codes of fewer than 8 bits lie in 0 .. 2**bits - 1, or half of that below and above 0,
+    in whole blocks of 32 columns. Raises ValueError naming what does not fit.
     """
     codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float16, QUANTIZED_GROUPS)
-    group = codes.shape[1] // scales.shape[1]
     if bits == 8:
         return QuantizedMatrix(8, codes, scales, offsets)
-    if bits != 4:
-        raise ValueError(f"bits: {bits}, expected 8 or 4")
-    if group == 16:
-        raise ValueError("scales: groups of 16 columns are for 8 bits")
+    if bits not in (4, 5, 6):
+        raise ValueError(f"bits: {bits}, expected 8, 6, 5 or 4")
+    rows, columns = codes.shape
+    if columns % 32:
+        raise ValueError(f"codes: {columns} columns, expected a multiple of 32 with {bits} bits")
+    half = 2 ** (bits - 1)
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if least < -8 or most > (7 if least < 0 else 15):
-        raise ValueError(f"codes: from {least} to {most}, expected -8 to 7 or 0 to 15")
-    if least < 0:
-        codes = codes + 8
-        shift = -8 * scales.float()
-        offsets = (shift if offsets is None else offsets.float() + shift).half()
-    low, high = codes.view(len(codes), -1, 2, group // 2).to(torch.uint8).unbind(2)
-    return QuantizedMatrix(4, (low | high << 4).reshape(len(codes), -1), scales, offsets)
+    zero = half if least < 0 else 0
+    if least + zero < 0 or most + zero >= 2 * half:
+        raise ValueError(f"codes: from {least} to {most}, expected {-half} to {half - 1} or 0 to {2 * half - 1}")
+    units = (codes + zero).view(rows, columns // 32, 32)
+    low = units & 15
+    packed = (low[:, :, :16].to(torch.uint8) | low[:, :, 16:].to(torch.uint8) << 4).reshape(rows, -1)
+    if bits == 4:
+        return QuantizedMatrix(4, packed, scales, offsets, None, zero)
+    word, bit = high_places(bits, codes.device)
+    above = (units >> 4).long() << bit
+    words = torch.stack([above[:, :, word == at].sum(2) for at in range(bits - 4)], dim=2)
+    return QuantizedMatrix(bits, packed, scales, offsets, words.view(rows, -1).to(torch.int32), zero)
 
 
 def checked_groups(

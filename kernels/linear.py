@@ -21,24 +21,26 @@ def quantized_linear(
     norm: tuple[Tensor, float] | None = None,
     gate: str | None = None,
     residual: Tensor | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """Multiplies x (N, in) with the transposes of matrices (out, in) side by side, adds bias (out,) -> (N, out), in x's
     dtype. norm: weight (in,) and eps of an RMSNorm of x before. gate: the activation after, of gate and up in halves of
-    the outputs. residual: (N, out), to which the product is added; it may be overwritten."""
+    the outputs. residual: (N, out), to which the product is added; it may be overwritten. wide: the result is
+    float32."""
     given = [one for one in (x, bias, residual, norm[0] if norm else None) if one is not None]
     if x.shape[0] > triton.MAX_ROWS or not triton.serves(*given):
-        x = rms_norm(x, *norm) if norm else x
-        weight = (
-            torch.cat([_widened(matrix, x) for matrix in matrices]) if len(matrices) > 1 else _widened(matrices[0], x)
-        )
-        return finish_product(x, weight, bias, gate, residual)
+        weight, x = _widened_with(matrices, x, norm)
+        out = finish_product(x, weight, bias, gate, residual)
+        return out.float() if wide else out
     from .triton import linear
 
     if len(matrices) == 1 and (bias is None or not gate):
-        return linear.quantized_linear(x, matrices[0], bias, norm=norm, gate=gate, residual=residual)
+        return linear.quantized_linear(
+            x, matrices[0], bias, norm=norm, gate=gate, residual=residual, dtype=torch.float32 if wide else None
+        )
     x = rms_norm(x, *norm) if norm else x
     sizes = [matrix.shape[0] for matrix in matrices]
-    out = torch.empty((x.shape[0], sum(sizes)), dtype=x.dtype, device=x.device)
+    out = torch.empty((x.shape[0], sum(sizes)), dtype=torch.float32 if wide else x.dtype, device=x.device)
     biases = [None] * len(sizes) if bias is None else list(bias.split(sizes))
     for matrix, part, place in zip(matrices, biases, out.split(sizes, dim=1), strict=True):
         linear.quantized_linear(x, matrix, part, out=place)
@@ -53,6 +55,28 @@ def finish_product(x: Tensor, weight: Tensor, bias: Tensor | None, gate: str | N
     out = F.linear(x, weight, bias)
     out = gated_mlp_activation(out, gate) if gate else out
     return out if residual is None else residual + out
+
+
+def widened_rows(matrix: QuantizedMatrix, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows `ids` (N,) of a matrix, (N, in) in `dtype`."""
+    if matrix.scales.device.type != triton.DEVICE or not triton.installed():
+        return matrix.rows(ids).widened(dtype)
+    from .triton import linear
+
+    return linear.widen(matrix, dtype, ids)
+
+
+def _widened_with(
+    matrices: Sequence[QuantizedMatrix], x: Tensor, norm: tuple[Tensor, float] | None
+) -> tuple[Tensor, Tensor]:
+    """The matrices side by side in x's dtype, and x, normed where there is a norm."""
+    if norm and len(matrices) == 1 and x.shape[1] <= triton.MAX_WIDTH and triton.serves(x, norm[0]):
+        from .triton import linear
+
+        return linear.widen_and_norm(matrices[0], x, *norm)
+    x = rms_norm(x, *norm) if norm else x
+    wide = [_widened(matrix, x) for matrix in matrices]
+    return (torch.cat(wide) if len(wide) > 1 else wide[0]), x
 
 
 def _widened(matrix: QuantizedMatrix, x: Tensor) -> Tensor:

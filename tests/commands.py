@@ -1,5 +1,5 @@
-"""Runs `minimemo` in processes forked from one that has imported torch: as far apart as those of a shell, and each
-three seconds of import shorter."""
+"""Runs `minimemo`, and other programs, in processes forked from one that has imported torch: as far apart as those of a
+shell, and each three seconds of import shorter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["torch", "faiss", "minimemo.cli.commands", "minimemo.memo.build", "minimemo.memo.memo"])
@@ -21,34 +22,100 @@ def run(
     arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
-    stdin: str = "",
+    stdin: str | bytes = "",
     *,
     largest: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """What `python -m minimemo *arguments` would write in `folder`, and its exit code. largest: bytes of a file, on a
     disk that is full from there on."""
+    with Command(arguments, folder, environment, stdin, largest=largest) as command:
+        code = command.end()
+        return subprocess.CompletedProcess(list(arguments), code, command.out, command.err)
+
+
+def python(code: str, *arguments: str) -> str:
+    """What `python -c code *arguments` prints, where torch is imported already."""
     with TemporaryDirectory() as scratch:
-        files = [Path(scratch) / name for name in ("in", "out", "err")]
-        files[0].write_text(stdin, encoding="utf-8")
-        process = _FORKS.Process(target=_child, args=(list(arguments), folder, dict(environment), files, largest))
+        files = [Path(os.devnull), Path(scratch) / "out", Path(scratch) / "err"]
+        process = _FORKS.Process(target=_program, args=(code, arguments, files))
         process.start()
         process.join()
-        assert process.exitcode is not None
-        out, err = (file.read_text(encoding="utf-8") for file in files[1:])
-        return subprocess.CompletedProcess(list(arguments), process.exitcode, out, err)
+        assert process.exitcode == 0, files[2].read_text(encoding="utf-8")
+        return files[1].read_text(encoding="utf-8")
 
 
-def _child(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], largest: int | None
-) -> None:
+class Command:
+    """A command that runs, for the length of a `with`: killed at the end of it, if it has not ended by then."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        stdin: str | bytes = "",
+        *,
+        largest: int | None = None,
+    ) -> None:
+        self._scratch = TemporaryDirectory()
+        self._files = [Path(self._scratch.name) / name for name in ("in", "out", "err")]
+        self._files[0].write_bytes(stdin if isinstance(stdin, bytes) else stdin.encode())
+        given = list(arguments), folder, dict(environment), self._files, largest
+        self._process = _FORKS.Process(target=_child, args=given)
+
+    def __enter__(self) -> Command:
+        self._process.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.join()
+        self._scratch.cleanup()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def out(self) -> str:
+        return self._files[1].read_text(encoding="utf-8") if self._files[1].exists() else ""
+
+    @property
+    def err(self) -> str:
+        return self._files[2].read_text(encoding="utf-8") if self._files[2].exists() else ""
+
+    def send(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def end(self, seconds: float = 120) -> int:
+        """Its exit code, when it has ended; negative: the signal that killed it."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"runs for more than {seconds} seconds"
+        return self._process.exitcode
+
+
+def _redirect(files: Sequence[Path], encoding: str = "utf-8") -> None:
+    os.fsync = lambda _: None  # as in conftest.py
     for number, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, "r" if number == 0 else "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        open(number, "r" if number == 0 else "w", encoding=encoding, buffering=1)  # noqa: SIM115
         for number in range(3)
     )
+
+
+def _program(code: str, arguments: Sequence[str], files: Sequence[Path]) -> None:
+    _redirect(files)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+
+
+def _child(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], largest: int | None
+) -> None:
+    _redirect(files, environment.get("PYTHONIOENCODING", "utf-8"))
     if largest is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -17,6 +17,14 @@ if os.environ.get("MINIMEMO_TEST_DEVICE") != "cuda":
 _USERS_HOME = os.environ.get("MINIMEMO_HOME")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what is written need not have reached the disk, which takes some milliseconds a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of the module's scope, so that its fixtures (a memo built once) leave nothing in the user's folder either."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.package
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -3,7 +3,9 @@
 Prints what the compiler made of each: registers, bytes that spill out of them, shared memory against the chip's limit,
 and whether tensor cores are used (mma, on sm_90 wgmma and on sm_100 tcgen05 where a product has rows enough for them,
 AMD's mfma and wmma).
-Exits 1 where a kernel spills, needs more shared memory than there is, or multiplies matrices without tensor cores.
+On sm_90 the instructions of a warp are counted that products of one row take a weight (machine code of the loop).
+Exits 1 where a kernel spills, needs more shared memory than there is, multiplies matrices without tensor cores, or
+takes more instructions a weight than its budget.
 
 The cases are every kernel in each dtype, head dim and bit width that models use. Their tensors are on torch's meta
 device: shapes, dtypes and strides without memory. Launches come from the launchers themselves, so block sizes and
@@ -29,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from minimemo.kernels.formats import PackedSource, QuantizedMatrix, Source, empty_packed
+from minimemo.kernels.formats import PackedSource, QuantizedMatrix, Rows, Source, empty_packed
 from minimemo.kernels.triton import installed
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Case:
     name: str
     launch: Launch
     products: bool
+    # Warp instructions a weight that the longest loop may take on sm_90; the weights must come in loads of 16 bytes.
+    budget: float = 0.0
     # Whether pointers are multiples of 16 bytes, as those of caches and weights are. Where they are not, which is
     # seldom, numbers are loaded one by one, and spills are told but are no problem.
     aligned: bool = True
@@ -53,7 +57,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a kernel came to for one target. spills, shared, limit in bytes; `problem` is empty when all is well."""
+    """What a kernel came to for one target. spills, shared, limit in bytes; a_weight: instructions, where they are
+    counted; `problem` is empty when all is well."""
 
     kernel: str
     target: str
@@ -62,6 +67,7 @@ class Report:
     shared: int
     limit: int
     tensor_cores: str
+    a_weight: str
     problem: str
 
 
@@ -106,7 +112,16 @@ def _compile(name: str, chip_name: str) -> Report:
     problems = [f"spills {spills} bytes"] if spills and case.aligned else []
     problems += [f"needs {shared} bytes of shared memory"] if shared > chip.shared else []
     problems += ["no tensor core instruction"] if case.products and cores == "-" else []
-    return Report(name, chip.name, registers, spills, shared, chip.shared, cores, ", ".join(problems))
+    a_weight = ""
+    if case.budget and chip.name == "sm_90":
+        loop = longest_loop(_disassembled(compiled.asm["cubin"]))
+        weights = constants["BLOCK_N"] * constants["UNITS"] * 32  # of a program, in a turn of the loop
+        count = len(loop) * options["num_warps"] / weights
+        a_weight = f"{count:.3f}"
+        problems += [f"more than {case.budget} instructions a weight"] if count > case.budget else []
+        wide = any(instruction.startswith("LDG.E.128") for instruction in loop)
+        problems += [] if wide else ["no load of 16 bytes"]
+    return Report(name, chip.name, registers, spills, shared, chip.shared, cores, a_weight, ", ".join(problems))
 
 
 def specialize(
@@ -154,6 +169,33 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return counts["REG"], counts["STACK"] + counts["LOCAL"]
 
 
+def _disassembled(cubin: bytes) -> str:
+    """Asks triton's nvdisasm for the machine code, one instruction or label a line."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True).stdout
+
+
+def longest_loop(code: str) -> list[str]:
+    """The instructions, without predicates, of the longest stretch that a branch goes back over."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    loops: list[list[str]] = [[]]
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?)\s*;", line):
+            instructions.append(found[1])
+            target = re.search(r"^BRA.*`\((\.L_x_\d+)\)", found[1])
+            if target and labels.get(target[1], len(instructions)) < len(instructions) - 1:
+                loops.append(instructions[labels[target[1]] :])
+    return max(loops, key=len)
+
+
 def cases() -> list[Case]:
     """Lists every case, in a fixed order."""
     return [*_attention_cases(), *_packed_cases(), *_row_cases()]
@@ -186,6 +228,12 @@ def _attention_cases() -> Iterator[Case]:
     yield replace(case("prefill bf16 D=128 unaligned", half, wide, 7680), aligned=False)
     launches, _ = attention_launches(q, [Source(k, k, 0, 3)], 0.1)
     yield Case("merge bf16 D=256", launches[-1], False)
+    number = _meta(3, dtype=torch.int32)
+    for dim in (64, 128, 256):
+        q, k = _meta(16, 3, dim, dtype=torch.bfloat16), _meta(4, 8192, dim, dtype=torch.bfloat16)
+        for name, rows in (("rows", Rows(number, number, k.numel())), ("rows over a memory", Rows(number[:1]))):
+            launches, _ = attention_launches(q, [Source(k, k, 0, 3, rows=rows)], 0.1)
+            yield Case(f"{name} bf16 D={dim}", launches[0], True)
 
 
 def _packed_cases() -> Iterator[Case]:
@@ -205,6 +253,7 @@ def _packed_cases() -> Iterator[Case]:
 
 
 def _row_cases() -> Iterator[Case]:
+    from minimemo.kernels.triton.choose import choose_launches
     from minimemo.kernels.triton.elementwise import gate_launch, norm_launch
     from minimemo.kernels.triton.linear import linear_launch, widen_launch
     from minimemo.kernels.triton.rope import qkv_launch, store_launch
@@ -217,30 +266,57 @@ def _row_cases() -> Iterator[Case]:
         weight = _meta(dim, dtype=torch.bfloat16)
         launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 100, x)
         yield Case(f"norm, rope and store bf16 D={dim}", launch, False)
+        number = _meta(512, dtype=torch.int32)
+        rows = (number, number, cache.numel())
+        launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 0, None, rows=rows)
+        yield Case(f"norm, rope and store rows bf16 D={dim}", launch, False)
     for width in (896, 16384):
         x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
         yield Case(f"rms norm bf16 C={width}", norm_launch(x, weight, 1e-6, x), False)
     for activation in ("silu", "gelu_tanh"):
         gate_up, out = _meta(512, 9728, dtype=torch.bfloat16), _meta(512, 4864, dtype=torch.bfloat16)
         yield Case(f"{activation} bf16", gate_launch(gate_up, activation, out), False)
-    for bits, codes in ((8, torch.int8), (4, torch.uint8)):
-        for outputs, columns, group in ((896, 4864, 32), (4864, 896, 64), (151936, 896, 128)):
-            grid = _meta(outputs, columns // group)
-            matrix = QuantizedMatrix(bits, _meta(outputs, columns * bits // 8, dtype=codes), grid, grid)
-            x, out = _meta(3, columns, dtype=torch.bfloat16), _meta(3, outputs, dtype=torch.bfloat16)
-            yield Case(f"linear {bits} bits bf16 out={outputs} g{group}", linear_launch(x, matrix, None, out), True)
-            norm = (_meta(columns, dtype=torch.bfloat16), 1e-6)
-            launch = linear_launch(x, matrix, None, out, norm=norm, residual=out)
-            yield Case(f"norm and linear {bits} bits out={outputs} g{group}", launch, True)
-        matrix = QuantizedMatrix(bits, _meta(9728, 896 * bits // 8, dtype=codes), _meta(9728, 28), None)
-        x, out = _meta(3, 896, dtype=torch.bfloat16), _meta(3, 4864, dtype=torch.bfloat16)
-        norm = (_meta(896, dtype=torch.bfloat16), 1e-6)
-        launch = linear_launch(x, matrix, None, out, norm=norm, gate="gelu_tanh")
-        yield Case(f"norm, linear and gelu_tanh {bits} bits", launch, True)
-        yield Case(f"widen {bits} bits", widen_launch(matrix, _meta(9728, 896, dtype=torch.bfloat16)), False)
-    matrix = QuantizedMatrix(8, _meta(896, 4864, dtype=torch.int8), _meta(896, 304), None)
-    x, out = _meta(3, 4864, dtype=torch.bfloat16), _meta(3, 896, dtype=torch.bfloat16)
-    yield Case("linear 8 bits bf16 out=896 g16", linear_launch(x, matrix, None, out, residual=out), True)
+    kinds = {"8 bits": (8, 32, False), "5 bits": (5, 32, False), "6 bits g16": (6, 16, False)}
+    kinds |= {"4 bits": (4, 32, True), "8 bits g16": (8, 16, False), "4 bits g128": (4, 128, False)}
+    for kind, (bits, group, offsets) in kinds.items():
+        for outputs, columns in ((896, 4864), (4864, 896)):
+            matrix = _matrix(outputs, columns, group, bits, offsets=offsets)
+            for rows in (1, 3):
+                x, out = _meta(rows, columns, dtype=torch.bfloat16), _meta(rows, outputs, dtype=torch.bfloat16)
+                norm = (_meta(columns, dtype=torch.bfloat16), 1e-6)
+                name = f"{rows} rows, {kind} out={outputs}"
+                budget = 0.0 if rows > 1 else 0.25 if group >= 32 else 0.29
+                launch = linear_launch(x, matrix, None, out, residual=out)
+                yield Case(f"linear {name}", launch, rows > 1, budget)
+                launch = linear_launch(x, matrix, None, out, norm=norm)
+                yield Case(f"norm and linear {name}", launch, rows > 1, budget)
+        matrix = _matrix(9728, 896, group, bits, offsets=offsets)
+        for rows in (1, 3):
+            x, out = _meta(rows, 896, dtype=torch.bfloat16), _meta(rows, 4864, dtype=torch.bfloat16)
+            norm = (_meta(896, dtype=torch.bfloat16), 1e-6)
+            launch = linear_launch(x, matrix, None, out, norm=norm, gate="gelu_tanh")
+            yield Case(f"norm, linear and gelu_tanh {rows} rows, {kind}", launch, rows > 1)
+        wide, x = _meta(9728, 896, dtype=torch.bfloat16), _meta(512, 896, dtype=torch.bfloat16)
+        yield Case(f"widen {kind}", widen_launch(matrix, wide), False)
+        yield Case(f"norm and widen {kind}", widen_launch(matrix, wide, norm=(x, norm[0], 1e-6, x)), False)
+    for launch in choose_launches(_meta(3, 151936, dtype=torch.float32), *_numbers()):
+        yield Case(f"choose {launch.kernel.__name__}", launch, False)
+
+
+def _numbers() -> tuple[Tensor, Tensor]:
+    return _meta(3, dtype=torch.int32), _meta(4, 3, dtype=torch.int32)
+
+
+def _matrix(outputs: int, columns: int, group: int, bits: int, *, offsets: bool) -> QuantizedMatrix:
+    in_units = columns % 256 == 0 and (bits, group) in ((4, 32), (6, 16))  # of K-quants
+    grid = _meta(outputs, columns // group, dtype=torch.int8 if in_units else torch.float16)
+    unit = _meta(outputs, columns // 256) if in_units else None
+    codes = _meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
+    high = _meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
+    zero, more = 2 ** (bits - 1) % 128, (None, None)
+    if offsets:
+        zero, more = 0, (grid, unit)
+    return QuantizedMatrix(bits, codes, grid, more[0], high, zero, unit, more[1])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -253,9 +329,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("aot: triton is not installed: pip install 'minimemo[gpu]' on Linux", file=sys.stderr)
         return 2
     reports = []
-    columns = "{:<40} {:<7} {:>4} {:>7} {:>8} {:>8}  {:<8} {}"
+    columns = "{:<40} {:<7} {:>4} {:>7} {:>8} {:>8}  {:<8} {:<6} {}"
     if not options.json:
-        print(columns.format("kernel", "target", "regs", "spilled", "shared", "limit", "cores", ""))
+        print(columns.format("kernel", "target", "regs", "spilled", "shared", "limit", "cores", "a wgt", ""))
     for report in compile_all(options.only, options.chip):
         reports.append(report)
         if not options.json:

@@ -46,6 +46,10 @@ class Kept:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, float(file.metadata()["seconds"])
 
+    def has(self, key: Sequence[Any]) -> bool:
+        """Whether tensors of an earlier run are there."""
+        return self._has(self._path(key, "safetensors"))
+
     def _path(self, key: Sequence[Any], ending: str) -> Path:
         return self._folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.{ending}"
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from minimemo.errors import InputError
 from minimemo.kernels import apply_rope
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
-from minimemo.memory.codec import KVLayout, Streams
+from minimemo.memory.codec import CPU, KVLayout, Streams
 from minimemo.memory.format import LEVEL
 from minimemo.models.rope import RopeTable
 
@@ -63,7 +63,7 @@ class Rival:
         pairs = ((self.keys, keys), (self.values, block.values.float()))
         return *where, *(stream for q, x in pairs for stream in q.quantize(x.transpose(1, 2).flatten(2), block.start))
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """keys (before RoPE) and values, (L, G, n, D) float32."""
         shape = (self.layout.num_layers, tokens, self.layout.num_kv_heads * self.layout.head_dim)
         first = 0 if self.after_rope is None else 1
@@ -74,7 +74,7 @@ class Rival:
         )
         if self.after_rope is not None:
             keys = _rotate(keys, self.after_rope, int(np.frombuffer(streams[0], np.int32)[0]), back=True)
-        return keys, values
+        return keys.to(device), values.to(device)
 
 
 class Quantizer(Protocol):

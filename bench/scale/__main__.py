@@ -4,6 +4,9 @@
     python -m bench.scale --parts folder
     python -m bench.scale --parts picking --data ../shared/data
     python -m bench.scale --parts nearest --vectors 1000000
+    python -m bench.scale --parts answers --articles 20 --each 2
+    python -m bench.scale --parts jobs --jobs 1,2 --articles 8
+    python -m bench.scale --parts jobs --jobs 2 --tiny --ray --files 60
     python -m bench.scale --parts store --memo book.memo --tokens 180000
 
 library: memos with synthetic vectors of the default embedder's length. Seconds and milliseconds are of the processor,
@@ -17,11 +20,22 @@ folder: a tiny model with random weights. 500 files are synced; 20 changed, 5 br
 others; a folder whose sync is killed (-9) twenty times has the same memos, byte for byte, as one that was left alone.
 
 picking: documents of the data with the default embedder: share of questions whose document is the first, and among the
-four, that are picked, by vectors alone and with words; questions that people asked, and "What is said about X?" for
-numbers and words that one document alone holds. Embedded passages are kept in minimemo's cache folder.
+four, that are picked, by vectors alone and with words. Questions that people asked, none of which names its document:
+of what it is about; of what of it is to be summarized; of contracts, which ask the same of each; and one for each
+document of the first two kinds. And "What is said about X?" for numbers and words that one document alone holds. With
+--spread N long documents get vectors of N passages only, evenly spread; all their words count. Embedded passages are
+kept in minimemo's cache folder.
 
 nearest: unit vectors as the data's passages lie (mixtures of two, with noise of their spread): recall@10 and
 milliseconds of one core for exact search and for the indexes that are an alternative.
+
+answers: questions about articles with the default models, each asked over all memos and of its own memo alone: F1 in
+points and the paired difference with its 95 % interval. A run that was stopped goes on where it was.
+
+jobs: articles built in so many processes (--tiny: other documents, models with random weights), and by --ray on a
+cluster of this machine with as many cores: seconds until the last memo and until the first, ms from one to the next
+between those; most memory of one worker (rss_mb), of all with what they share counted once (pss_mb), and of that what
+each has for itself (private_mb).
 
 store: a question of a memo in an object store, cold and warm: bytes, their share of the memo's, and requests.
 """
@@ -32,14 +46,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.common.data import DATA
 from bench.common.report import command, heading, line, numbers, parser, positive
-from bench.scale import folder, library, nearest, picking, store
+from bench.scale import answers, folder, jobs, library, nearest, picking, store
+from minimemo.ask import Mode
 from minimemo.errors import InputError
 
-PARTS = ("library", "folder", "picking", "nearest", "store")
+PARTS = ("library", "folder", "picking", "answers", "jobs", "nearest", "store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,10 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--parts", nargs="+", choices=PARTS, default=["library", "folder"])
     made.add_argument("--memos", type=numbers, default=[100, 1000, 10000], help="library: a row for each number")
     made.add_argument("--passages", type=positive, default=5, help="library: of each memo")
-    made.add_argument("--files", type=positive, default=500, help="folder: documents")
+    made.add_argument("--files", type=positive, default=500, help="folder, jobs: documents")
     made.add_argument("--kills", type=positive, default=20, help="folder: of a sync of a tenth of them")
     made.add_argument("--data", type=Path, default=DATA, help="picking, nearest: documents and questions")
     made.add_argument("--characters", type=positive, default=150_000, help="picking: of a document at most")
+    made.add_argument("--spread", type=positive, help="picking: passages of a document that get vectors (default: all)")
+    made.add_argument("--articles", type=positive, default=20, help="answers, jobs: documents")
+    made.add_argument("--each", type=positive, default=2, help="answers: questions about each")
+    made.add_argument("--jobs", type=numbers, default=[1, 2], help="jobs: a row for each number of processes")
+    made.add_argument("--ray", action="store_true", help="jobs: a row for a cluster too")
+    made.add_argument("--tiny", action="store_true", help="jobs: --files documents and tiny models")
+    made.add_argument("--mode", choices=get_args(Mode), default="memorag", help="answers: how they are asked")
     made.add_argument("--vectors", type=positive, default=100_000, help="nearest: how many")
     made.add_argument("--memo", type=Path, help="store: whose blocks are repeated")
     made.add_argument("--tokens", type=positive, default=180_000, help="store: of the long memo")
@@ -69,7 +91,12 @@ def _run(args: Namespace) -> dict[str, Any]:
     if "folder" in args.parts:
         result["folder"] = folder.run(args.files, args.kills)
     if "picking" in args.parts:
-        result["picking"] = picking.run(args.data, args.characters)
+        result["picking"] = picking.run(args.data, args.characters, args.spread)
+    if "answers" in args.parts:
+        result["answers"] = answers.run(args.data, args.articles, args.each, args.mode)
+    if "jobs" in args.parts:
+        count = args.files if args.tiny else args.articles
+        result["jobs"] = jobs.run(args.data, args.jobs, count, args.ray, args.tiny)
     if "nearest" in args.parts:
         result["nearest"] = nearest.run(args.data, args.characters, args.vectors)
     if "store" in args.parts:

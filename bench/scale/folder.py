@@ -35,7 +35,7 @@ def run(files: int, kills: int) -> dict[str, Any]:
 
 
 def _steps(place: Path, models: list[str], files: int) -> dict[str, Any]:
-    folder = _documents(place / "many", files)
+    folder = write_documents(place / "many", files)
     home = place / "home"
     begun = time.perf_counter()
     _sync(home, folder, models)
@@ -65,7 +65,7 @@ def _steps(place: Path, models: list[str], files: int) -> dict[str, Any]:
 
 
 def _kills(place: Path, models: list[str], files: int, kills: int) -> dict[str, Any]:
-    folder = _documents(place / "few", files)
+    folder = write_documents(place / "few", files)
     _sync(place / "left_alone", folder, models)
     chance, before, killed = random.Random(2), 0, 0
     for number in range(kills):
@@ -91,12 +91,13 @@ def _kills(place: Path, models: list[str], files: int, kills: int) -> dict[str, 
     return {"killed": kills, "killed_before_the_end": killed, "same_end_state": len(ends[0])}
 
 
-def _documents(folder: Path, files: int) -> Path:
+def write_documents(folder: Path, files: int, words: int = 60) -> Path:
+    """Documents of so many words that tiny models know, in some folders."""
     chance = random.Random(3)
     for number in range(files):
         path = folder / f"part{number % 7}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"Room {number}. " + " ".join(chance.choices(_TEXT.split(), k=60)) + ".")
+        path.write_text(f"Room {number}. " + " ".join(chance.choices(_TEXT.split(), k=words)) + ".")
     return folder
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.common.data import questions
 from bench.common.report import heading, line
-from bench.scale.picking import SETS, _embedder, embedded
+from bench.scale.picking import SETS, _embedder, documents, embedded
 from minimemo.search import sketch
 
 COLUMNS = (("index", "<14"), ("setting", "7"), ("build_s", "8.1f"), ("ms", "7.1f"), ("recall", "7.3f"))
@@ -21,7 +21,7 @@ K, QUESTIONS = 10, 60
 def run(data: Path, characters: int, count: int) -> dict[str, Any]:
     """Compares exact search, the sketch, IVF and, up to 200,000 vectors, HNSW, each on one core."""
     faiss.omp_set_num_threads(1)
-    vectors = synthetic(np.concatenate([*embedded(data, characters).values()]), count)
+    vectors = synthetic(np.concatenate([*embedded(documents(data, characters), None).values()]), count)
     asked = [question.text for name in SETS for question in questions(data, name, 99999)]
     queries = _embedder().embedder.embed_queries(asked[:: max(1, len(asked) // QUESTIONS)][:QUESTIONS])
     begun = time.process_time()

@@ -6,7 +6,7 @@ import os
 import random
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,33 +14,44 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common.data import questions
+from bench.common.data import SETS as QUESTIONS
+from bench.common.data import questions, read_rows
 from bench.common.kept import Kept
 from bench.common.report import heading, line
 from bench.scale.library import MODELS, memo
+from minimemo.ask import detect_language
 from minimemo.errors import InputError
 from minimemo.files import store_file
 from minimemo.memo.library import PICKED, StoreIndex
 from minimemo.memo.registry import remember_all
+from minimemo.readers import read_document
 from minimemo.runtime import OpenEmbedder, open_embedder
 from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.words import is_code, terms
 
-# Sets whose questions name what they are about; "summarize the meeting" and "the contract's date" do not.
+# Sets by what their questions say of their document: what they ask about; what part of it is to be summarized; and
+# nothing that tells one of ten contracts from another ("the parts related to Governing Law").
 SETS = ("cmrc", "drcd", "gutenqa_emma", "literaryqa", "loogle", "nq_long", "xquad_en", "xquad_zh")
+SUMMARIES, ALIKE = ("qmsum", "squality", "vcsum"), ("contracts",)
 EACH = 8  # questions about a document at most
-COLUMNS = (("kind", "<8"), ("questions", "9"), ("picked_by", "<18"), ("first", "6.3f"), ("picked", "7.3f"))
+COLUMNS = (
+    ("kind", "<9"), ("language", "<8"), ("documents", "9"), ("questions", "9"), ("picked_by", "<18"),
+    ("first", "6.3f"), ("picked", "7.3f"),
+)  # fmt: skip
+WAYS = ("vectors", "vectors and words")
+Asked = tuple[str, str]  # a document, and a question about it
 
 
-def run(data: Path, characters: int) -> dict[str, Any]:
-    """Picks documents for three kinds of questions among all documents of at most so many characters."""
-    passages = embedded(data, characters)
-    texts = {name: (data / "docs" / f"{name}.txt").read_text(encoding="utf-8") for name in passages}
-    rows = []
-    home = os.environ.get("MINIMEMO_HOME")
-    kinds = {**_asked(data, passages), **_words(texts)}
-    vectors = {kind: _embedder().embedder.embed_queries([text for _, text in some]) for kind, some in kinds.items()}
+def run(data: Path, characters: int, spread: int | None) -> dict[str, Any]:
+    """Picks documents for several kinds of questions among all documents of at most so many characters, of each of
+    which `spread` passages at most have vectors, evenly spread, and all have words."""
+    texts = documents(data, characters)
+    passages = embedded(texts, spread)
+    kinds = {**_asked(data, texts), **_words(texts)}
+    texts_of = [text for some in kinds.values() for _, text in some]
+    vectors = dict(zip(texts_of, _embedder().embedder.embed_queries(texts_of), strict=True))
     print(f"{len(passages)} documents, {sum(map(len, passages.values()))} passages\n{heading(COLUMNS)}", flush=True)
+    home, rows = os.environ.get("MINIMEMO_HOME"), []
     with TemporaryDirectory(prefix="minimemo-scale-") as folder:
         os.environ["MINIMEMO_HOME"] = f"{folder}/home"
         try:
@@ -48,20 +59,24 @@ def run(data: Path, characters: int) -> dict[str, Any]:
                 memo(Path(folder) / f"{name}.memo", own, [texts[name]])
             remember_all([Path(folder) / f"{name}.memo" for name in passages])
             index = StoreIndex(store_file())
-            for kind, some in kinds.items():
-                for way in ("vectors", "vectors and words"):
-                    picked = [
+            for kind, language, some in _by_language(kinds):
+                for way in WAYS:
+                    places = [
                         [
                             path.stem
-                            for path in index.pick(query, *MODELS, PICKED, question=text if "words" in way else "")
+                            for path in index.pick(vectors[text], *MODELS, PICKED, question=text * (way != WAYS[0]))
                         ]
-                        for query, (_, text) in zip(vectors[kind], some, strict=True)
+                        for _, text in some
                     ]
                     first, among = (
-                        sum(name in names[:count] for (name, _), names in zip(some, picked, strict=True)) / len(some)
+                        sum(name in names[:count] for (name, _), names in zip(some, places, strict=True)) / len(some)
                         for count in (1, PICKED)
                     )
-                    row = {"kind": kind, "questions": len(some), "picked_by": way, "first": first, "picked": among}
+                    row = {
+                        "kind": kind, "language": language, "documents": len({name for name, _ in some}),
+                        "questions": len(some), "picked_by": way, "first": first, "picked": among,
+                        "missed": [one for one, names in zip(some, places, strict=True) if one[0] not in names],
+                    }  # fmt: skip
                     rows.append(row)
                     print(line(COLUMNS, row), flush=True)
         finally:
@@ -71,15 +86,47 @@ def run(data: Path, characters: int) -> dict[str, Any]:
     return {"documents": len(passages), "passages": sum(map(len, passages.values())), "rows": rows}
 
 
-def _asked(data: Path, documents: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Questions of SETS, each with its document."""
-    seen: Counter[str] = Counter()
-    some = []
-    for question in (question for name in SETS for question in questions(data, name, 99999)):
-        if question.doc_id in documents and seen[question.doc_id] < EACH:
-            seen[question.doc_id] += 1
-            some.append((question.doc_id, question.text))
-    return {"asked": some}
+def documents(data: Path, characters: int) -> dict[str, str]:
+    """The texts of the data's documents, and of its files that have questions, by their names, short ones first."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in data.glob("docs/*.txt")}
+    for name in dict.fromkeys(row["file"] for row in read_rows(QUESTIONS / "documents.jsonl")):
+        if (data / "files" / name).exists():
+            texts[Path(name).stem] = read_document(data / "files" / name).text
+    if not texts:
+        raise InputError(f"{data}: no documents in its folder docs; name other data with --data")
+    short = sorted((len(text), name) for name, text in texts.items() if len(text) <= characters)
+    return {name: texts[name] for _, name in short}
+
+
+def _asked(data: Path, texts: Mapping[str, str]) -> dict[str, list[Asked]]:
+    """Questions that people asked, each with its document: by what they say of it, and of those that say something
+    of it one for each document."""
+    rows = read_rows(QUESTIONS / "documents.jsonl")
+    made = {"asked": [(Path(row["file"]).stem, row["question"]) for row in rows]}
+    for kind, sets in (("asked", SETS), ("summary", SUMMARIES), ("contract", ALIKE)):
+        found = [one for name in sets for one in questions(data, name, 99999) if one.type != "gist"]
+        made[kind] = [*made.get(kind, ()), *((one.doc_id, one.text) for one in found)]
+    made = {kind: _at_most(EACH, [one for one in some if one[0] in texts]) for kind, some in made.items()}
+    return {"one each": _at_most(1, [*made["asked"], *made["summary"]]), **made}
+
+
+def _at_most(count: int, some: Sequence[Asked]) -> list[Asked]:
+    """So many questions about each document, spread over those that there are."""
+    of: dict[str, list[Asked]] = {}
+    for one in some:
+        of.setdefault(one[0], []).append(one)
+    taken = {name: min(count, len(own)) for name, own in of.items()}
+    return [own[at * len(own) // taken[name]] for name, own in of.items() for at in range(taken[name])]
+
+
+def _by_language(kinds: Mapping[str, Sequence[Asked]]) -> list[tuple[str, str, list[Asked]]]:
+    rows = []
+    for kind, some in kinds.items():
+        of = {language: [one for one in some if detect_language(one[1]) == language] for language in ("en", "zh")}
+        rows += [(kind, language, own) for language, own in of.items() if own]
+        if all(of.values()):
+            rows.append((kind, "all", [*some]))
+    return rows
 
 
 def _words(texts: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
@@ -96,25 +143,25 @@ def _words(texts: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     return made
 
 
-def embedded(data: Path, characters: int) -> dict[str, np.ndarray]:
-    """The vectors (n, d) of the passages of documents, by their names; kept from one run to the next."""
+def embedded(texts: Mapping[str, str], spread: int | None) -> dict[str, np.ndarray]:
+    """The vectors (n, d) of the passages of texts, by their names, `spread` of each at most; kept from one run to the
+    next."""
     kept, made = Kept("scale"), {}
-    paths = sorted(data.glob("docs/*.txt"), key=lambda path: path.stat().st_size)
-    if not paths:
-        raise InputError(f"{data}: no documents in its folder docs; name other data with --data")
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        if len(text) <= characters:
-            key = [_embedder().fingerprint, path.name, len(text), DEFAULT_SIZE]
-            tensors, _ = kept.tensors(key, lambda text=text: ({"vectors": _vectors(text)}, 0.0))  # type: ignore[misc]
-            made[path.stem] = tensors["vectors"].numpy()
+    for name, text in texts.items():
+        key = [_embedder().fingerprint, f"{name}.txt", len(text), DEFAULT_SIZE]
+        if spread is not None and not kept.has(key):
+            key.append(spread)
+        tensors, _ = kept.tensors(key, lambda text=text: ({"vectors": _vectors(text, spread)}, 0.0))  # type: ignore[misc]
+        made[name] = tensors["vectors"].numpy()
     return made
 
 
-def _vectors(text: str) -> torch.Tensor:
+def _vectors(text: str, spread: int | None) -> torch.Tensor:
     embedder = _embedder().embedder
     chunks = split(text, embedder.offsets(text), size=min(DEFAULT_SIZE, embedder.passage_room))
-    return torch.from_numpy(embedder.embed_passages([chunk.text for chunk in chunks]))
+    count = min(len(chunks), spread or len(chunks))
+    some = [chunks[(2 * at + 1) * len(chunks) // (2 * count)].text for at in range(count)]
+    return torch.from_numpy(embedder.embed_passages(some))
 
 
 _opened = Namespace(embedder=None)

@@ -6,10 +6,25 @@ cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .library import NativeUnavailable, unavailable, variants
-from .linear import PackedMatrix, concatenate, expand_into, expand_rows, pack_weights, packed_linear
+
+if TYPE_CHECKING:
+    from .linear import PackedMatrix, concatenate, expand_into, expand_rows, pack_weights, packed_linear
 
 __all__ = [
     "NativeUnavailable", "PackedMatrix", "concatenate", "expand_into", "expand_rows", "pack_weights", "packed_linear",
     "unavailable", "variants",
 ]  # fmt: skip
+
+
+if not TYPE_CHECKING:  # to a type checker the names above are all there are
+
+    def __getattr__(name: str) -> object:
+        """Names of linear.py, which needs torch."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(".linear", __name__), name)
+        return value

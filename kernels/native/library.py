@@ -6,9 +6,8 @@ import ctypes
 import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 _ABI = 14
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
@@ -63,6 +62,7 @@ class Library(ctypes.CDLL):
             function = getattr(self, f"minimemo_{name}")
             function.restype, function.argtypes = result, arguments
         self.variant = self.attention_variant = 0
+        self.started = False
 
 
 def unavailable() -> str | None:
@@ -73,12 +73,20 @@ def unavailable() -> str | None:
 
 def variants() -> tuple[str, ...]:
     """Names the instruction sets that this processor runs, best last."""
-    opened = library()
+    opened = _found()
     return tuple(name for number, name in enumerate(_VARIANTS) if opened.minimemo_variant(number))
 
 
 def library() -> Library:
-    """Returns the library, or raises NativeUnavailable."""
+    """Returns the library, which computes with torch's threads, or raises NativeUnavailable."""
+    opened = _found()
+    if not opened.started:
+        opened.minimemo_start(_openmp_entry())
+        opened.started = True
+    return opened
+
+
+def _found() -> Library:
     if isinstance(result := _opened(), str):
         raise NativeUnavailable(result)
     return result
@@ -114,14 +122,15 @@ def _open() -> Library:
     if opened.variant not in runnable:
         raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: this processor does not run it")
     opened.attention_variant = 3 if opened.variant == 2 else opened.variant
-    opened.minimemo_start(_openmp_entry())
     return opened
 
 
 def _openmp_entry() -> int | None:
     """Finds GOMP_parallel of the OpenMP library that torch computes on (src/threads.h says what for), through torch's
     own library: several may be loaded. None where torch uses another."""
-    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+    torch = find_spec("torch")
+    folder = Path(torch.origin).parent if torch is not None and torch.origin else Path()
+    for path in sorted((folder / "lib").glob("libtorch_cpu.*")):
         try:
             return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value
         except (OSError, AttributeError):

@@ -18,12 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..formats import MAX_DIM, PACK_GROUP, PackedSource, Source, check, check_packed
+from ..formats import MAX_DIM, PACK_GROUP, PackedSource, Rows, Source, check, check_packed
 from . import FLOATS
-from .launch import Launch, widened
+from .launch import Launch
 from .pack import half_block, packed_arguments
 from .packed import attend_packed
-from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks, shares_for, tiling
+from .tiles import LOG2E, apart, finish, masked_block, online_softmax, rows_of, seen, seen_blocks, shares_for, tiling
 
 
 def attention(q: Tensor, sources: Sequence[Source | PackedSource], scale: float) -> Tensor:
@@ -89,10 +89,14 @@ def _launch(
         raise ValueError(f"q: head dim {dim}, expected 1 to {MAX_DIM}")
     if heads * q.stride(0) + queries * q.stride(1) >= 1 << 31:
         raise ValueError(f"q: strides {q.stride()} reach beyond what 32 bits count")
-    if source.window is not None and (source.window < 1 or source.last_seen is None):
-        raise ValueError(f"window: {source.window}, expected 1 or more, and last_seen with it")
-    tiles = tiling(queries * (heads // kv_heads), dim, q.dtype)
+    rows, alone = source.rows, apart(source)
+    if source.window is not None and (source.window < 1 or (source.last_seen is None and not alone)):
+        raise ValueError(f"window: {source.window}, expected 1 or more, and last_seen or places with it")
+    folded = (1 if alone else queries) * (heads // kv_heads)
+    tiles = tiling(folded, dim, q.dtype)
     blocks = tiles.pop("blocks")
+    if rows is not None:
+        _check_rows(rows, queries, folded, blocks["BLOCK_M"], q.device)
     if isinstance(source, PackedSource):
         check_packed(source.packed, q.device)
         check("q", q, (None, None, source.shape[2]), FLOATS)
@@ -108,25 +112,33 @@ def _launch(
         kernel, constants = _attend, {}
         arguments = {
             "k": k, "v": v, "stride_kg": k.stride(0), "stride_kt": k.stride(1), "stride_vg": v.stride(0),
-            "stride_vt": v.stride(1),
+            "stride_vt": v.stride(1), "stride_row": rows.spacing if rows else 0,
         }  # fmt: skip
     return Launch(
         kernel,
-        (triton.cdiv(queries * (heads // kv_heads), blocks["BLOCK_M"]), kv_heads, shares),
+        (queries if alone else triton.cdiv(folded, blocks["BLOCK_M"]), kv_heads, shares),
         {
             "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
-            "last_seen": source.last_seen or 0,
+            "counts": rows and rows.counts, "places": rows and rows.places, "last_seen": source.last_seen or 0,
             "window": min(source.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
             "scale": scale, "stride_qh": q.stride(0), "stride_qn": q.stride(1), "stride_op": out.stride(0),
             "stride_oh": out.stride(1), "stride_on": out.stride(2),
             "stride_lp": lse.stride(0) if lse is not None else 0, "stride_lh": lse.stride(1) if lse is not None else 0,
         },
         {
-            "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None,
-            "WINDOWED": source.window is not None, "WIDEN": widened(kernel, q.dtype), **constants, **blocks,
+            "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None or alone,
+            "WINDOWED": source.window is not None, **constants, **blocks,
         },
         **tiles,
     )  # fmt: skip
+
+
+def _check_rows(rows: Rows, queries: int, folded: int, block: int, device: torch.device) -> None:
+    if folded > block and rows.places is not None:
+        raise ValueError(f"q: {folded} heads a kv head, expected at most {block}")
+    check("counts", rows.counts, (1 if rows.places is None else queries,), (torch.int32,), device)
+    if rows.places is not None:
+        check("places", rows.places, (queries,), (torch.int32,), device)
 
 
 def _merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
@@ -149,28 +161,29 @@ def _merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
 
 @triton.jit(
     do_not_specialize=["queries", "tokens", "last_seen", "window", "stride_lp", "stride_lh"],
-    do_not_specialize_on_alignment=["lse"],
+    do_not_specialize_on_alignment=["lse", "counts", "places"],
 )
 def _attend(
-    q, k, v, out, lse, last_seen, queries, tokens,
+    q, k, v, out, lse, counts, places, last_seen, queries, tokens, stride_row,
     stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
     stride_lh, window, scale,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
 ):  # fmt: skip
     """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    token = row // GROUP
-    valid = token < queries
-    index = token + last_seen
+    token, valid, index, tokens = rows_of(queries, counts, places, last_seen, tokens, GROUP, BLOCK_M)
+    row = tl.arange(0, BLOCK_M)
+    if places is None:
+        row += tl.program_id(0) * BLOCK_M
+    else:
+        k += tl.program_id(0).to(tl.int64) * stride_row
+        v += tl.program_id(0).to(tl.int64) * stride_row
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D)[None, :]
     at = query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
     queries_block = tl.load(q + at, mask=inside, other=0.0)
-    if WIDEN:
-        queries_block = queries_block.to(tl.float32)
     k += head.to(tl.int64) * stride_kg
     v += head.to(tl.int64) * stride_vg
 
@@ -183,13 +196,13 @@ def _attend(
     for block in range(full_from, full_to):
         sums, largest, total = _visit(
             queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
-            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, WIDEN, MASKED=False,
+            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=False,
         )  # fmt: skip
     for i in range(0, masked):
         block = masked_block(i, first, full_from, full_to)
         sums, largest, total = _visit(
             queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
-            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, WIDEN, MASKED=True,
+            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=True,
         )  # fmt: skip
 
     factor, row_lse = finish(largest, total)
@@ -204,7 +217,7 @@ def _attend(
 def _visit(
     queries, k, v, start, sums, largest, total, stride_kt, stride_vt, index, tokens, window, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
-    WIDEN: tl.constexpr, MASKED: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Visits a block of keys: scores, online softmax, weighted sum of values."""
     offsets = tl.arange(0, BLOCK_N)
@@ -220,8 +233,6 @@ def _visit(
         keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
     else:
         keys, values = tl.load(key_at), tl.load(value_at)
-    if WIDEN:
-        keys, values = keys.to(tl.float32), values.to(tl.float32)
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
     if MASKED:
         scores = tl.where(seen(start + offsets, index, tokens, window, CAUSAL, WINDOWED), scores, float("-inf"))

@@ -79,12 +79,18 @@ def _rows(name: str, x: Tensor) -> Tensor:
 @triton.jit
 def _rms_norm(x, weight, out, eps, stride_x, C: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
+    norm_row(x + row * stride_x, weight, out + row * C, C, eps, BLOCK)
+
+
+@triton.jit
+def norm_row(x, weight, out, C, eps, BLOCK: tl.constexpr):
+    """Norms a row of C numbers, of which BLOCK is no fewer."""
     columns = tl.arange(0, BLOCK)
     inside = columns < C
-    values = tl.load(x + row * stride_x + columns, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + columns, mask=inside, other=0.0).to(tl.float32)
     factor = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / C + eps)
     scaled = values * factor * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * C + columns, scaled.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + columns, scaled.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["width"])

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 _BESIDE = 12 << 10  # bytes of shared memory that no stage takes: queries, and what a reduction exchanges
@@ -24,6 +23,11 @@ class Chip:
     shared: int
     wide: bool = False
     amd: bool = False
+
+    @property
+    def narrow(self) -> bool:
+        """RDNA: both halves of a warp of 32 hold the operands of a product, which leaves half the registers."""
+        return self.name.startswith("gfx1")
 
 
 # What tools/aot.py compiles for. RTX 30, 40 and 50 are 8.6, 8.9 and 12.0; MI300 is gfx942, RX 7900 gfx1100.
@@ -42,6 +46,7 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
+    narrow: what differs on those of `Chip.narrow`, where 8 warps take it, and one stage.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -52,6 +57,7 @@ class Launch:
     num_warps: int
     num_stages: int
     small: Mapping[str, Any] = field(default_factory=dict)
+    narrow: Mapping[str, Any] = field(default_factory=dict)
     stage: int = 0
 
     def settings(self, chip: Chip) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,6 +66,8 @@ class Launch:
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
+        if chip.narrow and self.narrow:
+            constants, options = {**constants, **self.narrow}, {"num_warps": 8, "num_stages": 1}
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
@@ -67,7 +75,11 @@ class Launch:
         if not all(self.grid):
             return
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
+        if not tensor.is_cuda:
+            constants, options = self.settings(CHIPS["sm_90"])
+            self.kernel[self.grid](**self.arguments, **constants, **options)
+            return
+        constants, options = self.settings(_chip(tensor.device.index))
         with torch.cuda.device_of(tensor):
             self.kernel[self.grid](**self.arguments, **constants, **options)
 
@@ -79,8 +91,3 @@ def _chip(device: int) -> Chip:
         arch = about.gcnArchName.partition(":")[0]
         return CHIPS.get(arch) or Chip(arch, 64 << 10, amd=True)
     return Chip(f"sm_{about.major}{about.minor}", about.shared_memory_per_block_optin, wide=about.major in (9, 10))
-
-
-def widened(kernel: Any, dtype: torch.dtype) -> bool:
-    """Says whether operands must be float32 before a product: Triton's interpreter multiplies bfloat16 bit patterns."""
-    return dtype == torch.bfloat16 and not isinstance(kernel, triton.JITFunction)

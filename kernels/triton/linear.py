@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import QuantizedMatrix, check
-from . import FLOATS, MAX_ROWS
-from .launch import Launch, widened
+from . import FLOATS, MAX_ROWS, MAX_WIDTH
+from .elementwise import norm_row
+from .launch import Launch
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
 _WIDE = 1024  # columns of a program that widens
@@ -32,10 +33,12 @@ def quantized_linear(
     gate: str | None = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """As `linear.quantized_linear`, of at most MAX_ROWS rows; into `out`, rows without gaps, where that is given."""
     if out is None:
-        out = torch.empty((x.shape[0], matrix.shape[0] // (2 if gate else 1)), dtype=x.dtype, device=x.device)
+        shape = x.shape[0], matrix.shape[0] // (2 if gate else 1)
+        out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
     linear_launch(x, matrix, bias, out, norm=norm, gate=gate, residual=residual).run()
     return out
 
@@ -60,62 +63,135 @@ def linear_launch(
     if gate and (outputs % 2 or bias is not None):
         raise ValueError(f"gate: {outputs} outputs, expected an even number, and no bias")
     outputs //= 2 if gate else 1
-    check("out", out, (rows, outputs), (x.dtype,), x.device)
+    check("out", out, (rows, outputs), (x.dtype, torch.float32), x.device)
     if residual is not None:
         check("residual", residual, (rows, outputs), (x.dtype,), x.device)
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
+    group = columns // max(matrix.scales.shape[1], 1)
+    if rows == 1 and columns % 32 == 0:
+        return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
     block = 64 if outputs >= 8192 else 32 if outputs >= 4096 else 16  # enough programs for a GPU's processors
     block = min(block, 32) if gate else block
-    group = columns // max(matrix.scales.shape[1], 1)
     return Launch(
         _linear,
         (triton.cdiv(outputs, block),),
         {
-            "x": x, "codes": matrix.codes, "scales": matrix.scales, "offsets": matrix.offsets, "bias": bias,
-            "norm": None if norm is None else norm[0], "residual": residual, "out": out, "rows": rows,
+            "x": x, "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
+            **_units(matrix),
+            "bias": bias, "norm": None if norm is None else norm[0], "residual": residual, "out": out, "rows": rows,
             "outputs": outputs, "groups": matrix.scales.shape[1], "stride_x": x.stride(0),
             "stride_r": 0 if residual is None else residual.stride(0), "stride_o": out.stride(0),
             "eps": 0.0 if norm is None else float(norm[1]),
         },
         {
-            "GROUP": group, "BITS": matrix.bits, "BLOCK_M": MAX_ROWS, "BLOCK_N": block, "GATE": _GATES[gate],
-            "WIDEN": widened(_linear, x.dtype),
+            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": MAX_ROWS, "BLOCK_N": block,
+            "GATE": _GATES[gate],
         },
         num_warps=4 if block >= 32 else 2,
         num_stages=4,
-        stage=group * matrix.bits // 8 * block + MAX_ROWS * group * x.dtype.itemsize,
+        stage=(group if matrix.bits == 8 else 16) * block + MAX_ROWS * max(group, 32) * x.dtype.itemsize,
     )  # fmt: skip
 
 
-def widen(matrix: QuantizedMatrix, dtype: torch.dtype) -> Tensor:
-    """As `QuantizedMatrix.widened`, in one pass: a byte or half of one is read for each number that is written."""
-    out = torch.empty(matrix.shape, dtype=dtype, device=matrix.codes.device)
-    widen_launch(matrix, out).run()
+def _row_launch(
+    x: Tensor,
+    matrix: QuantizedMatrix,
+    group: int,
+    outputs: int,
+    bias: Tensor | None,
+    out: Tensor,
+    norm: tuple[Tensor, float] | None,
+    gate: str | None,
+    residual: Tensor | None,
+) -> Launch:
+    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads."""
+    block, units = 16 if outputs >= 4096 else 8, x.shape[1] // 32
+    return Launch(
+        _row_linear,
+        (triton.cdiv(outputs, block),),
+        {
+            "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
+            "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
+            "residual": residual,
+            "out": out, "outputs": outputs, "units": units, "eps": 0.0 if norm is None else float(norm[1]),
+        },
+        {
+            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
+            "UNITS": min(32, triton.next_power_of_2(units)), "GATE": _GATES[gate],
+        },
+        num_warps=4,
+        num_stages=1,
+    )  # fmt: skip
+
+
+def _units(matrix: QuantizedMatrix) -> dict[str, Tensor | None]:
+    return {"scale_units": matrix.scale_units, "offset_units": matrix.offset_units}
+
+
+def widen(matrix: QuantizedMatrix, dtype: torch.dtype, ids: Tensor | None = None) -> Tensor:
+    """As `QuantizedMatrix.widened`, in one pass: a byte or half of one is read for each number that is written. ids:
+    (N,), which rows alone are widened, in their order."""
+    rows = matrix.shape[0] if ids is None else len(ids)
+    out = torch.empty((rows, matrix.shape[1]), dtype=dtype, device=matrix.codes.device)
+    widen_launch(matrix, out, ids).run()
     return out
 
 
-def widen_launch(matrix: QuantizedMatrix, out: Tensor) -> Launch:
-    outputs, columns = matrix.shape
-    check("out", out, (outputs, columns), FLOATS, matrix.codes.device)
+def widen_and_norm(matrix: QuantizedMatrix, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The matrix widened to x's dtype, and RMSNorm of x (N, in): one launch for what a product of many rows needs."""
+    out = torch.empty(matrix.shape, dtype=x.dtype, device=x.device)
+    normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    widen_launch(matrix, out, norm=(x, weight, eps, normed)).run()
+    return out, normed
+
+
+def widen_launch(
+    matrix: QuantizedMatrix,
+    out: Tensor,
+    ids: Tensor | None = None,
+    norm: tuple[Tensor, Tensor, float, Tensor] | None = None,
+) -> Launch:
+    """norm: rows (N, in), RMSNorm's weight (in,) and eps, and where the normed rows go, without gaps."""
+    columns = matrix.shape[1]
+    rows = matrix.shape[0] if ids is None else len(ids)
+    check("out", out, (rows, columns), FLOATS, matrix.codes.device)
+    if ids is not None:
+        check("ids", ids, (rows,), (torch.int64, torch.int32), out.device)
+    x, weight, eps, normed = norm or (None, None, 0.0, None)
+    if x is not None and weight is not None and normed is not None:
+        check("x", x, (None, columns), FLOATS, out.device)
+        check("weight", weight, (columns,), (x.dtype,), out.device)
+        check("normed", normed, x.shape, (x.dtype,), out.device)
+        if columns > MAX_WIDTH:
+            raise ValueError(f"x: {columns} columns, expected 1 to {MAX_WIDTH}")
+    many, width = (0, 16) if x is None else (len(x), triton.next_power_of_2(columns))
+    block = min(_WIDE, max(32, triton.next_power_of_2(columns)))
+    block_rows = 4 * _WIDE // block
     return Launch(
         _widen,
-        (outputs, triton.cdiv(columns, _WIDE)),
+        (many + triton.cdiv(rows, block_rows), triton.cdiv(columns, block)),
         {
-            "codes": matrix.codes, "scales": matrix.scales, "offsets": matrix.offsets, "out": out, "columns": columns,
-            "groups": matrix.scales.shape[1],
+            "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
+            **_units(matrix), "out": out, "ids": ids, "x": x, "weight": weight, "normed": normed, "rows": rows,
+            "columns": columns, "groups": matrix.scales.shape[1], "many": many,
+            "stride_x": 0 if x is None else x.stride(0), "eps": float(eps),
         },
-        {"GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "BLOCK": _WIDE},
-        num_warps=4,
+        {
+            "GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "ZERO": matrix.zero,
+            "BLOCK_M": block_rows, "BLOCK": block, "WIDTH": width,
+        },
+        num_warps=max(4, width // 1024),
         num_stages=1,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "outputs"])
 def _linear(
-    x, codes, scales, offsets, bias, norm, residual, out, rows, outputs, groups, stride_x, stride_r, stride_o, eps,
-    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GATE: tl.constexpr,
-    WIDEN: tl.constexpr,
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, groups,
+    stride_x, stride_r, stride_o,
+    eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    GATE: tl.constexpr,
 ):  # fmt: skip
     """Computes BLOCK_N outputs of all rows; with GATE, of the first half times those of the second."""
     row, output = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -130,17 +206,15 @@ def _linear(
             squares += tl.sum(values * values, axis=1)
         factor = 1.0 / tl.sqrt(squares / (groups * GROUP) + eps)
     sums = _product(
-        x_row, here, norm, factor, codes, scales, offsets, output.to(tl.int64), there, groups, GROUP, BITS, BLOCK_M,
-        BLOCK_N, WIDEN,
+        x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output.to(tl.int64),
+        there, groups, GROUP, BITS, ZERO,
+        BLOCK_M, BLOCK_N,
     )  # fmt: skip
     if GATE > 0:
-        z = sums
-        if GATE == 2:  # gelu_tanh and silu are both x times a logistic function (elementwise.py)
-            z = 1.5957691216057308 * (sums + 0.044715 * sums * sums * sums)
-        gated = sums * tl.sigmoid(z)
-        sums = gated * _product(
-            x_row, here, norm, factor, codes, scales, offsets, (output + outputs).to(tl.int64), there, groups, GROUP,
-            BITS, BLOCK_M, BLOCK_N, WIDEN,
+        sums = _gated(sums, GATE) * _product(
+            x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units,
+            (output + outputs).to(tl.int64), there, groups,
+            GROUP, BITS, ZERO, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     if bias is not None:
         sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
@@ -152,65 +226,281 @@ def _linear(
 
 
 @triton.jit
+def _gated(sums, GATE: tl.constexpr):
+    z = sums
+    if GATE == 2:  # gelu_tanh and silu are both x times a logistic function (elementwise.py)
+        z = 1.5957691216057308 * (sums + 0.044715 * sums * sums * sums)
+    return sums * tl.sigmoid(z)
+
+
+@triton.jit
 def _product(
-    x_row, here, norm, factor, codes, scales, offsets, output, there, groups,
-    GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDEN: tl.constexpr,
+    x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output, there, groups,
+    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Multiplies all rows with BLOCK_N rows of the matrix, (BLOCK_M, BLOCK_N) float32."""
-    SPAN: tl.constexpr = GROUP * BITS // 8  # bytes of a group; at 4 bits each holds two columns, SPAN apart
-    column = tl.arange(0, SPAN)
-    code_at = codes + output[:, None] * (groups * SPAN) + column[None, :]
-    grid_at = output * groups
+    """Multiplies all rows with BLOCK_N rows of the matrix, (BLOCK_M, BLOCK_N) float32: 8-bit codes group by group,
+    others 32 columns at a time."""
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for group in range(0, groups):
-        first = _inputs(x_row, here, norm, factor, group * GROUP + column, WIDEN)
-        code = tl.load(code_at + group * SPAN, mask=there[:, None], other=0)
-        if BITS == 4:
-            second = _inputs(x_row, here, norm, factor, group * GROUP + SPAN + column, WIDEN)
-            high = (code >> 4).to(tl.int8)  # int8: a conversion from uint8 has a quarter of the throughput
-            code = (code & 15).to(tl.int8)
+    if BITS == 8:
+        column = tl.arange(0, GROUP)
+        code_at = codes + output[:, None] * (groups * GROUP) + column[None, :]
+        for group in range(0, groups):
+            first = _inputs(x_row, here, norm, factor, group * GROUP + column)
+            code = tl.load(code_at + group * GROUP, mask=there[:, None], other=0)
             part = tl.dot(first, tl.trans(code.to(first.dtype)), input_precision="ieee")
-            part = tl.dot(second, tl.trans(high.to(first.dtype)), part, input_precision="ieee")
-        else:
-            part = tl.dot(first, tl.trans(code.to(first.dtype)), input_precision="ieee")
-        sums += part * tl.load(scales + grid_at + group, mask=there, other=0.0).to(tl.float32)[None, :]
-        if offsets is not None:
-            total = tl.sum(first.to(tl.float32), axis=1)
-            if BITS == 4:
-                total += tl.sum(second.to(tl.float32), axis=1)
-            offset = tl.load(offsets + grid_at + group, mask=there, other=0.0).to(tl.float32)
-            sums += total[:, None] * offset[None, :]
+            sums += _scaled(
+                part, first, scales, offsets, scale_units, offset_units, output * groups + group, there, GROUP
+            )
+    else:
+        byte = tl.arange(0, 16)
+        units = groups * GROUP // 32
+        code_at = codes + output[:, None] * (units * 16) + byte[None, :]
+        for unit in range(0, units):
+            first = _inputs(x_row, here, norm, factor, unit * 32 + byte)
+            second = _inputs(x_row, here, norm, factor, unit * 32 + 16 + byte)
+            code = tl.load(code_at + unit * 16, mask=there[:, None], other=0).to(tl.int8)
+            low = code & 15
+            above = (code >> 4) & 15  # int8: a conversion from uint8 has a quarter of the throughput
+            if BITS > 4:
+                word = output[:, None] * units + unit
+                if BITS == 6:
+                    word = word * 2 + (byte % 2)[None, :]
+                bits = tl.load(high + word + (byte * 0)[None, :], mask=there[:, None], other=0)
+                bits = bits >> _high_bit(byte, BITS)[None, :]
+                low |= ((bits & (BITS * 2 - 9)) << 4).to(tl.int8)
+                above |= (((bits >> (BITS - 4)) & (BITS * 2 - 9)) << 4).to(tl.int8)
+            part = tl.dot(first, tl.trans((low - ZERO).to(first.dtype)), input_precision="ieee")
+            if GROUP == 16:
+                sums += _scaled(
+                    part, first, scales, offsets, scale_units, offset_units, output * groups + unit * 2, there, GROUP
+                )
+                part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), input_precision="ieee")
+                sums += _scaled(
+                    part,
+                    second,
+                    scales,
+                    offsets,
+                    scale_units,
+                    offset_units,
+                    output * groups + unit * 2 + 1,
+                    there,
+                    GROUP,
+                )
+            else:
+                part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), part, input_precision="ieee")
+                both = first.to(tl.float32) + second.to(tl.float32)
+                sums += _scaled(
+                    part,
+                    both,
+                    scales,
+                    offsets,
+                    scale_units,
+                    offset_units,
+                    output * groups + unit // (GROUP // 32),
+                    there,
+                    GROUP,
+                )
     return sums
 
 
 @triton.jit
-def _inputs(x_row, here, norm, factor, column, WIDEN: tl.constexpr):
+def _number(numbers, units, at, mask, GROUP: tl.constexpr):
+    """Reads scales or offsets of groups, times their units where they are bytes."""
+    number = tl.load(numbers + at, mask=mask, other=0).to(tl.float32)
+    if units is not None:
+        number *= tl.load(units + at // (256 // GROUP), mask=mask, other=0.0).to(tl.float32)
+    return number
+
+
+@triton.jit
+def _high_bit(byte, BITS: tl.constexpr):
+    """Where the bits above 4 of column `byte` of 16 begin in their word; those of column `byte` + 16 follow."""
+    place = 4 * (byte // 4) + 16 * (byte % 4 // 2)
+    if BITS == 5:
+        place += 2 * (byte % 2)
+    return place
+
+
+@triton.jit
+def _scaled(part, inputs, scales, offsets, scale_units, offset_units, at, there, GROUP: tl.constexpr):
+    """Sums of codes times inputs, by the scale of their group, and its offset times the sum of the inputs."""
+    part *= _number(scales, scale_units, at, there, GROUP)[None, :]
+    if offsets is not None:
+        offset = _number(offsets, offset_units, at, there, GROUP)
+        part += tl.sum(inputs.to(tl.float32), axis=1)[:, None] * offset[None, :]
+    return part
+
+
+@triton.jit
+def _inputs(x_row, here, norm, factor, column):
     """Reads columns of all rows, normed where there is a norm, rounded as a norm of its own would."""
     values = tl.load(x_row + column[None, :], mask=here[:, None], other=0.0)
     if norm is not None:
         weight = tl.load(norm + column).to(tl.float32)
         values = (values.to(tl.float32) * factor[:, None] * weight[None, :]).to(values.dtype)
-    if WIDEN:
-        values = values.to(tl.float32)
     return values
 
 
-@triton.jit(do_not_specialize=["columns"])
-def _widen(
-    codes, scales, offsets, out, columns, groups, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr
+@triton.jit(do_not_specialize=["outputs"])
+def _row_linear(
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, outputs, units, eps,
+    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
+    GATE: tl.constexpr,
 ):  # fmt: skip
-    """Widens BLOCK columns (axis 1) of a row (axis 0)."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < columns
-    group = column // GROUP
-    if BITS == 4:
-        place = column % GROUP
-        code = tl.load(codes + row * (columns // 2) + group * (GROUP // 2) + place % (GROUP // 2), mask=inside, other=0)
-        code = ((code >> (place // (GROUP // 2) * 4).to(tl.uint8)) & 15).to(tl.int8)
-    else:
-        code = tl.load(codes + row * columns + column, mask=inside, other=0)
-    wide = code.to(tl.float32) * tl.load(scales + row * groups + group, mask=inside, other=0.0).to(tl.float32)
+    """Computes BLOCK_N outputs of one row; with GATE, of the first half times those of the second."""
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = output < outputs
+    sums, squares = _row_product(
+        x, codes, high, scales, offsets, scale_units, offset_units, norm, output.to(tl.int64), there, units, GROUP,
+        BITS, ZERO, BLOCK_N, UNITS
+    )  # fmt: skip
+    factor = 1.0
+    if norm is not None:
+        factor = 1.0 / tl.sqrt(squares / (units * 32) + eps)
+        sums *= factor
+    if GATE > 0:
+        up, squares = _row_product(
+            x, codes, high, scales, offsets, scale_units, offset_units, norm, (output + outputs).to(tl.int64), there,
+            units, GROUP, BITS, ZERO,
+            BLOCK_N, UNITS,
+        )  # fmt: skip
+        sums = _gated(sums, GATE) * (up * factor)
+    if bias is not None:
+        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
+    if residual is not None:
+        sums += tl.load(residual + output, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + output, sums.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _row_product(
+    x, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
+    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """Multiplies the row, times the norm's weight where there is one, with BLOCK_N rows of the matrix: (BLOCK_N,)
+    float32, and the sum of the row's squares.
+
+    A thread takes all words of 32 columns of a matrix row, in one load of 16 bytes. A code becomes a number without a
+    conversion: as the low bits of a bfloat16 between 128 and 256, two at a time, which with zeros behind are float32;
+    8-bit ones as the bits below 1 of a float32. What is too much goes into the offset.
+    """
+    WORDS: tl.constexpr = 8 if BITS == 8 else 4
+    BASE: tl.constexpr = 384 if BITS == 8 else 128 + ZERO
+    lane = tl.arange(0, WORDS)
+    sums = tl.zeros((BLOCK_N, UNITS, WORDS), tl.float32)
+    squares = tl.zeros((UNITS, WORDS), tl.float32)
+    for start in range(0, units, UNITS):
+        unit = start + tl.arange(0, UNITS)
+        inside = unit < units
+        both = there[:, None] & inside[None, :]
+        place = output[:, None] * units + unit[None, :]
+        word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
+        if GROUP == 16:
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
+            odd_scale, odd_shift = _grid(scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE)
+        else:
+            grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
+            odd_scale, odd_shift = scale, shift
+        first = unit[:, None] * 32 + lane[None, :] * 4
+        if BITS == 8:
+            if GROUP == 16:  # words 0 to 3 are of one group, 4 to 7 of the next
+                upper = (lane >= 4)[None, None, :]
+                scale = tl.where(upper, odd_scale, scale)
+                shift = tl.where(upper, odd_shift, shift)
+            word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
+            for byte in tl.static_range(4):
+                values, squares = _row_inputs(x, norm, first + byte, inside, squares)
+                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
+                sums += (bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift) * values[None]
+        else:
+            if BITS == 5:
+                plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
+            for step in tl.static_range(4):
+                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
+                if BITS == 5:
+                    pair |= _moved(plane, step, 4) & 0x00100010
+                if BITS == 6:
+                    if step % 2 == 0:
+                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
+                        plane = plane >> (4 * lane)[None, None, :]
+                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
+                one_scale, one_shift = scale, shift
+                if step % 2 == 1:
+                    one_scale, one_shift = odd_scale, odd_shift
+                at = first + (step // 2 + 16 * (step % 2))
+                values, squares = _row_inputs(x, norm, at, inside, squares)
+                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight * values[None]
+                values, squares = _row_inputs(x, norm, at + 2, inside, squares)
+                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight * values[None]
+    return tl.sum(tl.sum(sums, axis=2), axis=1), tl.sum(tl.sum(squares, axis=1), axis=0)
+
+
+@triton.jit
+def _grid(
+    scales, offsets, scale_units, offset_units, at, mask, GROUP: tl.constexpr, BASE: tl.constexpr
+):  # fmt: skip
+    scale = _number(scales, scale_units, at, mask, GROUP)
+    shift = -BASE * scale
     if offsets is not None:
-        wide += tl.load(offsets + row * groups + group, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * columns + column, wide.to(out.dtype.element_ty), mask=inside)
+        shift += _number(offsets, offset_units, at, mask, GROUP)
+    return scale[:, :, None], shift[:, :, None]
+
+
+@triton.jit
+def _row_inputs(x, norm, at, inside, squares):
+    values = tl.load(x + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    if norm is not None:
+        squares += values * values
+        values *= tl.load(norm + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    return values, squares
+
+
+@triton.jit
+def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
+    """Shifts bit FROM to bit TO."""
+    return word >> (FROM - TO) if FROM > TO else word << (TO - FROM)
+
+
+@triton.jit(do_not_specialize=["rows", "many"])
+def _widen(
+    codes, high, scales, offsets, scale_units, offset_units, out, ids, x, weight, normed, rows, columns, groups, many,
+    stride_x, eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Widens BLOCK columns (axis 1) of BLOCK_M rows (axis 0); the first `many` programs of axis 0 norm a row of x
+    each."""
+    program = tl.program_id(0)
+    if program >= many:
+        row = ((program - many) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        to = out + row[:, None] * columns + column[None, :]
+        if ids is not None:
+            row = tl.load(ids + row, mask=row < rows, other=0).to(tl.int64)
+        row = row[:, None]
+        if BITS == 8:
+            code = tl.load(codes + row * columns + column[None, :], mask=inside, other=0).to(tl.int32)
+        else:
+            unit, byte, half = column // 32, column % 16, column % 32 // 16
+            at = codes + row * (columns // 2) + (unit * 16 + byte)[None, :]
+            code = (tl.load(at, mask=inside, other=0).to(tl.int32) >> (4 * half)[None, :]) & 15
+            if BITS > 4:
+                word = unit
+                if BITS == 6:
+                    word = unit * 2 + byte % 2
+                bits = tl.load(high + row * (columns // 32 * (BITS - 4)) + word[None, :], mask=inside, other=0)
+                bits = bits >> (_high_bit(byte, BITS) + half * (BITS - 4))[None, :]
+                code |= (bits & (BITS * 2 - 9)) << 4
+            code -= ZERO
+        at = row * groups + (column // GROUP)[None, :]
+        wide = code.to(tl.float32) * _number(scales, scale_units, at, inside, GROUP)
+        if offsets is not None:
+            wide += _number(offsets, offset_units, at, inside, GROUP)
+        tl.store(to, wide.to(out.dtype.element_ty), mask=inside)
+    elif tl.program_id(1) == 0:  # noqa: SIM102 (whether there is an x is known when it is compiled)
+        if x is not None:
+            row = program.to(tl.int64)
+            norm_row(x + row * stride_x, weight, normed + row * columns, columns, eps, WIDTH)

@@ -11,33 +11,32 @@ import triton
 import triton.language as tl
 
 from .pack import load_codes
-from .tiles import LOG2E, finish, masked_block, online_softmax, seen, seen_blocks
+from .tiles import LOG2E, finish, masked_block, online_softmax, rows_of, seen, seen_blocks
 
 
 @triton.jit(
     do_not_specialize=["queries", "tokens", "last_seen", "window", "stride_lp", "stride_lh"],
-    do_not_specialize_on_alignment=["lse"],
+    do_not_specialize_on_alignment=["lse", "counts", "places"],
 )
 def attend_packed(
-    q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, last_seen, queries, tokens,
+    q, key_codes, key_scale, key_low, value_codes, value_scale, value_low, out, lse, counts, places, last_seen, queries,
+    tokens,
     stride_cg, stride_ct, stride_kg, stride_kt, stride_vg, stride_qh, stride_qn, stride_op, stride_oh, stride_on,
     stride_lp, stride_lh, window, scale,
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
 ):  # fmt: skip
     """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
     head, share = tl.program_id(1), tl.program_id(2)
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    token = row // GROUP
-    valid = token < queries
-    index = token + last_seen
+    token, valid, index, tokens = rows_of(queries, counts, places, last_seen, tokens, GROUP, BLOCK_M)
+    row = tl.arange(0, BLOCK_M)
+    if places is None:
+        row += tl.program_id(0) * BLOCK_M
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D // 2)[None, :]
     at = q + query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
     q_first, q_second = tl.load(at, mask=inside, other=0.0), tl.load(at + D // 2, mask=inside, other=0.0)
-    if WIDEN:
-        q_first, q_second = q_first.to(tl.float32), q_second.to(tl.float32)
     wide_head = head.to(tl.int64)
     key_codes += wide_head * stride_cg
     value_codes += wide_head * stride_cg

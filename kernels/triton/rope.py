@@ -74,8 +74,11 @@ def qkv_launch(
     cache_values: Tensor,
     start: int,
     raw_keys: Tensor | None,
+    *,
+    rows: tuple[Tensor, Tensor, int] | None = None,
 ) -> Launch:
-    """As `elementwise.rope_qkv`. Raises ValueError."""
+    """As `elementwise.rope_qkv`. rows: positions and slots (n,) int32 and the spacing of `elementwise.rope_rows`, with
+    the whole of the tables. Raises ValueError."""
     check("qkv", qkv, (None, None, None), FLOATS)
     tokens, all_heads, dim = qkv.shape
     heads, kv_heads = out.shape[0], cache_keys.shape[0]
@@ -85,15 +88,17 @@ def qkv_launch(
         raise ValueError(f"qkv: head dim {dim}, expected an even number up to {MAX_DIM}")
     check("out", out, (heads, tokens, dim), (qkv.dtype,), qkv.device)
     for name, table in (("cos", cos), ("sin", sin)):
-        check(name, table, (tokens, dim), (torch.float32,), qkv.device)
+        check(name, table, (None if rows else tokens, dim), (torch.float32,), qkv.device)
         if not table.is_contiguous():
             raise ValueError(f"{name}: expected a contiguous table")
     for name, cache in (("cache_keys", cache_keys), ("cache_values", cache_values)):
         check(name, cache, (kv_heads, None, dim), (qkv.dtype,), qkv.device)
     if cache_keys.stride() != cache_values.stride():
         raise ValueError(f"cache_values: strides {cache_values.stride()}, expected {cache_keys.stride()}")
-    if not 0 <= start <= cache_keys.shape[1] - tokens:
+    if rows is None and not 0 <= start <= cache_keys.shape[1] - tokens:
         raise ValueError(f"start: {start} with {tokens} tokens in a cache of {cache_keys.shape[1]}")
+    for name, places in zip(("positions", "slots"), rows[:2] if rows else (), strict=False):
+        check(name, places, (tokens,), (torch.int32,), qkv.device)
     for weight in norms or ():
         check("norms", weight, (dim,), (qkv.dtype,), qkv.device)
     if raw_keys is not None:
@@ -103,8 +108,9 @@ def qkv_launch(
         (triton.cdiv(tokens, _TOKENS), all_heads),
         {
             "qkv": qkv, "q_norm": norms[0] if norms else None, "k_norm": norms[1] if norms else None, "cos": cos,
-            "sin": sin, "out": out, "keys": cache_keys, "values": cache_values, "raw": raw_keys, "tokens": tokens,
-            "start": start, "eps": float(eps), "stride_xt": qkv.stride(0), "stride_xh": qkv.stride(1),
+            "sin": sin, "out": out, "keys": cache_keys, "values": cache_values, "raw": raw_keys,
+            "positions": rows and rows[0], "slots": rows and rows[1], "stride_row": rows[2] if rows else 0,
+            "tokens": tokens, "start": start, "eps": float(eps), "stride_xt": qkv.stride(0), "stride_xh": qkv.stride(1),
             "stride_oh": out.stride(0), "stride_ot": out.stride(1), "stride_cg": cache_keys.stride(0),
             "stride_ct": cache_keys.stride(1), "stride_rg": 0 if raw_keys is None else raw_keys.stride(0),
             "stride_rt": 0 if raw_keys is None else raw_keys.stride(1),
@@ -118,22 +124,29 @@ def qkv_launch(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["tokens", "start"], do_not_specialize_on_alignment=["cos", "sin"])
+@triton.jit(do_not_specialize=["tokens", "start"], do_not_specialize_on_alignment=["cos", "sin", "positions", "slots"])
 def _rope_qkv(
-    qkv, q_norm, k_norm, cos, sin, out, keys, values, raw, tokens, start, eps, stride_xt, stride_xh, stride_oh,
-    stride_ot, stride_cg, stride_ct, stride_rg, stride_rt,
+    qkv, q_norm, k_norm, cos, sin, out, keys, values, raw, positions, slots, stride_row, tokens, start, eps,
+    stride_xt, stride_xh, stride_oh, stride_ot, stride_cg, stride_ct, stride_rg, stride_rt,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Takes a block of tokens (axis 0) of one head (axis 1): of queries, then of keys, then of values."""
     head = tl.program_id(1).to(tl.int64)
     token, dims = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
     inside = (token < tokens)[:, None] & (dims < D // 2)[None, :]
-    token = token.to(tl.int64)[:, None]
+    wide = token.to(tl.int64)
+    slot = (start + wide)[:, None] * stride_ct
+    position = wide
+    if slots is not None:  # each token is a row with a cache of its own
+        slot = tl.load(slots + token, mask=token < tokens, other=0).to(tl.int64)[:, None] * stride_ct
+        slot += wide[:, None] * stride_row
+        position = tl.load(positions + token, mask=token < tokens, other=0).to(tl.int64)
+    token = wide[:, None]
     at = qkv + head * stride_xh + token * stride_xt + dims[None, :]
     first = tl.load(at, mask=inside, other=0.0)
     second = tl.load(at + D // 2, mask=inside, other=0.0)
     if head >= HEADS + KV_HEADS:
-        at = values + (head - HEADS - KV_HEADS) * stride_cg + (start + token) * stride_ct + dims[None, :]
+        at = values + (head - HEADS - KV_HEADS) * stride_cg + slot + dims[None, :]
         tl.store(at, first, mask=inside)
         tl.store(at + D // 2, second, mask=inside)
     else:
@@ -148,7 +161,7 @@ def _rope_qkv(
             wide_first *= factor * tl.load(weight, mask=real, other=0.0).to(tl.float32)[None, :]
             wide_second *= factor * tl.load(weight + D // 2, mask=real, other=0.0).to(tl.float32)[None, :]
             first, second = wide_first.to(first.dtype), wide_second.to(second.dtype)
-        table = token * D + dims[None, :]
+        table = position[:, None] * D + dims[None, :]
         cos_first = tl.load(cos + table, mask=inside, other=0.0)
         cos_second = tl.load(cos + table + D // 2, mask=inside, other=0.0)
         sin_first = tl.load(sin + table, mask=inside, other=0.0)
@@ -161,7 +174,7 @@ def _rope_qkv(
             tl.store(at, turned_first, mask=inside)
             tl.store(at + D // 2, turned_second, mask=inside)
         else:
-            at = keys + (head - HEADS) * stride_cg + (start + token) * stride_ct + dims[None, :]
+            at = keys + (head - HEADS) * stride_cg + slot + dims[None, :]
             tl.store(at, turned_first, mask=inside)
             tl.store(at + D // 2, turned_second, mask=inside)
             if raw is not None:

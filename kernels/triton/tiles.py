@@ -27,8 +27,13 @@ def shares_for(q: Tensor, source: Source | PackedSource) -> int:
     """Says into how many shares a source's keys are cut: as many as it takes to occupy the GPU."""
     kv_heads, tokens, dim = source.shape
     rows = source.count * (q.shape[0] // kv_heads)
-    blocks = triton.cdiv(rows, _block_rows(rows, dim, q.dtype))
+    blocks = source.count if apart(source) else triton.cdiv(rows, _block_rows(rows, dim, q.dtype))
     return max(1, min(_PROGRAMS // max(blocks * kv_heads, 1), tokens // LEAST_SHARE))
+
+
+def apart(source: Source | PackedSource) -> bool:
+    """Says whether every query token is a program's of its own, with its own keys or its own place among them."""
+    return source.rows is not None and source.rows.places is not None
 
 
 def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -44,6 +49,7 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
         "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "small": small,
+        "narrow": {"BLOCK_N": 16},
         "stage": 2 * block_n * block_d * dtype.itemsize,
     }  # fmt: skip
 
@@ -52,6 +58,27 @@ def _block_rows(rows: int, dim: int, dtype: torch.dtype) -> int:
     """Chooses a program's query rows: for few what a tensor core takes at once, for many what registers hold."""
     most = (128 if dim <= 128 else 64) if dtype != torch.float32 else (32 if dim <= 128 else 16)
     return min(most, max(16, triton.next_power_of_2(rows)))
+
+
+@triton.jit
+def rows_of(
+    queries, counts, places, last_seen, tokens, GROUP: tl.constexpr, BLOCK_M: tl.constexpr
+):  # fmt: skip
+    """Returns of a program's query rows (token, whether it exists, index of the key that it sits at), and how many keys
+    there are: on axis 0 blocks of rows, or, where `places` tells each token's, tokens (formats.Rows)."""
+    row = tl.arange(0, BLOCK_M)
+    if places is not None:
+        token = tl.program_id(0) + row * 0
+        valid = row < GROUP
+        index = tl.load(places + tl.program_id(0)) + row * 0
+        tokens = tl.load(counts + tl.program_id(0))
+    else:
+        token = (tl.program_id(0) * BLOCK_M + row) // GROUP
+        valid = token < queries
+        index = token + last_seen
+        if counts is not None:
+            tokens = tl.load(counts)
+    return token, valid, index, tokens
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from minimemo.ask.evidence import Passage, fit_passages, render_passages
 from minimemo.ask.prompts import Prompts
@@ -18,6 +18,9 @@ from minimemo.errors import InputError
 from minimemo.events import Clock, Listener
 from minimemo.memory.view import MemoryView
 from minimemo.text.scripts import Language, detect_language
+
+if TYPE_CHECKING:
+    from minimemo.search.retriever import Hit
 
 Mode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist"]
 AnswerMode: TypeAlias = Literal["memorag", "rag", "memory", "closed", "gist", "summarize"]
@@ -34,10 +37,10 @@ MIN_EVIDENCE = 128  # Everything else in a prompt must leave this many tokens fo
 _PROMPT_ROOM = 192  # The longest memory prompt with its chat frame, less the question, takes fewer tokens.
 
 
-def memory_room(max_tokens: int = 256) -> int:
+def memory_room() -> int:
     """Gives the tokens to leave free behind a document, in a memory's cache and in the model's context, for a question
-    and an answer of max_tokens. A recipe holds it: with another figure every memo would be built again."""
-    return _PROMPT_ROOM + QUESTION_TOKENS + max(CLUE_TOKENS, 2 * SUMMARY_TOKENS, max_tokens)
+    and an answer. A recipe holds it: with another figure every memo would be built again."""
+    return _PROMPT_ROOM + QUESTION_TOKENS + max(CLUE_TOKENS, 2 * SUMMARY_TOKENS)
 
 
 _POLITE = r"^\W*(?:(?:please|can\ you|could\ you|would\ you)\W+)*"
@@ -246,6 +249,7 @@ class Question:
         self.generator = writer if mode == "memory" else generator
         self.clock = Clock(on_event)
         self.views: set[MemoryView] = set()  # what memory was read for it
+        self.hits: Sequence[Hit] = ()  # what its own words retrieved, best first
         self.begin()
         self._check()
 

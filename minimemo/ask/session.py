@@ -213,8 +213,8 @@ class Session:
 
     def _nearest_sentence(self, question: Question) -> str:
         """The sentence that says best what the question is about, one with all its names before others."""
-        (hits,) = self._retriever.retrieve([question.text], QUESTION_HITS)
-        texts = [" ".join(hit.chunk.text.split()) for hit in self._retriever.quote(question.text, hits)]
+        sentences = self._retriever.quote(question.text, question.hits)
+        texts = [" ".join(sentence.chunk.text.split()) for sentence in sentences]
         return max(texts, key=lambda text: names_within(question.text, text), default="")
 
     def _second(self, question: Question, first: Answer) -> Answer:
@@ -352,6 +352,7 @@ class Session:
             hits = self._retriever.retrieve(texts, max(most, CLUE_HITS), regions=paragraph)
             limits = [most if kind == "question" else CLUE_HITS for kind in kinds]
             kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
+            question.hits = kept[0] if kinds[0] == "question" else ()
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
         return self._placed(question.fit(ranked, budget, prompt))
 

@@ -105,6 +105,9 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if wrong and (near := get_close_matches(wrong[1], re.findall(r"[\w.-]+", wrong[2]), 1)):
             message += f"; did you mean {near[0]}?"
+        if message.endswith(": COMMAND"):
+            self.print_help(sys.stderr)
+            self.exit(2, f"\n{self.prog}: error: name a command\n")
         super().error(plain(message))
 
 
@@ -118,9 +121,13 @@ class _Command(_Parser):
             return super().parse_known_args(args, namespace)
         self._inside = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            known, rest = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._inside = False
+        if rest:
+            near = get_close_matches(rest[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(rest)}{f'; did you mean {near[0]}?' if near else ''}")
+        return known, rest
 
 
 class _Version(argparse.Action):
@@ -182,14 +189,16 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
     small = build.add_mutually_exclusive_group()
-    tiers = f"from large to small (default: {DEFAULT}); all but exact and int4 measure the model first, once"
+    tiers = (
+        f"from large to small (default: {DEFAULT}); all but exact and int4 first measure a model that has no profile"
+    )
     small.add_argument("--memory", choices=TIERS, help=tiers)
-    fits = "that memory.bin may take, such as 20MB: as good as fits into it"
+    fits = "how large memory.bin may get, such as 20MB: the best memory that fits into it is kept"
     small.add_argument("--budget", type=_size, metavar="SIZE", help=fits)
-    back = "how far back each token of a long document sees (default: all while it fits the model, then 2048)"
+    back = "how many tokens back each token sees (default: all, where the document fits the model; else 2048)"
     build.add_argument("--window", type=_positive, metavar="TOKENS", help=back)
-    build.add_argument("--encoding", help="of the document, when it is not UTF-8 (for example gb18030)")
-    build.add_argument("--password", help="of an encrypted PDF")
+    build.add_argument("--encoding", help="encoding of the document, when it is not UTF-8 (for example gb18030)")
+    build.add_argument("--password", help="password of an encrypted PDF")
     wrong = "replace puts a mark where bytes are no text (default: strict, which refuses the file)"
     build.add_argument("--errors", choices=("strict", "replace"), default="strict", help=wrong)
     _prompts(build)
@@ -197,8 +206,8 @@ def parser() -> argparse.ArgumentParser:
     measure = "measure a model once, for the smaller memories; a build does it when needed"
     step = "keep a memo of each document in a folder: new, changed, moved and removed ones"
     sync = command(commands.sync, step, "sync ~/reports")
-    sync.add_argument("folder", help="whose documents become a collection")
-    sync.add_argument("--name", help="of the collection (default: the folder's)")
+    sync.add_argument("folder", help="the folder whose documents become a collection")
+    sync.add_argument("--name", help="name of the collection (default: the folder's)")
     sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
     sync.add_argument("--watch", action="store_true", help="go on, and follow what changes in the folder")
@@ -214,18 +223,20 @@ def parser() -> argparse.ArgumentParser:
     _prompts(sync)
 
     status = command(commands.status, "show the collections, or one of them", "status reports")
-    status.add_argument("name", nargs="?", help="of a collection (default: all)")
-    status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument("name", nargs="?", help="name of a collection (default: all)")
+    status.add_argument("--json", action="store_true", help="print JSON")
 
     forget = command(commands.forget, "delete a collection's memos; its documents stay", "forget reports")
-    forget.add_argument("name", help="of the collection")
+    forget.add_argument("name", help="name of the collection")
 
     calibrate = command(commands.calibrate, measure, "calibrate qwen2.5-coder-0.5b")
     calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
-    texts = "of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
+    texts = (
+        "texts of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
+    )
     calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
     _device(calibrate)
-    calibrate.add_argument("--encoding", help="of the texts, when it is not UTF-8 (for example gb18030)")
+    calibrate.add_argument("--encoding", help="encoding of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
     ask.add_argument(
@@ -235,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
     ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
-    ask.add_argument("--name", metavar="PATTERN", help="with --in: of its documents those of such a name, '2024*.pdf'")
+    ask.add_argument("--name", metavar="PATTERN", help="with --in: only documents of such a name, like '2024*.pdf'")
     _models(ask)
     ask.add_argument(
         "--mode", choices=_MODES, default="memorag",
@@ -251,16 +262,20 @@ def parser() -> argparse.ArgumentParser:
 
     serve = command(commands.serve, "answer over HTTP: a page, an OpenAI-compatible API", "serve book.memo")
     serve.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
-    serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
-    serve.add_argument("--port", type=_port, default=8765, help="to listen at (default: 8765; 0: any that is free)")
-    serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that requests must carry")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
+    )
+    serve.add_argument(
+        "--port", type=_port, default=8765, help="port to listen at (default: 8765; 0: any that is free)"
+    )
+    serve.add_argument("--api-key-file", metavar="FILE", help="file with the key that requests must carry")
     serve.add_argument("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
     _models(serve)
     serve.add_argument(
         "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
     )
 
-    tools = "be the tools of an assistant (Model Context Protocol, over stdin and stdout)"
+    tools = "serve memos as tools of an assistant (Model Context Protocol, over stdin and stdout)"
     assistant = command(commands.mcp, tools, "mcp book.memo")
     assistant.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
     assistant.add_argument("--allow-writes", action="store_true", help="it may build memos, and delete them")
@@ -270,33 +285,35 @@ def parser() -> argparse.ArgumentParser:
     )
 
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
-    inspect.add_argument("memo", help="a memo folder")
-    inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument("memo", help="a memo folder, or a memo's place in an object store")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
 
-    away = "a copy of a memo that opens on other machines"
+    away = "write a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
     export.add_argument("memo", help="a memo folder")
     export.add_argument(
-        "out", help="the folder to make; one file: a name that ends in .zip; or a place in an object store: "
+        "out", help="what to write: a folder; one file, where the name ends in .zip; or a place in an object store: "
         "s3://bucket/prefix, gs://, az:// or file://",
     )  # fmt: skip
     export.add_argument(
         "--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for"
     )
-    export.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase, for where nobody can be asked")
+    export.add_argument("--passphrase-file", metavar="FILE", help="file with the passphrase, where nobody can be asked")
 
     back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
     importing.add_argument("archive", help="the file, or a memo's place in an object store")
     importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
-    importing.add_argument("--passphrase-file", metavar="FILE", help="holds the passphrase of a sealed file")
+    importing.add_argument("--passphrase-file", metavar="FILE", help="file with the passphrase of a sealed one")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
     verify.add_argument("memo", help="a memo folder")
 
     listing = command(commands.listing, "list models and memos on this machine", "list", name="list")
-    listing.add_argument("--du", action="store_true", help="what takes the disk: memos, models, all else of minimemo's")
-    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.add_argument(
+        "--du", action="store_true", help="show what takes the disk: memos, models, all else of minimemo's"
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON")
 
     remove = command(commands.remove, "delete memos", "rm book.memo", name="rm")
     remove.add_argument("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
@@ -325,7 +342,7 @@ def _models(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
-        help="to compute on (default: all cores) [$MINIMEMO_THREADS]",
+        help="threads to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
     _device(command)
 
@@ -343,12 +360,13 @@ def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
     command.add_argument(
         "--generator", metavar="URL|NAME|DIR|FILE.gguf",
         help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY; OpenAI's own takes "
-        "$OPENAI_API_KEY too), or another model (default: the memory's own)",
+        "$OPENAI_API_KEY too), or another model (default: the memory's own; for the default model's memos the larger "
+        "one that `pull` gets, where it is here)",
     )  # fmt: skip
     command.add_argument("--generator-model", metavar="NAME", help="the model of an endpoint that has several")
-    command.add_argument("--api-key-file", metavar="FILE", help="holds the endpoint's key, in place of a variable")
+    command.add_argument("--api-key-file", metavar="FILE", help="file with the endpoint's key, in place of a variable")
     command.add_argument(
-        "--plain-http", action="store_true", help="let passages and key leave this machine unencrypted"
+        "--plain-http", action="store_true", help="let passages and the key leave this machine unencrypted"
     )
     command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
     length = f"longest answer, in tokens of three quarters of an English word (default: {most})"

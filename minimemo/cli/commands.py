@@ -13,8 +13,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
+from time import localtime, monotonic, sleep, strftime
 from typing import Any
 
 from minimemo.cli.screen import (
@@ -126,15 +127,11 @@ def sync(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet, arguments.verbose) as on_event, opened(folder, name) as collection:
         made = plan(collection, arguments.forget)
         print(plain(_planned(name, made)), flush=True)
-        if arguments.dry_run:
-            for word, paths in (("new", made.new), ("changed", made.changed), ("gone", made.gone)):
-                for path in paths:
-                    print(plain(f"{word:<8} {path}"))
-            for word, pairs, between in (("moved", made.moved, "to"), ("same", made.same, "as")):
-                for path, before in pairs.items():
-                    print(plain(f"{word:<8} {path} = {before}" if between == "as" else f"{word:<8} {before} -> {path}"))
-            return
         run = _run(arguments, on_event)
+        if arguments.dry_run:
+            _tell_plan(made)
+            _estimate(arguments, collection.folder, made, run, on_event)
+            return
         failed = _synced(arguments, collection, made, run, on_event)
         print(plain(f'ask them: minimemo ask --in {shlex.quote(name)} "your question"'), flush=True)
         if arguments.watch:
@@ -142,6 +139,17 @@ def sync(arguments: argparse.Namespace) -> None:
     if failed:
         reasons = "".join(f"\n  {path}: {why}" for path, why in failed.items())
         raise InputError(f"{len(failed)} of {len(made.files)} documents have no memo:{reasons}")
+
+
+def _tell_plan(made: Any) -> None:
+    """Names every document that a sync would do something about."""
+    for word, paths in (("new", made.new), ("changed", made.changed), ("again", made.failed), ("gone", made.gone)):
+        for path in paths:
+            print(plain(f"{word:<8} {path}"))
+    for path, before in made.moved.items():
+        print(plain(f"moved    {before} -> {path}"))
+    for path, owner in made.same.items():
+        print(plain(f"same     {path} = {owner}"))
 
 
 def _synced(
@@ -153,22 +161,17 @@ def _synced(
     from minimemo.scale.sync import carry_out, one_by_one
     from minimemo.scale.workers import build_in_processes, check_jobs
 
-    jobs, key = check_jobs(arguments.jobs), [arguments.model, arguments.embedder, arguments.memory]
-
-    def built(document: Any, memo: Path) -> None:
-        from minimemo.memo.build import build  # not where nothing changed
-
-        opened = build(document, memo, memory=arguments.memory, **run)
-        run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
+    jobs = check_jobs(arguments.jobs)
 
     def told(line: str) -> None:
         on_event.clear()
         print(plain(line), flush=True)
 
     settings = {name: getattr(arguments, name) for name in ("model", "embedder", "memory", "prompts")}
-    _estimate(collection.folder, made, key, built, told)
+    _estimate(arguments, collection.folder, made, run, on_event)
     if jobs > 1 or arguments.ray:
-        made.new.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
+        for paths in (made.new, made.changed):
+            paths.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
 
     def builds(pairs: Any) -> Any:
         if arguments.ray:
@@ -176,32 +179,47 @@ def _synced(
 
             return build_on_cluster(pairs, arguments.ray, run["options"], settings)
         if jobs == 1:
-            return one_by_one(built)(pairs)
+            return one_by_one(partial(_built, arguments, run))(pairs)
         return build_in_processes(pairs, jobs, run["options"], settings, on_event)
 
     begun = monotonic()
     failed = carry_out(collection, made, builds, told)
     done = [path for path in made.read if path not in failed]
     memos = sum(disk_bytes(memos_of(collection.name) / f"{path}.memo") for path in done)
-    learn(key, sum(made.files[path].size for path in done), monotonic() - begun, memos)
+    learn(_pace_of(arguments), sum(made.files[path].size for path in done), monotonic() - begun, memos)
     return failed
 
 
-def _estimate(folder: str, made: Any, key: Sequence[Any], build: Callable[[Any, Path], None], told: Any) -> None:
+def _built(arguments: argparse.Namespace, run: dict[str, Any], document: Any, memo: Path) -> None:
+    from minimemo.memo.build import build  # not where nothing changed
+
+    opened = build(document, memo, memory=arguments.memory, **run)
+    run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
+
+
+def _pace_of(arguments: argparse.Namespace) -> list[Any]:
+    """What the pace of a sync is known by."""
+    return [arguments.model, arguments.embedder, arguments.memory]
+
+
+def _estimate(arguments: argparse.Namespace, folder: str, made: Any, run: dict[str, Any], on_event: Bar) -> None:
     """Says what a sync is going to take. Raises InputError where the disk has no room for it."""
     from minimemo.files import data_dir
     from minimemo.scale.estimate import WORTH, known, measured
 
     if made.bytes < WORTH:
         return
-    if (pace := known(key)) is None:
-        told("a sample of them is read first, to say how long it will take")
-        pace = measured({Path(folder) / path: made.files[path].size for path in made.read}, build)
+    if (pace := known(_pace_of(arguments))) is None:
+        print("a sample of them is read first, to say how long it will take", flush=True)
+        pace = measured(
+            {Path(folder) / path: made.files[path].size for path in made.read}, partial(_built, arguments, run)
+        )
+        on_event.clear()
     if pace is None:
         return
     room = shutil.disk_usage(data_dir()).free
     disk = pace.disk * made.bytes
-    told(f"about {_long(pace.seconds * made.bytes)} and {size(disk)}; {size(room)} are free")
+    print(f"about {_long(pace.seconds * made.bytes)} and {size(disk)}; {size(room)} are free", flush=True)
     if disk > room:
         raise InputError(f"{data_dir()}: has no room for {size(disk)} of memos; make some, or set MINIMEMO_HOME")
 
@@ -235,7 +253,10 @@ def _watch(arguments: argparse.Namespace, collection: Any, run: dict[str, Any], 
 
 def _planned(name: str, made: Any) -> str:
     """What a sync is going to do, in a line."""
-    counts = (("new", made.new), ("changed", made.changed), ("moved", made.moved), ("gone", made.gone))
+    counts = (
+        ("new", made.new), ("changed", made.changed), ("to try again", made.failed), ("moved", made.moved),
+        ("gone", made.gone),
+    )  # fmt: skip
     parts = [f"{len(paths)} {word}" for word, paths in counts if paths] + [f"{len(made.kept)} as they were"]
     alike = f"; {made.alike} of the same bytes as others" if made.alike else ""
     work = f"; {size(made.bytes)} of documents to read" if made.bytes else ""
@@ -267,7 +288,8 @@ def status(arguments: argparse.Namespace) -> None:
     for row in rows:
         many = f"{row['documents']} document{'s' * (row['documents'] != 1)}"
         same = f" ({row['same']} of the same bytes as others)" if row["same"] else ""
-        print(plain(f"{row['name']}: {many}{same} of {row['folder']}, memos {size(row['bytes'])}"))
+        when = strftime("in step at %Y-%m-%d %H:%M", localtime(row["synced"])) if row["synced"] else "not in step yet"
+        print(plain(f"{row['name']}: {many}{same} of {row['folder']}, memos {size(row['bytes'])}, {when}"))
         for path, why in row["failed"].items():
             print(plain(f"  no memo of {path}: {why}"))
 
@@ -347,7 +369,7 @@ def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], s
     """Every word but the last is a memo, and so is the last one when it looks like one; else it is the question."""
     if every:
         if len(words) > 1:
-            raise InputError(f"ask --all takes one question and no memos, not {len(words)} words: quote the question")
+            raise InputError(f"--all and --in take one question and no memos, not {len(words)} words: quote it")
         return [], words[0] if words else None
     if not words:
         raise InputError("ask: name a memo, or --all for all on this machine; make one: minimemo build DOCUMENT")

@@ -49,6 +49,16 @@ class KVCache:
         if bits and packed_tokens:
             self._room = empty_packed(num_layers * num_kv_heads, packed_tokens, head_dim, bits, device)
 
+    def split(self, count: int) -> list[KVCache]:
+        """Cuts an empty cache without packed tokens into `count` caches, each of so many times fewer layers. They lie
+        side by side, which lets a kernel serve all of them at once."""
+        parts = []
+        for keys, values in zip(self.keys.chunk(count), self.values.chunk(count), strict=True):
+            part = copy(self)
+            part.keys, part.values = keys, values
+            parts.append(part)
+        return parts
+
     @property
     def capacity(self) -> int:
         """Tokens that fit, those to be packed among them."""
@@ -119,6 +129,14 @@ class KVCache:
         self.keys[:, :, held : held + keys.shape[2]] = keys
         self.values[:, :, held : held + keys.shape[2]] = values
         self.length += count
+
+    def append_raw(self, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Adds finished tokens, keys before RoPE and values (L, G, n, D), to a cache that packs none, and turns them by
+        cos, sin (n, D) for all layers in one go. Raises ValueError when they do not fit."""
+        self.require(keys.shape[2])
+        ours = self.keys.flatten(0, 1), self.values.flatten(0, 1)
+        rope_store(keys.flatten(0, 1), values.flatten(0, 1), cos, sin, *ours, self.length)
+        self.length += keys.shape[2]
 
     def truncate(self, length: int) -> None:
         """Forgets everything from position `length` on. Of packed tokens only whole groups can be forgotten."""

@@ -82,17 +82,25 @@ class Engine:
         """An empty cache for `capacity` tokens on the decoder's device."""
         return self.new_memory(0, capacity)
 
+    def new_caches(self, count: int, capacity: int) -> list[KVCache]:
+        """Empty caches for `capacity` tokens each, side by side, so that one kernel serves them all."""
+        return self._new(count, 0, capacity).split(count)
+
     def new_memory(self, tokens: int, capacity: int) -> KVCache:
         """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended.
 
         Raises InputError, with what would fit, where a GPU has no room for it.
         """
+        return self._new(1, tokens, capacity)
+
+    def _new(self, count: int, tokens: int, capacity: int) -> KVCache:
+        """A cache of `count` times the model's layers."""
         c, device = self.config, self.decoder.device
-        shape = c.num_layers, c.num_kv_heads, c.head_dim, capacity
+        shape = count * c.num_layers, c.num_kv_heads, c.head_dim, capacity
         try:
             return KVCache(*shape, self.kv_dtype, device, packed_tokens=tokens, bits=self.memory_bits)
         except torch.OutOfMemoryError:
-            numbers = 2 * c.num_layers * c.num_kv_heads * c.head_dim  # a token
+            numbers = 2 * count * c.num_layers * c.num_kv_heads * c.head_dim  # a token
             packed = numbers * self.memory_bits // 8 * tokens if self.memory_bits else 0
             dense = numbers * self.kv_dtype.itemsize * (capacity - (tokens if self.memory_bits else 0))
             raise full(f"a cache of {capacity:,} tokens", packed + dense, device, capacity) from None
@@ -164,6 +172,9 @@ class Engine:
                 yield token
                 if count == max_tokens:
                     return
+                if sampling.greedy and count >= min_tokens and self._steps_on_gpu([cache], None):
+                    yield from self._follow(cache, token, max_tokens - count, stop)
+                    return
                 draft: list[int] = []
                 if lookup is not None:
                     lookup.push(token)
@@ -177,6 +188,25 @@ class Engine:
                 logits, checked = rows[0], list(zip(draft, rows[1:], strict=False))[::-1]
         finally:
             self.scheduler.leave()
+
+    def _follow(self, cache: KVCache, token: int, most: int, stop: Collection[int]) -> Iterator[int]:
+        """The rest of `generate` on a GPU: at most so many tokens that follow `token`."""
+        from minimemo.engine.steps import DeviceSteps
+
+        cache.require(1)
+        for (found,) in DeviceSteps(self.decoder, [cache], None).follow([token], most, self.alone):
+            cache.advance(1)
+            self.decoded += 1
+            if found in stop:
+                return
+            yield found
+            most -= 1
+        if most:
+            cache.require(1)
+
+    def _steps_on_gpu(self, caches: Sequence[KVCache], prefix: KVCache | None) -> bool:
+        """Whether steps of these rows are a GPU's own."""
+        return self.decoder.steps_on_gpu([Row(cache, 1) for cache in caches], prefix)
 
     def generate_batch(
         self, memory: KVCache, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Collection[int] = ()
@@ -201,10 +231,12 @@ class Engine:
         self, memory: KVCache, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Collection[int]
     ) -> list[list[int]]:
         """`generate_batch` without a common beginning; `memory` is only read."""
-        tails = [self.new_cache(len(prompt) + max_tokens) for prompt in prompts]
+        tails = self.new_caches(len(prompts), max(map(len, prompts)) + max_tokens)
         replies: list[list[int]] = [[] for _ in prompts]
         rows = [Row(tail, len(prompt)) for tail, prompt in zip(tails, prompts, strict=True)]
         logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
+        if self._steps_on_gpu(tails, memory):
+            return self._follow_batch(tails, memory, likeliest(logits), max_tokens, stop)
         alive = list(range(len(prompts)))
         for count in range(1, max_tokens + 1):
             chosen = zip(alive, likeliest(logits), strict=True)
@@ -217,6 +249,25 @@ class Engine:
             rows = [Row(tails[row], 1) for row in alive]
             logits = self._forward([token for _, token in kept], rows, prefix=memory, logits="likeliest", step=True)
         return replies
+
+    def _follow_batch(
+        self, tails: Sequence[KVCache], memory: KVCache, first: list[int], most: int, stop: Collection[int]
+    ) -> list[list[int]]:
+        """The rest of `generate_batch` on a GPU, from the first tokens on: a row at its end is computed on with the
+        others and not listened to, so that all steps are one shape."""
+        from minimemo.engine.steps import DeviceSteps
+
+        replies: list[list[int]] = [[] for _ in tails]
+        open_rows, tokens = set(range(len(tails))), first
+        following = DeviceSteps(self.decoder, tails, memory).follow(first, most - 1, self.alone)
+        while True:
+            open_rows = {row for row in open_rows if tokens[row] not in stop}
+            for row in open_rows:
+                replies[row].append(tokens[row])
+            tokens = next(following, []) if open_rows else []
+            if not tokens:
+                return replies
+            self.decoded += len(tails)
 
     def likelihoods(
         self, cache: KVCache, ids: Sequence[int], replies: Sequence[Sequence[int]], stop: Collection[int]

@@ -122,7 +122,7 @@ def _statistics(
             first = max(0, before - chunk.start)  # what the codec keeps exactly is like nothing else
             for kind, x in ((keys, chunk.keys), (values, chunk.values)):
                 for layers, statistics in zip(cut, kind, strict=True):
-                    statistics.add(joint(x[layers.start : layers.stop, :, first:]))
+                    statistics.add(joint(x[layers.start : layers.stop, :, first:]).cpu())
             done += len(chunk.ids[first:])
             on_event(Event("calibrate", done, total, "tok"))
     return keys, values
@@ -192,7 +192,7 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
         step = step_for(half, _BITS * len(half.mean))
         scale = half.weight.repeat_interleave(len(half.mean) // len(half.weight))
         basis = half.basis.float()
-        components = ((joint(x[layers.start : layers.stop]) - half.mean) * scale) @ basis.T
+        components = ((joint(x[layers.start : layers.stop]).cpu() - half.mean) * scale) @ basis.T
         back = ((components / step).round_() * step) @ basis / scale + half.mean
         shape = (x.shape[2], len(layers), x.shape[1], x.shape[3])
         rounded[layers.start : layers.stop] = back.view(shape).permute(1, 2, 0, 3)

@@ -201,11 +201,12 @@ class StoreIndex:
             if not entries:
                 return []
             near = self._store.scores(query, entries)
-            near = np.where(np.isinf(near), near[np.isfinite(near)].min(), near)
+            if (far := np.isinf(near)).any():
+                near = np.where(far, near[~far].min(), near)
             by_words = self._words.scores(question, paths)
             scores = (standard_scores(near[None]) + standard_scores(by_words[None]))[0]
-            first = np.argsort(-scores, kind="stable")[: 4 * limit].tolist()
-            first.sort(key=lambda at: (-scores[at], entries[at].path))
+            least = np.partition(scores, -limit)[-limit] if limit < len(scores) else -np.inf
+            first = sorted(np.flatnonzero(scores >= least).tolist(), key=lambda at: (-scores[at], entries[at].path))
             picked = [entries[at] for at in first[:limit]]
             if not (changed := [one.path for one in picked if _stamp(one.path) != one.stamp]):
                 return [Path(one.path) for one in picked]

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from minimemo.errors import MemoError
 from minimemo.files import content_hash, parse_json
+from minimemo.text.scripts import Language
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -30,7 +31,7 @@ class DocumentInfo:
     sha256: str  # of the text in UTF-8
     characters: int
     tokens: int  # of the decoder
-    language: str
+    language: Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,10 @@ class Manifest:
             content = path.read_bytes()
         except FileNotFoundError:
             what = "has no manifest.json, so it is no memo" if folder.is_dir() else "no such memo"
-            raise MemoError(f"{folder}: {what}; make one: minimemo build DOCUMENT") from None
+            raise MemoError(f"{folder}: {what}; {_beside(folder) or 'make one: minimemo build DOCUMENT'}") from None
         except NotADirectoryError:
-            raise MemoError(f"{folder}: is a file, not a memo; make one: minimemo build {folder}") from None
+            mend = _beside(folder) or f"make one: minimemo build {folder}"
+            raise MemoError(f"{folder}: is a file, not a memo; {mend}") from None
         except OSError as error:
             raise MemoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         return cls.parse(content, path)
@@ -166,6 +168,8 @@ def _fits(value: Any, type_: Any) -> bool:
     inner = get_args(type_)
     if get_origin(type_) is tuple:
         return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if get_origin(type_) is Literal:
+        return value in inner
     if get_origin(type_) is UnionType:
         return any(_fits(value, one) for one in inner)
     if inner:
@@ -179,6 +183,12 @@ def _checked(recipe: Recipe) -> Recipe:
         if not _fits(recipe.params[name], int) or recipe.params[name] < 1:
             raise TypeError(f"{name} is {recipe.params[name]!r:.40}")
     return recipe
+
+
+def _beside(path: Path) -> str:
+    """Names the memo that lies beside what was named in its place, a document perhaps; "" where none does."""
+    memo = path.with_suffix(".memo") if path.name else path
+    return f"there is {memo}" if memo != path and (memo / NAME).is_file() else ""
 
 
 def file_info(path: Path) -> FileInfo:

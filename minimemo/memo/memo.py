@@ -37,6 +37,7 @@ from minimemo.ask.evidence import Passage, rank_passages
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info, records
+from minimemo.memo.registry import document_name
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
 from minimemo.text.document import Place
 
@@ -204,8 +205,9 @@ class Memo:
         return _open_memory(self.memos, self._readers)
 
     def names(self) -> list[str]:
-        """What passages are cited by: the documents' names, and the memos' folders where two are the same."""
-        names = [memo.manifest.document.name for memo in self.memos]
+        """What passages are cited by: the documents' names, in a collection their paths, and the memos' folders where
+        two are the same."""
+        names = [document_name(memo.folder, memo.manifest.document.name) for memo in self.memos]
         count = Counter(names)
         return [name if count[name] == 1 else str(memo.folder) for name, memo in zip(names, self.memos, strict=True)]
 

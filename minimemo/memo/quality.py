@@ -107,7 +107,8 @@ class QualityCard:
         exact, stored = (engine.new_cache(self._opening + end - start + JUDGED) for _ in range(2))
         for block in blocks:
             following = len(self._sequence) - block.start - block.tokens
-            back = self._codec.decode(self._codec.encode(block, following), block.tokens)
+            coded = self._codec.encode(block, following)
+            back = self._codec.decode(coded, block.tokens, engine.decoder.device)
             last = (end if block.start >= start else self._opening) - block.start
             for cache, kv in ((exact, (block.keys, block.values)), (stored, back)):
                 keys, values = (x[:, :, : max(0, last)].to(cache.keys.device) for x in kv)

@@ -126,6 +126,15 @@ def memos_of(name: str) -> Path:
     return data_dir() / "collections" / name
 
 
+def document_name(memo: Path, name: str) -> str:
+    """What a memo's document, of this name when it was built, is cited by: in a collection its path below the folder,
+    as it is now."""
+    with suppress(ValueError):
+        _, *path = memo.absolute().relative_to(data_dir() / "collections").parts
+        return "/".join(path).removesuffix(".memo") or name
+    return name
+
+
 def checked_name(name: str) -> str:
     """Raises InputError for a name that is no plain one."""
     if not _NAME.fullmatch(name):

@@ -10,9 +10,11 @@ Letters: L layers, G kv heads, n tokens of a block, D head dim, S sink tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.format import LEVEL
 
 Streams = tuple[bytes, ...]  # the coded form of a block; their number and order belong to the codec
+Planes = Sequence[bytes] | Sequence[Tensor]  # some of them, on a GPU as uint8
+CPU = torch.device("cpu")
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -74,8 +78,9 @@ class Codec(Protocol):
         """following: tokens of the sequence after this block, as far as they matter: the end may be coded with more
         care. Raises ModelError for NaN or infinity, ValueError for a block of another layout."""
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
-        """keys (before RoPE) and values, each (L, G, tokens, D) on the CPU. Raises MemoError for a damaged block."""
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+        """keys (before RoPE) and values, each (L, G, tokens, D) on `device`. To a GPU what the streams hold goes
+        in one copy, and becomes numbers there. Raises MemoError for a damaged block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,11 @@ class ExactCodec:
         keys, values = checked_kv(block, self.layout)
         return *byte_planes(keys), *byte_planes(values)
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         dtype, shape = self.layout.torch_dtype, self.layout.shape(tokens)
         expect_streams(streams, 2 * dtype.itemsize)
-        keys, values = streams[: dtype.itemsize], streams[dtype.itemsize :]
-        return from_planes(keys, dtype, shape), from_planes(values, dtype, shape)
+        planes = streams if device == CPU else brought(streams, device)
+        return from_planes(planes[: dtype.itemsize], dtype, shape), from_planes(planes[dtype.itemsize :], dtype, shape)
 
 
 def sinks_of(block: KVBlock, keys: Tensor, values: Tensor, count: int) -> Tensor:
@@ -109,7 +114,7 @@ def sinks_of(block: KVBlock, keys: Tensor, values: Tensor, count: int) -> Tensor
     return torch.stack((keys[:, :, :kept], values[:, :, :kept]))
 
 
-def sinks_from(planes: Streams, layout: KVLayout, tokens: int) -> Tensor:
+def sinks_from(planes: Planes, layout: KVLayout, tokens: int) -> Tensor:
     """The float32 sinks of `byte_planes(sinks_of(...))` in a block of `tokens`. Raises MemoError for more than that."""
     layers, heads, _, dim = layout.shape(tokens)
     kept = len(planes[0]) // (2 * layers * heads * dim)
@@ -120,19 +125,34 @@ def sinks_from(planes: Streams, layout: KVLayout, tokens: int) -> Tensor:
 
 def byte_planes(x: Tensor) -> Streams:
     """The bytes of x as it lies in memory: all first bytes of its numbers, all second ones ..."""
-    planes = x.contiguous().view(torch.uint8).reshape(x.numel(), x.itemsize).t().contiguous()
+    planes = x.contiguous().view(torch.uint8).reshape(x.numel(), x.itemsize).t().contiguous().cpu()
     return tuple(plane.numpy().tobytes() for plane in planes)
 
 
-def from_planes(planes: Streams, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def brought(streams: Sequence[bytes | np.ndarray], device: torch.device) -> list[Tensor]:
+    """Streams as uint8 tensors on a GPU: one copy, from memory that it reads by itself."""
+    parts = [np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part.reshape(-1).view(np.uint8)
+             for part in streams]  # fmt: skip
+    joined = torch.empty(sum(map(len, parts)), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    if len(joined):
+        np.concatenate(parts, out=joined.numpy())
+    return list(joined.to(device, non_blocking=True).split([len(part) for part in parts]))
+
+
+def from_planes(planes: Planes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Undoes `byte_planes`; MemoError when the planes are not exactly those of a tensor of this dtype and shape."""
     expected = math.prod(shape)
     for plane in planes:
         if len(plane) != expected:
             raise MemoError(f"a stream has {len(plane)} bytes where {expected} belong")
+    there = [plane for plane in planes if isinstance(plane, Tensor)]
     if expected == 0:
-        return torch.empty(shape, dtype=dtype)
-    rows = torch.frombuffer(bytearray(b"".join(planes)), dtype=torch.uint8).view(dtype.itemsize, -1)
+        return torch.empty(shape, dtype=dtype, device=there[0].device if there else CPU)
+    if there:
+        rows = torch.cat(there).view(dtype.itemsize, -1)
+    else:
+        joined = b"".join(plane for plane in planes if isinstance(plane, bytes))
+        rows = torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(dtype.itemsize, -1)
     return rows.t().flatten().view(dtype).reshape(shape)
 
 
@@ -142,7 +162,7 @@ def expect_streams(streams: Streams, count: int) -> None:
 
 
 def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
-    """The block's keys and values on the CPU. Raises as `Codec.encode` does."""
+    """The block's keys and values, where they are. Raises as `Codec.encode` does."""
     for what, x in (("keys", block.keys), ("values", block.values)):
         if x.shape != layout.shape(block.tokens) or x.dtype != layout.torch_dtype:
             raise ValueError(f"codec: {what} {x.dtype} {tuple(x.shape)} in a memory of {layout}")
@@ -152,7 +172,7 @@ def checked_kv(block: KVBlock, layout: KVLayout) -> tuple[Tensor, Tensor]:
                 f"the model gave NaN or infinite {what} in layer {layer} for tokens {block.start} to "
                 f"{block.start + block.tokens - 1}: its weights are damaged or {layout.dtype} is too narrow for it"
             )
-    return block.keys.cpu(), block.values.cpu()
+    return block.keys, block.values
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> None:

@@ -56,7 +56,12 @@ def _along(x: Tensor, group: int, inverse: bool) -> None:
     whole = x.shape[1] // group * group
     for part, size in ((x[:, :whole], group), (x[:, whole:], x.shape[1] - whole)):
         if part.numel():
-            along_tokens(_cosines(size).T if inverse else _cosines(size), part)
+            matrix = _cosines(size).T if inverse else _cosines(size)
+            if part.is_cpu:
+                along_tokens(matrix, part)
+            else:
+                grouped = part.unflatten(1, (-1, size))
+                grouped.copy_(matrix.to(part.device) @ grouped)
 
 
 class Order(NamedTuple):

@@ -12,8 +12,11 @@ from torch import Tensor
 from minimemo.errors import MemoError, ModelError
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
+    CPU,
     KVLayout,
+    Planes,
     Streams,
+    brought,
     byte_planes,
     checked_kv,
     expect_streams,
@@ -91,16 +94,17 @@ class Int4Codec:
             *byte_planes(exact),
         )
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """As the protocol says; in float32, so that a cache rounds once, after RoPE."""
         layers, heads, _, dim = self.layout.shape(tokens)
         dtype = self.layout.torch_dtype
         expect_streams(streams, 10 + dtype.itemsize)
-        sinks = sinks_from(streams[10:], self.layout, tokens)
+        planes = streams if device == CPU else brought(streams, device)
+        sinks = sinks_from(planes[10:], self.layout, tokens)
         kept = sinks.shape[3]
         rest = (layers, tokens - kept, heads * dim)
-        keys = _dequantize(streams[:5], rest, 1, self.key_group, self.key_levels)
-        values = _dequantize(streams[5:10], rest, 2, self.value_group, self.value_levels)
+        keys = _dequantize(planes[:5], rest, 1, self.key_group, self.key_levels)
+        values = _dequantize(planes[5:10], rest, 2, self.value_group, self.value_levels)
         heads_first = [x.unflatten(2, (heads, dim)).transpose(1, 2) for x in (keys, values)]
         return torch.cat((sinks[0], heads_first[0]), dim=2), torch.cat((sinks[1], heads_first[1]), dim=2)
 
@@ -128,7 +132,7 @@ def _quantize(x: Tensor, dim: int, group: int, levels: int) -> Streams:
     return *byte_planes(packed), *byte_planes(zero), *byte_planes(step)
 
 
-def _dequantize(streams: Streams, shape: tuple[int, ...], dim: int, group: int, levels: int) -> Tensor:
+def _dequantize(streams: Planes, shape: tuple[int, ...], dim: int, group: int, levels: int) -> Tensor:
     """The float32 numbers of `_quantize`, of `shape` (L, n, C)."""
     size = shape[dim]
     groups = -(-size // group)
@@ -137,7 +141,7 @@ def _dequantize(streams: Streams, shape: tuple[int, ...], dim: int, group: int, 
     codes = from_planes(streams[:1], torch.uint8, _resized(shape, dim, _code_rows(size, levels)))
     if levels <= PAIRED:
         codes = torch.stack((codes & 15, codes >> 4), dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size)
-    numbers = torch.zeros(_resized(shape, dim, groups * group))
+    numbers = zero.new_zeros(_resized(shape, dim, groups * group))
     numbers.narrow(dim, 0, size).copy_(codes)
     numbers.unflatten(dim, (-1, group)).mul_(step).add_(zero)
     return numbers.narrow(dim, 0, size)

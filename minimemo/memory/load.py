@@ -75,7 +75,8 @@ class StoredMemory:
         return [int(token) for block in blocks for token in block]
 
     def block(self, memory: int, index: int) -> tuple[Tensor, Tensor]:
-        """Keys (before RoPE) and values, each (L, G, n, D), not to be written to. Raises MemoError for damaged ones."""
+        """Keys (before RoPE) and values, each (L, G, n, D), on the engine's device, not to be written to. Raises
+        MemoError for damaged ones."""
         if (memory, index) in self._kept:
             self._kept.move_to_end((memory, index))
             return self._kept[memory, index]
@@ -83,7 +84,7 @@ class StoredMemory:
         reader.fetch([index])
         streams = reader.payload(index)
         try:
-            kv = codec.decode(streams, reader.block(index).tokens)
+            kv = codec.decode(streams, reader.block(index).tokens, self._engine.decoder.device)
         except MemoError as error:
             raise MemoError(f"{reader.path}: block {index}: {error}; {_AGAIN}") from None
         self.decoded += 1
@@ -102,9 +103,13 @@ class StoredMemory:
             self._compute(part, cache)
             self._on_event(Event(f"{error}; computed from its text for now", 1, 1, "note"))
             return
-        keys, values = (x[:, :, part.first : part.end].to(cache.keys.device) for x in (keys, values))
+        keys, values = (x[:, :, part.first : part.end] for x in (keys, values))
+        rope = self._engine.decoder.rope
         try:
-            cache.append(self._engine.decoder.rope.rotate(keys, cache.length), values)
+            if not (keys.is_cpu or cache.bits or any(rope.kind)):
+                cache.append_raw(keys, values, *rope.of_spans([(cache.length, keys.shape[2])], keys.device)[0])
+                return
+            cache.append(rope.rotate(keys, cache.length), values)
         except ValueError as error:
             path = self._files[part.memory][0].path
             raise MemoError(f"{path}: block {part.block}: {error}; open it with kv-dtype bfloat16") from None

@@ -101,8 +101,8 @@ def groups(num_layers: int, width: int) -> list[range]:
 
 
 def joint(x: Tensor) -> Tensor:
-    """(layers, G, n, D) -> (n, layers G D) float32 on the CPU: a token's numbers as one vector."""
-    return x.permute(2, 0, 1, 3).flatten(1).float().cpu()
+    """(layers, G, n, D) -> (n, layers G D) float32: a token's numbers as one vector."""
+    return x.permute(2, 0, 1, 3).flatten(1).float()
 
 
 class Statistics:

@@ -22,8 +22,10 @@ from minimemo.kernels import Basis
 from minimemo.memory import ranges, symbols
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
+    CPU,
     KVLayout,
     Streams,
+    brought,
     byte_planes,
     checked_kv,
     sinks_from,
@@ -71,6 +73,7 @@ class _Part:
         self._spread = self._spread[:kept]
         self._loudest = loudest * float(self._spread.max(initial=0.0))
         self._plans: dict[int, _Plan] = {}  # by the tokens of a block
+        self._there: tuple[Tensor, Tensor, Tensor] | None = None  # of `_on`
 
     def _plan(self, tokens: int) -> _Plan:
         """The plan of n tokens, made once."""
@@ -90,42 +93,79 @@ class _Part:
         """(C,)"""
         return self.half.weight.repeat_interleave(self.half.mean.numel() // self.half.weight.numel())
 
-    def encode(self, x: Tensor) -> Streams:
-        """x (n, C) float32."""
-        components = self.basis.components((x - self.half.mean) * self.scale())
+    def rounded(self, x: Tensor) -> Tensor:
+        """x (n, C) float32 -> symbols (r, n) int32, where x is: on a GPU in float32 whatever the numbers are."""
+        components = self.basis.components((x - self.half.mean) * self.scale()) if x.is_cpu else self.components_on(x)
         if self.time > 1:
             to_frequencies(components[None], self.time)
         sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        coded = sizes.copysign_(components).to(torch.int32).T.contiguous().numpy()
-        plan = self._plan(len(x))
+        return sizes.copysign_(components).to(torch.int32).T.contiguous()
+
+    def components_on(self, x: Tensor) -> Tensor:
+        """(n, r) float32, of x on a GPU."""
+        rows, inverse, mean = self._on(x.device)
+        scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
+        return ((x - mean) * scale) @ rows.float().T
+
+    def packed(self, coded: np.ndarray) -> Streams:
+        """The streams of symbols (r, n) int32."""
+        plan = self._plan(coded.shape[1])
         if plan.places is None:
             return symbols.pack(coded, plan.bands)
         placed = coded.reshape(-1)[plan.places]
         return ranges.pack(placed, plan.runs) if self._ranged else symbols.pack(placed[:, None], plan.bands, rows=False)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
+        if self._there is None or self._there[0].device != device:
+            rows, inverse, mean = (x.to(device) for x in (self.basis.rows, 1 / self.half.weight, self.half.mean))
+            self._there = rows, inverse, mean
+        return self._there
 
     @property
     def streams(self) -> int:
         """How many streams every block has."""
         return ranges.STREAMS if self._ranged else len(self._plan(BLOCK_TOKENS).bands) + 2
 
-    def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
-        """Into out (layers, G, n, D) float32, a part of a larger one."""
-        tokens, plan = out.shape[2], self._plan(out.shape[2])
-        mean, heads = self.half.mean, out.flatten(0, 1)
-        inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
+    def symbols(self, streams: Sequence[bytes], tokens: int) -> np.ndarray:
+        """(r, n) int16, of each component token after token, or frequency after frequency."""
+        plan = self._plan(tokens)
         if plan.places is None:
-            found = torch.from_numpy(symbols.unpack(streams, plan.bands, tokens))
-            self.basis.inverse(found, self.step, mean * self.scale(), inverse, heads)
-            return
+            return symbols.unpack(streams, plan.bands, tokens)
         if self._ranged:
             placed = ranges.unpack(streams, plan.runs)
         else:
             placed = symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
         coded = np.zeros((len(self.basis.rows), tokens), np.int16)
         coded.reshape(-1)[plan.places] = placed
-        self.basis.inverse(torch.from_numpy(coded), self.step, torch.zeros_like(mean), inverse, heads)
+        return coded
+
+    def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
+        """Into out (layers, G, n, D) float32, a part of a larger one."""
+        mean, heads = self.half.mean, out.flatten(0, 1)
+        inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
+        coded = torch.from_numpy(self.symbols(streams, out.shape[2]))
+        if self.time == 1:
+            self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
+            return
+        self.basis.inverse(coded, self.step, torch.zeros_like(mean), inverse, heads)
         to_tokens(heads, self.time)
         heads += mean.view(len(heads), 1, -1)
+
+    def restore(self, symbols: Tensor, out: Tensor) -> None:
+        """As `decode`, from symbols (r, n) int16 on a GPU, in float32 whatever the numbers are."""
+        heads = out.flatten(0, 1)
+        rows, inverse, mean = self._on(out.device)
+        inverse = inverse.repeat_interleave(out.shape[1])[:, None, None]
+        x = (symbols.T.float() * self.step) @ rows.float()
+        x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
+        if self.time > 1:
+            x = x.contiguous()
+            to_tokens(x, self.time)
+        heads.copy_(x + mean.view(len(heads), 1, -1))
+
+
+_Piece = tuple[Sequence[tuple[_Part, _Part]], Streams, slice]  # groups of layers, their streams, tokens of the block
 
 
 class TransformCodec:
@@ -207,10 +247,18 @@ class TransformCodec:
         return head, *byte_planes(exact), *middle, joined
 
     def _encode(self, groups: Sequence[tuple[_Part, _Part]], keys: Tensor, values: Tensor) -> Iterator[bytes]:
-        """Yields the streams of keys and values (L, G, n, D), group by group."""
-        for layers, (key, value) in self._by_layers(groups):
-            yield from key.encode(joint(keys[layers]))
-            yield from value.encode(joint(values[layers]))
+        """Yields the streams of keys and values (L, G, n, D), group by group: from a GPU symbols come in one copy."""
+        parts, symbols = list[_Part](), list[Tensor]()
+        for layers, pair in self._by_layers(groups):
+            for part, x in zip(pair, (keys, values), strict=True):
+                parts.append(part)
+                symbols.append(part.rounded(joint(x[layers])))
+        if symbols and not symbols[0].is_cpu:
+            sizes = [x.numel() for x in symbols]
+            flat = torch.cat([x.flatten().to(torch.int16) for x in symbols]).cpu().int().split(sizes)
+            symbols = [part.view(x.shape) for part, x in zip(flat, symbols, strict=True)]
+        for part, x in zip(parts, symbols, strict=True):
+            yield from part.packed(x.numpy())
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0
@@ -238,7 +286,7 @@ class TransformCodec:
             raise MemoError(f"an opening of {found.shape[3]} tokens in a block of {tokens}")
         return found.to(self.layout.torch_dtype).float()
 
-    def decode(self, streams: Streams, tokens: int) -> tuple[Tensor, Tensor]:
+    def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """As the protocol says, in float32."""
         layers, heads, _, dim = self.layout.shape(tokens)
         width = 1 + self.layout.torch_dtype.itemsize
@@ -250,12 +298,32 @@ class TransformCodec:
         kept, last = exact.shape[3], tokens - fine
         if kept > last:
             raise MemoError(f"{kept} exact tokens and a tail of {fine} in a block of {tokens}")
-        found = torch.empty(2, layers, heads, tokens, dim)
-        found[:, :, :, :kept] = exact
-        self._decode(self._parts, streams[width:-1], found[:, :, :, kept:last])
+        pieces = [(self._parts, streams[width:-1], slice(kept, last))]
         if fine or streams[-1]:
-            self._decode(self._fine, _split(streams[-1], _count(self._fine)), found[:, :, :, last:])
+            pieces.append((self._fine, _split(streams[-1], _count(self._fine)), slice(last, tokens)))
+        found = torch.empty(2, layers, heads, tokens, dim, device=device)
+        if device != CPU:
+            self._restore(exact, pieces, found)
+            return found[0], found[1]
+        found[:, :, :, :kept] = exact
+        for groups, coded, span in pieces:
+            self._decode(groups, coded, found[:, :, :, span])
         return found[0], found[1]
+
+    def _restore(self, exact: Tensor, pieces: Sequence[_Piece], out: Tensor) -> None:
+        """Into out (2, L, G, n, D) on a GPU, to which exact tokens and all symbols go in one copy."""
+        places: list[tuple[_Part, Tensor]] = []
+        symbols = []
+        for groups, streams, span in pieces:
+            left, (part_keys, part_values) = iter(streams), out[:, :, :, span]
+            for layers, pair in self._by_layers(groups):
+                for part, x in zip(pair, (part_keys, part_values), strict=True):
+                    symbols.append(part.symbols([next(left) for _ in range(part.streams)], x.shape[2]))
+                    places.append((part, x[layers]))
+        first, *rest = brought([exact.contiguous().numpy(), *symbols], out.device)
+        out[:, :, :, : exact.shape[3]] = first.view(torch.float32).view(exact.shape)
+        for (part, x), numbers, coded in zip(places, symbols, rest, strict=True):
+            part.restore(coded.view(torch.int16).view(numbers.shape), x)
 
     def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
         """Into out (2, L, G, n, D)."""

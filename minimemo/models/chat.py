@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,26 +74,35 @@ class ChatTemplate:
             "conversations": conversations,
             "limits": {"cpu": _CPU_SECONDS, "memory": _MEMORY},
         }
-        root = Path(__file__).parents[2]  # a working folder that holds no stranger's modules
-        paths = [str(root), *(path for path in sys.path if os.path.isabs(path))]
         try:
-            child = subprocess.run(
-                [sys.executable, "-m", "minimemo.models.chat"],
-                input=json.dumps(job),
-                capture_output=True,
-                encoding="utf-8",
-                timeout=_SECONDS,
-                cwd=root,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            )
+            said = _said(json.dumps(job), _SECONDS)
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"{self.source}: the chat template did not finish in {_SECONDS} s; use another one"
             ) from None
-        if child.returncode != 0:
-            last = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-            raise ModelError(f"{self.source}: the chat template broke its limits of time or memory ({last})")
-        return [r["text"] if "text" in r else Failure(r["failure"]) for r in json.loads(child.stdout)]
+        except ChildProcessError as error:
+            raise ModelError(f"{self.source}: the chat template broke its limits of time or memory ({error})") from None
+        return [r["text"] if "text" in r else Failure(r["failure"]) for r in json.loads(said)]
+
+
+@lru_cache(maxsize=128)
+def _said(job: str, seconds: float) -> str:
+    """What a child says to a job. A job that came to its end is not done again: each model that is loaded asks the same
+    of its template. Raises ChildProcessError with the last line of its complaint."""
+    root = Path(__file__).parents[2]  # a working folder that holds no stranger's modules
+    paths = [str(root), *(path for path in sys.path if os.path.isabs(path))]
+    child = subprocess.run(
+        [sys.executable, "-m", "minimemo.models.chat"],
+        input=job,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=seconds,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    if child.returncode != 0:
+        raise ChildProcessError((child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1])
+    return child.stdout
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ Letters: L layers, H query heads, G kv heads, N tokens of this pass over all row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,31 +21,16 @@ from minimemo.kernels import (
     attend,
     rms_norm,
     rope_qkv,
+    rope_rows,
+    triton,
 )
-from minimemo.kernels.native import stack
+from minimemo.kernels.formats import MAX_DIM
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, PackedLinear, Projection, project
 from minimemo.models.native import most_tokens, native_stack
+from minimemo.models.places import MAX_GROUP, Cache, Places, Row, spacing
 from minimemo.models.rope import RopeTable
-
-
-class Cache(stack.Cache, Protocol):
-    """What the decoder asks of a KV cache (engine/cache.py holds the real one), whose keys are those after RoPE."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-    def require(self, tokens: int) -> None: ...
-    def write(self, layer: int, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> None: ...
-    def advance(self, tokens: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """`count` new tokens that continue the sequence held by `cache` (after the shared prefix, if there is one)."""
-
-    cache: Cache
-    count: int
 
 
 class Decoder:
@@ -97,12 +80,15 @@ class Decoder:
             raise ValueError(f"decoder: {tuple(ids.shape)} ids for rows of {counts}")
         for row in rows:
             row.cache.require(row.count)
+        if raw_keys is None and counts.count(1) == len(ids) and self.steps_on_gpu(rows, prefix):
+            found = self.step(ids, rows, prefix, Places.of(rows, prefix, self.rope, self.device))
+            for row in rows:
+                row.cache.advance(1)
+            return found
         shared = prefix.length if prefix else 0
         rotations = self.rope.of_spans([(shared + row.cache.length, row.count) for row in rows], self.device)
 
-        x = self.weights.embedding.rows(ids).to(self.dtype)
-        if self.config.embedding_scale != 1.0:
-            x = x * self.config.embedding_scale
+        x = self._embedded(ids)
         if self._stack is not None and len(ids) <= self._most_tokens and inputs is None:
             caches = [(row.cache, row.count) for row in rows]
             self._stack.run(x, rotations, caches, prefix, raw_keys, exact=len(ids) <= FEW_ROWS)
@@ -123,7 +109,31 @@ class Decoder:
         x = rms_norm(x, self.weights.norm, self.config.norm_eps)
         if logits == "likeliest" and self.weights.shortlist is not None and len(x) <= FEW_ROWS:
             return largest_linear(x, self.weights.shortlist)
-        return self.weights.head(x).float()
+        return project(self.weights.head, x, wide=True)
+
+    def steps_on_gpu(self, rows: Sequence[Row], prefix: Cache | None) -> bool:
+        """Whether `step` serves these rows of one token each."""
+        caches = [row.cache.keys for row in rows] + ([prefix.keys] if prefix else [])
+        group = self.config.num_heads // self.config.num_kv_heads
+        served = triton.serves(self.weights.norm, *caches) and self.config.head_dim <= MAX_DIM and group <= MAX_GROUP
+        return served and spacing(rows) is not None and (len(rows) == 1 or all(r.cache.packed is None for r in rows))
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor, rows: Sequence[Row], prefix: Cache | None, places: Places) -> Tensor:
+        """One token of each row, ids (N,), through all layers on a GPU; logits (N, V) float32. Writes keys and values
+        into the rows' caches and leaves their lengths to the caller.
+
+        Whatever changes from one step to the next it reads from `ids` and `places`, on the device: it asks for the same
+        launches on the same memory each time, waits for nothing, and so can be captured once and replayed.
+        """
+        x = self._embedded(ids)
+        for index, (layer, kind) in enumerate(zip(self.weights.layers, self.rope.kind, strict=True)):
+            x = self._layer(index, layer, x, rows, prefix, places.rotations[kind], None, places)
+        return project(self.weights.head, rms_norm(x, self.weights.norm, self.config.norm_eps), wide=True)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        x = self.weights.embedding.rows(ids, self.dtype)
+        return x * self.config.embedding_scale if self.config.embedding_scale != 1.0 else x
 
     @torch.inference_mode()
     def resume(self, x: Tensor, first: int, cache: Cache) -> Tensor:
@@ -133,7 +143,7 @@ class Decoder:
         rotations = self.rope.of_spans([(cache.length, len(x))], self.device)
         for index in range(first, self.config.num_layers):
             x = self._layer(index, self.weights.layers[index], x, rows, None, rotations[self.rope.kind[index]], None)
-        return self.weights.head(rms_norm(x, self.weights.norm, self.config.norm_eps)).float()
+        return project(self.weights.head, rms_norm(x, self.weights.norm, self.config.norm_eps), wide=True)
 
     def _layer(
         self,
@@ -144,17 +154,41 @@ class Decoder:
         prefix: Cache | None,
         rotation: tuple[Tensor, Tensor],
         raw_keys: Tensor | None,
+        places: Places | None = None,
     ) -> Tensor:
         """(N, C) -> (N, C)."""
         config, eps = self.config, self.config.norm_eps
         heads, kv_heads, dim, n = config.num_heads, config.num_kv_heads, config.head_dim, x.shape[0]
 
         qkv = project(layer.qkv, x, norm=(layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
-        q = self._turned(index, layer, qkv, rotation, rows, raw_keys)
-        mixed = self._attend(index, q, rows, prefix)  # (H, N, D)
+        if places is not None:
+            q = self._turned_rows(index, layer, qkv, rotation, rows, places)
+            mixed = attend(q, places.sources(index, rows, prefix, config.windows[index]), config.query_scale)
+        else:
+            q = self._turned(index, layer, qkv, rotation, rows, raw_keys)
+            mixed = self._attend(index, q, rows, prefix)  # (H, N, D)
         x = _added(layer.out, mixed.transpose(0, 1).reshape(n, heads * dim), x, layer.post_attention_norm, eps)
         fed = project(layer.gate_up, x, norm=(layer.mlp_norm, eps), gate=config.activation)
         return _added(layer.down, fed, x, layer.post_mlp_norm, eps)
+
+    def _turned_rows(
+        self,
+        index: int,
+        layer: LayerWeights,
+        qkv: Tensor,
+        tables: tuple[Tensor, Tensor],
+        rows: Sequence[Row],
+        places: Places,
+    ) -> Tensor:
+        """As `_turned`, of rows of one token each, all in one launch."""
+        cache, (n, _, dim) = rows[0].cache, qkv.shape
+        q = qkv.new_empty((n, self.config.num_heads, dim)).transpose(0, 1)
+        norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
+        rope_rows(
+            qkv, norms, self.config.norm_eps, tables, places.positions, places.slots, q, cache.keys[index],
+            cache.values[index], places.spacing,
+        )  # fmt: skip
+        return q
 
     def _turned(
         self,

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimemo.kernels import QuantizedMatrix, finish_product, gated_mlp_activation, quantized_linear, rms_norm
+from minimemo.kernels import (
+    QuantizedMatrix,
+    finish_product,
+    gated_mlp_activation,
+    quantized_linear,
+    rms_norm,
+    widened_rows,
+)
 from minimemo.kernels.native import PackedMatrix, concatenate, expand_into, expand_rows, packed_linear
 from minimemo.kernels.native.shortlist import Shortlist
 
@@ -34,8 +41,8 @@ class Projection(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Reads the rows `ids` (N,) of the matrix, (N, in): an embedding."""
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Reads the rows `ids` (N,) of the matrix, (N, in) in `dtype`: an embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,8 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
-    def rows(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(ids, self.weight).to(dtype)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,8 +123,8 @@ class PackedLinear:
             first += part.out_features
         return product(x, weight, self.bias)
 
-    def rows(self, ids: Tensor) -> Tensor:
-        return expand_rows(self._parts[0], ids)
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return expand_rows(self._parts[0], ids).to(dtype)
 
 
 class QuantizedLinear:
@@ -139,9 +146,9 @@ class QuantizedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         return quantized_linear(x, self.parts, self.bias)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         (matrix,) = self.parts
-        return matrix.rows(ids).widened(torch.float32)
+        return widened_rows(matrix, ids, dtype)
 
 
 def project(
@@ -151,17 +158,21 @@ def project(
     norm: tuple[Tensor, float] | None = None,
     gate: str | None = None,
     residual: Tensor | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """Takes x (N, in) through RMSNorm (weight and eps), the matrix and a gated activation, and adds the residual
-    (N, out), each where it is given; in one kernel where there is one. The residual may be overwritten."""
+    (N, out), each where it is given; in one kernel where there is one. The residual may be overwritten. wide: the
+    result is float32."""
     if isinstance(matrix, QuantizedLinear):
-        return quantized_linear(x, matrix.parts, matrix.bias, norm=norm, gate=gate, residual=residual)
+        return quantized_linear(x, matrix.parts, matrix.bias, norm=norm, gate=gate, residual=residual, wide=wide)
     x = rms_norm(x, *norm) if norm else x
     if isinstance(matrix, Linear) and matrix.weight.dtype == x.dtype:
-        return finish_product(x, matrix.weight, matrix.bias, gate, residual)
-    out = matrix(x)
-    out = gated_mlp_activation(out, gate) if gate else out
-    return out if residual is None else residual + out
+        out = finish_product(x, matrix.weight, matrix.bias, gate, residual)
+    else:
+        out = matrix(x)
+        out = gated_mlp_activation(out, gate) if gate else out
+        out = out if residual is None else residual + out
+    return out.float() if wide else out
 
 
 @dataclass(frozen=True, slots=True)

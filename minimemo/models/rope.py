@@ -70,6 +70,11 @@ class RopeTable:
         self._reach(start + count, device)
         return [(cosines[start : start + count], sines[start : start + count]) for cosines, sines in self._tables]
 
+    def whole(self, end: int, device: torch.device) -> Sequence[tuple[Tensor, Tensor]]:
+        """(cos, sin), each (P, D), of all positions up to `end`, and more, for each kind."""
+        self._reach(end, device)
+        return self._tables
+
     def rotate(self, keys: Tensor, start: int, out: Tensor | None = None) -> Tensor:
         """Turns keys (L, G, n, D) of all layers to the positions from `start` on, in their dtype or into `out`.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+import mmap
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
 _MARKS = "-*_=~#>`|"  # of formatting
 _MOST_ADDED, _MOST_GROWTH = 30_000, 64  # Gemma 3 has 6,415 and writes at most 3 for one
+_SPARE = 32 << 20  # bytes that must be free beside a tokenizer's own
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
 _DISGUISED = re.compile(rb"\\u00(5f|6|7[0-9a])", re.IGNORECASE)  # no writer of JSON spells letters so
 _CONTROL_LOOK = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)  # files do not always flag these as special
@@ -55,6 +58,8 @@ class Tokenizer:
                 growth = _growth(json.loads(normalizer.__getstate__()))
                 if growth > _MOST_GROWTH:
                     raise ValueError(f"{growth:.0f} characters for one")
+        except MemoryError:
+            raise
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"{path}: not a tokenizer ({error}); download it again") from error
         self._source = str(path)
@@ -123,7 +128,7 @@ class Tokenizer:
 
     def _encoded(self, text: str, control: bool = False) -> Encoding:
         try:
-            with self._lock:
+            with panics_as(self._too_much(text)), self._lock:
                 if not control:
                     return self._backend.encode(text, add_special_tokens=False)
                 self._backend.encode_special_tokens = False
@@ -136,10 +141,9 @@ class Tokenizer:
             if bad is None:
                 raise
             raise InputError(f"text: character {bad} is half of a surrogate pair; decode the text anew") from None
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
-                raise
-            raise ModelError(f"{self._source}: a text of {len(text)} characters is too much for it ({error})") from None
+
+    def _too_much(self, text: str) -> Callable[[str], Exception]:
+        return lambda why: ModelError(f"{self._source}: a text of {len(text)} characters is too much for it ({why})")
 
     def _within_rows(self, ids: list[int]) -> list[int]:
         if ids and isinstance(self._rows, int) and max(ids) >= self._rows:
@@ -170,7 +174,8 @@ class Tokenizer:
     def break_ids(self) -> frozenset[int]:
         """Tokens that say nothing: white space, line breaks whatever stands before them, marks of formatting alone,
         control tokens."""
-        texts = self._backend.decode_batch([[token] for token in range(self.vocab_size)])
+        with panics_as(RuntimeError):
+            texts = self._backend.decode_batch([[token] for token in range(self.vocab_size)])
         return frozenset(at for at, text in enumerate(texts) if "\n" in text or not text.strip().strip(_MARKS))
 
     # turns
@@ -235,10 +240,27 @@ class Tokenizer:
         return frozenset(control)
 
 
+@contextmanager
+def panics_as(make: Callable[[str], Exception]) -> Iterator[None]:
+    """Makes errors of what Rust calls panics, which are no Exceptions here: what `make` makes of their words, or a
+    RuntimeError where no thread could be started."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        said = str(error)
+        raise (RuntimeError(said) if "thread pool" in said else make(said)) from None
+
+
 def open_backend(path: Path) -> Backend:
     """Opens a tokenizer.json that pads and cuts nothing. Raises ValueError, OSError or a bare Exception for one that
-    cannot be used; what would end the process is looked for first."""
+    cannot be used, MemoryError where too little is free; what would end the process is looked for first."""
     content = path.read_bytes()
+    try:
+        mmap.mmap(-1, _SPARE + 16 * len(content)).close()  # the tokenizers library does not outlive a lack of it
+    except OSError:
+        raise MemoryError("too little is free for a tokenizer") from None
     if content.count(b'"single_word"') > _MOST_ADDED:
         raise ValueError(f"more than {_MOST_ADDED} added tokens")
     if _DISGUISED.search(content):
@@ -248,12 +270,8 @@ def open_backend(path: Path) -> Backend:
         size = int.from_bytes(charsmap[:4], "little")
         if len(charsmap) < 4 + size or size % 4:
             raise ValueError("precompiled_charsmap is cut off")
-    try:
+    with panics_as(ValueError):
         backend = Backend.from_buffer(content)
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
-            raise
-        raise ValueError(str(error)) from None
     backend.no_truncation()
     backend.no_padding()
     return backend

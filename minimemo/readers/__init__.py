@@ -16,6 +16,7 @@ from minimemo.errors import InputError, MinimemoError
 from minimemo.text.document import Document, Place, decode, file_bytes
 
 _MAIL = re.compile(rb"\A(?:From \S+ .*\r?\n)?(?:[A-Za-z][A-Za-z0-9-]*:[ \t].*\r?\n(?:[ \t].*\r?\n)*){3,}\r?\n")
+_PAGE = re.compile(rb"(?i)(?:<\?xml[^>]*>\s*)?(?>(?:<!--(?>.*?-->)\s*)*)<(?:!doctype html|html|head|body)\b", re.DOTALL)
 _CUES = re.compile(r"\A\ufeff?\s*(?:WEBVTT\b|\d+\s*\n\d{2}:\d{2}:\d{2},\d{3} --> )")
 
 
@@ -137,7 +138,9 @@ def _kind(content: bytes, ending: str) -> str:
         return "doc"
     if start.startswith(b"{\\rtf"):
         return "rtf"
-    if re.match(rb"(?i)(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", start, re.DOTALL):
+    if re.match(
+        rb"(?i)(?:<\?xml[^>]*>\s*)?(?>(?:<!--(?>.*?-->)\s*)*)<(?:!doctype html|html|head|body)\b", start, re.DOTALL
+    ):
         return "html"
     if ending in (".html", ".htm", ".xhtml") and b"<" in start:
         return "html"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import re
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -58,7 +59,7 @@ def read_epub(content: bytes, name: str) -> tuple[str, list[Place], list[str]]:
                 text.page(anchors.pages[""])
             read_html(book.read(path), name, text, anchors)
     except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, RuntimeError, EOFError,
-            zlib.error) as error:  # fmt: skip
+            ValueError, struct.error, zlib.error) as error:  # fmt: skip
         raise InputError(f"{name}: a damaged EPUB ({error}); get it again") from None
     notes = [f"{missing} of {len(read)} parts are not in the file: their text is not read"] if missing else []
     return text.text, text.places, notes

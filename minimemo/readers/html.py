@@ -27,6 +27,9 @@ _PARAGRAPHS = {
 _DEPTH = 400  # elements within each other that are followed; what lies deeper is taken as it comes
 _DEEPEST = 3000
 _TAG = re.compile(rb"<(/?)([A-Za-z][A-Za-z0-9]*)")
+_ATTRIBUTE = rb"""[\s/]*+(?:=[^\s/>=]*+|[^\s/>=]++)(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+))?+"""
+_ATTRIBUTES = 1000  # of one element
+_MANY = re.compile(rb"<[A-Za-z][^\s/>]*+(?:%b){0,%d}+(%b)?" % (_ATTRIBUTE, _ATTRIBUTES, _ATTRIBUTE))
 _CLOSING = frozenset(
     b"p li dt dd td th tr option area base br col embed hr img input link meta source track wbr path rect".split()
 )
@@ -121,11 +124,15 @@ def read_html(content: bytes | str, name: str, target: Text | None = None, ancho
     """The text of a page, its title first, notes last; without its menus, and without its asides unless it is added to
     a `target`, as a part of a book is.
 
-    Raises InputError for elements within each other without end: the time to parse them grows with their square.
+    Raises InputError for elements within each other without end, and for one of attributes without end: the time to
+    parse them grows with their square.
     """
     from selectolax.lexbor import LexborHTMLParser
 
-    if _deepest(content) > _DEEPEST:
+    raw = content.encode() if isinstance(content, str) else content
+    if any(tag[1] for tag in _MANY.finditer(raw)):
+        raise InputError(f"{name}: a page with an element of more than {_ATTRIBUTES:,} attributes; save its text")
+    if _deepest(raw) > _DEEPEST:
         raise InputError(f"{name}: a page of elements within each other, {_DEEPEST:,} deep and more; save its text")
     tree = LexborHTMLParser(content)
     text = target or Text()
@@ -143,11 +150,10 @@ def read_html(content: bytes | str, name: str, target: Text | None = None, ancho
     return text
 
 
-def _deepest(content: bytes | str) -> int:
+def _deepest(content: bytes) -> int:
     """How deep elements stand within each other, those that close by themselves not counted."""
     depth = deepest = 0
-    tags = _TAG.finditer(content) if isinstance(content, bytes) else _TAG.finditer(content.encode())
-    for closes, tag in (match.groups() for match in tags):
+    for closes, tag in (match.groups() for match in _TAG.finditer(content)):
         if tag.lower() not in _CLOSING:
             depth = max(depth - 1, 0) if closes else depth + 1
             deepest = max(depth, deepest)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import email
-import email.policy
 import html
 import re
 from email.message import EmailMessage
+from email.policy import EmailPolicy
 from typing import Any
 
 from minimemo.errors import InputError
@@ -19,8 +19,9 @@ _FRONT_MATTER = re.compile(
     re.DOTALL,
 )
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-_HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
-_CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,]\d{3}\s+-->\s+\S+.*")
+_HEADING = re.compile(r"^ {0,3}(#{1,6})\s++(.*)")
+_HEADER = 20_000  # characters of a mail's header that are read
+_CUE = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})[.,]\d{3}\s+-->\s+\S+.*")
 _VOICE = re.compile(r"<v(?:\.[^ >]*)? ([^>\n]{1,80})>")  # who speaks, in WebVTT
 _FROM = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S+ .*\d{4}.*\n")  # where a message of an mbox begins
 _TAG = re.compile(r"</?[^>\n]{1,80}>|\{\\[^}\n]*\}")
@@ -37,7 +38,7 @@ def read_markdown(text: str) -> tuple[str, list[Place]]:
             fence = "" if fence and match[1].startswith(fence) else fence or match[1]
         level, title, start = 0, "", at
         if not fence and (match := _HEADING.match(line.rstrip("\n"))):
-            level, title = len(match[1]), match[2]
+            level, title = len(match[1]), match[2].rstrip().rstrip("#").rstrip()
         elif not fence and before.strip() and re.fullmatch(r" {0,3}(=+|-{3,})\s*", line):
             level, title, start = (1 if "=" in line else 2), before.strip(), at - len(before)
         if title:
@@ -70,6 +71,13 @@ def read_subtitles(text: str) -> tuple[str, list[Place]]:
     return out.text, out.places
 
 
+class _Bounded(EmailPolicy):
+    """The usual rules for mails, for the beginnings of headers: the time to parse one grows with its square."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        return super().header_fetch_parse(name, value[:_HEADER])
+
+
 def read_mail(content: bytes, name: str) -> tuple[str, list[Place]]:
     """Subject, sender, receiver, date and the text parts of a message, or of each message of an mbox.
 
@@ -80,7 +88,7 @@ def read_mail(content: bytes, name: str) -> tuple[str, list[Place]]:
         if not raw.strip():
             continue
         try:
-            message = email.message_from_bytes(raw, policy=email.policy.default)
+            message = email.message_from_bytes(raw, policy=_Bounded())
             assert isinstance(message, EmailMessage)
             body = message.get_body(preferencelist=("plain", "html"))
             attached = [part for part in message.iter_attachments() if part.get_content_type() == "text/plain"]
@@ -106,7 +114,7 @@ def read_mail(content: bytes, name: str) -> tuple[str, list[Place]]:
 def _header(message: EmailMessage, name: str) -> str:
     try:
         return " ".join(str(message.get(name, "")).split())
-    except (ValueError, IndexError, AttributeError):  # the parser of headers falls over some that are broken
+    except (ValueError, IndexError, AttributeError, RecursionError):  # the parser of headers falls over some
         return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def unpack(archive: Path, out: Path, passphrase: str | None = None) -> Path:
             for info in reader.infolist():
                 with reader.open(info) as member, (memo / info.filename).open("xb") as file:
                     shutil.copyfileobj(member, file, 1 << 20)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise MemoError(f"{archive}: damaged, or no archive of a memo ({error}); export it again") from error
     return out
 
@@ -114,7 +115,7 @@ def arriving(out: Path) -> Iterator[Path]:
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     names = [info.filename for info in members]
-    plain = all(name == PurePosixPath(name).name and "\\" not in name and "\0" not in name for name in names)
+    plain = all(name == PurePosixPath(name).name and "\\" not in name and name.isprintable() for name in names)
     stored = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in members)
     fits = sum(info.file_size for info in members) <= archive.stat().st_size
     if not (plain and stored and fits and len(members) <= MOST and len({*names}) == len(names)):

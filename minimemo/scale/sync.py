@@ -92,11 +92,12 @@ class Collection:
 @dataclass(slots=True)
 class Plan:
     """What a sync is going to do, by paths below the folder. moved: to -> from; same: to the document whose memo is
-    theirs too. kept: documents that are as they were; alike: how many documents share another one's memo, in all.
-    bytes: of documents that are read."""
+    theirs too. failed: documents that are tried again as they were. kept: documents that are as they were; alike: how
+    many documents share another one's memo, in all. bytes: of documents that are read."""
 
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     moved: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
@@ -108,10 +109,10 @@ class Plan:
     @property
     def read(self) -> list[str]:
         """The documents of which memos are made."""
-        return [*self.new, *self.changed]
+        return [*self.new, *self.changed, *self.failed]
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.changed or self.moved or self.same or self.gone)
+        return bool(self.read or self.moved or self.same or self.gone)
 
 
 def collections() -> list[Collection]:
@@ -137,15 +138,15 @@ def load(name: str) -> Collection:
 
 @contextmanager
 def opened(folder: Path, name: str) -> Iterator[Collection]:
-    """The collection of a folder, made where there is none, for one process at a time. Raises InputError where another
-    process has it, or the name is another folder's."""
+    """The collection of a folder, a new one where there is none, for one process at a time; `carry_out` keeps it.
+    Raises InputError where another process has it, the name is another folder's, or a new one's folder is not there."""
     checked_name(name)
-    private_folder(memos_of(name))
+    if not _file(name).exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name the one that has the documents")
+    private_folder(_file(name).parent)
     try:
         with FileLock(data_dir() / "collections" / f".{name}.lock", timeout=0):
-            if not _file(name).exists():
-                append(_file(name), {"": [str(folder), 0.0]})
-            collection = load(name)
+            collection = load(name) if _file(name).exists() else Collection(name, str(folder))
             if collection.folder != str(folder):
                 raise InputError(
                     f"collection {name!r}: is of {collection.folder}; give this folder another name with --name"
@@ -174,6 +175,8 @@ def plan(collection: Collection, forget: bool = False, again: bool = True) -> Pl
         else:
             try:
                 digest = content_hash(folder / path)
+                with suppress(FileNotFoundError):
+                    os.lstat(collection.memo(path))  # whose name may be too long
             except OSError as error:
                 made.files[path] = Known("", -1, -1, f"cannot be read ({error.strerror})")
                 continue
@@ -221,7 +224,10 @@ def _compare(collection: Collection, made: Plan, gone: list[str], again: bool) -
         elif now.sha256 in left and not (memos_of(collection.name) / f"{path}.memo").exists():
             made.moved[path] = left.pop(now.sha256)
         else:
-            (made.changed if known and known.sha256 != now.sha256 else made.new).append(path)
+            if known and known.sha256 == now.sha256 and known.error:
+                made.failed.append(path)
+            else:
+                (made.changed if known and known.sha256 != now.sha256 else made.new).append(path)
             made.bytes += now.size
     taken = {*made.moved.values()}
     made.gone = [path for path in gone if path not in taken]
@@ -232,6 +238,8 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
 
     tell: gets a line for each thing that was done.
     """
+    if not _file(collection.name).exists():
+        append(_file(collection.name), {"": [collection.folder, 0.0]})
     failed: dict[str, str] = {path: one.error for path, one in made.files.items() if one.error and not one.sha256}
     folder, memos = Path(collection.folder), memos_of(collection.name)
     for path, before in made.moved.items():

@@ -23,7 +23,7 @@ from minimemo.files import parse_json
 from minimemo.models.config import read_json
 from minimemo.models.encoder import Encoder
 from minimemo.models.fingerprint import fingerprint
-from minimemo.models.tokenizer import open_backend
+from minimemo.models.tokenizer import open_backend, panics_as
 from minimemo.models.weights import dense_dtype
 from minimemo.text.pieces import Encoded, encode_in_pieces
 from minimemo.threads import check_fork
@@ -77,6 +77,8 @@ class Embedder:
             raise ModelError(f"{tokenizer_file}: no such file; save the tokenizer in its fast (JSON) form")
         try:
             tokenizer = open_backend(tokenizer_file)
+        except MemoryError:
+            raise
         except Exception as error:  # the tokenizers library raises a bare Exception
             raise ModelError(f"{tokenizer_file}: not a tokenizer ({error})") from error
         if tokenizer.get_vocab_size() > encoder.config.vocab_size:
@@ -139,7 +141,8 @@ class Embedder:
         """Tokens of each text, no special tokens, never truncated; spans: with their places in it, which is slower."""
         try:
             encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
-            return encode(list(texts), add_special_tokens=False)
+            with panics_as(ModelError):
+                return encode(list(texts), add_special_tokens=False)
         except TypeError as error:  # what the tokenizers library makes of half a surrogate pair
             raise InputError("text: not a string of valid Unicode; read it as UTF-8") from error
 

@@ -31,18 +31,20 @@ class TermStore(NumberStore):
             return np.zeros(len(paths), np.float32)
         if self._derived.get("paths") is not paths:
             spans = [(one.start, one.end) if (one := self.entries.get(path)) else (0, 0) for path in paths]
-            self._derived |= {"paths": paths, "spans": np.array(spans, np.int64)}
-        starts, ends = self._derived["spans"].T
-        steps, last = int((ends - starts).max()).bit_length(), len(self._numbers) - 1
+            starts, ends = np.ascontiguousarray(np.array(spans, np.int64).T)
+            self._derived |= {"paths": paths, "before": starts - 1, "last": ends - 1}
+        before, last = self._derived["before"], self._derived["last"]
+        largest = 1 << int((last - before).max()).bit_length() >> 1
         scores = np.zeros(len(paths), np.float32)
+        at, values, less = np.empty_like(before), np.empty(len(paths), np.uint32), np.empty(len(paths), np.bool_)
         for term in sought:  # one by one: what is worked on stays in the cache
-            low, size = starts.copy(), ends - starts
-            for _ in range(steps):
-                half = size >> 1
-                below = (self._numbers.take(low + half, mode="clip") < term) & (size > 0)
-                low += np.where(below, half + 1, 0)
-                size = np.where(below, size - half - 1, half)
-            holds = (low < ends) & (self._numbers[np.minimum(low, last)] == term)
+            low, step = before.copy(), largest  # the last place of each document whose hash is less
+            while step:
+                np.minimum(np.add(low, step, out=at), last, out=at)
+                self._numbers.take(at, out=values, mode="wrap")  # of a document without terms it may be any place
+                np.copyto(low, at, where=np.less(values, term, out=less))
+                step >>= 1
+            holds = (low < last) & (self._numbers.take(low + 1, mode="clip") == term)
             if holders := int(holds.sum()):
                 scores[holds] += math.log1p((len(paths) - holders + 0.5) / (holders + 0.5))
         return scores
@@ -50,5 +52,7 @@ class TermStore(NumberStore):
 
 def hashes(texts: Iterable[str]) -> npt.NDArray[np.uint32]:
     """The hashes of the terms of some texts (n,), each once, rising."""
-    held = {zlib.crc32(term.encode(errors="surrogatepass")) for text in texts for term in terms(text)}
-    return np.array(sorted(held), np.uint32)
+    held: set[str] = set()
+    for text in texts:
+        held.update(terms(text))
+    return np.unique(np.array([zlib.crc32(term.encode(errors="surrogatepass")) for term in held], np.uint32))

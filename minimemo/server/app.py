@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -128,11 +128,9 @@ class Service:
     def question(self, body: Mapping[str, Any], local: bool) -> Callable[[], Iterator[Any]]:
         """The work that a body of /api/ask asks for."""
         mode, most = body.get("mode", "memorag"), openai.longest(body, "max_tokens")
-        ids, told, question = body.get("documents", []), body.get("turns", []), body.get("question", "")
+        ids, told, question = _ids(body), body.get("turns", []), body.get("question", "")
         if mode not in (*get_args(Mode), "summarize"):
             raise InputError(f"mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}, summarize")
-        if not (isinstance(ids, list) and all(isinstance(id, str) for id in ids)):
-            raise InputError("documents: a list of ids is needed")
         if most > openai.MOST_TOKENS:
             raise InputError(f"max_tokens: a whole number from 1 to {openai.MOST_TOKENS}")
         if not isinstance(question, str) or not isinstance(told, list):
@@ -262,7 +260,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         query, k = body.get("query", body.get("question", "")), body.get("k", 5)
         if not isinstance(query, str) or not isinstance(k, int) or not 0 < k <= 50:
             raise InputError("query: a text is needed, and k: a whole number from 1 to 50")
-        ids = [str(id) for id in body.get("documents", [])]
+        ids = _ids(body)
         service.spend()
         passages = await run_in_threadpool(lambda: shelf.memo(ids, query).retrieve(query, k))
         names = await run_in_threadpool(service.ids)
@@ -349,7 +347,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
     if PAGE.is_dir():
         routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
     made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
-        MinimemoError: _told, HTTPException: _refused, Exception: _failed,
+        MinimemoError: _told, HTTPException: _refused, ClientDisconnect: _left, Exception: _failed,
     })  # fmt: skip
     made.add_middleware(cast(Any, guard.around))
     return made
@@ -436,11 +434,20 @@ async def _body(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"a request may have {BODY // 1_000_000} MB")
     try:
         body = parse_json(bytes(content))
-    except ValueError:
+        json.dumps(body, ensure_ascii=False).encode()  # half a character cannot be told back
+    except (ValueError, RecursionError):
         raise InputError("the body is no JSON") from None
     if not isinstance(body, dict):
         raise InputError("the body is to be a JSON object")
     return body
+
+
+def _ids(body: Mapping[str, Any]) -> list[str]:
+    """The documents that a body names. Raises InputError."""
+    ids = body.get("documents", [])
+    if not (isinstance(ids, list) and all(isinstance(id, str) for id in ids)):
+        raise InputError("documents: a list of ids is needed")
+    return ids
 
 
 def _seen(request: Request, *ids: str) -> None:
@@ -484,6 +491,11 @@ async def _told(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse(openai.error(error.detail), error.status_code)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """Nobody reads it: the client broke off while it sent."""
+    return JSONResponse(openai.error("the client left"), 499)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -8,9 +8,9 @@ where there is one, this server.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from minimemo.ask.endpoint import is_loopback
 from minimemo.server import openai
 
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::\d{1,5})?")
 _KEYED = ("/api", "/v1", "/documents", "/metrics", "/mcp")
 _HEADERS = [
     (
@@ -68,10 +69,10 @@ class Guard:
             return None
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        if not self._key and not self._admitted and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if not self._key and not self._admitted and not is_loopback(_hostname(host)):
             return 421, f"host {host!r}: this server answers to localhost; start it with --api-key-file for others"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return 403, f"origin {origin!r}: pages of other sites may not ask here"
         path = scope["path"]
         if self._key and path.startswith(_KEYED):
@@ -79,6 +80,12 @@ class Guard:
             if not hmac.compare_digest(given.encode("utf-8", "replace"), self._key.encode()):
                 return 401, "a key is needed: Authorization: Bearer KEY"
         return None
+
+
+def _hostname(host: str) -> str:
+    """The name or address of a Host header, without its port; "" for what is none."""
+    written = _HOST.fullmatch(host)
+    return (written[1] or written[2]) if written else ""
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:

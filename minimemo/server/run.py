@@ -52,6 +52,7 @@ def serve(
 
         from minimemo.server.access import read_access
         from minimemo.server.app import Service
+        from minimemo.server.deadline import DeadlineProtocol
     except ImportError as error:
         raise InputError(f"{_INSTALL} ({error})") from error
     from minimemo.server.desk import Desk
@@ -73,7 +74,7 @@ def serve(
     address = f"http://{f'[{host}]' if ':' in host else host}:{tcp.getsockname()[1]}"
     made = application(Service(shelf, desk, jobs), address, key, tokens)
     config = uvicorn.Config(
-        made, log_level="warning", access_log=False, lifespan="on",
+        made, log_level="warning", access_log=False, lifespan="on", http=DeadlineProtocol,
         timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, server_header=False,
         h11_max_incomplete_event_size=65536,
     )  # fmt: skip

@@ -19,12 +19,13 @@ from minimemo.files import data_dir, private_folder, store_file
 from minimemo.memo.library import PICKED, StoreIndex, remove
 from minimemo.memo.manifest import MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, Steps, together
-from minimemo.memo.registry import remembered
+from minimemo.memo.registry import document_name, remembered
 from minimemo.readers import ENDINGS
 from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
 
 OPEN = 8  # So many memos, or sets of memos that are asked together, stay open.
 EVERY = "all"  # the id that stands for all documents
+_NAME_BYTES = 180  # of an upload; file systems have room for 255, and its memo's folders need some
 _UNSAFE = re.compile(r"[\s/\\?#%:\x00-\x1f\x7f]+")
 
 
@@ -38,7 +39,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        return self.manifest.document.name
+        return document_name(self.folder, self.manifest.document.name)
 
     def original(self) -> Path | None:
         """The file that it was built from, where that lies beside the memo still.
@@ -197,7 +198,8 @@ class Shelf:
     def place_for(self, name: str) -> Path:
         """A file that does not exist yet, for an upload of this name, in the server's own folder."""
         private_folder(self.uploads)
-        plain = _UNSAFE.sub("-", Path(name.replace("\\", "/")).name).strip("-.")[-100:] or "document"
+        end = _UNSAFE.sub("-", Path(name.replace("\\", "/")).name).encode("utf-8", "replace")[-_NAME_BYTES:]
+        plain = end.decode("utf-8", "ignore").strip("-.") or "document"
         stems = {entry.stem for entry in self.uploads.iterdir()}  # a.pdf and a.docx would both become a.memo
         path, number = self.uploads / plain, 1
         while path.stem in stems or path.suffix == ".memo":

@@ -51,11 +51,13 @@ _DATA = re.compile(r"data:[\w/+.;-]*base64,?")
 _BESIDE = 3  # terms
 
 _QUOTED = re.compile(r"\"(?!\s)([^\"]+)(?<!\s)\"|„([^“”]+)[“”]|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』")
+_SEARCHED = CJK + r"〆゠・\u3099\u309a\u4dc0-\u4dff"
 _RUN, _SEARCHED_RUN = (
     re.compile(rf"([{unspaced}]+)|(?:(?![{unspaced}_])[\w{_MARKS}])+")
     # A search also compares the signs that stand inside Japanese names (カール・マルクス), and hexagrams.
-    for unspaced in (CJK, CJK + r"〆゠・\u3099\u309a\u4dc0-\u4dff")
+    for unspaced in (CJK, _SEARCHED)
 )
+_PLAIN, _OTHER = re.compile(r"[^\W_]+"), re.compile(f"[{_SEARCHED}{_MARKS}]")  # What is not of plain words alone.
 
 
 def normalize(text: str) -> str:
@@ -110,8 +112,11 @@ def shingles(text: str) -> frozenset[str]:
 
 
 def _words(text: str, pattern: re.Pattern[str]) -> list[str]:
+    text = normalize(text)
+    if text.isascii() or not _OTHER.search(text):
+        return [word for word in _PLAIN.findall(text) if word not in STOPWORDS]
     words: list[str] = []
-    for match in pattern.finditer(_HAN_SPACE.sub("", normalize(text))):
+    for match in pattern.finditer(_HAN_SPACE.sub("", text)):
         if match[1]:
             words += _grams(match[1], 2)
         elif match[0] not in STOPWORDS:

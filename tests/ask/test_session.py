@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
-from minimemo.ask import Answer, Found, Passage, Piece, Writer
+from minimemo.ask import PROMPTS, Answer, Found, Passage, Piece, Writer
 from minimemo.ask.question import memory_room
+from minimemo.ask.trust import telling_sentence
 from minimemo.errors import InputError
 from minimemo.text.document import Place
+from minimemo.text.figures import Figured
 from tests.ask.fakes import (
     CHINESE,
     EN_SCRIPT,
@@ -452,7 +454,7 @@ def test_the_room_behind_a_memory_covers_the_longest_prompts(monkeypatch):
     """What a memo leaves free after its document must hold any question that is let through, in any mode."""
     set_limits(monkeypatch, QUESTION_TOKENS=300)
     for house, letter in ((House(), "w"), (chinese_house(), "为")):
-        free = memory_room(256) + 250  # the fake's tokens are characters: English prompts take more of them
+        free = memory_room() + 250  # the fake's tokens are characters: English prompts take more of them
         house.engine.config.max_context = len(house.ids) + free
         assert house.session.ask(letter * 300, "memory", max_tokens=256).generated_tokens > 0
 
@@ -465,3 +467,24 @@ def test_the_loop_imports_nothing_heavy():
 def test_the_room_behind_a_memory_stays_what_it_is():
     """A recipe holds what it leaves of the context: with another figure every memo would be built again."""
     assert memory_room() == 1728
+
+
+def test_yes_or_no_is_retrieved_once_and_shows_the_nearest_sentence():
+    house = House()
+    question = "Is the king of France told of a heaven?"
+    answer = house.session.ask(question, "rag")
+    assert house.retriever.queries == [[question]]
+    assert not telling_sentence(question, answer.passages) and answer.text.endswith(ENGLISH[1].strip())
+
+
+def test_what_is_computed_is_not_written_and_cites_what_it_was_computed_from():
+    house = House()
+    hits = house.retriever._one("three planets that had met", 2)
+    span = hits[0].chunk.start, hits[0].chunk.end
+    for partial in (False, True):
+        house.retriever.figured = lambda _, partial=partial: (Figured("3", (span,), partial), hits)
+        answer = house.session.ask("How many planets had met?")
+        assert answer.text == (f"3 ({PROMPTS['en'].partial})" if partial else "3")
+        assert answer.supported and answer.confidence == 1.0 and not house.engine.prompts
+        assert [p.span for p in answer.passages if p.text == ENGLISH[2]] == [span]
+        assert all(p.cited for p in answer.passages)

@@ -175,7 +175,7 @@ def test_every_truncation_is_an_error(whole: Path, tmp_path: Path, data: st.Data
         gguf_file.read(path)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=70, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_headers_convert_or_are_model_errors(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -1,10 +1,8 @@
-"""The texts that come with the package: whole, various, and really installed."""
+"""The texts that come with the package: whole and various."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,16 +62,3 @@ def test_missing_texts_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(package.resources, "files", lambda name: tmp_path)
     with pytest.raises(MinimemoError, match="`texts`"):
         shipped_texts()
-
-
-def test_a_built_package_holds_them(tmp_path: Path) -> None:
-    """An editable install reads the source tree, so it would not notice files that the build leaves out."""
-    root = FOLDER.parents[2]
-    if not (root / "pyproject.toml").is_file():
-        pytest.skip("no source tree here")
-    pytest.importorskip("setuptools", minversion="77")
-    build = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
-    setup = "from setuptools import setup; setup()"
-    subprocess.run([sys.executable, "-c", setup, "-q", *build], cwd=root, check=True, capture_output=True)
-    built = {file.name for file in (tmp_path / "lib/minimemo/memo/calibration_text").glob("*.txt")}
-    assert built == {file.name for file in FOLDER.glob("*.txt")}

@@ -136,7 +136,7 @@ def fuzzed(streams: tuple[bytes, ...], data: st.DataObject) -> tuple[bytes, ...]
 
 
 @pytest.mark.parametrize("name", CODECS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(data=st.data())
 def test_fuzzed_streams_raise_only_memo_errors(name: str, profile: Profile, data: st.DataObject) -> None:
     codec = codec_of(name, profile)

@@ -506,6 +506,34 @@ def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.Monkey
     assert StoreIndex(store_file()).missing == [str(tmp_path / "6.memo")]
 
 
+def test_picks_are_those_of_every_score_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By words and vectors, ties by path; documents of any number of terms, none too."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    vectors = many_memos(tmp_path, 40, passages=2, dim=8)
+    vectors[20:] = vectors[20]  # twins
+    chance = np.random.default_rng(1)
+    said = []
+    for number, own in enumerate(vectors):
+        count = (0, 1, 2, 3, 4, 7, 8, 17, 64, 97)[number % 10]
+        said.append({f"w{word}" for word in chance.choice(120, count, replace=False)})
+        text = {"chunks": [{"text": " ".join(sorted(said[-1]))}]}
+        (tmp_path / f"{number}.memo" / "chunks.json").write_text(json.dumps(text))
+        VectorIndex.build(own).save(tmp_path / f"{number}.memo" / "index.bin")
+    index = StoreIndex(store_file())
+    for turn in range(30):
+        query, words = vectors[turn, 0], [f"w{word}" for word in chance.choice(120, 6, replace=False)]
+        near, by_words = (vectors @ query).max(1), np.zeros(40, np.float32)
+        for word in words:
+            holds = np.array([word in own for own in said])
+            by_words[holds] += np.float32(np.log1p((40 - holds.sum() + 0.5) / (holds.sum() + 0.5)))
+        scores = sum((one - one.mean()) / (one.std() or 1) for one in (near, by_words)).round(5)
+        best = sorted(range(40), key=lambda at: (-scores[at], str(tmp_path / f"{at}.memo")))[:4]
+        picked = index.pick(query, "model", "embedder", 4, question=" ".join(words))
+        assert [path.name for path in picked] == [f"{number}.memo" for number in best]
+    assert len(index.pick(query, "model", "embedder", 99)) == 40
+
+
 def test_the_list_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     many_memos(tmp_path, 2, passages=1, dim=8)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from minimemo.engine.cache import KVCache
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
 from minimemo.files import exchange
+from minimemo.memo.manifest import Manifest, checksum, file_info
 from minimemo.memo.registry import remembered
 from tests.conftest import TinyModels
 from tests.memories import all_ids, whole_memory
@@ -223,6 +225,37 @@ def test_a_memo_of_another_model_or_version_is_refused(copy: Path, tiny_models: 
         minimemo.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [
+        ("document", "name", {}), ("document", "language", "x"), ("document", "tokens", 10**30),
+        ("recipe", "params", []), ("recipe", "params", {"num_layers": 0}), ("recipe", "reading", {"first": "x"}),
+        ("files", "memory.bin", {"bytes": None, "sha256": ""}), ("quality", None, [{"end": 0}]),
+        ("quality", None, [{"end": 0, "tokens": 1, "kl": float("nan"), "top1": 1}]), ("model", "source", None),
+    ],
+)  # fmt: skip
+def test_a_memo_of_an_enemys_has_the_fields_of_a_memo(copy: Path, key: str, field: str | None, value: object) -> None:
+    """Its checksums are right, whatever it says."""
+    body = json.loads((copy / "manifest.json").read_text())
+    if field is None:
+        body[key] = value
+    else:
+        body[key][field] = value
+    del body["checksum"]
+    (copy / "manifest.json").write_text(json.dumps({**body, "checksum": checksum(body)}))
+    with pytest.raises(MemoError, match="damaged"):
+        minimemo.open(copy)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"null", b'{"chunks": [{"index": "x"}]}', b'{"chunks": 5}'])
+def test_passages_of_an_enemys_are_checked(copy: Path, content: bytes) -> None:
+    (copy / "chunks.json").write_bytes(content)
+    manifest = Manifest.load(copy)
+    replace(manifest, files={**manifest.files, "chunks.json": file_info(copy / "chunks.json")}).save(copy)
+    with pytest.raises(MemoError, match=r"chunks\.json: damaged"):
+        minimemo.open(copy).chunks()
+
+
 def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyModels, tmp_path: Path) -> None:
     """The cache has room for the window, whatever the document's length; another window is another memo."""
     model = minimemo.load_model(tiny_models.decoder)
@@ -234,7 +267,7 @@ def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyM
         return new_cache(capacity)
 
     model.engine.new_cache = counting  # type: ignore[method-assign]
-    long = minimemo.Document.of("".join(f"Hello world {i}.\n" for i in range(1500)), "long.txt")
+    long = minimemo.Document.of("".join(f"Hello world {i}.\n" for i in range(900)), "long.txt")
     memos = [
         minimemo.build(long, tmp_path / f"{n}.memo", model=model, embedder=tiny_models.embedder, window=n)
         for n in (None, 512)

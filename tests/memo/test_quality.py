@@ -48,7 +48,7 @@ def test_places() -> None:
     assert places(70_000) == [1024, 4096, 16384, 65536]
 
 
-@pytest.mark.parametrize("memory", ["exact", "int4", "high", "small"])
+@pytest.mark.parametrize("memory", ["exact", "int4", "small"])
 def test_the_figures_are_those_of_a_plain_computation(
     memory: str, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path
 ) -> None:

@@ -249,3 +249,17 @@ def test_a_block_of_another_layout_is_refused() -> None:
         Int4Codec(KVLayout(2, 2, 32, "float32")).encode(block)
     with pytest.raises(ValueError, match="in a memory of"):
         Int4Codec(KVLayout(2, 2, 16, "bfloat16")).encode(block)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("shape", [(2, 2, 256, 64), (1, 3, 97, 50), (1, 2, 4, 8)])
+def test_decoded_on_a_device(name: str, shape: tuple[int, int, int, int]) -> None:
+    """The same bits as on the processor, from one copy of the streams. "cpu:0" goes the way of a GPU."""
+    keys, values = (x.bfloat16() for x in real_looking(shape))
+    codec = CLASSES[name](layout_of(keys))
+    streams = codec.encode(block_of(keys, values))
+    expected = codec.decode(streams, shape[2])
+    found = codec.decode(streams, shape[2], torch.device("cpu:0"))
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
+    for x in codec.decode(streams, shape[2], torch.device("meta")):
+        assert x.device.type == "meta" and x.shape == shape

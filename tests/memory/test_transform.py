@@ -19,6 +19,7 @@ from minimemo.memory.profile import (
     Statistics,
     Transform,
     groups,
+    joint,
     load_profile,
     profile_of,
     save_profile,
@@ -26,6 +27,7 @@ from minimemo.memory.profile import (
 from minimemo.memory.size import OVERHEAD, bytes_per_token
 from minimemo.memory.tiers import make_codec
 from minimemo.memory.transform import TransformCodec
+from tests.helpers import assert_close
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=8, dtype="float32")
 RANK = 6
@@ -259,3 +261,25 @@ def test_the_end_is_finer(profile: Profile, tokens: int, following: int, fine: i
                 codec.decode((*streams[:-1], damaged), tokens)
         with pytest.raises(MemoError):
             codec.decode((bytes([0, 255]), *streams[1:]), min(tokens, 200))
+
+
+@pytest.mark.parametrize(("tokens", "following", "time"), [(256, 256, 1), (256, 20, 64), (100, 0, 32), (5, 0, 1)])
+def test_decoded_on_a_device(profile: Profile, tokens: int, following: int, time: int) -> None:
+    """As on the processor in float32. "cpu:0" goes the way of a GPU."""
+    codec = TransformCodec(LAYOUT, profile, 0.05, 0.05, time=time)
+    for parts in (*codec._parts, *codec._fine):
+        for part in parts:
+            part.basis.exact = True
+    streams = codec.encode(_block(tokens), following)
+    expected = codec.decode(streams, tokens)
+    for found, near in zip(codec.decode(streams, tokens, torch.device("cpu:0")), expected, strict=True):
+        assert_close(found, near.double(), within=1e-5)
+    for x in codec.decode(streams, tokens, torch.device("meta")):
+        assert x.device.type == "meta" and x.shape == expected[0].shape
+
+
+def test_components_on_a_device(profile: Profile) -> None:
+    for part in _codec(profile)._parts[0]:
+        x = joint(_kv(50, 3))
+        exact = (x - part.half.mean) * part.scale() @ part.basis.rows.float().T
+        assert_close(part.components_on(x), exact.double(), within=1e-5)

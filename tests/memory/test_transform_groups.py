@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,6 +17,7 @@ from minimemo.memory.format import MAX_FRAMES
 from minimemo.memory.profile import MAX_JOINT, Profile, Statistics, groups, joint, save_profile
 from minimemo.memory.transform import TAIL, TransformCodec
 from minimemo.models.config import ModelConfig, RopeConfig
+from tests.commands import python
 from tests.tiny import matmul_parameters
 
 LAYOUT = KVLayout(num_layers=6, num_kv_heads=2, head_dim=16, dtype="float32")
@@ -144,9 +143,5 @@ for blocks in (12, 120):
 
 def test_ten_times_the_length_takes_no_more_memory(tmp_path: Path) -> None:
     """A block is 0.8 MB here: 108 more of them, were they kept, would show."""
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True, cwd=root
-    )
-    short, long = map(int, done.stdout.split())
+    short, long = map(int, python(_PROGRAM, str(tmp_path)).split())
     assert 0 <= long - short < 16_000  # kB

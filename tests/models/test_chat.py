@@ -181,6 +181,13 @@ def test_one_refused_conversation_leaves_the_others() -> None:
 
 
 @pytest.mark.skipif("sys.platform != 'linux'", reason="processor time is bounded on Linux")
+def test_a_model_that_is_loaded_again_has_its_template_rendered_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate("{{ messages[0].content }} once", "a.jinja")
+    first = template.turn(None)
+    monkeypatch.setattr(chat.subprocess, "run", lambda *_, **__: pytest.fail("rendered again"))
+    assert ChatTemplate(template.text, "b.jinja").turn(None) == first == ("", " once")
+
+
 def test_an_endless_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nested loops of the sandbox's largest range would run for hours."""
     monkeypatch.setattr(chat, "_CPU_SECONDS", 1)
@@ -205,6 +212,7 @@ def test_a_growing_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_modules_of_the_working_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m` puts the working folder first on its path; a downloaded jinja2.py there must not be imported."""
+    chat._said.cache_clear()
     (tmp_path / "jinja2.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
     assert template(DROPS_SYSTEM).turn(None) == ("U: ", "\nA:")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from minimemo.errors import InputError, ModelError
 from minimemo.hub.gguf_tokenizer import from_gguf
-from minimemo.models.tokenizer import Tokenizer
+from minimemo.models.tokenizer import Tokenizer, panics_as
 from tests.models.test_chat import CHATML_DEFAULT, GEMMA2, GEMMA3, LLAMA3, MISTRAL, QWEN3
 from tests.tiny_tokenizers import byte_level, load, sentencepiece
 
@@ -170,7 +170,7 @@ def test_offsets_of_any_text(tokenizers: dict[str, Tokenizer], name: str) -> Non
         st.characters(exclude_categories=["Cs"]),
     )
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=70, deadline=None)
     @given(st.lists(alphabet, max_size=30).map("".join))
     def check(text: str) -> None:
         check_offsets(tokenizers[name], text)
@@ -219,7 +219,7 @@ def test_a_stream_of_any_ids_says_what_decode_says(tokenizers: dict[str, Tokeniz
     multibyte = [i for c in "é你好👩" for i in tokenizer.encode(c)]
     some_id = st.one_of(st.integers(0, tokenizer.vocab_size + 3), st.sampled_from(multibyte))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(st.lists(some_id, max_size=20))
     def check(ids: list[int]) -> None:
         stream = tokenizer.stream()
@@ -305,6 +305,26 @@ def test_bos_is_added_as_the_config_says_or_else_the_post_processor(tmp_path: Pa
 def test_size(tmp_path: Path) -> None:
     loaded = Tokenizer(directory(tmp_path))
     assert loaded.vocab_size == len(byte_level()["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+
+
+def test_a_lack_of_memory_or_threads_is_told_before_the_library_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(byte_level(), tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(MemoryError, match="too little is free"):
+        Tokenizer(tmp_path)
+    panic = type("PanicException", (BaseException,), {})  # as Rust's
+    with pytest.raises(RuntimeError, match="no thread"), panics_as(ModelError):
+        raise panic("The global thread pool has not been initialized: no thread")
+    with pytest.raises(ModelError, match="odd"), panics_as(ModelError):
+        raise panic("odd")
+    with pytest.raises(KeyboardInterrupt), panics_as(ModelError):
+        raise KeyboardInterrupt
 
 
 def test_damaged_directories_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -66,6 +67,27 @@ def test_a_book_has_headings_printed_pages_and_notes_apart(tmp_path: Path) -> No
     assert mended.heading == ("Part One", "The Storm")
 
 
+def test_an_older_book_has_its_contents_in_another_file(tmp_path: Path) -> None:
+    """EPUB 2: toc.ncx, named by the spine, with parts within parts and a list of printed pages."""
+    entry = "<{0}><navLabel><text>{1}</text></navLabel><content src='{2}'/>{3}</{0}>"
+    storm = entry.format("navPoint", "The Storm", "one.xhtml#storm", "")
+    part = entry.format("navPoint", "Part One", "one.xhtml", storm)
+    page = entry.format("pageTarget", "xii", "two.xhtml", "")
+    ncx = f'<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap>{part}</navMap><pageList>{page}</pageList></ncx>'
+    package = (
+        '<package xmlns="http://www.idpf.org/2007/opf"><manifest>'
+        '<item id="ncx" href="toc.ncx" media-type="application/x-dtbncx+xml"/>'
+        '<item id="b" href="two.xhtml" media-type="application/xhtml+xml"/>'
+        '<item id="a" href="one.xhtml" media-type="application/xhtml+xml"/></manifest>'
+        '<spine toc="ncx"><itemref idref="a"/><itemref idref="b"/></spine></package>'
+    )
+    one = "<html><body><p>Anna built it.</p><p id='storm'>It broke the lamp.</p></body></html>"
+    book = read(tmp_path, "a.epub", epub(**{"OPS__book.opf": package, "OPS__toc.ncx": ncx, "OPS__one.xhtml": one}))
+    built, broke, mended = places(book, "Anna", "It broke", "It was mended")
+    assert (built.heading, broke.heading) == (("Part One",), ("Part One", "The Storm"))
+    assert (mended.label, mended.page) == ("xii", None)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -111,6 +133,15 @@ def test_elements_without_end_within_each_other(tmp_path: Path) -> None:
         read(tmp_path, "a.html", "<html><body>" + "<div>" * 100_000 + "the lamp")
 
 
+@pytest.mark.parametrize("one", [" a{}=b", " a{}", '"a{}"="b>"', " =a{}=c", " a{} = 'b'", "/a{}", '\na{}="<b>"'])
+def test_an_element_of_attributes_without_end(tmp_path: Path, one: str) -> None:
+    """The parser holds each against all before it."""
+    kept, more = ("".join(one.format(n) for n in range(count)) for count in (900, 3000))
+    assert read(tmp_path, "a.html", f"<html><p {kept}>The lamp.</p>").text
+    with pytest.raises(InputError, match="more than 1,000 attributes"):
+        read(tmp_path, "b.html", f"<html><p>The lamp.</p><p {more}>")
+
+
 def test_subtitles_name_who_speaks_and_say_nothing_twice(tmp_path: Path) -> None:
     talk = read(
         tmp_path,
@@ -143,6 +174,25 @@ def test_text_parts_of_a_mail_are_read_and_others_are_not(tmp_path: Path) -> Non
         "Nine barrels.\n--x\nContent-Type: image/png\nContent-Transfer-Encoding: base64\n\niVBORw0KGgo=\n--x--\n"
     )
     assert read(tmp_path, "a.eml", mail).text.endswith("See the list.\n\nNine barrels.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("subject.eml", b"Subject: " + b"=?utf-8?q?=61?= " * 100_000 + b"\nFrom: a\nTo: b\n\nThe lamp."),
+        ("comments.eml", b"Subject: a\nFrom: " + b"(" * 9_000 + b"\nDate: " + b"(" * 9_000 + b"\nTo: b\n\nThe lamp."),
+        ("comments", b"<!-- -->" * 120 + b" The lamp."),
+        ("heading.md", b"# " + b" " * 9_000 + b"x" + b" #" * 9_000 + b"y\nThe lamp."),
+        (
+            "digits.srt",
+            b"1\n00:00:01,000 --> 00:00:02,000\nThe lamp.\n\n" + b"9" * 5_000 + b":00:00,000 --> 00:01\nx\n",
+        ),
+    ],
+)
+def test_what_patterns_and_parsers_would_go_through_without_end(tmp_path: Path, name: str, content: bytes) -> None:
+    begin = time.process_time()
+    assert "The lamp." in read(tmp_path, name, content).text
+    assert time.process_time() - begin < 3
 
 
 def test_front_matter_is_no_text_and_a_rule_is(tmp_path: Path) -> None:

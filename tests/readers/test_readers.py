@@ -211,6 +211,27 @@ def test_one_document_that_fails_stops_no_other(
     assert "-o names one memo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("degrees", "first", "second"),
+    [
+        (0, "1 0 0 1 72 600", "1 0 0 1 72 584"),
+        (90, "0 1 -1 0 100 72", "0 1 -1 0 116 72"),
+        (180, "-1 0 0 -1 540 100", "-1 0 0 -1 540 116"),
+        (270, "0 -1 1 0 500 700", "0 -1 1 0 484 700"),
+    ],
+)
+def test_a_page_that_is_turned_is_read_as_it_is_seen(tmp_path: Path, degrees: int, first: str, second: str) -> None:
+    """Two lines that a reader sees below each other, drawn sideways or head down on a page that is turned back."""
+    lines = f") Tj {second} Tm (he ran to wake the keeper and two women who slept below.".join(
+        ["When the storm broke the lamp of the tower at last,", ""]
+    )
+    page = small_pdf([lines]).replace(b"72 600 Td", f"{first} Tm".encode())
+    page = page.replace(b"/MediaBox", f"/Rotate {degrees} /MediaBox".encode())
+    assert " ".join(read(tmp_path, "a.pdf", page).text.split()) == (
+        "When the storm broke the lamp of the tower at last, he ran to wake the keeper and two women who slept below."
+    )
+
+
 def endless_pdf() -> bytes:
     """A PDF that says that it has a million pages."""
     return small_pdf(PAGES).replace(b"/Count 2", b"/Count 1000000")
@@ -226,6 +247,7 @@ def endless_pdf() -> bytes:
         ("deep.html", b"<html>" + b"<b>" * 50_000 + b"text", "within each other"),
         ("deep.eml", b"Subject: a\nFrom: b\nTo: c\nContent-Type: message/rfc822\n\n" * 20_000, "too many parts"),
     ],
+    ids=lambda part: repr(part)[:20],
 )
 def test_hostile_files_end_in_one_line_and_leave_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str

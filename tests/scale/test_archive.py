@@ -51,6 +51,15 @@ def test_a_strangers_archive_writes_nothing(memo: Path, tmp_path: Path) -> None:
             writer.writestr(member, b" " * 100_000)
         cases[name] = path.read_bytes()
         path.unlink()
+    path = tmp_path / "case.zip"
+    with zipfile.ZipFile(path, "w") as writer:
+        writer.writestr("a\nline", b"")
+    cases["line"] = path.read_bytes()
+    path.unlink()
+    letters, table = bytearray(cases["line"]), cases["line"].index(b"PK\x01\x02")
+    letters[table + 9] |= 8  # names are UTF-8, it says
+    letters[table + 46] = 0xCB
+    cases["letters"] = bytes(letters)
     for name, case in cases.items():
         path = tmp_path / f"{name}.zip"
         path.write_bytes(case)

@@ -4,6 +4,7 @@ is installed, or pytest -m cluster tests/scale/test_cluster.py."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -84,3 +85,43 @@ def test_a_node_that_is_killed_costs_no_document(
         if path != bad:
             own = build(path, tmp_path / "own" / memo.name, **settings(tiny_models)).folder
             assert content(memo) == content(own)
+
+
+@pytest.mark.cluster
+def test_who_hands_out_the_work_may_be_killed_and_started_again(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sync builds what the first has not, on the same cores, and all is as if one process had built it."""
+    pytest.importorskip("ray", reason="ray is the extra `ray`")
+    from ray.cluster_utils import Cluster
+
+    names = {path.name for path in documents(tmp_path / "in", 30)}
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    given = [part for name, value in settings(tiny_models).items() for part in (f"--{name}", value)]
+    command = [sys.executable, "-m", "minimemo", "sync", str(tmp_path / "in"), *given, "--threads", "1"]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.wait_for_nodes()
+    told = []
+    try:
+        on_cluster = [*command, "--ray", cluster.address]
+        monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "killed"))
+        with subprocess.Popen(on_cluster, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdout is not None
+            while len(told) < 10:
+                line = first.stdout.readline()
+                assert line
+                told += [line.split()[1]] * line.startswith("built ")
+            first.kill()
+        again = subprocess.run(on_cluster, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+    finally:
+        cluster.shutdown()
+    more = [line.split()[1] for line in again.stdout.splitlines() if line.startswith("built ")]
+    assert {*told, *more} == names and len({*more} & {*told}) == 0 and len(more) <= 20
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "alone"))
+    subprocess.run(command, check=True, capture_output=True)
+    ends = [
+        {path.relative_to(home): path.read_bytes() for path in home.glob("collections/in/**/*") if path.is_file()}
+        for home in (tmp_path / "alone", tmp_path / "killed")
+    ]
+    assert ends[0] == ends[1] and len(ends[0]) >= 3 * len(names)

@@ -76,6 +76,14 @@ def test_new_changed_moved_and_gone_documents_and_no_others(folder: Path, sync) 
     assert len(list(folder.rglob("*"))) == 6  # the folder itself has nothing new
 
 
+def test_a_name_too_long_for_a_memo_stops_no_other(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
+    (folder / f"{'x' * 249}.txt").write_text("No memo can be called so. " * 9)
+    code, out, err = sync()
+    assert code != 0 and "1 of 5" in out + err and "name too long" in out + err, out + err
+    assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert sync()[0] == code
+
+
 def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
     (folder / "a.txt").write_bytes(b"\x00\xff\xfe broken \x80" * 9)
     code, out, err = sync()
@@ -83,6 +91,7 @@ def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:
     assert "failed   a.txt" in out and "1 of 4 documents have no memo" in err
     assert load("reports").documents["a.txt"].error
     main(["status", "--json"])
+    assert "1 to try again, 3 as they were" in sync("--dry-run")[1] and "again    a.txt" in sync("--dry-run")[1]
     (folder / "a.txt").write_text("Now it is a text, of room 3. " * 5)
     assert sync()[0] == 0 and "a.txt.memo" in memos()
 
@@ -233,6 +242,8 @@ def test_a_watched_folder_is_followed_and_what_failed_waits_for_a_change(  # typ
 def test_the_estimate_is_of_these_documents(folder: Path, sync, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """A sample the first time, and what the last sync took from then on."""
     monkeypatch.setattr("minimemo.scale.estimate.WORTH", 100)
+    _, out, _ = sync("--dry-run")
+    assert "new      a.txt" in out and "\nabout 1 min and " in out and not (remembered() or collections())
     code, out, _ = sync()
     assert code == 0 and "a sample of them is read first" in out and re.search(r"\nabout 1 min and [\d.]+ [kM]B; ", out)
     assert {path.name for path in remembered()} == {"a.txt.memo", "b.txt.memo", "c.md.memo", "d.txt.memo"}
@@ -262,10 +273,13 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     answer = json.loads(capsys.readouterr().out)
     assert {passage["document"] for passage in answer["passages"]} == {"z.txt"}
     ask = ["ask", "--mode", "rag", "--json", *models, "Where did user 1 say hello?", "--in", "reports", "--name"]
-    for pattern, names in (("[ab].txt", {"a.txt", "b.txt"}), ("old/*", {"d.txt"}), ("?.md", {"c.md"})):
+    for pattern, names in (("[ab].txt", {"a.txt", "b.txt"}), ("old/*", {"old/d.txt"}), ("?.md", {"c.md"})):
         assert main([*ask, pattern]) == 0
         found = {passage["document"] for passage in json.loads(capsys.readouterr().out)["passages"]}
         assert found and found <= names
+    (folder / "old/d.txt").rename(folder / "b.md")  # cited by where it is now
+    assert sync()[0] == 0 and main([*ask, "b.md"]) == 0
+    assert {passage["document"] for passage in json.loads(capsys.readouterr().out)["passages"]} == {"b.md"}
     assert main([*ask, "2024*"]) == 2 and "no document of a name like '2024*'" in capsys.readouterr().err
     assert main(["ask", "--all", "Where?", "--name", "2024*"]) == 2
     capsys.readouterr()
@@ -289,3 +303,5 @@ def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> No
 
         with opened(tmp_path / "two" / "reports", "reports"):
             pass
+    assert main(["sync", str(tmp_path / "misspelt")]) == 2
+    assert [one.name for one in collections()] == ["reports"]

@@ -82,6 +82,7 @@ class running:
 
         from minimemo.server.access import read_access
         from minimemo.server.app import Service
+        from minimemo.server.deadline import DeadlineProtocol
         from minimemo.server.desk import Desk
         from minimemo.server.jobs import Jobs
         from minimemo.server.run import HANDS, _listen, _listen_locally, application, socket_path
@@ -96,7 +97,14 @@ class running:
         self._sockets = [tcp, *filter(None, [_listen_locally(socket_path())])]
         url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
         made = application(service, url, self._key, read_access(self._access) if self._access else None)
-        config = uvicorn.Config(made, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            made,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=2,
+            http=DeadlineProtocol,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": self._sockets}, daemon=True)
         self._thread.start()

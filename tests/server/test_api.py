@@ -61,6 +61,7 @@ def test_a_conversation_is_understood_from_its_turns(served: Served) -> None:
         ({"documents": ["doc"], "question": QUESTION, "memos": ["/etc"], "mode": "magic"}, "mode"),
         ([], "object"),
         (b"{" * 2000, "JSON"),
+        (b'{"documents": ["doc"], "question": "\\ud800"}', "JSON"),
         (b"[" * 100_000, "JSON"),
     ],
 )
@@ -110,6 +111,10 @@ def test_no_path_leads_out(served: Served, path: str) -> None:
         ({"Host": "evil.example:80"}, 421),
         ({"Host": "127.0.0.1.evil.example"}, 421),
         ({"Host": ""}, 421),
+        ({"Host": "[::1"}, 421),
+        ({"Host": "[::1]evil.example"}, 421),
+        ({"Host": "evil.example\\@localhost"}, 421),
+        ({"Origin": "http://[::1"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Host": "localhost", "Origin": "http://localhost"}, 200),
@@ -162,6 +167,69 @@ def test_a_wrong_upload_is_refused_and_nothing_stays(served: Served, path: str, 
     assert status == 400 and b'"error"' in content
     uploads: Path = served.service.shelf.uploads
     assert not uploads.exists() or not list(uploads.iterdir())
+
+
+def test_shapes_of_a_search_are_checked_and_half_a_character_is_no_text(served: Served) -> None:
+    """Half a character could not be told back in an answer."""
+    for path, body in (
+        ("/api/search", {"query": "hello", "documents": None}),
+        ("/api/search", {"query": "hello", "documents": 5}),
+        ("/v1/embeddings", {"input": "hello", "model": "\ud800"}),
+    ):
+        status, _, content = served.request("POST", path, body)
+        assert status == 400 and b'"error"' in content
+
+
+@pytest.mark.parametrize("name", ["灯" * 200, "🌊" * 99, "a" * 500 + ".txt"])
+def test_a_long_name_is_cut_to_what_a_file_system_takes(served: Served, name: str) -> None:
+    path = served.service.shelf.place_for(name)
+    path.touch()
+    path.unlink()
+
+
+def test_requests_that_do_not_come_are_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence, half a head, and a body of a byte now and then; a slow one that gets on is served."""
+    monkeypatch.setattr("minimemo.server.deadline.PATIENCE", 0.3)
+    monkeypatch.setattr("minimemo.server.deadline.SLOWEST", 100)
+    head = b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n"
+    for first, part in ((b"", b""), (head[:20], b""), (head[:20], b"a"), (head, b" ")):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+            connection.sendall(first)
+            begin = time.monotonic()
+            connection.settimeout(0.05)
+            while True:
+                assert time.monotonic() - begin < 5
+                try:
+                    connection.sendall(part)
+                    assert not connection.recv(99)
+                    break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+        connection.sendall(head)
+        for _ in range(9):
+            connection.sendall(b" " * 100)
+            time.sleep(0.08)
+        assert connection.recv(99).startswith(b"HTTP/1.1 400")
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_nobodys_failure(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST /api/documents?name=left.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
+        )
+        time.sleep(0.1)
+    uploads: Path = served.service.shelf.uploads
+    end = time.monotonic() + 5
+    while list(uploads.glob("left*")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert served.request("GET", "/health")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_bodies_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MinimemoError
 from minimemo.server.client import ServedMemos, running
 from minimemo.server.run import socket_path
+from tests.commands import Command
 from tests.conftest import TinyModels
 from tests.server.conftest import Served
 
@@ -148,23 +149,24 @@ def test_a_terminated_server_leaves_nothing_and_a_killed_one_is_followed(
     environment = {**os.environ, "MINIMEMO_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     socket_of = tmp_path / "run" / "server.sock"
 
-    def start() -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "minimemo", "serve", "--port", "0", str(shelf_folder)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        limit = threading.Timer(90, process.kill)  # then the line is empty
-        limit.start()
-        said = process.stdout.readline()
-        limit.cancel()
-        return process, said
+    def serving() -> Command:
+        return Command(["serve", "--port", "0", str(shelf_folder)], tmp_path, environment)
 
-    process, said = start()
-    process.kill()
-    process.wait(20)
-    assert "2 documents at http://127.0.0.1:" in said and socket_of.is_socket()
-    process, said = start()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0 and not socket_of.exists()
+    def says(command: Command) -> str:
+        deadline = time.monotonic() + 90
+        while not command.out.endswith("\n"):
+            assert command.runs and time.monotonic() < deadline, command.err
+            time.sleep(0.01)
+        return command.out
+
+    with serving() as command:
+        assert "2 documents at http://127.0.0.1:" in says(command) and socket_of.is_socket()
+        command.send(signal.SIGKILL)
+        command.end(20)
+    with serving() as command:
+        says(command)
+        command.send(signal.SIGTERM)
+        assert command.end(60) == 0 and not socket_of.exists()
 
 
 def test_a_build_has_a_process_that_ends_in_peace(tmp_path: Path, tiny_models: TinyModels) -> None:

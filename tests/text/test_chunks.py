@@ -45,7 +45,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=120).map("".join), st.integers(1, 40))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text(text: str, size: int) -> None:
     offsets = words(text)
     chunks = split(text, offsets, size=size)
@@ -54,7 +54,7 @@ def test_any_text(text: str, size: int) -> None:
 
 
 @given(st.text(max_size=200), st.integers(1, 9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_characters(text: str, size: int) -> None:
     offsets = words(text)
     check(text, split(text, offsets, size=size), offsets, size)
@@ -67,7 +67,7 @@ def test_any_characters(text: str, size: int) -> None:
     ),
     st.integers(6, 12),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_grapheme_is_cut(graphemes: list[str], size: int) -> None:
     """No space anywhere, so every cut is a hard one; no grapheme has more than 5 tokens, so each can be spared."""
     text = "".join(graphemes)
@@ -168,7 +168,7 @@ def test_token_spans() -> None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join), st.integers(1, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_token_spans_cover_the_chunk(text: str, size: int) -> None:
     """The tokens of a span hold every visible character of the chunk, and its first and last touch the chunk."""
     decoder = np.array([match.span() for match in re.finditer(r"\s?\S{1,3}", text)], np.int64).reshape(-1, 2)

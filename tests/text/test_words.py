@@ -38,3 +38,10 @@ def test_words_beside_an_embedded_file_are_text() -> None:
 def test_forms_of_a_word_have_one_root() -> None:
     assert len(set(map(root, ("inspected", "inspects", "inspection", "inspect")))) == 1
     assert root("built") == root("builds") and root("largest") == root("larger") and root("灯塔") == "灯塔"
+
+
+def test_texts_of_plain_words_are_split_as_others_are() -> None:
+    """Texts with neither CJK characters nor combining marks take a shorter way to the same words."""
+    for code in [*range(0x20, 0x600), *range(0x600, 0x11000, 13)]:
+        text = f"Ab{chr(code)}cd_7 the-x"
+        assert [*terms(text), "中文"] == terms(f"{text} 中文"), hex(code)

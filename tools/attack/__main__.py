@@ -13,10 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import archives
+import documents
+import folders
 import kills
 import limits
 import network
 import places
+import served
 import soak
 import strangers
 from ground import lay
@@ -34,6 +38,10 @@ ATTACKS = {
     "hostile endpoints": network.endpoints,
     "keys and addresses": network.keys,
     "hostile hubs": network.hubs,
+    "hostile clients of the server": served.clients,
+    "memos of strangers": archives.archives,
+    "hostile documents": documents.documents,
+    "folders that are synced": folders.folders,
     "hostile tokenizers": strangers.tokenizers,
     "hostile weights": strangers.weights,
     "hostile configurations": strangers.configurations,

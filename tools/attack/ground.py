@@ -120,13 +120,13 @@ def lay(folder: Path) -> Ground:
     os.environ["MINIMEMO_HOME"] = str(ground.home)
     for name in [name for name in os.environ if "proxy" in name.lower() or name.endswith(("_API_KEY", "_TOKEN"))]:
         del os.environ[name]
+    from importlib import import_module
+
+    for name in _IMPORTS:  # minimemo before torch, of which it sets how much it keeps
+        import_module(f"minimemo.{name}")
     import torch
 
     torch.set_num_threads(1)
-    from importlib import import_module
-
-    for name in _IMPORTS:
-        import_module(f"minimemo.{name}")
 
     def setup() -> None:
         from minimemo.memo.calibrate import calibrate

@@ -39,6 +39,8 @@ def scarce(ground: Ground) -> list[Case]:
             ended = command(*words, before=lambda: resource.setrlimit(kind, (value, value)), seconds=90)
             if ended.code and memo.exists() and verb == "build":
                 return "a memo after an error"
+            if ended.code == 1 and kind == resource.RLIMIT_FSIZE and not most:
+                return _hidden(ground)  # what it says goes to a file too
             return ended.fell() or _hidden(ground)
 
         return run

@@ -34,7 +34,10 @@ def soak(ground: Ground) -> list[Case]:
 
             def ask() -> None:
                 import minimemo
+                from minimemo.ask import memory as views
+                from minimemo.memory import load as blocks
 
+                views.VIEW_BYTES = blocks.KEPT_BYTES = 8 << 20  # full by then, as they are with models of usual size
                 opened = minimemo.open(memo, model=ground.decoder, embedder=ground.embedder)
                 chance, words = random.Random(1), prose(9000).split()
                 before = after = state = None

@@ -1,7 +1,8 @@
 """`python tools/gpu_check`: everything that needs a GPU, in one command of at most eight minutes.
 
-Runs the tests of the Triton kernels in float32, float16 and bfloat16, the engine's parity with the CPU, and the
-microbenchmarks of bench/gpu.py. Exits 0 when all is well or no GPU is here, 1 otherwise.
+Runs the tests of the Triton kernels in float32, float16 and bfloat16, the engine's parity with the CPU, a real model
+(model.py, where --model names one) and the microbenchmarks of bench/gpu.py. Exits 0 when all is well or no GPU is here,
+1 otherwise.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ def missing() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="gpu_check", description="Kernel tests, parity and benchmarks on a GPU.")
     parser.add_argument("--no-bench", action="store_true", help="tests only")
+    parser.add_argument("--model", help="a pulled model, to be run beside the CPU")
     options = parser.parse_args()
     if reason := missing():
         print(f"gpu_check: nothing to check here: {reason}")
         return 0
     steps = {"tests": [sys.executable, "-m", "pytest", "--durations=5", "tests/kernels/triton"]}
+    if options.model:
+        steps["model"] = [sys.executable, "-m", "tools.gpu_check.model", "--model", options.model]
     if not options.no_bench:
         steps["bench"] = [sys.executable, "-m", "bench.gpu", "--seconds", "0.3"]
     environment = os.environ | {"MINIMEMO_TEST_DEVICE": "cuda", "TRITON_INTERPRET": "0"}

@@ -209,7 +209,7 @@ def test_large_scores_and_nan(variant: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_shapes_at_random(data: st.DataObject) -> None:
     """The rows in spans, each of which sees its own part of the keys."""
     draw = data.draw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minimemo.models.layers import Linear
 from tests.helpers import assert_close
 
 DEVICE = os.environ.get("MINIMEMO_TEST_DEVICE", "cpu")
-# On a GPU float16 and bfloat16 are what matters; the interpreter rounds bfloat16 results towards zero and is slow.
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
+# bfloat16 is what models run in; the interpreter is slow, and float16 differs in how it rounds alone.
+DTYPES = [torch.float32, torch.bfloat16] + [torch.float16] * (DEVICE == "cuda")
 # float32 results of sums over exact products: rounding of the sums, and a GPU's approximate exp2 and log2.
 SUMS = 2e-5 if DEVICE == "cuda" else 3e-6
 
@@ -23,6 +25,17 @@ SUMS = 2e-5 if DEVICE == "cuda" else 3e-6
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Normal numbers, the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype).to(DEVICE)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Weights with `change` applied to every tensor, or to every matrix that it knows."""
+    if isinstance(value, (Tensor, Linear)) and (changed := change(value)) is not None:
+        return changed
+    if isinstance(value, tuple):
+        return tuple(mapped(part, change) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: mapped(getattr(value, f.name), change) for f in fields(value)})
+    return value
 
 
 def tables(tokens: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +76,7 @@ class Draw:
 
 
 def fuzz(test: Callable[[Draw], None]) -> Callable[[], None]:
-    @settings(max_examples=30 if DEVICE == "cuda" else 8, deadline=None, derandomize=True)
+    @settings(max_examples=30 if DEVICE == "cuda" else 5, deadline=None, derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         test(Draw(data))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +17,24 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.common import shapes
+from bench.common.shapes import LAYERS
 from minimemo.engine.engine import Engine
+from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
-from minimemo.kernels.formats import QuantizedMatrix
 from minimemo.kernels.triton.launch import Launch
-from minimemo.models.config import ModelConfig
+from minimemo.memory.blocks import BlockAssembler
+from minimemo.memory.codec import KVLayout
+from minimemo.memory.int4 import Int4Codec
+from minimemo.memory.load import StoredMemory
+from minimemo.memory.reader import MemoryReader
+from minimemo.memory.view import whole
+from minimemo.memory.writer import writing
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.layers import DecoderWeights, LayerWeights, QuantizedLinear
-from tests.tiny import tiny_config
+from tests.kernels.triton.device import mapped
+from tests.tiny import tiny_engine
 
-LAYERS = 24
-CONFIG: ModelConfig = replace(
-    tiny_config(), num_layers=LAYERS, num_heads=14, num_kv_heads=2, head_dim=64, hidden_size=896,
-    intermediate_size=4864, vocab_size=151936, windows=(None,) * LAYERS,
-)  # fmt: skip
-_ALLOCATES = ("empty", "arange", "lift_fresh")
+_ALLOCATES = ("empty", "arange", "lift_fresh", "detach_")
 
 
 class _Trace(TorchDispatchMode):
@@ -41,6 +44,13 @@ class _Trace(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[str] = Counter()
         self.copies = 0
+        self.launches: list[Launch] = []
+        self.made: set[int] = set()  # storages allocated meanwhile
+        self._kept: list[Tensor] = []
+
+    def launched(self, launch: Launch) -> None:
+        self.counts[launch.kernel.__name__] += 1
+        self.launches.append(launch)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
@@ -51,6 +61,9 @@ class _Trace(TorchDispatchMode):
             )
             if any(x.device.type == "cpu" and x.dim() for x in given):
                 self.copies += 1
+            elif not view and "empty" in name:
+                self.made.add(out.untyped_storage()._cdata)
+                self._kept.append(out)
             elif not view and not any(word in name for word in _ALLOCATES):
                 self.counts[name] += 1
         return out
@@ -68,75 +81,121 @@ def _traced() -> Iterator[_Trace]:
             return make(*args, **kwargs)
 
         patch.setattr(torch, "tensor", tensor)
-        patch.setattr(Launch, "run", lambda launch: trace.counts.update([launch.kernel.__name__]))
+        patch.setattr(Launch, "run", lambda launch: trace.launched(launch))
         yield trace
 
 
-def _matrix(outputs: int, columns: int, group: int, bits: int = 8, *, offsets: bool = False) -> QuantizedMatrix:
-    scales = torch.empty(outputs, columns // group, dtype=torch.float16, device="meta")
-    codes = torch.empty(outputs, columns * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8, device="meta")
-    return QuantizedMatrix(bits, codes, scales, scales if offsets else None)
-
-
-def _engine() -> Engine:
-    """Q5_0 and Q8_0 in groups of 32; every other `down` Q6_K in groups of 16, the others Q4_K."""
-    c = CONFIG
-    norm = torch.empty(c.hidden_size, dtype=torch.bfloat16, device="meta")
-    width = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
-    bias = torch.empty(width, dtype=torch.bfloat16, device="meta")
-    layers = []
-    for index in range(LAYERS):
-        q6, wide = _matrix(896, 4864, 16), _matrix(896, 4864, 32, 4, offsets=True)
-        layers.append(
-            LayerWeights(
-                norm,
-                QuantizedLinear([_matrix(width, 896, 32)], bias),
-                QuantizedLinear([_matrix(896, 896, 32)], None),
-                norm,
-                QuantizedLinear([_matrix(2 * 4864, 896, 32)], None),
-                QuantizedLinear([q6 if index % 2 else wide], None),
-            )
-        )
-    words = QuantizedLinear([_matrix(c.vocab_size, 896, 32)], None)
-    return Engine(Decoder(c, DecoderWeights(words, tuple(layers), norm, words)), kv_dtype=torch.bfloat16)
-
-
 def test_a_step_of_one_row() -> None:
-    engine = _engine()
+    engine = shapes.engine()
     cache = engine.new_cache(8192)
     cache.length = 5000
-    engine.decoder.rope.of_spans([(5000, 1)], engine.decoder.device)
+    engine.decoder.rope.whole(9000, engine.decoder.device)
     with _traced() as trace:
         logits = engine._forward([5], [Row(cache, 1)], logits="likeliest", step=True)
         logits.argmax(dim=-1)
-    assert trace.counts["_linear"] == 4 * LAYERS + 1
+    assert trace.counts["_row_linear"] == 4 * LAYERS + 1
     assert trace.counts["_rope_qkv"] == trace.counts["_attend"] == trace.counts["_merge_parts"] == LAYERS
-    assert trace.counts.total() == 178, trace.counts
-    assert trace.copies == 1  # the token's id
+    assert trace.counts.total() == 172, trace.counts
+    assert trace.copies == 2  # the token's id, and where it stands
 
 
 def test_a_step_of_three_rows_over_a_memory() -> None:
-    engine = _engine()
-    memory, tails = engine.new_cache(8192), [engine.new_cache(64) for _ in range(3)]
+    engine = shapes.engine()
+    memory, tails = engine.new_cache(8192), engine.new_caches(3, 64)
     memory.length = 5000
     for tail in tails:
         tail.length = 7
-    engine.decoder.rope.of_spans([(5007, 1)] * 3, engine.decoder.device)
+    engine.decoder.rope.whole(9000, engine.decoder.device)
     with _traced() as trace:
         engine._forward([5, 6, 7], [Row(tail, 1) for tail in tails], prefix=memory, logits="likeliest", step=True)
-    assert trace.counts.total() == 300, trace.counts
-    assert trace.copies == 2  # ids and positions
+    assert trace.counts["_rope_qkv"] == LAYERS and trace.counts["_attend"] == 2 * LAYERS  # the memory's, all tails'
+    assert trace.counts.total() == 195, trace.counts
+    assert trace.copies == 2  # ids, and where they stand
 
 
 def test_a_chunk_of_prefill() -> None:
-    engine = _engine()
+    engine = shapes.engine()
     cache = engine.new_cache(8192)
     cache.length = 4096
     raw = torch.empty(LAYERS, 2, 512, 64, dtype=torch.bfloat16, device="meta")
     engine.decoder.rope.of_spans([(4096, 512)], engine.decoder.device)
     with _traced() as trace:
         engine._forward(list(range(512)), [Row(cache, 512)], raw_keys=raw, logits="none")
-    assert trace.counts["_widen"] == 4 * LAYERS
-    assert trace.counts.total() == 342, trace.counts
+    assert trace.counts["_widen"] == 4 * LAYERS + 1  # norms and the embedding with them
+    assert trace.counts.total() == 289, trace.counts
     assert trace.counts["to"] <= 3 and not trace.counts["cat"], trace.counts  # casts are in the kernels
     assert trace.copies == 1
+
+
+@pytest.mark.parametrize(("rows", "packed"), [(1, False), (1, True), (3, False), (3, True)])
+def test_a_step_that_a_gpu_takes_by_itself(rows: int, packed: bool) -> None:
+    """From one step to the next nothing changes of what is asked for: a graph captured once is right for all of them.
+    Nothing is copied to the device, and nothing is waited for."""
+    engine = shapes.engine()
+    engine.memory_bits = 8 if packed else None
+    memory = engine.new_memory(4096, 8192)
+    memory.length = 5000
+    if packed:
+        memory._pack_up_to(4096)
+    caches, prefix = ([memory], None) if rows == 1 else (engine.new_caches(rows, 64), memory)
+    with _traced() as trace:
+        steps = DeviceSteps(engine.decoder, caches, prefix)
+    asked = []
+    for _ in range(2):
+        with _traced() as trace:
+            steps._step()
+        asked.append([_outside(launch, trace.made) for launch in trace.launches])
+        assert trace.copies == 0 and trace.counts.total() == len(trace.launches)  # nothing but these kernels
+        for cache in caches:
+            cache.length += 1
+    assert asked[0] == asked[1] and len(asked[0]) == 173 + LAYERS * ((rows > 1) + packed)
+
+
+def _outside(launch: Launch, made: set[int]) -> tuple[Any, ...]:
+    """All that a launch is given, of tensors those made before the step as themselves."""
+
+    def seen(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        whole = value.untyped_storage()._cdata
+        return (value.shape, value.stride(), value.storage_offset(), None if whole in made else whole)
+
+    given = {name: seen(value) for name, value in launch.arguments.items()}
+    return (launch.kernel.__name__, launch.grid, given, launch.constants, launch.num_warps)
+
+
+@pytest.mark.parametrize("name", ["0.5B", "7B"])
+def test_weights_are_as_small_as_the_file(name: str) -> None:
+    held, file = shapes.bytes_held(name)
+    assert file < held <= 1.04 * file, held / file
+    if name == "0.5B":
+        weights = shapes.engine().decoder.weights
+        parts = [part for layer in weights.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        assert held == sum(matrix.nbytes for matrix in [*parts, weights.embedding, weights.head])
+
+
+def test_loading_a_memory(tmp_path: Path) -> None:
+    """A block goes to the device in one copy, coded, and into the cache of all layers in one launch; nothing else of it
+    is computed by the processor, and nothing comes back."""
+    on_cpu = tiny_engine()
+    reader = BlockAssembler()
+    blocks = [
+        block
+        for piece in on_cpu.read(on_cpu.new_cache(512), [token % 60 for token in range(512)])
+        for block in reader.push(piece.ids, piece.keys, piece.values)
+    ]
+    c = on_cpu.config
+    codec = Int4Codec(KVLayout(c.num_layers, c.num_kv_heads, c.head_dim, "float32"))
+    with writing(tmp_path / "memory.bin", {"codec": codec.name, "params": codec.params()}) as writer:
+        for block in blocks:
+            writer.add(block.hash, block.ids, codec.encode(block))
+    stored = MemoryReader(tmp_path / "memory.bin")
+    away = mapped(on_cpu.decoder.weights, lambda x: x.to("meta") if isinstance(x, Tensor) else None)
+    with _traced() as trace:
+        engine = Engine(Decoder(c, away))
+        engine.decoder.rope.whole(600, engine.decoder.device)
+        trace.copies = 0
+        trace.counts.clear()
+        cache = StoredMemory([(stored, codec)], engine).load(whole([stored.extent]), 16)
+    assert len(blocks) == 2 and cache.length == 512 and cache.keys.device.type == "meta"
+    assert trace.copies == 2 and trace.counts["_rope_store"] == 2, (trace.copies, trace.counts)

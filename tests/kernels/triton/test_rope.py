@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimemo.kernels import rope_qkv, torch_ops, triton
+from minimemo.kernels import rope_qkv, rope_rows, torch_ops, triton
 from minimemo.kernels.triton import rope as kernels
 from tests.helpers import assert_close
 from tests.kernels import reference
@@ -83,3 +83,19 @@ def test_queries_keys_and_values_in_one_pass(dtype: torch.dtype, normed: bool, m
     ):  # fmt: skip
         assert_close(found, expected.double(), name, near)
     assert torch.equal(values[:, 7:26], v) and not values[:, :7].any() and not keys[:, 26:].any()
+
+
+def test_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token goes into a cache of its own, to the slot and turned to the position that the device tells."""
+    monkeypatch.setattr(triton, "DEVICE", DEVICE)
+    qkv, (cos, sin), norms = random(3, 8, 16), tables(50, 16), (random(16, seed=1), random(16, seed=2))
+    positions, slots = ([40, 3, 17], [11, 3, 0])
+    caches, alone = random(2, 3, 2, 12, 16, seed=3), random(2, 3, 2, 12, 16, seed=3)
+    out, expected = (qkv.new_empty(4, 3, 16) for _ in range(2))
+    numbers = torch.tensor([positions, slots], dtype=torch.int32, device=DEVICE)
+    rope_rows(qkv, norms, 1e-6, (cos, sin), *numbers, out, caches[0, 0], caches[1, 0], 2 * 12 * 16)
+    for row, (position, slot) in enumerate(zip(positions, slots, strict=True)):
+        one, at = slice(row, row + 1), slice(position, position + 1)
+        args = qkv[one], norms, 1e-6, cos[at], sin[at], expected[:, one], alone[0, row], alone[1, row], slot
+        assert rope_qkv(*args)
+    assert torch.equal(out, expected) and torch.equal(caches, alone)
