@@ -193,12 +193,14 @@ class QuantizedMatrix:
 
     def above(self, other: QuantizedMatrix) -> QuantizedMatrix:
         """This matrix with another one below it."""
-        parts: dict[str, Any] = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return replace(self, **{k: torch.cat(x) for k, x in parts.items() if isinstance(x[0], Tensor)})
+        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        joined: dict[str, Any] = {k: torch.cat(x) for k, x in parts.items() if isinstance(x[0], Tensor)}
+        return replace(self, **joined)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> QuantizedMatrix:
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(part) for name, part in parts.items() if isinstance(part, Tensor)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {k: change(part) for k, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **changed)
 
 
 def _whole(numbers: Tensor, units: Tensor | None) -> Tensor:
