@@ -175,8 +175,10 @@ def plan(collection: Collection, forget: bool = False, again: bool = True) -> Pl
         else:
             try:
                 digest = content_hash(folder / path)
-                with suppress(FileNotFoundError):
-                    os.lstat(collection.memo(path))  # whose name may be too long
+                memo = collection.memo(path)  # of which the path or the name may be too long
+                for place in (memo, _file(collection.name).with_name(memo.name)):
+                    with suppress(FileNotFoundError):
+                        os.lstat(place)
             except OSError as error:
                 made.files[path] = Known("", -1, -1, f"cannot be read ({error.strerror})")
                 continue
