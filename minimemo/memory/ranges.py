@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     table: int
     shift: int
-    count: int
+    length: int
 
 
 def runs_of(spread: np.ndarray, values: bool) -> tuple[Run, ...]:
@@ -92,7 +92,7 @@ def unpack(streams: Sequence[bytes], runs: Sequence[Run]) -> np.ndarray:
     if len(beside) != 2 * int(missing.sum()):
         raise MemoError("a block's symbols beside its ranges are of another count than their marks")
     symbols[missing] = np.frombuffer(beside, "<i2")
-    wanted = sum(run.shift * run.count for run in runs)
+    wanted = sum(run.shift * run.length for run in runs)
     if len(low) != -(-wanted // 8):
         raise MemoError(f"a block's low bits have {len(low)} bytes where {-(-wanted // 8)} belong")
     bits, at = np.unpackbits(np.frombuffer(low, np.uint8)), 0
@@ -108,12 +108,12 @@ def unpack(streams: Sequence[bytes], runs: Sequence[Run]) -> np.ndarray:
 
 def _shifted(symbols: np.ndarray, runs: Sequence[Run]) -> list[tuple[np.ndarray, int]]:
     """Views of the runs whose low bits are not looked up, each with its shift."""
-    ends = accumulate(run.count for run in runs)
-    return [(symbols[end - run.count : end], run.shift) for run, end in zip(runs, ends, strict=True) if run.shift]
+    ends = accumulate(run.length for run in runs)
+    return [(symbols[end - run.length : end], run.shift) for run, end in zip(runs, ends, strict=True) if run.shift]
 
 
 def _looked_up(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    return [(run.table, run.count) for run in runs]
+    return [(run.table, run.length) for run in runs]
 
 
 @cache

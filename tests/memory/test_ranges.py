@@ -30,7 +30,7 @@ def test_there_and_back(count: int, values: bool, seed: int) -> None:
     if count:
         symbols[rng.integers(count, size=3)] = rng.choice([-LARGEST, LARGEST, 300, -64, 1, 0], 3)
     runs = runs_of(spread, values)
-    assert sum(run.count for run in runs) == count
+    assert sum(run.length for run in runs) == count
     streams = pack(symbols, runs)
     assert len(streams) == STREAMS and pack(symbols, runs) == streams
     assert np.array_equal(unpack(streams, runs), symbols)
