@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -193,11 +194,13 @@ class QuantizedMatrix:
     def above(self, other: QuantizedMatrix) -> QuantizedMatrix:
         """This matrix with another one below it."""
         parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return replace(self, **{k: torch.cat(x) for k, x in parts.items() if isinstance(x[0], Tensor)})
+        joined: dict[str, Any] = {k: torch.cat(x) for k, x in parts.items() if isinstance(x[0], Tensor)}
+        return replace(self, **joined)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> QuantizedMatrix:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(part) for name, part in parts.items() if isinstance(part, Tensor)})
+        changed: dict[str, Any] = {k: change(part) for k, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **changed)
 
 
 def _whole(numbers: Tensor, units: Tensor | None) -> Tensor:

@@ -161,3 +161,11 @@ def test_a_users_program_type_checks(user: Path) -> None:
     mypy = [sys.executable, "-m", "mypy", "--python-executable", str(user / "env/bin/python"), "program.py", "wrong.py"]
     found = subprocess.run(mypy, cwd=user, capture_output=True, text=True, check=False).stdout
     assert found.startswith("wrong.py:3: ") and '"nope"' in found and "Found 1 error in 1 file" in found
+
+
+def test_the_oldest_versions_allowed_are_told() -> None:
+    told = subprocess.run(
+        [sys.executable, str(ROOT / "tools/lowest.py"), "server", "test"], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    assert "uvicorn==0.41" in told and len({line.split("==")[0] for line in told}) == len(told)
+    assert all("==" in line for line in told[:-1])

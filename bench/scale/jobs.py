@@ -95,7 +95,7 @@ def _watched() -> Iterator[dict[str, float]]:
     ended = Event()
 
     def look() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(0.5):
             sizes = [_memory(pid) for pid in _workers()]
             now = {
                 "rss_mb": max((one["Rss"] for one in sizes), default=0),

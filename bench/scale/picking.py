@@ -33,7 +33,7 @@ from minimemo.text.words import is_code, terms
 # nothing that tells one of ten contracts from another ("the parts related to Governing Law").
 SETS = ("cmrc", "drcd", "gutenqa_emma", "literaryqa", "loogle", "nq_long", "xquad_en", "xquad_zh")
 SUMMARIES, ALIKE = ("qmsum", "squality", "vcsum"), ("contracts",)
-EACH = 8  # questions about a document at most
+EACH = 4  # questions about a document at most
 COLUMNS = (
     ("kind", "<9"), ("language", "<8"), ("documents", "9"), ("questions", "9"), ("picked_by", "<18"),
     ("first", "6.3f"), ("picked", "7.3f"),

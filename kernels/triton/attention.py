@@ -119,7 +119,8 @@ def _launch(
         (queries if alone else triton.cdiv(folded, blocks["BLOCK_M"]), kv_heads, shares),
         {
             "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
-            "counts": rows and rows.counts, "places": rows and rows.places, "last_seen": source.last_seen or 0,
+            "counts": rows.counts if rows else None, "places": rows.places if rows else None,
+            "last_seen": source.last_seen or 0,
             "window": min(source.window or 0, 1 << 29),  # far enough, and differences of positions fit 32 bits
             "scale": scale, "stride_qh": q.stride(0), "stride_qn": q.stride(1), "stride_op": out.stride(0),
             "stride_oh": out.stride(1), "stride_on": out.stride(2),

@@ -181,7 +181,7 @@ def widen_launch(
             "GROUP": columns // matrix.scales.shape[1], "BITS": matrix.bits, "ZERO": matrix.zero,
             "BLOCK_M": block_rows, "BLOCK": block, "WIDTH": width,
         },
-        num_warps=max(4, width // 1024),
+        num_warps=max(8, width // 1024),
         num_stages=1,
     )  # fmt: skip
 

