@@ -272,6 +272,8 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
         for document, why in built:
             path = str(document.relative_to(folder))
             now = made.files[path]
+            if not why and os.path.realpath(document) != os.path.join(os.path.realpath(folder), path):
+                why = "a link took its place while it was read"
             if why:
                 failed[path] = why.removeprefix(f"{document}: ")
                 _delete(collection, memos / f"{path}.memo")  # what it said before is not what it says now

@@ -17,7 +17,7 @@ from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.files import data_dir
 from minimemo.memo.registry import list_file, memos_of, remembered
-from minimemo.scale.sync import collections, load
+from minimemo.scale.sync import carry_out, collections, load, one_by_one, opened, plan
 from tests.conftest import TinyModels
 
 
@@ -82,6 +82,23 @@ def test_a_name_too_long_for_a_memo_stops_no_other(folder: Path, sync) -> None: 
     assert code != 0 and "1 of 5" in out + err and "name too long" in out + err, out + err
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
     assert sync()[0] == code
+
+
+def test_a_link_that_takes_a_documents_place_leaves_no_memo(folder: Path, tmp_path: Path) -> None:
+    """Between the look at a folder and the reading of its documents."""
+    (outside := tmp_path / "outside.txt").write_text("Nobody shared this. " * 9)
+
+    def build(document: Path, memo: Path) -> None:
+        if document.name == "b.txt":
+            document.unlink()
+            document.symlink_to(outside)
+        built.append(memo)
+
+    built: list[Path] = []
+    with opened(folder, "reports") as collection:
+        failed = carry_out(collection, plan(collection), one_by_one(build), lambda line: None)
+    assert failed == {"b.txt": "a link took its place while it was read"} and len(built) == 4
+    assert load("reports").documents["b.txt"].error
 
 
 def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
