@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,39 @@ WARM = 60.0  # seconds after which memory is to grow no more
 _WAIT = 600.0  # seconds that an answer may take
 
 
-class Server:
-    """`minimemo serve` of one memo."""
-
-    def __init__(self, memo: Path, options: Sequence[str]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "minimemo", "serve", str(memo), "--port", str(self.port), *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 120
-        while self.request("GET", "/health") is None:
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise MinimemoError("the server did not start")
+@contextmanager
+def serving(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Runs a server, told to listen at a free port, from when it is well until it is ended as a service is. Raises
+    MinimemoError where it does not start."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, env=env)
+    server, end = Server(port, process), time.monotonic() + 120
+    try:
+        while server.request("GET", "/health") is None:
+            if process.poll() is not None or time.monotonic() > end:
+                raise MinimemoError(f"{command[0]}: the server did not start")
             time.sleep(0.2)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process that serves HTTP."""
+
+    port: int
+    process: subprocess.Popen[bytes]
 
     def request(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """What a request gets, JSON; None where nothing answers."""
+        """What a request gets, JSON; None where nothing answers, or not yet."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=_WAIT)
         try:
             connection.request(method, path, body)
-            return json.loads(connection.getresponse().read() or b"null")
+            response = connection.getresponse()
+            return None if response.status == 503 else json.loads(response.read() or b"{}")
         except OSError:
             return None
         finally:
@@ -70,11 +83,6 @@ class Server:
                     yield name, json.loads(value)
         finally:
             connection.close()
-
-    def close(self) -> int:
-        """Ends it as a service does; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 class Counts:
@@ -97,7 +105,7 @@ def soak(
 ) -> dict[str, Any]:  # fmt: skip
     """Soaks a server of one memo. bodies: what is asked. built: the text that is built again and again. tell: called
     with a row every half minute. The result is the last row, with the `growth` of memory after WARM."""
-    with _served(memo, options) as server:
+    with serving([sys.executable, "-m", "minimemo", "serve", str(memo), *options]) as server:
         alone = [_answer(server, body) for body in bodies]
         counts, ended, sizes = Counts(), threading.Event(), list[tuple[float, int]]()
         begun = time.monotonic()
@@ -188,13 +196,3 @@ def _answer(server: Server, body: dict[str, Any], slow: float = 0.0) -> str:
         if name == "error":
             raise MinimemoError(str(told))
     raise MinimemoError("no answer came")
-
-
-@contextmanager
-def _served(memo: Path, options: Sequence[str]) -> Iterator[Server]:
-    server = Server(memo, options)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.close()

@@ -1,9 +1,8 @@
 """Question -> answer. The only room that knows prompts; it touches no tensors and imports no model."""
 
-from minimemo.ask.answer import Answer, Found
+from minimemo.ask.answer import Answer, Found, Passage
 from minimemo.ask.clues import Clue
 from minimemo.ask.conversation import Conversation, stands_alone
-from minimemo.ask.evidence import Passage
 from minimemo.ask.prompts import PROMPTS, MemoryOpening, Prompts, load_prompts, memory_opening
 from minimemo.ask.question import Mode, checked_question
 from minimemo.ask.session import Session

@@ -10,10 +10,8 @@ from math import exp
 from typing import Any, Literal, TypeVar, cast
 
 from minimemo.ask.clues import Clue, is_refusal
-from minimemo.ask.evidence import Passage
 from minimemo.ask.question import AnswerMode, Question
-from minimemo.ask.trust import probability, signals, telling_clause
-from minimemo.ask.writer import Weighed, Written
+from minimemo.ask.writer import Written
 from minimemo.errors import InputError
 from minimemo.text.scripts import Language
 from minimemo.text.sentences import sentence_spans
@@ -40,6 +38,50 @@ _DENIAL = re.compile(
 _EITHER = re.compile(r"是不是|有[没沒]有|能不能|[会會]不[会會]|可不可以|要不要|[对對]不[对對]|不但|不[仅僅]")
 _CHOICE = re.compile(r"\bor\b|还是|還是|或", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of evidence: `text == [start:end]` of the document's text, in characters.
+
+    score: the best one over the queries that retrieved it.
+    sources: the retrieval lists that it came from, "embedding" and "lexical".
+    found_by: "question", or the kinds of clue that retrieved it.
+    cited: whether the answer's words come from it (see `cite`).
+    span: of a cited passage, the sentence that holds most of the answer's words: [start, end) of the document's text.
+    document: its name.
+    header: of the table that it begins inside of; it is no part of the text.
+    page, label, heading, time: where the answer's words stand, else its sentence, else where it begins; see
+    text.document.Place.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float
+    sources: tuple[str, ...] = ()
+    found_by: tuple[str, ...] = ()
+    cited: bool = False
+    span: tuple[int, int] | None = None
+    document: str = ""
+    header: str = ""
+    page: int | None = None
+    label: str = ""
+    heading: tuple[str, ...] = ()
+    time: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where it stands, for people: its page by the printed number, else headings or time; "" in plain text."""
+        if self.page is not None:
+            return f"p. {self.label or self.page}"
+        return " > ".join(self.heading) or self.time
+
+    @property
+    def quoted(self) -> str:
+        """The sentence of its span, the whole of it where there is none, in one line."""
+        begin, end = self.span or (self.start, self.end)
+        return " ".join(self.text[begin - self.start : end - self.start].split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +143,8 @@ class Answer:
 
     @classmethod
     def of(cls, question: Question, found: Found, written: Written) -> Answer:
-        """Judges what was written from what was found; a prompt that another model read counts as prefilled."""
+        """Judges what was written from what was found. What it took and where it stands, the session adds."""
         cut = written.prompt_tokens > 0 and written.tokens >= question.max_tokens  # parts that are joined are whole
-        elsewhere = 0 if question.generator is question.writer else written.prompt_tokens
         supported = is_supported(written.text, question.text, found.passages, question.prompts.not_found)
         return cls(
             text=written.text,
@@ -118,45 +159,44 @@ class Answer:
             confidence=float(supported),
             prompt_tokens=written.prompt_tokens,
             generated_tokens=written.tokens,
-            prefilled_tokens=question.prefilled() + elsewhere,
-            timings=question.clock.timings(),
+            prefilled_tokens=0,
+            timings={},
             finish_reason="length" if cut else "stop",
         )
 
     @classmethod
-    def weighed(cls, question: Question, found: Found, written: Written, weighed: Weighed, small: bool) -> Answer:
-        """A phrase by how likely it is right, or the word that the document does not say where it hardly is."""
+    def weighed(
+        cls, question: Question, found: Found, written: Written, values: dict[str, float], likely: float
+    ) -> Answer:
+        """A phrase that is `likely` right by its signals, or the word that the document does not say where it hardly
+        is."""
         answer = cls.of(question, found, written)
-        values = signals(question.text, written.text, found.passages, weighed)
-        likely = probability(values, small)
         refused = is_refused(written.text, question.prompts.not_found, found.passages)
         refused = refused or is_echo(written.text, question.typed)
-        values["refused"] = float(refused)
+        values = {**values, "refused": float(refused)}
         if refused or (likely < REFUSED and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)
 
-    def weighed_by_words(self, not_found: str) -> Answer:
+    def weighed_by_words(self, values: dict[str, float], likely: float, not_found: str) -> Answer:
         """Gives the phrase, which was shown already, with how likely its words make it."""
-        values = signals(self.asked, self.text, self.passages, None)
-        refused = is_refused(self.text, not_found, self.passages) or not self.passages
-        likely = 0.0 if refused else probability(values)
+        if is_refused(self.text, not_found, self.passages) or not self.passages:
+            likely = 0.0
         return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
     def decided(
-        cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str, tells: bool = False
+        cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str, clause: str, tells: bool
     ) -> Answer:
         """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
 
-        A sentence that `tells` of what is asked, or has half of the question's words, and denies where the question
-        does not, or the other way round, counts for "no": small models read over a "not".
+        A sentence that `tells` of what is asked, or has half of the question's words, and denies it (in the `clause` on
+        it) where the question does not, or the other way round, counts for "no": small models read over a "not".
         """
         asked = content_units(question.text)
         if tells or 2 * len(asked & content_units(shown)) >= len(asked):
-            denied = denies(telling_clause(question.text, shown))
-            odds += -DENIED if denied != denies(question.text) else ASSERTED
+            odds += -DENIED if denies(clause) != denies(question.text) else ASSERTED
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "
         answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))

@@ -134,12 +134,6 @@ def is_refusal(text: str, not_found: str = "") -> bool:
     return len(plain) <= _REFUSAL_WITHIN and _REFUSAL.search(plain) is not None
 
 
-def is_part(answer: str, other: str) -> bool:
-    """Tells whether an answer's content words are all in another one; False when it has none ("yes")."""
-    units = content_units(answer)
-    return bool(units) and units <= content_units(other)
-
-
 def parse_lines(output: str) -> list[str]:
     """The items of a model's list: JSON or quoted strings, else one a line; marks and labels removed."""
     text = collapse_loops(_FENCE.sub("", output).replace("\r", "\n")).strip()

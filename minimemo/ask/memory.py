@@ -20,7 +20,6 @@ from minimemo.ask.clues import (
     collapse_loops,
     full_sentences,
     is_informative,
-    is_part,
     is_refusal,
     parse_draft,
     parse_lines,
@@ -33,7 +32,7 @@ from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.memory.view import Extent, MemoryView, Span, chosen, held, ranked, walk, whole
 from minimemo.text.scripts import WORDS_A_TOKEN
-from minimemo.text.words import normalize
+from minimemo.text.words import content_units, normalize
 
 if TYPE_CHECKING:
     from minimemo.engine.cache import KVCache
@@ -173,10 +172,10 @@ class DocumentMemory:
         nothing = tuple(filter(None, [normalize(prompts.not_found)]))  # a user's prompts may have no such words
         return [part for part in parts if is_informative(part) and not normalize(part).startswith(nothing)], joined
 
-    def agreed(self, question: Question, prompt: str) -> Generator[Piece, None, Written]:
-        """Yields the answer to a whole prompt with passages, or the memory's short answer where passages and memory
-        together find that likelier. Nothing is given out before both are whole; an answer from passages of more than
-        AGREED_TOKENS streams on from there, and the memory is not asked.
+    def agreed(self, question: Question, prompt: str) -> str:
+        """Gives the answer to a whole prompt with passages, or the memory's short answer where passages and memory
+        together find that likelier. Where the answer from passages has more than AGREED_TOKENS, the memory is not
+        asked.
 
         Either source misleads a small model in its own way: passages that do not hold the answer, a memory that is seen
         as a whole. An answer is weighed by its log-probability given each source, as sequences are in
@@ -196,8 +195,8 @@ class DocumentMemory:
                 if by_passages[1] + MEMORY_WEIGHT * by_memory[1] > by_passages[0] + MEMORY_WEIGHT * by_memory[0]:
                     first = second
         with question.clock.stage("answer", report=False):
-            text, count = yield from pieces(writer.texts(chain(first, tokens)), most, question.clock.on_event)
-        return Written(text, len(ids), count)
+            texts = writer.texts(chain(first, tokens))
+            return "".join(piece.text for piece in pieces(texts, most, question.clock.on_event))
 
     def _weigh(self, question: Question, first: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
         """Asks the memory for a short answer, in tokens, and how likely it finds `first` and that. No likelihoods where
@@ -210,7 +209,7 @@ class DocumentMemory:
         with self._lend(question, view, room) as memory, question.clock.stage("weigh"):
             length, decode = memory.length, writer.tokenizer.decode
             second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop))
-            if second in ([], first) or is_part(decode(second), decode(first)):
+            if second in ([], first) or _is_part(decode(second), decode(first)):
                 return second, []
             memory.truncate(length + len(ids) - 1)
             return second, writer.engine.likelihoods(memory, ids[-1:], [first, second], stop)
@@ -332,3 +331,9 @@ class DocumentMemory:
         """Forgets the views that were used the longest ago, until those left have `most` bytes, or are `least`."""
         while len(self._idle) > least and sum(c.nbytes for _, c in self._idle) > most:
             del self._idle[0]
+
+
+def _is_part(answer: str, other: str) -> bool:
+    """Tells whether an answer's content words are all in another one; False when it has none ("yes")."""
+    units = content_units(answer)
+    return bool(units) and units <= content_units(other)

@@ -8,12 +8,11 @@ else is asked for with words that say so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from minimemo.ask.evidence import Passage, fit_passages, render_passages
 from minimemo.ask.prompts import Prompts
-from minimemo.ask.writer import TextGenerator, Writer
+from minimemo.ask.writer import TextGenerator
 from minimemo.errors import InputError
 from minimemo.events import Clock, Listener
 from minimemo.memory.view import MemoryView
@@ -216,9 +215,8 @@ class Question:
     """One question on its way to an answer: what is asked for, within which limits, and what it took so far.
 
     text: None for a summary, which is asked for without words. documents: the documents' language, that of a question
-    without letters. prompts: of the question's language. max_tokens, min_tokens: of the answer. writer: of the memory's
-    model. generator: what writes the answer; only the memory's model can answer from memory alone. typed: what the text
-    was before a conversation put its turns in front of it, by which its kind is told.
+    without letters. prompts: of the question's language. max_tokens, min_tokens: of the answer. generator: what writes
+    it. typed: what the text was before a conversation put its turns in front of it, by which its kind is told.
 
     Raises InputError for an unknown mode, an empty question, and where question and max_tokens leave no room.
     """
@@ -230,7 +228,6 @@ class Question:
         max_tokens: int,
         documents: Language,
         prompts: Mapping[Language, Prompts],
-        writer: Writer,
         generator: TextGenerator,
         on_event: Listener,
         typed: str = "",
@@ -245,65 +242,19 @@ class Question:
         self.language = detect_language(self.text, documents)
         self.prompts = prompts[self.language]
         self.min_tokens = min(PARAGRAPH_TOKENS, max_tokens) if self.kind == "paragraph" else 0
-        self.writer = writer
-        self.generator = writer if mode == "memory" else generator
+        templates = {"phrase": self.prompts.answer, "yes_no": self.prompts.yes_no}
+        self.template = templates.get(self.kind, self.prompts.paragraph)  # of a prompt with passages
+        self.sides = sides(self.text)
+        self.generator = generator
         self.clock = Clock(on_event)
         self.views: set[MemoryView] = set()  # what memory was read for it
         self.hits: Sequence[Hit] = ()  # what its own words retrieved, best first
-        self.begin()
         self._check()
-
-    def begin(self) -> None:
-        """Starts the clock, and the count of prefilled tokens."""
-        self.clock.start()
-        self._prefilled = 0
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Tells that the thread that calls works on this question from here on, up to `rest`."""
-        self._before = self.writer.engine.prefilled_here
-
-    def rest(self) -> None:
-        """Ends what `go_on` began."""
-        self._prefilled = self.prefilled()
-        self._before = self.writer.engine.prefilled_here
-
-    def prefilled(self) -> int:
-        """Tokens that the memory's model prefilled for this question, asked in the thread that works on it."""
-        return self._prefilled + self.writer.engine.prefilled_here - self._before
 
     def left(self, prompt: str) -> int:
         """Tokens of the generator's context that a prompt and its answer leave; negative when they do not fit."""
         taken = self.generator.prompt_tokens(self.prompts.system, prompt) + self.max_tokens
         return self.generator.max_context - taken
-
-    def answer_prompt(self, passages: Sequence[Passage]) -> str:
-        """Writes the prompt for an answer from passages."""
-        templates = {"phrase": self.prompts.answer, "yes_no": self.prompts.yes_no}
-        return self._filled(templates.get(self.kind, self.prompts.paragraph), render_passages(passages, self.text))
-
-    def check_prompt(self, passages: Sequence[Passage], answer: str) -> str:
-        """Writes the prompt that asks whether passages state an answer."""
-        return self._filled(self.prompts.check, render_passages(passages, self.text), answer=answer)
-
-    def blank_prompt(self) -> str:
-        """Writes the prompt for an answer from passages without any."""
-        return self._filled(self.prompts.yes_no, "...")
-
-    def _filled(self, template: str, passages: str, **others: str) -> str:
-        known = {"passages": passages, "question": self.text, "not_found": self.prompts.not_found, **others}
-        return template.format(**known)
-
-    def fit(
-        self, ranked: Sequence[Passage], budget: int, prompt: Callable[[Sequence[Passage]], str]
-    ) -> tuple[Passage, ...]:
-        """Picks the best passages that fit the budget and, with the prompt that they stand in, the context."""
-        count, budget = self.generator.count, min(budget, self.left(prompt(())))
-        passages = fit_passages(ranked, budget, count)
-        while passages and (left := self.left(prompt(passages))) < 0:
-            budget += left  # joined texts may take a token more than their parts
-            passages = fit_passages(ranked, budget, count)
-        return passages
 
     def _check(self) -> None:
         """Raises InputError when max_tokens leaves no room for a prompt, or when the question is longer than

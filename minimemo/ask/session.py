@@ -13,15 +13,15 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
-from minimemo.ask.answer import Answer, Found
+from minimemo.ask.answer import Answer, Found, Passage
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import Passage, quotation, quoted_first, rank_passages, render_passages
+from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, fit, prompt_with, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.prompts import PROMPTS, Prompts
-from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question, sides
-from minimemo.ask.trust import names_within, telling_sentence
+from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
+from minimemo.ask.trust import names_within, probability, signals, telling_clause, telling_sentence
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
 from minimemo.text.document import Place
@@ -31,30 +31,18 @@ from minimemo.threads import Turns
 if TYPE_CHECKING:
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
-    from minimemo.search.retriever import Hit, Retriever
-    from minimemo.text.figures import Figured
+    from minimemo.search.retriever import Retriever
 
 Steps: TypeAlias = Generator[Found | Piece, None, Answer]
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 
-EVIDENCE_TOKENS = 1500  # Passages of an answer take at most so many tokens,
-SUMMARY_EVIDENCE_TOKENS = 3000  # and those of a summary so many.
-# The question retrieves three passages for a short answer: eight instead gained F1 on literaryqa (12.6 to 24.2, 30
-# questions) and lost it on loogle (54.8 to 42.5, 14 questions).
-QUESTION_HITS = 3
-# For an English paragraph it retrieves eight, and all that fit are shown. In Chinese, eight passages make a 0.5B model
-# write a list of what they are about: ROUGE-L on vcsum 13.8, with three 17.6 (14 questions).
-PARAGRAPH_HITS = 8
-# A quotation is looked for among the sentences of eight passages: F1 on contracts 37.2, with five 35.8, three 33.0.
-QUOTATION_HITS = 8
-CLUE_HITS = 3  # Each clue retrieves so many.
+SUMMARY_EVIDENCE_TOKENS = 3000  # Passages of a summary take at most so many tokens.
 # So many questions are worked on at the same time, each with caches of its own: tens of megabytes for a 0.5B.
 READERS = 8
 # An answer this likely to be right stands without memory being asked.
 SETTLED = 0.7
-# A passage is shown beside the best one when it has this share of its score at least; 0 shows all that fit. A 0.5B
-# model takes answers from passages that do not hold them: F1 on xquad_en 0.57 from the best passage alone, 0.42 and
-# 0.40 from two and three (40 questions).
-STAND_OUT = 0.8
+SHORT_CLUES: tuple[ClueKind, ...] = ("recall", "rewrite", "draft")  # what memory is asked for before a short answer
 
 
 class Session:
@@ -85,9 +73,7 @@ class Session:
         on_event: Listener = silent,
     ) -> None:
         self.language = language
-        self._retriever = retriever
-        self._documents = documents
-        self._place_of = place_of
+        self._evidence = Evidence(retriever, documents, place_of)
         self._prompts = prompts
         self._on_event = on_event
         self._writer = Writer(engine, tokenizer)
@@ -139,8 +125,8 @@ class Session:
             start = ranked[-1].end if ranked else 0
             ranked.append(Passage(start, start + len(text), text, score=0.0))
         asked = self._question(question, "rag", max_tokens)
-        passages = asked.fit(ranked, EVIDENCE_TOKENS, asked.answer_prompt)
-        steps = self._write(asked, Found(passages=passages), asked.answer_prompt(passages))
+        passages = fit(asked, ranked, EVIDENCE_TOKENS, partial(prompt_with, asked))
+        steps = self._write(asked, Found(passages=passages), prompt_with(asked, passages))
         return _last(self._in_turn(asked, steps))
 
     def summarize(self, max_tokens: int = 512) -> Answer:
@@ -161,36 +147,23 @@ class Session:
         if question.kind == "whole":
             return (yield from self._summary(question))
         if question.kind == "quotation":
-            return (yield from self._quotation(question))
+            return (yield from self._given(question, *self._evidence.quoted(question)))
         if question.mode == "gist":
             return (yield from self._gist(question))
         if question.kind == "paragraph":
             return (yield from self._paragraph(question))
         if question.mode == "memory":
             return (yield from self._from_memory(question))
-        if told := self._retriever.figured(question.text):
-            return (yield from self._computed(question, *told))
+        if told := self._evidence.computed(question):
+            return (yield from self._given(question, *told, supported=True))
         if not isinstance(self._generator, Writer):
             return (yield from self._elsewhere(question))
-        answer = self._attempt(question, self._searched(question, Found(), stand_out=STAND_OUT))
+        answer = self._attempt(question, self._evidence.find(question, Found()))
         if question.mode == "memorag" and (answer.guess is not None or answer.confidence < SETTLED):
             answer = self._second(question, answer)
         yield Found(answer.clues, answer.draft, answer.passages)
         yield Piece(answer.text)
-        return dataclasses.replace(answer, timings=question.clock.timings())
-
-    def _computed(self, question: Question, told: Figured, hits: Sequence[Hit]) -> Steps:
-        """Gives what was counted or compared; the passages that hold what it was computed from are its sources."""
-        with question.clock.stage("retrieve"):
-            ranked = rank_passages(["question"], [hits], documents=self._documents)
-        text = told.text + (f" ({question.prompts.partial})" if told.partial else "")
-        passages = question.fit(ranked, EVIDENCE_TOKENS, lambda _: "")
-        spans = [next((s for s in told.spans if p.start <= s[0] and s[1] <= p.end), None) for p in passages]
-        cited = [dataclasses.replace(p, cited=True, span=span) for p, span in zip(passages, spans, strict=True)]
-        yield (found := Found(passages=self._placed(cited)))
-        yield Piece(text)
-        answer = Answer.of(question, found, Written(text, 0, 0))
-        return dataclasses.replace(answer, passages=found.passages, supported=True, confidence=1.0)
+        return answer
 
     def _attempt(self, question: Question, found: Found, told: str = "") -> Answer:
         """Answers with a phrase, or yes or no, from passages; says that the document does not where that is likelier to
@@ -199,40 +172,38 @@ class Session:
         assert isinstance(writer, Writer)
         if not passages:
             return Answer.unanswered(question, found)
-        prompt = question.answer_prompt(passages)
+        prompt = prompt_with(question, passages)
         with question.clock.stage("answer", report=False):
             if question.kind == "yes_no":
-                odds, tokens = writer.decide(prompts, prompt, question.blank_prompt())
-                told = telling_sentence(question.text, passages)
-                shown = told or self._nearest_sentence(question)
-                return Answer.decided(question, found, odds, tokens, shown, bool(told))
-            check = partial(question.check_prompt, passages)
+                odds, tokens = writer.decide(prompts, prompt, prompt_with(question, None))
+                told = shown = telling_sentence(question.text, passages)
+                if not told:  # the sentence that says best what is asked, one with all its names before others
+                    within = partial(names_within, question.text)
+                    shown = max(self._evidence.sentences(question), key=within, default="")
+                clause = telling_clause(question.text, shown)
+                return Answer.decided(question, found, odds, tokens, shown, clause, bool(told))
+            check = partial(prompt_with, question, passages, prompts.check)
             room, on_event = question.max_tokens, question.clock.on_event
             written, weighed = writer.answer(prompts, prompt, check, room, on_event, told)
-        return Answer.weighed(question, found, written, weighed, writer.is_small)
-
-    def _nearest_sentence(self, question: Question) -> str:
-        """The sentence that says best what the question is about, one with all its names before others."""
-        sentences = self._retriever.quote(question.text, question.hits)
-        texts = [" ".join(sentence.chunk.text.split()) for sentence in sentences]
-        return max(texts, key=lambda text: names_within(question.text, text), default="")
+            small = writer.is_small
+        values = signals(question.text, written.text, passages, weighed)
+        return Answer.weighed(question, found, written, values, probability(values, small))
 
     def _second(self, question: Question, first: Answer) -> Answer:
         """Answers from the passages that memory's clues find as well, or from memory where passages and memory together
         find that likelier; returns the `first` answer where that is likelier to be right. Where the first passages do
         not say it, an answer must be sure."""
-        kinds: tuple[ClueKind, ...] = ("recall", "rewrite", "draft")
-        clues, draft = self._memory.clues(question, kinds)
-        found = self._searched(question, Found(clues, draft), stand_out=STAND_OUT)
+        clues, draft = self._memory.clues(question, SHORT_CLUES)
+        found = self._evidence.find(question, Found(clues, draft))
         if not found.passages:
-            told = _returned(
-                self._memory.answer(question, question.prompts.memory_answer.format(question=question.text))
-            )
-            return dataclasses.replace(Answer.of(question, found, told), confidence=0.0, supported=False)
+            prompt = question.prompts.memory_answer.format(question=question.text)
+            *_, told = _with_result(self._memory.answer(question, prompt))
+            return dataclasses.replace(Answer.of(question, found, cast(Written, told)), confidence=0.0, supported=False)
         second = first
         if question.kind == "phrase" and self._generator is self._writer:
-            told = _returned(self._memory.agreed(question, question.answer_prompt(found.passages)))
-            second = self._attempt(question, found, told.text)
+            second = self._attempt(
+                question, found, self._memory.agreed(question, prompt_with(question, found.passages))
+            )
         elif [p.start for p in found.passages] != [p.start for p in first.passages]:
             second = self._attempt(question, found)
         better = second.supported if first.guess is not None else second.confidence > first.confidence
@@ -240,12 +211,10 @@ class Session:
 
     def _elsewhere(self, question: Question) -> Steps:
         """Answers with a phrase that a generator writes of whom nothing but its text is known."""
-        found = Found()
-        if question.mode == "memorag":
-            found = Found(*self._memory.clues(question, ("recall", "rewrite", "draft")))
-        found = self._searched(question, found, stand_out=STAND_OUT)
-        answer = yield from self._write(question, found, question.answer_prompt(found.passages))
-        return answer.weighed_by_words(question.prompts.not_found)
+        found = Found(*self._memory.clues(question, SHORT_CLUES)) if question.mode == "memorag" else Found()
+        answer = yield from self._write_from(question, found)
+        values = signals(answer.asked, answer.text, answer.passages, None)
+        return answer.weighed_by_words(values, probability(values), question.prompts.not_found)
 
     def _paragraph(self, question: Question) -> Steps:
         # What memory tells of a Chinese document is vaguer than its passages, and clues make lists of them.
@@ -253,8 +222,7 @@ class Session:
         if question.mode == "memory" or (remembers and self._generator is self._writer):
             return (yield from self._from_memory(question))
         found = Found(*self._memory.clues(question, ("recall", "rewrite"))) if remembers else Found()
-        found = self._searched(question, found)
-        return (yield from self._write(question, found, question.answer_prompt(found.passages)))
+        return (yield from self._write_from(question, found))
 
     def _from_memory(self, question: Question) -> Steps:
         """Answers from memory alone; in mode `memorag` with the passages that the question retrieves, as its sources.
@@ -268,29 +236,9 @@ class Session:
         found = Found()
         if question.mode == "memorag":
             queries = [("question", question.text)]
-            found = Found(passages=self._search(question, queries, EVIDENCE_TOKENS, lambda _: prompt))
+            found = Found(passages=self._evidence.search(question, queries, EVIDENCE_TOKENS, lambda _: prompt))
         yield found
         return Answer.of(question, found, (yield from self._memory.answer(question, prompt)))
-
-    def _quotation(self, question: Question) -> Steps:
-        """Gives the sentences that the question retrieves, as they stand in the document; the passages that hold them
-        are cited.
-
-        What a 0.5B or 1.5B model copies when it is told to quote is mostly its own invention: F1 on contracts 22.6 and
-        31.7, of the retrieved sentence 45 (28 and 14 questions).
-        """
-        with question.clock.stage("retrieve"):
-            (hits,) = self._retriever.retrieve([question.text], QUOTATION_HITS)
-            ranked = rank_passages(["question"], [hits], documents=self._documents)
-            sentences = self._retriever.quote(question.text, hits)
-        ranked = quoted_first(ranked, sentences, self._documents)
-        found = Found(passages=self._placed(question.fit(ranked, EVIDENCE_TOKENS, lambda _: "")))
-        yield found
-        yield Piece(text := quotation(sentences, self._documents))
-        named = any("lexical" in sentence.sources for sentence in sentences)  # something of what was asked for
-        return dataclasses.replace(
-            Answer.of(question, found, Written(text, 0, 0)), passages=found.passages, supported=named
-        )
 
     def _gist(self, question: Question) -> Steps:
         """Answers from sentences that every part of the memory recalls, and from the passages that those retrieve."""
@@ -305,14 +253,14 @@ class Session:
         while points and question.left(prompt(())) < MIN_EVIDENCE:
             points.pop()
         # the best of each clue before the second of any, and as many as fit: breadth is asked for
-        passages = self._search(question, queries, SUMMARY_EVIDENCE_TOKENS, prompt, lead=len(queries))
+        passages = self._evidence.search(question, queries, SUMMARY_EVIDENCE_TOKENS, prompt, lead=len(queries))
         return (yield from self._write(question, Found(clues, "", passages), prompt(passages)))
 
     def _summary(self, question: Question) -> Steps:
         """Gives what memory tells of each part of the document: as it stands, or composed where that is too long."""
         parts, joined = self._memory.parts(question, joined=self._generator is self._writer)
         if question.language == self.language:  # in another one names are written in other ways
-            parts = list(filter(None, (without_inventions(part, self._retriever.holds) for part in parts)))
+            parts = list(filter(None, (without_inventions(part, self._evidence.holds) for part in parts)))
         lines = [line for part in parts for line in parse_lines(part)]
         clues = select_clues({"point": lines}, caps={"point": len(lines)})
         queries: list[tuple[str, str]] = [(clue.kind, clue.text) for clue in clues]
@@ -322,7 +270,7 @@ class Session:
             return question.prompts.summary.format(parts=_listed(parts or [p.text.strip() for p in passages]))
 
         around = (lambda _: "") if parts else prompt  # passages are only the sources of what the parts tell
-        passages = self._search(question, queries, SUMMARY_EVIDENCE_TOKENS, around, lead=len(queries))
+        passages = self._evidence.search(question, queries, SUMMARY_EVIDENCE_TOKENS, around, lead=len(queries))
         found = Found(clues, "", passages)
         if parts and joined:
             yield found
@@ -334,45 +282,17 @@ class Session:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _search(
-        self,
-        question: Question,
-        queries: Sequence[tuple[str, str]],
-        budget: int,
-        prompt: Callable[[Sequence[Passage]], str],
-        lead: int = 1,
-        stand_out: float = 0,
-    ) -> tuple[Passage, ...]:
-        """The passages that the queries retrieve and the prompt has room for, `budget` tokens at most; see
-        `rank_passages` and `Question.fit`. queries: "question" or a clue's kind, and the text."""
-        paragraph = question.kind == "paragraph"
-        most = PARAGRAPH_HITS if paragraph and question.language == "en" else QUESTION_HITS
-        with question.clock.stage("retrieve"):
-            kinds, texts = zip(*queries, strict=True)
-            hits = self._retriever.retrieve(texts, max(most, CLUE_HITS), regions=paragraph)
-            limits = [most if kind == "question" else CLUE_HITS for kind in kinds]
-            kept = [best[:limit] for best, limit in zip(hits, limits, strict=True)]
-            question.hits = kept[0] if kinds[0] == "question" else ()
-            ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
-        return self._placed(question.fit(ranked, budget, prompt))
+    def _given(self, question: Question, text: str, found: Found, supported: bool) -> Steps:
+        """Gives a text that no model wrote, with the passages that hold it."""
+        yield found
+        yield Piece(text)
+        answer = Answer.of(question, found, Written(text, 0, 0))
+        return dataclasses.replace(answer, passages=found.passages, supported=supported, confidence=float(supported))
 
-    def _placed(self, passages: Sequence[Passage], answer: str = "") -> tuple[Passage, ...]:
-        """The passages, each with the page, heading or time of its beginning, or of what is cited for the answer."""
-        return tuple(passage.placed(self._place_of, answer) for passage in passages)
-
-    def _searched(self, question: Question, found: Found, stand_out: float = 0) -> Found:
-        """The same with the passages that the question and its clues retrieve, and each side of what it compares.
-
-        A draft is short and takes its subject from the question: together they search best (Query2doc, 2303.07678). It
-        is not shown: small models copy one that they are shown, right or wrong, which cost the 0.5B 13.7 points of F1
-        on xquad_zh (40 questions).
-        """
-        queries = [("question", text) for text in (question.text, *sides(question.text))]
-        lead = len(queries)
-        for clue in found.clues:
-            queries.append((clue.kind, f"{question.text} {clue.text}" if clue.kind == "draft" else clue.text))
-        passages = self._search(question, queries, EVIDENCE_TOKENS, question.answer_prompt, lead, stand_out)
-        return dataclasses.replace(found, passages=passages)
+    def _write_from(self, question: Question, found: Found) -> Steps:
+        """Answers from the passages that the question and its clues retrieve."""
+        found = self._evidence.find(question, found)
+        return (yield from self._write(question, found, prompt_with(question, found.passages)))
 
     def _write(self, question: Question, found: Found, prompt: str) -> Steps:
         """Answers a prompt that stands alone."""
@@ -386,8 +306,8 @@ class Session:
     # -- questions in turn -------------------------------------------------------------------------------------------
 
     def _question(self, text: str | None, mode: AnswerMode, max_tokens: int, typed: str = "") -> Question:
-        asked = text, mode, max_tokens, self.language, self._prompts
-        return Question(*asked, self._writer, self._generator, self._on_event, typed)
+        generator = self._writer if mode == "memory" else self._generator  # only that can answer from memory alone
+        return Question(text, mode, max_tokens, self.language, self._prompts, generator, self._on_event, typed)
 
     def _clues(self, kind: ClueKind, text: str) -> tuple[tuple[Clue, ...], str]:
         """The clues of one kind alone, and the draft."""
@@ -396,39 +316,34 @@ class Session:
             return self._memory.clues(question, [kind])
 
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
-        """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free."""
-        step = None
+        """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free. Adds
+        what it took: a prompt that another model than the memory's read counts as prefilled."""
+        engine, prefilled = self._writer.engine, 0
+        step: Found | Piece | Answer | None = None
         try:
-            with closing(_with_answer(steps)) as whole:
+            with closing(_with_result(steps)) as whole:
                 while not isinstance(step, Answer):
                     if step is not None:
                         yield step
                     with self._turns.step(question):
                         if step is None:
-                            question.begin()
-                        question.go_on()
+                            question.clock.start()
+                        before = engine.prefilled_here
                         step = next(whole)
-                        question.rest()
+                        prefilled += engine.prefilled_here - before
         finally:
             self._turns.end(question)
-        stretches = [
-            (s.memory, *self._retriever.characters(s.memory, s.start, s.end)) for s in self._memory.spans(question)
-        ]
-        view = tuple((self._documents[n], start, end) for n, start, end in stretches)
-        yield dataclasses.replace(step, passages=self._placed(step.passages, step.text), view=view)
+        yield dataclasses.replace(
+            step,
+            passages=self._evidence.placed(step.passages, step.text),
+            view=self._evidence.characters(self._memory.spans(question)),
+            prefilled_tokens=prefilled + (0 if question.generator is self._writer else step.prompt_tokens),
+            timings=question.clock.timings(),
+        )
 
 
-def _with_answer(steps: Steps) -> Generator[Found | Piece | Answer, None, None]:
+def _with_result(steps: Generator[Step, None, Result]) -> Generator[Step | Result, None, None]:
     yield (yield from steps)
-
-
-def _returned(steps: Generator[Piece, None, Written]) -> Written:
-    """Takes all steps and returns what they end with."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast(Written, end.value)
 
 
 def _last(steps: Iterator[Found | Piece | Answer]) -> Answer:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from math import exp
 from pathlib import Path
 
-from minimemo.ask.evidence import Passage
+from minimemo.ask.answer import Passage
 from minimemo.ask.writer import Weighed
 from minimemo.text.scripts import HAN
 from minimemo.text.sentences import sentence_ends

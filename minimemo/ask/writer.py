@@ -135,7 +135,7 @@ class Writer:
     ) -> tuple[Written, Weighed]:
         """Writes a whole answer from passages and weighs it, or weighs the one that is `told`; check: writes the prompt
         that asks whether the passages state it. What the prompts begin with in common, the passages, is read once."""
-        ids, stop = self.turn(prompts.system, prompt), self.tokenizer.stop_ids
+        ids, stop, yes_no = self.turn(prompts.system, prompt), self.tokenizer.stop_ids, self._first(prompts)
         cache = self.engine.new_cache(len(ids) + max_tokens + CHECK_TOKENS)
         reply: list[int] = []
 
@@ -149,7 +149,7 @@ class Writer:
         refusal = self.tokenizer.encode(prompts.not_found)
         likely, refused = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
         checked = self.turn(prompts.system, check(text))
-        yes, no = self._likely(cache, ids[: cache.length], checked, self._first(prompts), ())
+        yes, no = self._likely(cache, ids[: cache.length], checked, yes_no, ())
         return Written(text, len(ids), len(reply)), Weighed(likely, refused, yes - no)
 
     def decide(self, prompts: Prompts, prompt: str, blank: str) -> tuple[float, int]:

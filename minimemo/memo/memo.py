@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Generator as Generation
@@ -25,6 +24,7 @@ from minimemo.ask import (
     Found,
     Language,
     Mode,
+    Passage,
     Piece,
     Prompts,
     Session,
@@ -33,13 +33,13 @@ from minimemo.ask import (
     checked_question,
 )  # fmt: skip
 from minimemo.ask.endpoint import Called, CalledGenerator, Endpoint, EndpointGenerator, HasGenerate, is_address
-from minimemo.ask.evidence import Passage, rank_passages
+from minimemo.ask.evidence import placed, rank_passages
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Listener, silent
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, MEMORY, NAME, PLACES, Judged, Manifest, file_info, records
 from minimemo.memo.registry import document_name
 from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOptions, Runtime
-from minimemo.text.document import Place
+from minimemo.text.document import Place, finder
 
 if TYPE_CHECKING:
     from minimemo.memory.codec import Codec
@@ -152,7 +152,7 @@ class Memo:
         the memory or its model. Raises InputError for an empty query or k < 1."""
         (hits,) = self._search().retrieve([checked_question(query)], k)
         place_of = self._place_of()
-        return tuple(p.placed(place_of) for p in rank_passages(["question"], [hits], documents=self.names()))
+        return tuple(placed(p, place_of) for p in rank_passages(["question"], [hits], documents=self.names()))
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Gives what the memory recalls of the documents for a question."""
@@ -266,14 +266,7 @@ class Memo:
 
     def _place_of(self) -> Callable[[str, int], Place | None]:
         """What tells of a document (its name here) in which place a character stands."""
-        places = {name: memo.places() for name, memo in zip(self.names(), self.memos, strict=True)}
-        starts = {name: [place.start for place in of] for name, of in places.items()}
-
-        def place_of(document: str, start: int) -> Place | None:
-            number = bisect_right(starts.get(document, ()), start)
-            return places[document][number - 1] if number else None
-
-        return place_of
+        return finder({name: memo.places() for name, memo in zip(self.names(), self.memos, strict=True)})
 
     def _passages(self) -> tuple[list[Chunk], VectorIndex]:
         """The passages with their vectors; MemoError unless all that asking needs is as it was written.

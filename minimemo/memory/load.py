@@ -61,7 +61,7 @@ class StoredMemory:
             for memory in sorted({part.memory for part in view.parts}):
                 _check_model(self._files[memory][1], cache)
                 blocks = {part.block for part in view.parts if part.memory == memory}
-                self._files[memory][0].fetch(block for block in sorted(blocks) if (memory, block) not in self._kept)
+                self._files[memory][0].fetch(sorted(blocks - {block for of, block in self._kept if of == memory}))
             for done, part in enumerate(view.parts, 1):
                 self._append(part, cache)
                 self._on_event(Event("load memory", done, len(view.parts), "blocks"))

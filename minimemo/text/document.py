@@ -7,6 +7,8 @@ import hashlib
 import os
 import stat
 import sys
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,17 @@ class Place:
     label: str = ""
     heading: tuple[str, ...] = ()
     time: str = ""
+
+
+def finder(places: Mapping[str, Sequence[Place]]) -> Callable[[str, int], Place | None]:
+    """Gives what finds the place where a character of a document stands; places: by document's name, in order."""
+    starts = {name: [place.start for place in of] for name, of in places.items()}
+
+    def place_of(document: str, start: int) -> Place | None:
+        number = bisect_right(starts.get(document, ()), start)
+        return places[document][number - 1] if number else None
+
+    return place_of
 
 
 @dataclass(frozen=True, slots=True)

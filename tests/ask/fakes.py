@@ -4,7 +4,7 @@ from collections import Counter
 from threading import get_ident
 from types import SimpleNamespace
 
-from minimemo.ask import Session, answer, memory, memory_opening, question, session
+from minimemo.ask import Session, answer, evidence, memory, memory_opening, question, session
 from minimemo.events import Event
 from minimemo.memory.view import Extent
 from minimemo.text.words import shingles
@@ -249,7 +249,7 @@ def chinese_house(**options):
 def set_limits(monkeypatch, **constants):
     """Sets constants of the loop, in every module that reads them."""
     for name, value in constants.items():
-        holders = [module for module in (answer, question, memory, session) if hasattr(module, name)]
+        holders = [module for module in (answer, evidence, question, memory, session) if hasattr(module, name)]
         assert holders, name
         for module in holders:
             monkeypatch.setattr(module, name, value)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from minimemo.ask import Piece, Writer
-from minimemo.ask import answer as answer_module
+from minimemo.ask import Piece, Writer, session
 from tests.ask.fakes import EN_SCRIPT, QUESTION, FakeEngine, FakeTokenizer, House, set_limits
 
 MEMORY = "phrase or explanation asked for"  # of the prompt for an answer from memory
@@ -19,8 +18,8 @@ SCRIPT = {MEMORY: QUEEN, **EN_SCRIPT}
 def test_the_likelier_answer_is_given(likely: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where its words leave open which of the two is right: here they tell for what the passages hold."""
     values = {KING: 0.5, QUEEN: 0.6}
-    monkeypatch.setattr(answer_module, "signals", lambda _asked, text, *_: {"of": values[text]})
-    monkeypatch.setattr(answer_module, "probability", lambda values, _small: values["of"])
+    monkeypatch.setattr(session, "signals", lambda _asked, text, *_: {"of": values[text]})
+    monkeypatch.setattr(session, "probability", lambda values, _small: values["of"])
     house = House(engine=FakeEngine(SCRIPT, likely=likely))
     *steps, answer = house.session.stream(QUESTION)
     assert answer.text == text and answer.passages

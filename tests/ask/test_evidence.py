@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from minimemo.ask.answer import Answer, cite, is_supported, support
+from minimemo.ask.answer import Answer, Passage, cite, is_supported, support
 from minimemo.ask.clues import Clue, is_refusal
-from minimemo.ask.evidence import Passage, fit_passages, rank_passages, render_passages
+from minimemo.ask.evidence import fit_passages, rank_passages, render_passages
 
 DOCUMENT = "".join(f"<{n:02}>" + chr(ord("a") + n) * 36 for n in range(20))  # 20 passages of 40 characters
 

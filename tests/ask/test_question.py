@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from minimemo.ask import Answer, Found, Mode, Passage, Piece, Writer
-from minimemo.ask.evidence import quotation, quoted_first
+from minimemo.ask.evidence import QUESTION_HITS, quotation, quoted_first
 from minimemo.ask.question import kind_of
-from minimemo.ask.session import QUESTION_HITS
 from minimemo.search.retriever import Hit
 from minimemo.text.chunks import Chunk
 from tests.ask.fakes import EN_SCRIPT, ENGLISH, FakeEngine, FakeTokenizer, House, set_limits

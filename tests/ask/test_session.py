@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from minimemo.ask import PROMPTS, Answer, Found, Passage, Piece, Writer
+from minimemo.ask.evidence import placed
 from minimemo.ask.question import memory_room
 from minimemo.ask.trust import telling_sentence
 from minimemo.errors import InputError
@@ -55,13 +56,13 @@ def test_memorag_walks_from_clues_to_an_answer_with_sources():
 def test_a_cited_passage_has_the_page_of_what_is_cited():
     """A passage may begin on the page before, and so may its sentence: "[p. 1]" was shown beside what stands on 2."""
     house = House()
-    house.session._place_of = lambda _document, at: Place(at, page=at)
+    house.session._evidence._place_of = lambda _document, at: Place(at, page=at)
     for passage in house.session.ask(QUESTION).passages:
         stands = house.document.find("the king of France", *passage.span) if passage.span else passage.start
         assert passage.page == stands
     begins = Passage(10, 56, "Of the ships nothing is told. The mill\nburned.", 1.0, span=(40, 56))
     page_of = lambda _document, at: Place(at, page=1 + (at >= 40) + (at >= 44))  # noqa: E731
-    assert [begins.placed(page_of, answer).page for answer in ("", "ships", "Mill burned.")] == [2, 2, 3]
+    assert [placed(begins, page_of, answer).page for answer in ("", "ships", "Mill burned.")] == [2, 2, 3]
 
 
 def test_the_question_is_always_searched_and_searched_first():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from minimemo.ask import trust
-from minimemo.ask.answer import denies, is_echo, is_refused
-from minimemo.ask.evidence import Passage, render_passages, without_orders
+from minimemo.ask.answer import Passage, denies, is_echo, is_refused
+from minimemo.ask.evidence import render_passages, without_orders
 from minimemo.ask.prompts import PROMPTS
 from minimemo.ask.question import kind_of, sides
 from minimemo.ask.trust import OPEN, probability, signals

@@ -45,7 +45,7 @@ PEER = """
 import json, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-options, seen = dict(zip(sys.argv[1::2], sys.argv[2::2])), set()
+options, seen = dict(zip(sys.argv[1:], sys.argv[2:])), set()
 assert options["-np"] in "12" and int(options["-c"]) >= 1024 * int(options["-np"])
 
 class Handler(BaseHTTPRequestHandler):
