@@ -32,21 +32,19 @@ void lay_quad(const InverseTransform& job, const Spread& spread, int64_t row, in
   }
 }
 
-// What bytes do not hold of row `row`, four symbols at a time, since most are zero.
+// What bytes do not hold of row `row`, some symbols at a time, since most are zero.
 template <typename Function>
 inline void beyond_bytes(const InverseTransform& job, int64_t row, int largest, Function found) {
+  constexpr int kAtATime = 32;
   const int16_t* from = job.symbols + row * job.tokens;
-  const bool dense = row < job.dense;
-  for (int64_t t = 0; t < job.tokens; t += 4) {
-    int16_t four[4] = {};
-    std::memcpy(four, from + t, size_t(std::min<int64_t>(4, job.tokens - t)) * sizeof(int16_t));
-    if (dense)
-      for (int16_t& symbol : four) symbol = int16_t(symbol - byte_of(symbol, largest));
-    uint64_t any;
-    std::memcpy(&any, four, sizeof any);
+  const int held = row < job.dense ? largest : 0;
+  for (int64_t t = 0; t < job.tokens; t += kAtATime, from += kAtATime) {
+    const int count = int(std::min<int64_t>(kAtATime, job.tokens - t));
+    int16_t rest[kAtATime], any = 0;
+    for (int i = 0; i < count; i++) any = int16_t(any | (rest[i] = int16_t(from[i] - byte_of(from[i], held))));
     if (any == 0) continue;
-    for (int i = 0; i < 4; i++)
-      if (four[i]) found(t + i, four[i]);
+    for (int i = 0; i < count; i++)
+      if (rest[i]) found(t + i, rest[i]);
   }
 }
 
@@ -101,8 +99,10 @@ EXPORT int minimemo_inverse_transform(int variant, const InverseTransform* job, 
   if (!memory) return 1;
   cut(memory.get());
   std::memset(spread.sums, 0, size_t(cells) * sizeof(int32_t));
-  // whole runs of quads, which a piece may take at once
-  for (int64_t row = 0; row < (job->dense + 15) / 16 * 16; row += 4) lay_quad(*job, spread, row, inverse.largest);
+  for_each(Work::kLong, threads, spread.groups, [&](int64_t group) {
+    const int64_t row = group * kComponents, end = row + std::min<int64_t>(kComponents, (job->dense - row + 15) / 16 * 16);
+    for (int64_t at = row; at < end; at += 4) lay_quad(*job, spread, at, inverse.largest);  // whole runs of quads
+  });
   list_entries(*job, inverse.largest, spread);
   for_each(Work::kLong, threads, job->columns / kColumns, [&](int64_t tile) { inverse.piece(*job, spread, tile); });
   return 0;
