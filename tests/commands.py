@@ -3,6 +3,7 @@ shell, and each three seconds of import shorter."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
@@ -15,7 +16,10 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch", "faiss", "minimemo.cli.commands", "minimemo.memo.build", "minimemo.memo.memo"])
+_FORKS.set_forkserver_preload(
+    ["torch", "faiss", "jinja2.ext", "jinja2.sandbox", "minimemo.cli.commands", "minimemo.memo.build",
+     "minimemo.memo.library", "minimemo.search.retriever"]
+)  # fmt: skip
 
 
 def run(
@@ -95,7 +99,9 @@ class Command:
 
 
 def _redirect(files: Sequence[Path], encoding: str = "utf-8") -> None:
-    os.fsync = lambda _: None  # as in conftest.py
+    from minimemo.models import chat
+
+    os.fsync, chat._said = (lambda _: None), render_here  # as in conftest.py
     for number, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, number)
@@ -104,6 +110,13 @@ def _redirect(files: Sequence[Path], encoding: str = "utf-8") -> None:
         open(number, "r" if number == 0 else "w", encoding=encoding, buffering=1)  # noqa: SIM115
         for number in range(3)
     )
+
+
+def render_here(job: str, _: float) -> str:
+    """What a chat template's process would say, without one."""
+    from minimemo.models import chat
+
+    return json.dumps(chat._render(json.loads(job)))
 
 
 def _program(code: str, arguments: Sequence[str], files: Sequence[Path]) -> None:

@@ -25,6 +25,17 @@ def _no_wait_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_rendered_here() -> Iterator[None]:
+    """Not in a process of their own, whose start takes a sixth of a second: that is for tests/models/test_chat.py."""
+    from minimemo.models import chat
+    from tests.commands import render_here
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat, "_said", render_here)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of the module's scope, so that its fixtures (a memo built once) leave nothing in the user's folder either."""

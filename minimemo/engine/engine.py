@@ -13,7 +13,6 @@ from torch import Tensor
 
 from minimemo.engine.cache import KVCache
 from minimemo.engine.lookup import Lookup
-from minimemo.engine.sampling import Sampling, likeliest
 from minimemo.engine.scheduler import Scheduler, Step
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
@@ -142,21 +141,18 @@ class Engine:
         min_tokens: int = 0,
         stop: Collection[int] = (),
         breaks: Collection[int] = (),
-        sampling: Sampling | None = None,
         source: Sequence[int] | None = None,
     ) -> Iterator[int]:
         """Prefills ids, then yields tokens until one of `stop` (not yielded, nor chosen before min_tokens) or
         max_tokens. Where one of `stop` was the likeliest before min_tokens, none of `breaks` takes its place.
 
         source: ids that the reply may copy, beside its prompt's; None: it copies nothing. What it may copy is drafted
-        and checked several tokens a step where the same tokens come out of that (`Scheduler`), greedy ones.
+        and checked several tokens a step where the same tokens come out of that (`Scheduler`).
 
         The cache stays extended by the prompt and all yielded tokens, but for the last one at max_tokens; the caller
         truncates it.
         """
-        sampling = sampling or Sampling()
-        needed = "likeliest" if sampling.greedy else "last"
-        drafts = self.scheduler.drafts if sampling.greedy and source is not None else 1
+        drafts = self.scheduler.drafts if source is not None else 1
         lookup = Lookup([*(source or ()), *ids], max_tokens) if drafts > 1 else None
         checked: list[tuple[int, Tensor]] = []  # drafts in the cache behind its end, the next one last, with logits
         logits = self.prefill(cache, ids)
@@ -166,13 +162,13 @@ class Engine:
                     ended = int(logits[0].argmax()) in stop
                     barred = torch.tensor([*stop, *(breaks if ended else ())], dtype=torch.long, device=logits.device)
                     logits = logits.index_fill(-1, barred, float("-inf"))
-                token = sampling.choose(logits)[0]
+                token = _likeliest(logits)[0]
                 if token in stop:
                     return
                 yield token
                 if count == max_tokens:
                     return
-                if sampling.greedy and count >= min_tokens and self._steps_on_gpu([cache], None):
+                if count >= min_tokens and self._steps_on_gpu([cache], None):
                     yield from self._follow(cache, token, max_tokens - count, stop)
                     return
                 draft: list[int] = []
@@ -184,7 +180,8 @@ class Engine:
                         continue
                     if count >= min_tokens:
                         draft = lookup.draft(min(drafts, max_tokens - count, cache.capacity - cache.length) - 1)
-                rows = self.scheduler.step([token, *draft], cache, "last" if count < min_tokens else needed).split(1)
+                kind = "last" if count < min_tokens else "likeliest"
+                rows = self.scheduler.step([token, *draft], cache, kind).split(1)
                 logits, checked = rows[0], list(zip(draft, rows[1:], strict=False))[::-1]
         finally:
             self.scheduler.leave()
@@ -236,10 +233,10 @@ class Engine:
         rows = [Row(tail, len(prompt)) for tail, prompt in zip(tails, prompts, strict=True)]
         logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
         if self._steps_on_gpu(tails, memory):
-            return self._follow_batch(tails, memory, likeliest(logits), max_tokens, stop)
+            return self._follow_batch(tails, memory, _likeliest(logits), max_tokens, stop)
         alive = list(range(len(prompts)))
         for count in range(1, max_tokens + 1):
-            chosen = zip(alive, likeliest(logits), strict=True)
+            chosen = zip(alive, _likeliest(logits), strict=True)
             kept = [(row, token) for row, token in chosen if token not in stop]
             for row, token in kept:
                 replies[row].append(token)
@@ -322,3 +319,11 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
         return 0
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _likeliest(logits: Tensor) -> list[int]:
+    """logits (rows, V) -> the likeliest token of each row, of equal ones that of the lowest id."""
+    if not logits.is_cpu:
+        return logits.argmax(dim=-1).tolist()  # a few bytes come back, not the logits
+    # numpy: torch's own would wake a team of threads that then spins on the cores of the next step's products
+    return logits.cpu().numpy().argmax(axis=-1).tolist()

@@ -123,7 +123,7 @@ class FakeEngine:
             raise reply
         return FakeTokenizer().encode(reply)
 
-    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), sampling=None, source=None):
+    def generate(self, cache, ids, *, max_tokens, stop, min_tokens=0, breaks=(), source=None):
         assert cache.length + len(ids) + max_tokens <= self.config.max_context
         if not min_tokens:
             self.prompts.append(FakeTokenizer().decode(ids))
@@ -134,7 +134,7 @@ class FakeEngine:
             cache.extend([token])
             self.decoded += 1
 
-    def generate_batch(self, memory, prompts, *, max_tokens, stop, sampling=None):
+    def generate_batch(self, memory, prompts, *, max_tokens, stop):
         assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
         self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
         self.read[get_ident()] += sum(map(len, prompts))

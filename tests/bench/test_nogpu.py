@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from minimemo.kernels import triton
+from tests.commands import python
+
+_PROGRAM = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "0"
+from bench.nogpu import main
+sys.exit(main(["--seconds", "0.1"]))
+"""
 
 
 @pytest.mark.skipif(not triton.installed(), reason="needs triton")
 def test_a_step_costs_the_processor_little() -> None:
     """Without a graph; the limit is for a busy machine, on which this was ten times the least that it took."""
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "bench.nogpu", "--seconds", "0.1"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, cwd=Path(__file__).resolve().parents[2]
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(python(_PROGRAM).splitlines()[-1])
     assert [row["launches"] for row in result["passes"]] == [173, 197]
     assert all(row["ms"] < 400 for row in result["passes"]), result["passes"]
     assert all(held["of_the_file"] <= 1.08 for held in result["weights"].values())

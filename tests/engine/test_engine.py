@@ -1,4 +1,4 @@
-"""The engine: chunking, generation, batches over one memory, sampling. Golden tokens of a tiny seeded model."""
+"""The engine: chunking, generation, batches over one memory. Golden tokens of a tiny seeded model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from minimemo.ask.writer import Writer
-from minimemo.engine.sampling import Sampling
-from minimemo.errors import InputError
 from tests.helpers import assert_close
 from tests.tiny import tiny_engine
 
@@ -181,20 +179,6 @@ def test_a_full_cache_says_so() -> None:
         engine.prefill(engine.new_cache(10), [])
     with pytest.raises(ValueError, match="at least one prompt"):
         engine.generate_batch(engine.new_cache(10), [[1], []], max_tokens=3)
-
-
-def test_sampling_limits_and_seed() -> None:
-    logits = torch.tensor([[0.0, 3.0, 2.9, -5.0, 2.0]]).repeat(400, 1)
-    assert set(Sampling().choose(logits)) == {1}
-    assert set(Sampling(1.0, top_p=0.5).choose(logits)) == {1, 2}
-    assert set(Sampling(1.0, top_p=0.1).choose(logits)) == {1}
-    drawn = Sampling(2.0, seed=4).choose(logits)
-    assert len(set(drawn)) == 5 and drawn == Sampling(2.0, seed=4).choose(logits)
-    share = Sampling(1.0).choose(logits.repeat(20, 1)).count(1) / 8000
-    assert abs(share - float(logits[0].softmax(0)[1])) < 0.03
-    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"temperature": float("nan")}):
-        with pytest.raises(InputError, match=next(iter(bad))):
-            Sampling(**bad)
 
 
 def test_likelihoods_are_those_of_the_tokens_and_the_end() -> None:

@@ -86,6 +86,15 @@ TEMPLATES = {
 }
 
 
+SAID = chat._said  # tests elsewhere have another one, see conftest.py
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates are rendered as anywhere: in a process of their own."""
+    monkeypatch.setattr(chat, "_said", SAID)
+
+
 def template(text: str) -> ChatTemplate:
     return ChatTemplate(text, "dir/tokenizer_config.json", {"bos_token": "<bos>", "eos_token": "</s>"})
 
@@ -151,6 +160,7 @@ def test_marker_occurs_in_no_text() -> None:
 # --- templates that fail --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("child")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -174,12 +184,14 @@ def test_a_failing_template_is_named_with_its_file(text: str, message: str) -> N
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("child")
 def test_one_refused_conversation_leaves_the_others() -> None:
     user, system = {"role": "user", "content": "x"}, {"role": "system", "content": "y"}
     first, second = template(GEMMA2).render([[system, user], [user]])
     assert first == Failure("ValueError: no system role") and isinstance(second, str)
 
 
+@pytest.mark.usefixtures("child")
 @pytest.mark.skipif("sys.platform != 'linux'", reason="processor time is bounded on Linux")
 def test_a_model_that_is_loaded_again_has_its_template_rendered_already(monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate("{{ messages[0].content }} once", "a.jinja")
@@ -188,6 +200,7 @@ def test_a_model_that_is_loaded_again_has_its_template_rendered_already(monkeypa
     assert ChatTemplate(template.text, "b.jinja").turn(None) == first == ("", " once")
 
 
+@pytest.mark.usefixtures("child")
 def test_an_endless_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nested loops of the sandbox's largest range would run for hours."""
     monkeypatch.setattr(chat, "_CPU_SECONDS", 1)
@@ -196,12 +209,14 @@ def test_an_endless_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
         template(text).turn(None)
 
 
+@pytest.mark.usefixtures("child")
 def test_a_slow_template_is_stopped_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "_SECONDS", 0.01)
     with pytest.raises(ModelError, match="did not finish"):
         template(CHATML_DEFAULT).turn(None)
 
 
+@pytest.mark.usefixtures("child")
 @pytest.mark.skipif("sys.platform != 'linux'", reason="memory is bounded on Linux")
 def test_a_growing_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "_MEMORY", 1 << 28)
@@ -210,6 +225,7 @@ def test_a_growing_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         template(text).turn(None)
 
 
+@pytest.mark.usefixtures("child")
 def test_modules_of_the_working_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m` puts the working folder first on its path; a downloaded jinja2.py there must not be imported."""
     chat._said.cache_clear()

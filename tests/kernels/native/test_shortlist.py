@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minimemo.engine.engine import Engine
-from minimemo.engine.sampling import Sampling
 from minimemo.kernels import native
 from minimemo.kernels.native import expand_rows, library, pack_weights, packed_linear
 from minimemo.kernels.native.shortlist import Shortlist, largest_linear, shortlist
@@ -134,7 +133,7 @@ def test_errors_name_the_argument() -> None:
         largest_linear(torch.zeros(1, 32), _made(64, 64))
 
 
-def test_only_greedy_decoding_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _reference("qwen2", tmp_path)
     decoder, asked = load_decoder(tmp_path, dtype=torch.float32), []
     forward = decoder.forward
@@ -146,10 +145,8 @@ def test_only_greedy_decoding_asks_for_it(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(decoder, "forward", spy)
     engine = Engine(decoder)
     memory = engine.new_cache(20)
-    for sampling, expected in ((None, "likeliest"), (Sampling(temperature=0.5), "last")):
-        asked.clear()
-        list(engine.generate(memory, [4], max_tokens=3, sampling=sampling))
-        assert asked == ["last", expected, expected]
+    list(engine.generate(memory, [4], max_tokens=3))
+    assert asked == ["last", "likeliest", "likeliest"]
     asked.clear()
     engine.generate_batch(memory, [[8, 9], [10]], max_tokens=3)
     assert asked == ["last", "likeliest", "likeliest"]
