@@ -36,13 +36,14 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One tier on one sample. follow, asked, replies: None and empty where nothing was asked."""
+    """One tier on one sample. follow, again, asked, replies: None and empty where nothing was asked."""
 
     sample: str
     cost: Cost
     follow: Divergence | None = None
     asked: tuple[Asked, ...] = ()
     replies: Mapping[str, str] = field(default_factory=dict)  # by id of the question
+    again: Divergence | None = None
 
 
 def divergence(exact: Tensor, found: Tensor) -> Divergence:
@@ -58,6 +59,7 @@ def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -
     """A tier's figures: sizes over all samples together, times as the median sample has them, since a busy machine has
     outliers. exact: the outcomes of the exact cache on the same samples. None where nothing was asked."""
     follows = {o.sample: o.follow for o in outcomes if o.follow}
+    tokens = sorted(kl for d in follows.values() for kl in d.kl)
     replies = {key: reply for o in outcomes for key, reply in o.replies.items()}
     right = {key: reply for o in exact for key, reply in o.replies.items()}
     answers = [a for o in outcomes for a in o.asked if a.kind == "answer"]
@@ -76,6 +78,8 @@ def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -
         "prefill_tps": statistics.median(c.tokens / c.prefill_seconds for c in costs),
         "load_tps": statistics.median(c.tokens / c.load_seconds for c in costs),
         "kl": _mean(statistics.fmean(d.kl) for d in follows.values()),
+        "kl_p99": tokens[int(0.99 * len(tokens))] if tokens else None,
+        "kl_again": _mean(statistics.fmean(o.again.kl) for o in outcomes if o.again),
         "top1": _mean(same for d in follows.values() for same in d.same),
         "needle": _mean(holds(replies[a.id], a.answers) for a in findable),
         "needles_found": sum(holds(replies[a.id], a.answers) for a in needles),
