@@ -3,16 +3,28 @@
 The interpreter keeps bfloat16 as bit patterns and multiplies those. Here casts go by way of float32, rounded to the
 nearest, ties to even, products of bfloat16 are taken exactly and summed in float32, and arithmetic in bfloat16 itself,
 which no kernel asks for, is refused.
+
+It also patches triton.language anew at every call of a function within a kernel, tl.sum among them, and looks through
+all of its names each time. Here each part of the language is patched once a launch, by the names found once.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import triton.language as tl
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _get_np_dtype
+from triton.runtime import interpreter
+from triton.runtime.interpreter import (
+    GridExecutor,
+    InterpretedFunction,
+    InterpreterBuilder,
+    InterpreterError,
+    TensorHandle,
+    _get_np_dtype,
+)
 
 from minimemo.kernels.triton.launch import Launch
 
@@ -53,6 +65,30 @@ def install() -> None:
             _stores.append((self.grid_idx, np.unique(first.astype(np.uint64))))
         return store(self, ptrs, value, mask, policy)
 
+    launch, patched = GridExecutor.__call__, set[tuple[int, ...]]()
+    parts = (tl, tl.core, tl.tensor, tl.math, tl.core.tensor_descriptor_base)
+    builtins = {part: [pair for pair in inspect.getmembers(part) if tl.core.is_builtin(pair[1])] for part in parts}
+
+    def patch_builtin(part: Any, builder: Any, scope: Any) -> None:
+        for name, member in builtins[part]:
+            interpreter._patch_attr(part, name, member, builder, scope)
+
+    def launched(self: Any, *arguments: Any, **named: Any) -> None:
+        patched.clear()
+        launch(self, *arguments, **named)
+
+    def called(self: Any, *arguments: Any, **named: Any) -> Any:
+        language = tuple(id(value) for value in self.fn.__globals__.values() if value is tl or value is tl.core)
+        if language not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(language)
+        try:
+            return self.rewrite()(*arguments, **named)
+        except Exception as error:
+            raise InterpreterError(repr(error)) from error
+
+    GridExecutor.__call__, InterpretedFunction.__call__ = launched, called
+    interpreter._patch_builtin = patch_builtin
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast_impl, create_dot
     InterpreterBuilder.create_fp_to_fp, InterpreterBuilder.binary_op = create_fp_to_fp, binary_op
     InterpreterBuilder.create_masked_store = create_masked_store
