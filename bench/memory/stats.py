@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bench.common.intervals import interval
 from bench.common.scores import f1, holds
 from bench.memory.samples import Asked
 
@@ -57,7 +58,8 @@ def divergence(exact: Tensor, found: Tensor) -> Divergence:
 
 def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -> dict[str, Any]:
     """A tier's figures: sizes over all samples together, times as the median sample has them, since a busy machine has
-    outliers. exact: the outcomes of the exact cache on the same samples. None where nothing was asked."""
+    outliers. exact: the outcomes of the exact cache on the same samples. share_low, share_high: the 95 % interval of
+    answers_f1_share over questions, by their differences. None where nothing was asked."""
     follows = {o.sample: o.follow for o in outcomes if o.follow}
     tokens = sorted(kl for d in follows.values() for kl in d.kl)
     replies = {key: reply for o in outcomes for key, reply in o.replies.items()}
@@ -65,7 +67,9 @@ def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -
     answers = [a for o in outcomes for a in o.asked if a.kind == "answer"]
     needles = [a for o in outcomes for a in o.asked if a.kind == "needle"]
     findable = [a for a in needles if holds(right[a.id], a.answers)]
-    score, best = (_mean(f1(said[a.id], a.answers) for a in answers) for said in (replies, right))
+    own, others = ([f1(said[a.id], a.answers) for a in answers] for said in (replies, right))
+    score, best = _mean(own), _mean(others)
+    lost = interval([one - other for one, other in zip(own, others, strict=True)]) if best else None
     costs = [o.cost for o in outcomes]
     size, elements = sum(c.file_bytes for c in costs), sum(c.elements for c in costs)
     return {
@@ -86,6 +90,7 @@ def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -
         "needles": len(needles),
         "answers_f1": score,
         "answers_f1_share": score / best if score is not None and best else None,
+        **{f"share_{end}": 1 + lost[end] / best if lost and best else None for end in ("low", "high")},
         "answers": len(answers),
         "kl_of": {sample: statistics.fmean(d.kl) for sample, d in follows.items()},
     }

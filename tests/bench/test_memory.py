@@ -155,6 +155,7 @@ def test_a_row_by_hand() -> None:
         "answers_f1_share": (2 / 3 + 1) / 2, "load_x_prefill": 20.0, "encode_share": 0.1, "prefill_tps": 20.0,
         "load_tps": 400.0,
     }  # fmt: skip
+    assert found.pop("share_low") == pytest.approx(2 / 3) and found.pop("share_high") == pytest.approx(1.0)
     assert found.pop("kl_of") == pytest.approx({"x": 0.2, "y": 0.0})
     assert found == {k: v if isinstance(v, str) else pytest.approx(v) for k, v in wanted.items()}
 
