@@ -245,3 +245,10 @@ def test_full_sentences(text: str, full: str) -> None:
 )
 def test_sentences_with_names_that_the_document_does_not_hold_are_left_out(text, kept):
     assert without_inventions(text, lambda word: word == "Paris") == kept
+
+
+def test_an_escape_that_json_does_not_know_stays_as_it_is() -> None:
+    assert parse_lines(r'["The drive C:\docs is full", "It was emptied"]') == [
+        r"The drive C:\docs is full",
+        "It was emptied",
+    ]

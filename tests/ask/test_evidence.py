@@ -244,3 +244,8 @@ def test_who_asks_in_a_chat_is_said_to_ask() -> None:
 
 def test_vowel_signs_are_not_shown() -> None:
     assert render_passages([Passage(0, 20, "بَنَى الْجِسْرَ سَلِيمٌ", 1.0)]) == "[1] بنى الجسر سليم"
+
+
+def test_the_same_characters_of_two_documents_are_two_passages() -> None:
+    both = [Passage(0, 9, text * 9, 1.0, document=text) for text in "ba"]
+    assert [p.text[0] for p in fit_passages(both, 1000, len)] == ["a", "b"]
