@@ -16,6 +16,7 @@ from typing import Any
 from bench.common.report import heading, line
 from bench.scale.answers import articles
 from bench.scale.folder import write_documents
+from minimemo.files import content_hash
 from minimemo.memo.library import remove_all
 from minimemo.runtime import RunOptions
 from minimemo.scale.cluster import build_on_cluster
@@ -54,18 +55,18 @@ def run(data: Path, jobs: list[int], count: int, ray: bool, tiny: bool) -> dict[
         for way, number in ways:
             out = place / way
             out.mkdir()
-            pairs = [(path, out / f"{path.stem}.memo") for path in paths]
+            tasks = [(path, out / f"{path.stem}.memo", content_hash(path)) for path in paths]
             options = RunOptions(threads=1 if way == "--ray" else number)
             with _cluster(number) if way == "--ray" else nullcontext("") as address, _watched() as memory:
                 begun, done = time.perf_counter(), []
                 if way == "--ray":
-                    builds = build_on_cluster(pairs, address, options, settings)
+                    builds = build_on_cluster(tasks, address, options, settings)
                 else:
-                    builds = build_in_processes(pairs, number, options, settings)
+                    builds = build_in_processes(tasks, number, options, settings)
                 for path, why in builds:
                     assert not why, f"{path}: {why}"
                     done.append(time.perf_counter() - begun)
-            remove_all([memo for _, memo in pairs])
+            remove_all([memo for _, memo, _ in tasks])
             each = 1e3 * (done[-1] - done[0]) / max(1, len(done) - 1)
             row = {"way": way, "documents": len(done), "seconds": done[-1], "first_s": done[0], "each_ms": each}
             rows.append({**row, **memory})

@@ -252,15 +252,24 @@ def keep_tail(file: Path, recipe: Recipe, run: Mapping[str, Any], instead_of: Re
                 tail.unlink(missing_ok=True)
 
 
+def kept_tails(run: Mapping[str, Any]) -> list[Path]:
+    """The kept ends of all memories that were built in such a run."""
+    return sorted(_kept_tail_folder().glob(f"*-{_hash(run)}"))
+
+
 def forget_tails(recipe: Recipe) -> None:
     """Removes the kept ends of memories of this recipe, whatever the run."""
     with suppress(OSError):
-        for tail in _kept_tail(recipe, {}).parent.glob(f"{_hash(asdict(recipe))}-*"):
+        for tail in _kept_tail_folder().glob(f"{_hash(asdict(recipe))}-*"):
             tail.unlink(missing_ok=True)
 
 
 def _kept_tail(recipe: Recipe, run: Mapping[str, Any]) -> Path:
-    return cache_dir() / "tails" / f"{_hash(asdict(recipe))}-{_hash(run)}"
+    return _kept_tail_folder() / f"{_hash(asdict(recipe))}-{_hash(run)}"
+
+
+def _kept_tail_folder() -> Path:
+    return cache_dir() / "tails"
 
 
 def _hash(content: Mapping[str, Any]) -> str:

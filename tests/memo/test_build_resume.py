@@ -20,6 +20,7 @@ from minimemo.memo import folder as folders
 from minimemo.memo import memorize as build_memory
 from minimemo.memo import passages as build_passages
 from minimemo.memo.calibrate import calibrate
+from minimemo.memo.library import remove
 from minimemo.memo.manifest import Recipe
 from minimemo.memo.memo import Memo
 from minimemo.memory import writer
@@ -53,9 +54,12 @@ def build(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypa
 
     def run(text: str, name: str = "a.memo", memory: str = "int4", on_event: Listener = silent) -> Memo:
         document = minimemo.Document.of(text, "doc")
-        return minimemo.build(
-            document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "fresh.memo":  # takes nothing from other memos, and leaves them nothing
+                patch.setattr(folders, "_kept_tail_folder", lambda: tmp_path / "nowhere" / "tails")
+            return minimemo.build(
+                document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
+            )
 
     return run
 
@@ -256,6 +260,43 @@ def test_a_document_that_grew(
     else:
         assert read == tokens + 2 * sum(judged.tokens for judged in fresh.manifest.quality)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
+
+
+@pytest.mark.parametrize("tier", ["int4", "balanced"])
+def test_what_begins_like_another_document_is_read_from_where_they_part(
+    build: Build, model: LanguageModel, tmp_path: Path, tier: str
+) -> None:
+    """Whatever the tier of the other, or its length; not what was read through a window, whose places differ. What
+    another leaves is gone with it, and a damaged one is of no use."""
+    if tier == "balanced":
+        calibrate(model, [SHORT, SHORT[::-1]])
+    other = SHORT[:2000] + "Here another room begins. " * 60
+    for text in (SHORT, other, SHORT[:2000] + "Short.", SHORT + "More. " * 20):
+        fresh = build(text, "fresh.memo", tier)
+        shutil.rmtree(fresh.folder.with_name("nowhere"))
+        for begins in ("int4", "exact"):
+            first = build(SHORT if text != SHORT else other, "first.memo", begins)
+            read = model.engine.prefilled
+            assert same(build(text, "a.memo", tier).folder, fresh.folder)
+            tokens = fresh.inspect()["memory"]["tokens"] + 2 * sum(one.tokens for one in fresh.manifest.quality)
+            assert model.engine.prefilled - read <= tokens - 512
+            remove(tmp_path / "a.memo")
+            (tail,) = (folders.cache_dir() / "tails").iterdir()
+            content = tail.read_bytes()
+            tail.write_bytes(content[:5000] + b"x" + content[5001:])
+            read = model.engine.prefilled
+            assert same(build(text, "a.memo", tier).folder, fresh.folder)
+            assert model.engine.prefilled - read == tokens
+            for memo in (tmp_path / "a.memo", first.folder):
+                remove(memo)
+            assert not list((folders.cache_dir() / "tails").iterdir())
+        remove(fresh.folder)
+    fresh = build(LONG, "fresh.memo", tier)
+    build(SHORT, "first.memo", tier)
+    assert same(build(LONG, "a.memo", tier).folder, fresh.folder)
+    remove(tmp_path / "first.memo")  # what is left is LONG's
+    fresh = build(SHORT, "fresh.memo", tier)
+    assert same(build(SHORT, "b.memo", tier).folder, fresh.folder)
 
 
 def test_the_transform_codec_too(build: Build, model: LanguageModel, tmp_path: Path) -> None:
