@@ -22,7 +22,8 @@ COLUMNS = (("documents", "<12"), ("n", "5"), ("tokens", "9"), ("in_blocks", "9.1
 
 def run(data: Path, repository: Path) -> dict[str, Any]:
     """Prints, for the documents of the data and for all versions of the Markdown files of a git repository, tokens and
-    percents of them that an earlier document begins with too: in whole blocks, and in whole chunks of what is read whole."""
+    percents of them that an earlier document begins with too: in whole blocks, and in whole chunks of documents that
+    are not read through a window."""
     tokenizer = Tokenizer(locate_model().directory)
     texts = [(data / row["file"]).read_text(encoding="utf-8") for row in read_rows(data / "docs.jsonl")]
     print(heading(COLUMNS))

@@ -125,7 +125,9 @@ def build(
             quality,
         )
         manifest.save(folder / MEMO)
-        keep_tail(folder / TAIL, plan.recipe, run, before.manifest.recipe if before is not None else None)
+        whole = len(opening) + len(ids) <= plan.recipe.reading["whole"]
+        replaced = before.manifest.recipe if before is not None else None
+        keep_tail(folder / TAIL, plan.recipe, run, whole=whole, instead_of=replaced)
     if limit is not None and manifest.files[MEMORY].bytes > limit:
         on_event(Event(over(limit, manifest.files[MEMORY].bytes), 1, 1, "note"))
     remember(target)

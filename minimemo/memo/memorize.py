@@ -86,9 +86,9 @@ def write_memory(
 ) -> tuple[Judged, ...]:
     """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
 
-    codec: the one that the recipe names. others: the exact ends of other documents' memories, by the same model in the
-    same run; a document that begins as one of them is not read up to where they part. Returns what was measured of the
-    memory.
+    codec: the one that the recipe names. others: the exact ends of other documents' memories, read whole by the same
+    model in the same run; a document that is read so and begins as one of them is not read up to where they part.
+    Returns what was measured of the memory.
     """
     path = scratch / MEMO / MEMORY
     sequence = np.concatenate((np.array(opening, np.int32), ids))
@@ -204,8 +204,7 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
 
 
 def _alike(others: Sequence[Path], sequence: np.ndarray, unit: int, layout: KVLayout) -> Iterator[KVBlock]:
-    """The blocks, exact, that `sequence` shares with the memory that begins most like it; a whole number of units. Of
-    one that was read through a window only the first blocks have slots of their own, and no more is found."""
+    """The blocks, exact, that `sequence` shares with the memory that begins most like it: a whole number of units."""
     hashes = [FIRST_PREVIOUS, *chain(sequence, len(sequence))]
     with ExitStack() as stack:
         tails: list[tuple[int, ExactTail]] = []
