@@ -35,8 +35,9 @@ points and the paired difference with its 95 % interval. A run that was stopped 
 
 jobs: articles built in so many processes (--tiny: other documents, models with random weights), and by --ray on a
 cluster of this machine with as many cores: seconds until the last memo and until the first, ms from one to the next
-between those; most memory of one worker (rss_mb), of all with what they share counted once (pss_mb), and of that what
-each has for itself (private_mb).
+between those; ms of the processor that each of the last two thirds takes, but for Ray's own processes; most memory of
+one worker (rss_mb), of all with what they share counted once (pss_mb), and of that what each has for itself
+(private_mb).
 
 alike: of the data's documents, and of all versions of the Markdown files of a git repository, the share of tokens that
 an earlier document begins with too, in percent: in whole blocks of a memory, and in whole chunks of a reading.

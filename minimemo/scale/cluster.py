@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
@@ -28,6 +29,7 @@ from minimemo.runtime import RunOptions
 from minimemo.text.document import file_bytes
 
 CORES = 4  # of an actor, where --threads does not say
+LOOK = 5.0  # seconds after which machines that came or went are looked for
 TRIES = 3  # of a document whose actors die
 
 
@@ -96,8 +98,11 @@ def _handed_out(
     starting: dict[Any, Any] = {}  # A worker gets a document when it has said that it is there: none may come to be.
     idle: list[Any] = []
     busy: dict[Any, tuple[Any, tuple[Path, Path, str, int]]] = {}
+    arrived = deque[tuple[dict[str, bytes] | str, Path, Path, Any]]()
+    capacity, looked = 0, -LOOK
     while True:
-        capacity = sum(size // cores for size in _cores(ray))
+        if time.monotonic() - looked >= LOOK:
+            capacity, looked = sum(size // cores for size in _cores(ray)), time.monotonic()
         for _ in range(capacity - len(starting) - len(idle) - len(busy)):
             actor = kind.remote(run, settings)
             starting[actor.ready.remote()] = actor
@@ -116,39 +121,43 @@ def _handed_out(
                 continue
             actor = idle.pop()
             busy[actor.build.remote(document.name, content)] = actor, task
+        while arrived:  # while the workers are at the next ones
+            made, document, memo, actor = arrived.popleft()
+            try:
+                if not isinstance(made, str):
+                    _arrive(made, document, memo, lambda name, actor=actor: ray.get(actor.profile.remote(name)))
+                yield document, made if isinstance(made, str) else ""
+            except MinimemoError as error:
+                yield document, str(error)
         if idle and not busy:
             return
         if not capacity:
             raise MinimemoError("the cluster has no machine left; start it again, and the same sync goes on")
-        ready, _ = ray.wait([*busy, *starting], timeout=5.0)  # at times to see whether machines came or went
+        ready, _ = ray.wait([*busy, *starting], timeout=LOOK)
         for reference in [one for one in ready if one in starting]:
             actor = starting.pop(reference)
             try:
                 ray.get(reference)
                 idle.append(actor)
             except ray.exceptions.ActorDiedError as error:
+                looked = -LOOK
                 if error.actor_init_failed:
                     raise MinimemoError(f"workers cannot start: {str(error).strip().splitlines()[-1]}") from None
             except ray.exceptions.RayError:
-                continue  # its machine went before it came; another one is begun
+                looked = -LOOK  # its machine went before it came; another one is begun
         for reference in [one for one in ready if one in busy]:
             actor, (document, memo, sha256, tries) = busy.pop(reference)
             try:
-                made = ray.get(reference)
-                if not isinstance(made, str):
-                    _arrive(made, document, memo, lambda name, actor=actor: ray.get(actor.profile.remote(name)))
+                arrived.append((ray.get(reference), document, memo, actor))
                 idle.append(actor)
-                yield document, made if isinstance(made, str) else ""
             except ray.exceptions.RayError as error:
+                looked = -LOOK
                 with suppress(Exception):  # most often it is dead already
                     ray.kill(actor)
                 if tries < TRIES:
                     again.append((document, memo, sha256, tries + 1))
                 else:
                     yield document, f"{TRIES} workers ended while they built it ({type(error).__name__})"
-            except MinimemoError as error:
-                idle.append(actor)
-                yield document, str(error)
 
 
 def _arrive(made: Mapping[str, bytes], document: Path, memo: Path, profile: Any) -> None:
