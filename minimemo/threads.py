@@ -54,6 +54,12 @@ def check_fork() -> None:
     _computed_in = os.getpid()
 
 
+def forked_on_one_thread() -> None:
+    """Tells that the process which this one was forked from computed on one thread alone: nothing of it is missing."""
+    global _computed_in
+    _computed_in = None
+
+
 class Turns:
     """Lets a few pieces of work at a time through, questions for example; the others wait in the order of their coming.
 

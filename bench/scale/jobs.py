@@ -16,6 +16,7 @@ from typing import Any
 from bench.common.report import heading, line
 from bench.scale.answers import articles
 from bench.scale.folder import write_documents
+from minimemo.files import content_hash
 from minimemo.memo.library import remove_all
 from minimemo.runtime import RunOptions
 from minimemo.scale.cluster import build_on_cluster
@@ -24,7 +25,7 @@ from tests.tiny import write_embedder, write_model
 
 COLUMNS = (
     ("way", "<8"), ("documents", "9"), ("seconds", "8.1f"), ("first_s", "8.1f"), ("each_ms", "8.0f"),
-    ("rss_mb", "7.0f"), ("pss_mb", "7.0f"), ("private_mb", "10.0f"),
+    ("each_cpu_ms", "11.0f"), ("rss_mb", "7.0f"), ("pss_mb", "7.0f"), ("private_mb", "10.0f"),
 )  # fmt: skip
 _MARK = "MINIMEMO_BENCH_JOBS"
 _FIELDS = ("Rss", "Pss", "Private_Clean", "Private_Dirty")
@@ -54,20 +55,23 @@ def run(data: Path, jobs: list[int], count: int, ray: bool, tiny: bool) -> dict[
         for way, number in ways:
             out = place / way
             out.mkdir()
-            pairs = [(path, out / f"{path.stem}.memo") for path in paths]
+            tasks = [(path, out / f"{path.stem}.memo", content_hash(path)) for path in paths]
             options = RunOptions(threads=1 if way == "--ray" else number)
             with _cluster(number) if way == "--ray" else nullcontext("") as address, _watched() as memory:
-                begun, done = time.perf_counter(), []
+                begun, done, used = time.perf_counter(), list[float](), list[float]()
                 if way == "--ray":
-                    builds = build_on_cluster(pairs, address, options, settings)
+                    builds = build_on_cluster(tasks, address, options, settings)
                 else:
-                    builds = build_in_processes(pairs, number, options, settings)
+                    builds = build_in_processes(tasks, number, options, settings)
                 for path, why in builds:
                     assert not why, f"{path}: {why}"
                     done.append(time.perf_counter() - begun)
-            remove_all([memo for _, memo in pairs])
+                    if len(done) in (len(tasks) // 3, len(tasks)):  # all workers have begun
+                        used.append(_cpu())
+            remove_all([memo for _, memo, _ in tasks])
             each = 1e3 * (done[-1] - done[0]) / max(1, len(done) - 1)
             row = {"way": way, "documents": len(done), "seconds": done[-1], "first_s": done[0], "each_ms": each}
+            row["each_cpu_ms"] = 1e3 * (used[-1] - used[0]) / max(1, len(tasks) - len(tasks) // 3)
             rows.append({**row, **memory})
             print(line(COLUMNS, rows[-1]), flush=True)
     return {"rows": rows}
@@ -78,6 +82,7 @@ def _cluster(cores: int) -> Iterator[str]:
     """A Ray cluster of this machine alone, of so many cores; its address."""
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as the processes that it is compared with)
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cores})
     cluster.wait_for_nodes()
@@ -124,6 +129,15 @@ def _workers() -> list[int]:
             if builds and f"{_MARK}={os.getpid()}\0".encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+def _cpu() -> float:
+    """Seconds of the processor that this process and the workers that are there took."""
+    ticks = 0
+    for pid in _workers():
+        with suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int) -> dict[str, float]:

@@ -131,20 +131,22 @@ def expand_rows(matrix: PackedMatrix, ids: Tensor) -> Tensor:
     return out
 
 
-def expand_into(matrix: PackedMatrix, out: Tensor) -> None:
-    """Writes all rows of a matrix of one part into out (out_features, in_features), float32 or bfloat16 without gaps.
-    Raises ValueError."""
-    check("out", out, matrix.shape, (torch.float32, torch.bfloat16), CPU)
+def expand_into(matrix: PackedMatrix, out: Tensor, first: int = 0) -> None:
+    """Writes the rows from `first` on of a matrix of one part into out (n, in_features), float32 or bfloat16 without
+    gaps. Raises ValueError."""
+    check("out", out, (None, matrix.in_features), (torch.float32, torch.bfloat16), CPU)
+    if not 0 <= first <= first + len(out) <= matrix.out_features:
+        raise ValueError(f"out: {len(out)} rows from {first} on, of a matrix of {matrix.out_features}")
     if not out.is_contiguous():
         raise ValueError(f"out: strides {out.stride()}, expected rows one after the other")
-    _expand(matrix, None, matrix.out_features, out)
+    _expand(matrix, None, len(out), out, first)
 
 
-def _expand(matrix: PackedMatrix, ids: int | None, count: int, out: Tensor) -> None:
+def _expand(matrix: PackedMatrix, ids: int | None, count: int, out: Tensor, first: int = 0) -> None:
     if len(matrix.buffers) != 1:
         raise ValueError(f"rows are expanded from a matrix of one part, this one has {len(matrix.buffers)}")
     opened, half = library(), out.dtype == torch.bfloat16
     opened.minimemo_expand(
-        opened.variant, matrix.pointers[0], ids, 0, count, out.data_ptr(), half, matrix.in_features,
+        opened.variant, matrix.pointers[0], ids, first, count, out.data_ptr(), half, matrix.in_features,
         torch.get_num_threads(),
     )  # fmt: skip

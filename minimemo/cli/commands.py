@@ -173,14 +173,14 @@ def _synced(
         for paths in (made.new, made.changed):
             paths.sort(key=lambda path: -made.files[path].size)  # no long one is left to the end
 
-    def builds(pairs: Any) -> Any:
+    def builds(tasks: Any) -> Any:
         if arguments.ray:
             from minimemo.scale.cluster import build_on_cluster
 
-            return build_on_cluster(pairs, arguments.ray, run["options"], settings)
+            return build_on_cluster(tasks, arguments.ray, run["options"], settings)
         if jobs == 1:
-            return one_by_one(partial(_built, arguments, run))(pairs)
-        return build_in_processes(pairs, jobs, run["options"], settings, on_event)
+            return one_by_one(partial(_built, arguments, run))(tasks)
+        return build_in_processes(tasks, jobs, run["options"], settings, on_event)
 
     begun = monotonic()
     failed = carry_out(collection, made, builds, told)
@@ -190,10 +190,12 @@ def _synced(
     return failed
 
 
-def _built(arguments: argparse.Namespace, run: dict[str, Any], document: Any, memo: Path) -> None:
+def _built(
+    arguments: argparse.Namespace, run: dict[str, Any], document: Any, memo: Path, sha256: str | None = None
+) -> None:
     from minimemo.memo.build import build  # not where nothing changed
 
-    opened = build(document, memo, memory=arguments.memory, **run)
+    opened = build(document, memo, memory=arguments.memory, sha256=sha256, **run)
     run.update(model=opened.runtime.model, embedder=opened.runtime.embedder)  # loaded once for all
 
 
@@ -272,7 +274,8 @@ def status(arguments: argparse.Namespace) -> None:
         {
             "name": one.name,
             "folder": one.folder,
-            "documents": sum(not known.error for known in one.documents.values()),
+            "lost": (lost := one.lost()),
+            "documents": sum(not known.error for known in one.documents.values()) - lost,
             "same": sum(bool(known.same) for known in one.documents.values()),
             "failed": {path: known.error for path, known in one.documents.items() if known.error},
             "bytes": disk_bytes(memos_of(one.name)) if memos_of(one.name).is_dir() else 0,
@@ -292,6 +295,8 @@ def status(arguments: argparse.Namespace) -> None:
         print(plain(f"{row['name']}: {many}{same} of {row['folder']}, memos {size(row['bytes'])}, {when}"))
         for path, why in row["failed"].items():
             print(plain(f"  no memo of {path}: {why}"))
+        if row["lost"]:
+            print(f"  memos that are gone: {row['lost']}; the next sync makes them again")
 
 
 def forget(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from minimemo.errors import InputError, MemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_size, profiles_dir
 from minimemo.memo.calibrate import calibrate
-from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, memo_files, restrict, staging, sweep
+from minimemo.memo.folder import MEMO, TAIL, borrow_tail, keep_tail, kept_tails, memo_files, restrict, staging, sweep
 from minimemo.memo.manifest import FILES, MEMORY, DocumentInfo, Manifest, ModelInfo, Recipe, file_info
 from minimemo.memo.memo import Memo
 from minimemo.memo.memorize import Earlier, reading_rule, write_memory
@@ -51,6 +51,7 @@ def build(
     encoding: str | None = None,
     errors: str = "strict",
     password: str | None = None,
+    sha256: str | None = None,
     prompts: Mapping[Language, Prompts] = PROMPTS,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
@@ -58,8 +59,8 @@ def build(
     """Reads a document once and leaves a memo folder; gives it back opened.
 
     source: a file of a kind that `read_document` reads, "-" for standard input, or a Document. text: a text in place of
-    a source; name its memo's place. encoding, errors: see `read_document`; password: of an encrypted PDF. out: the
-    folder, by default the document's name with the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by
+    a source; name its memo's place. encoding, errors, sha256: see `read_document`; password: of an encrypted PDF. out:
+    the folder, by default the document's name with the ending .memo. memory: a tier, see memory/tiers.py, "balanced" by
     default; where one needs a profile of the model and there is none, here or in the package, the model is measured
     first, in minutes, once. budget: bytes that memory.bin may take ("20MB" will do), instead of a tier; notes say what
     to expect. window: tokens back that each token of a longer document sees at least; None: all, while the document
@@ -78,7 +79,10 @@ def build(
     tier, limit = memory or DEFAULT, None if budget is None else parse_size(str(budget))
     if tier not in TIERS:
         raise InputError(f"memory {tier!r} is unknown; choose one of {', '.join(TIERS)}")
-    document = source if isinstance(source, Document) else read_document(source, encoding, password, errors=errors)
+    if isinstance(source, Document):
+        document = source
+    else:
+        document = read_document(source, encoding, password, errors=errors, sha256=sha256)
     for note in document.notes:
         on_event(Event(note, 1, 1, "note"))
     target, mode = _target(source, document, out), _mode(source)
@@ -100,13 +104,18 @@ def build(
         on_event(Event(plan.note, 1, 1, "note"))
     decoder, embedding = models.decoder(), models.opened_embedder()
     products = product_dtype(decoder.engine.decoder.weights.layers[0].gate_up)
-    run = {"chunk": decoder.engine.chunk, "products": str(products)}
+    run = {
+        "chunk": decoder.engine.chunk, "products": str(products), "numbers": str(plan.codec.layout),
+        "model": plan.recipe.model, "reading": plan.recipe.reading,
+    }  # fmt: skip
     stamp = {"recipe": asdict(plan.recipe), "run": run}
     with staging(target, stamp, mode) as folder, _earlier(before, plan.recipe, run, folder) as earlier:
         ids = write_passages(document, tokens, embedding.embedder, plan.recipe, folder, on_event)
         tokens.cache_clear()  # of each token 16 bytes that are not needed any longer
         opening = plan.opening.ids(decoder.tokenizer)
-        quality = write_memory(ids, opening, decoder.engine, plan.recipe, plan.codec, folder, on_event, earlier)
+        quality = write_memory(
+            ids, opening, decoder.engine, plan.recipe, plan.codec, folder, on_event, earlier, kept_tails(run)
+        )
         manifest = Manifest(
             DocumentInfo(document.name, document.sha256, len(document.text), len(ids), plan.language),
             ModelInfo(decoder.located.source, plan.recipe.model),
@@ -116,7 +125,9 @@ def build(
             quality,
         )
         manifest.save(folder / MEMO)
-        keep_tail(folder / TAIL, plan.recipe, run, before.manifest.recipe if before is not None else None)
+        whole = len(opening) + len(ids) <= plan.recipe.reading["whole"]
+        replaced = before.manifest.recipe if before is not None else None
+        keep_tail(folder / TAIL, plan.recipe, run, whole=whole, instead_of=replaced)
     if limit is not None and manifest.files[MEMORY].bytes > limit:
         on_event(Event(over(limit, manifest.files[MEMORY].bytes), 1, 1, "note"))
     remember(target)

@@ -230,21 +230,24 @@ def _begins_as_memory(path: Path) -> bool:
 
 def borrow_tail(recipe: Recipe, run: Mapping[str, Any], to: Path) -> bool:
     """Copies the end of the memory that was built by this recipe in such a run; False when it is not kept."""
-    try:
-        shutil.copyfile(_kept_tail(recipe, run), to)
-    except OSError:
-        to.unlink(missing_ok=True)
-        return False
-    return True
+    for whole in (True, False):
+        try:
+            shutil.copyfile(_kept_tail(recipe, run, whole), to)
+            return True
+        except OSError:
+            to.unlink(missing_ok=True)
+    return False
 
 
-def keep_tail(file: Path, recipe: Recipe, run: Mapping[str, Any], instead_of: Recipe | None = None) -> None:
+def keep_tail(
+    file: Path, recipe: Recipe, run: Mapping[str, Any], *, whole: bool, instead_of: Recipe | None = None
+) -> None:
     """Keeps the end of a memory; that of the memo which it replaces, and the oldest ones, make room. Where there is no
-    file, or the cache folder cannot be written, nothing is kept."""
+    file, or the cache folder cannot be written, nothing is kept. whole: each token saw all before it."""
     with suppress(OSError):
         if instead_of is not None:
             forget_tails(instead_of)
-        path, left = _kept_tail(recipe, run), TAILS_BYTES
+        path, left = _kept_tail(recipe, run, whole), TAILS_BYTES
         move_whole(file, path)
         for tail in sorted(path.parent.iterdir(), key=lambda tail: -tail.stat().st_mtime_ns):
             left -= tail.stat().st_size
@@ -252,15 +255,24 @@ def keep_tail(file: Path, recipe: Recipe, run: Mapping[str, Any], instead_of: Re
                 tail.unlink(missing_ok=True)
 
 
+def kept_tails(run: Mapping[str, Any]) -> list[Path]:
+    """The kept ends of all memories that were built in such a run and read whole."""
+    return sorted(_kept_tail_folder().glob(f"*-{_hash(run)}-whole"))
+
+
 def forget_tails(recipe: Recipe) -> None:
     """Removes the kept ends of memories of this recipe, whatever the run."""
     with suppress(OSError):
-        for tail in _kept_tail(recipe, {}).parent.glob(f"{_hash(asdict(recipe))}-*"):
+        for tail in _kept_tail_folder().glob(f"{_hash(asdict(recipe))}-*"):
             tail.unlink(missing_ok=True)
 
 
-def _kept_tail(recipe: Recipe, run: Mapping[str, Any]) -> Path:
-    return cache_dir() / "tails" / f"{_hash(asdict(recipe))}-{_hash(run)}"
+def _kept_tail(recipe: Recipe, run: Mapping[str, Any], whole: bool) -> Path:
+    return _kept_tail_folder() / f"{_hash(asdict(recipe))}-{_hash(run)}{'-whole' * whole}"
+
+
+def _kept_tail_folder() -> Path:
+    return cache_dir() / "tails"
 
 
 def _hash(content: Mapping[str, Any]) -> str:

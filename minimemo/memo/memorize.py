@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from minimemo.files import size
 from minimemo.memo.folder import MEMO, QUALITY, TAIL
 from minimemo.memo.manifest import MEMORY, Judged, Recipe
 from minimemo.memo.quality import QualityCard
-from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, chain
+from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, KVBlock, chain, token_array
 from minimemo.memory.codec import Codec, KVLayout
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.tail import ExactTail
@@ -81,10 +82,13 @@ def write_memory(
     scratch: Path,
     on_event: Listener,
     earlier: Earlier | None = None,
+    others: Sequence[Path] = (),
 ) -> tuple[Judged, ...]:
     """Reads opening and document ids into the memo's memory.bin, going on with what `scratch` holds of it.
 
-    codec: the one that the recipe names. Returns what was measured of the memory.
+    codec: the one that the recipe names. others: the exact ends of other documents' memories, read whole by the same
+    model in the same run; a document that is read so and begins as one of them is not read up to where they part.
+    Returns what was measured of the memory.
     """
     path = scratch / MEMO / MEMORY
     sequence = np.concatenate((np.array(opening, np.int32), ids))
@@ -106,21 +110,29 @@ def write_memory(
             writing(path, header, level=codec.level) as writer,
             _tail(scratch, reading, recipe, codec.layout) as tail,
         ):
+
+            def keep(block: KVBlock) -> None:
+                if block.tokens == BLOCK_TOKENS:
+                    tail.put(block)  # first: what the memory holds can be gone on from
+                card.look(block, tail)
+                following = len(sequence) - block.start - block.tokens
+                writer.add(block.hash, block.ids, codec.encode(block, following))
+
             if earlier is not None and not writer.hashes:
                 card.adopt(earlier.quality, _take(earlier.memory, writer, sequence, recipe))
             hashes = _go_on(reading, writer, tail, sequence)
+            if not hashes and window is None:
+                for block in _alike(others, sequence, _unit(reading), codec.layout):
+                    keep(block)
+                hashes = _go_on(reading, writer, tail, sequence)
             if reading.position:
                 on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
             assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
             for piece in _read(reading, sequence, writer, on_event):
                 for block in assembler.push(piece.ids, piece.keys, piece.values):
-                    tail.put(block)  # first: what the memory holds can be gone on from
-                    card.look(block, tail)
-                    following = len(sequence) - block.start - block.tokens
-                    writer.add(block.hash, block.ids, codec.encode(block, following))
+                    keep(block)
             if (rest := assembler.finish()) is not None:
-                card.look(rest, tail)
-                writer.add(rest.hash, rest.ids, codec.encode(rest, 0))
+                keep(rest)
         del reading  # its cache
     if not card.judged:
         card.measure_again(Reading(engine, len(sequence), window))
@@ -176,7 +188,7 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
     written = writer.hashes
     hashes = chain(sequence, len(written))
     same = next((i for i, hash_ in enumerate(hashes) if hash_ != written[i]), len(hashes))
-    unit = math.lcm(reading.chunk, BLOCK_TOKENS)
+    unit = _unit(reading)
     for position in range(same * BLOCK_TOKENS // unit * unit, 0, -unit):
         blocks = sorted({at // BLOCK_TOKENS for span in reading.kept(position) for at in span})
         if all(tail.has(index, hashes[index]) for index in blocks) and all(
@@ -189,6 +201,34 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
         hashes = []
     writer.cut(len(hashes))
     return hashes
+
+
+def _alike(others: Sequence[Path], sequence: np.ndarray, unit: int, layout: KVLayout) -> Iterator[KVBlock]:
+    """The blocks, exact, that `sequence` shares with the memory that begins most like it: a whole number of units."""
+    hashes = [FIRST_PREVIOUS, *chain(sequence, len(sequence))]
+    with ExitStack() as stack:
+        tails: list[tuple[int, ExactTail]] = []
+        for path in others:
+            with suppress(OSError):  # it has made room since it was looked up
+                tail = stack.enter_context(ExactTail(path, layout, pinned=len(hashes), ring=1, read_only=True))
+                same = next((i for i, hash_ in enumerate(hashes[1:]) if not tail.has(i, hash_)), len(hashes) - 1)
+                tails.append((same, tail))
+        if not tails:
+            return
+        (same, tail), step = max(tails, key=lambda one: one[0]), unit // BLOCK_TOKENS
+        for first in range(0, same // step * step, step):
+            found = (tail.get(at, hashes[at + 1]) for at in range(first, first + step))
+            numbers = [exact for exact in found if exact is not None]
+            if len(numbers) < step:  # damaged
+                return
+            for at, exact in enumerate(numbers, first):
+                ids = token_array(sequence[at * BLOCK_TOKENS : (at + 1) * BLOCK_TOKENS])
+                yield KVBlock(at * BLOCK_TOKENS, ids, *exact, hashes[at], hashes[at + 1])
+
+
+def _unit(reading: Reading) -> int:
+    """Tokens: a reading goes on at multiples of it."""
+    return math.lcm(reading.chunk, BLOCK_TOKENS)
 
 
 def _parts(tail: ExactTail, blocks: Sequence[int], hashes: Sequence[bytes]) -> Iterator[tuple[int, Tensor, Tensor]]:

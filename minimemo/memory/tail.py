@@ -22,15 +22,16 @@ _HEAD = struct.Struct(f"<{HASH_BYTES}sI12x")
 
 
 class ExactTail:
-    """Use it in a `with` statement. Raises OSError when the file cannot be written."""
+    """Use it in a `with` statement. Raises OSError when the file cannot be written; another memory's is only read."""
 
-    def __init__(self, path: Path, layout: KVLayout, *, pinned: int, ring: int) -> None:
+    def __init__(self, path: Path, layout: KVLayout, *, pinned: int, ring: int, read_only: bool = False) -> None:
         if pinned < 0 or ring < 1:
             raise ValueError(f"exact tail: {pinned} pinned blocks and a ring of {ring}")
         self._layout = layout
         self._pinned, self._ring = pinned, ring
         self._size = 2 * math.prod(layout.shape(BLOCK_TOKENS)) * layout.torch_dtype.itemsize
-        self._file = open(path, "r+b" if path.exists() else "x+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        mode = "rb" if read_only else "r+b" if path.exists() else "x+b"
+        self._file = open(path, mode, buffering=0)  # noqa: SIM115 (closed by __exit__)
 
     def __enter__(self) -> ExactTail:
         return self

@@ -21,15 +21,20 @@ _CUES = re.compile(r"\A\ufeff?\s*(?:WEBVTT\b|\d+\s*\n\d{2}:\d{2}:\d{2},\d{3} -->
 
 
 def read_document(
-    source: str | Path, encoding: str | None = None, password: str | None = None, *, errors: str = "strict"
+    source: str | Path,
+    encoding: str | None = None,
+    password: str | None = None,
+    *,
+    errors: str = "strict",
+    sha256: str | None = None,
 ) -> Document:
     """Reads a PDF, EPUB, HTML, DOCX, Markdown, SRT, WebVTT, EML, MBOX or text file; "-" is standard input.
 
     encoding: of text files that have no mark and are not UTF-8. errors: "replace" puts U+FFFD where the bytes of a text
-    file are no text, instead of refusing it. password: of an encrypted PDF.
+    file are no text, instead of refusing it. password: of an encrypted PDF. sha256: of the bytes that are expected.
     Raises InputError naming the file and the mend.
     """
-    content, name = file_bytes(source)
+    content, name = file_bytes(source, sha256)
     shown = "standard input" if str(source) == "-" else str(source)
     kind = _kind(content, Path(name).suffix.lower())
     places: list[Place] = []

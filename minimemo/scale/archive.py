@@ -69,6 +69,8 @@ def unpack(archive: Path, out: Path, passphrase: str | None = None) -> Path:
     """
     if not archive.is_file():
         raise MinimemoError(f"{archive}: no such file")
+    if not (is_sealed(archive) or zipfile.is_zipfile(archive)):
+        raise MemoError(f"{archive}: damaged, or no archive of a memo; minimemo export MEMO FILE.zip makes one")
     try:
         with arriving(out) as memo, _opened(archive, memo.parent, passphrase) as reader:
             _check(archive, reader.infolist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
@@ -25,8 +26,10 @@ from minimemo.memo.library import portable_files, remove
 from minimemo.memo.manifest import FILES, NAME
 from minimemo.memo.registry import remember_all
 from minimemo.runtime import RunOptions
+from minimemo.text.document import file_bytes
 
 CORES = 4  # of an actor, where --threads does not say
+LOOK = 5.0  # seconds after which machines that came or went are looked for
 TRIES = 3  # of a document whose actors die
 
 
@@ -62,10 +65,10 @@ class Builder:
 
 
 def build_on_cluster(
-    pairs: Iterable[tuple[Path, Path]], address: str, options: RunOptions, settings: Mapping[str, Any]
+    tasks: Iterable[tuple[Path, Path, str]], address: str, options: RunOptions, settings: Mapping[str, Any]
 ) -> Generator[tuple[Path, str], None, None]:
-    """Makes memos of documents, (document, place) each, on the machines of a Ray cluster; gives each document when it
-    is done, with why it failed or "". settings: what else `build` is told, JSON-able.
+    """Makes memos of documents, (document, place, SHA-256) each, on the machines of a Ray cluster; gives each document
+    when it is done, with why it failed or "". settings: what else `build` is told, JSON-able.
 
     Raises InputError where ray is not installed, or nothing answers at the address.
     """
@@ -79,75 +82,82 @@ def build_on_cluster(
         why = str(error).strip().splitlines()[0][:200]
         raise InputError(f"--ray {address}: no cluster answers; begin one with ray start --head ({why})") from None
     try:
-        yield from _handed_out(ray, pairs, options, settings)
+        yield from _handed_out(ray, tasks, options, settings)
     finally:
         ray.shutdown()  # its actors end with it
 
 
 def _handed_out(
-    ray: Any, pairs: Iterable[tuple[Path, Path]], options: RunOptions, settings: Mapping[str, Any]
+    ray: Any, tasks: Iterable[tuple[Path, Path, str]], options: RunOptions, settings: Mapping[str, Any]
 ) -> Generator[tuple[Path, str], None, None]:
     sizes = _cores(ray)
     cores = max(1, min(options.threads or CORES, *sizes)) if sizes else CORES
     run = {**asdict(options), "threads": cores}
     kind = ray.remote(num_cpus=cores)(Builder)
-    coming, again = iter(pairs), deque[tuple[Path, Path, int]]()
+    coming, again = iter(tasks), deque[tuple[Path, Path, str, int]]()
     starting: dict[Any, Any] = {}  # A worker gets a document when it has said that it is there: none may come to be.
     idle: list[Any] = []
-    busy: dict[Any, tuple[Any, tuple[Path, Path, int]]] = {}
+    busy: dict[Any, tuple[Any, tuple[Path, Path, str, int]]] = {}
+    arrived = deque[tuple[dict[str, bytes] | str, Path, Path, Any]]()
+    capacity, looked = 0, -LOOK
     while True:
-        capacity = sum(size // cores for size in _cores(ray))
+        if time.monotonic() - looked >= LOOK:
+            capacity, looked = sum(size // cores for size in _cores(ray)), time.monotonic()
         for _ in range(capacity - len(starting) - len(idle) - len(busy)):
             actor = kind.remote(run, settings)
             starting[actor.ready.remote()] = actor
         while idle:
             if again:
                 task = again.popleft()
-            elif (pair := next(coming, None)) is not None:
-                task = (*pair, 1)
+            elif (new := next(coming, None)) is not None:
+                task = (*new, 1)
             else:
                 break
-            document, _, _ = task
+            document, _, sha256, _ = task
             try:
-                content = document.read_bytes()
-            except OSError as error:
-                yield document, f"cannot be read ({error.strerror})"
+                content = file_bytes(document, sha256)[0]
+            except MinimemoError as error:
+                yield document, str(error).removeprefix(f"{document}: ")
                 continue
             actor = idle.pop()
             busy[actor.build.remote(document.name, content)] = actor, task
+        while arrived:  # while the workers are at the next ones
+            made, document, memo, actor = arrived.popleft()
+            try:
+                if not isinstance(made, str):
+                    _arrive(made, document, memo, lambda name, actor=actor: ray.get(actor.profile.remote(name)))
+                yield document, made if isinstance(made, str) else ""
+            except MinimemoError as error:
+                yield document, str(error)
         if idle and not busy:
             return
         if not capacity:
             raise MinimemoError("the cluster has no machine left; start it again, and the same sync goes on")
-        ready, _ = ray.wait([*busy, *starting], timeout=5.0)  # at times to see whether machines came or went
+        ready, _ = ray.wait([*busy, *starting], timeout=LOOK)
         for reference in [one for one in ready if one in starting]:
             actor = starting.pop(reference)
             try:
                 ray.get(reference)
                 idle.append(actor)
             except ray.exceptions.ActorDiedError as error:
+                looked = -LOOK
                 if error.actor_init_failed:
                     raise MinimemoError(f"workers cannot start: {str(error).strip().splitlines()[-1]}") from None
             except ray.exceptions.RayError:
-                continue  # its machine went before it came; another one is begun
+                looked = -LOOK  # its machine went before it came; another one is begun
         for reference in [one for one in ready if one in busy]:
-            actor, (document, memo, tries) = busy.pop(reference)
+            actor, (document, memo, sha256, tries) = busy.pop(reference)
             try:
-                made = ray.get(reference)
-                if not isinstance(made, str):
-                    _arrive(made, document, memo, lambda name, actor=actor: ray.get(actor.profile.remote(name)))
+                arrived.append((ray.get(reference), document, memo, actor))
                 idle.append(actor)
-                yield document, made if isinstance(made, str) else ""
             except ray.exceptions.RayError as error:
+                looked = -LOOK
                 with suppress(Exception):  # most often it is dead already
                     ray.kill(actor)
                 if tries < TRIES:
-                    again.append((document, memo, tries + 1))
+                    again.append((document, memo, sha256, tries + 1))
                 else:
                     yield document, f"{TRIES} workers ended while they built it ({type(error).__name__})"
-            except MinimemoError as error:
-                idle.append(actor)
-                yield document, str(error)
 
 
 def _arrive(made: Mapping[str, bytes], document: Path, memo: Path, profile: Any) -> None:

@@ -33,8 +33,9 @@ MOST = 100_000  # documents of a collection
 LOST, LOST_SHARE = 5, 0.5
 
 
-# Makes memos of documents, (document, place) each; gives each document, in whatever order, with why it failed or "".
-Builds: TypeAlias = Callable[[Iterable[tuple[Path, Path]]], Generator[tuple[Path, str], None, None]]
+# Makes memos of documents, (document, place, SHA-256 that it must have) each; gives each document, in whatever order,
+# with why it failed or "".
+Builds: TypeAlias = Callable[[Iterable[tuple[Path, Path, str]]], Generator[tuple[Path, str], None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ class Collection:
             such = f" of a name like {pattern!r}" if pattern is not None else ""
             raise InputError(f"collection {self.name!r}: has no document{such}; minimemo status {self.name} tells more")
         return {str(self.memo(path)) for path in documents}
+
+    def lost(self) -> int:
+        """How many documents should have a memo and have none: somebody else took it away."""
+        return sum(not (known.error or _built(self, known.same or path)) for path, known in self.documents.items())
 
     def note(self, *paths: str) -> None:
         """Keeps what is known of documents; nothing of those that are known no longer."""
@@ -141,8 +146,10 @@ def opened(folder: Path, name: str) -> Iterator[Collection]:
     """The collection of a folder, a new one where there is none, for one process at a time; `carry_out` keeps it.
     Raises InputError where another process has it, the name is another folder's, or a new one's folder is not there."""
     checked_name(name)
-    if not _file(name).exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; name the one that has the documents")
+    if not folder.is_dir():
+        before = load(name) if _file(name).exists() else None
+        if before is None or before.folder != str(folder) or not before.documents:
+            raise InputError(f"{folder}: is no folder; name the one that has the documents")
     private_folder(_file(name).parent)
     try:
         with FileLock(data_dir() / "collections" / f".{name}.lock", timeout=0):
@@ -170,7 +177,8 @@ def plan(collection: Collection, forget: bool = False, again: bool = True) -> Pl
         )
     for path, status in _documents(folder):
         known = collection.documents.get(path)
-        if known and (known.size, known.modified) == (status.st_size, status.st_mtime_ns):
+        as_it_was = known and (known.size, known.modified) == (status.st_size, status.st_mtime_ns)
+        if known and as_it_was and not (known.error and again):
             made.files[path] = known
         else:
             try:
@@ -262,18 +270,16 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
         tell(f"gone     {path}")
     collection.note(*made.gone)
 
-    def pairs() -> Iterator[tuple[Path, Path]]:
+    def tasks() -> Iterator[tuple[Path, Path, str]]:
         for path in made.read:
             private_folder((memos / path).parent)
-            yield folder / path, memos / f"{path}.memo"
+            yield folder / path, memos / f"{path}.memo", made.files[path].sha256
 
     changed = {*made.changed}
-    with closing(builds(pairs())) as built:
+    with closing(builds(tasks())) as built:
         for document, why in built:
             path = str(document.relative_to(folder))
             now = made.files[path]
-            if not why and os.path.realpath(document) != os.path.join(os.path.realpath(folder), path):
-                why = "a link took its place while it was read"
             if why:
                 failed[path] = why.removeprefix(f"{document}: ")
                 _delete(collection, memos / f"{path}.memo")  # what it said before is not what it says now
@@ -304,13 +310,13 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(os.path.basename(path), pattern)
 
 
-def one_by_one(build: Callable[[Path, Path], object]) -> Builds:
+def one_by_one(build: Callable[[Path, Path, str], object]) -> Builds:
     """Builds in this process."""
 
-    def builds(pairs: Iterable[tuple[Path, Path]]) -> Generator[tuple[Path, str], None, None]:
-        for document, memo in pairs:
+    def builds(tasks: Iterable[tuple[Path, Path, str]]) -> Generator[tuple[Path, str], None, None]:
+        for document, memo, sha256 in tasks:
             try:
-                build(document, memo)
+                build(document, memo, sha256)
                 yield document, ""
             except MinimemoError as error:
                 yield document, str(error) or type(error).__name__

@@ -81,8 +81,9 @@ class Document:
         return cls(name.encode(errors="replace").decode(), text, hashlib.sha256(content).hexdigest())
 
 
-def file_bytes(source: str | Path) -> tuple[bytes, str]:
-    """The content of a file and its name, or of standard input for "-". Raises InputError naming the file."""
+def file_bytes(source: str | Path, sha256: str | None = None) -> tuple[bytes, str]:
+    """The content of a file and its name, or of standard input for "-". Raises InputError naming the file, also where
+    its bytes have another SHA-256 than the one that is given."""
     name = "standard input" if str(source) == "-" else str(source)
     try:
         content = sys.stdin.buffer.read() if str(source) == "-" else _content(Path(source))
@@ -94,6 +95,8 @@ def file_bytes(source: str | Path) -> tuple[bytes, str]:
         raise InputError(f"{name!r}: is no name of a file") from None
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}); check its permissions") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{name}: has changed since it was looked at; look at it again")
     return content, Path(source).name if str(source) != "-" else "stdin"
 
 

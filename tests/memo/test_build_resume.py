@@ -20,6 +20,7 @@ from minimemo.memo import folder as folders
 from minimemo.memo import memorize as build_memory
 from minimemo.memo import passages as build_passages
 from minimemo.memo.calibrate import calibrate
+from minimemo.memo.library import remove
 from minimemo.memo.manifest import Recipe
 from minimemo.memo.memo import Memo
 from minimemo.memory import writer
@@ -48,14 +49,28 @@ def embedder(tiny_models: TinyModels) -> OpenEmbedder:
 
 
 @pytest.fixture
-def build(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def build(
+    model: LanguageModel,
+    embedder: OpenEmbedder,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Build:
+    """Builds; "fresh.memo" takes nothing that other memos leave, and leaves them nothing."""
     monkeypatch.setattr(build_passages, "GROUP", 8)
+    home, nowhere = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("nowhere")
+    monkeypatch.setenv("MINIMEMO_HOME", str(home))
 
     def run(text: str, name: str = "a.memo", memory: str = "int4", on_event: Listener = silent) -> Memo:
         document = minimemo.Document.of(text, "doc")
-        return minimemo.build(
-            document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "fresh.memo":
+                patch.setattr(folders, "_kept_tail_folder", lambda: nowhere / "tails")
+            memo = minimemo.build(
+                document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
+            )
+        shutil.rmtree(nowhere / "tails", ignore_errors=True)
+        return memo
 
     return run
 
@@ -258,6 +273,46 @@ def test_a_document_that_grew(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.memo", "fresh.memo"]
 
 
+@pytest.mark.parametrize("tier", ["int4", "balanced"])
+def test_what_begins_like_another_document_is_read_from_where_they_part(
+    build: Build, model: LanguageModel, tmp_path: Path, tier: str
+) -> None:
+    """Whatever the tier of the other, or its length; not what was read through a window, whose places differ. What
+    another leaves is gone with it, and a damaged one is of no use."""
+    if tier == "balanced":
+        calibrate(model, [SHORT, SHORT[::-1]])
+    base = SHORT[:3000]
+    other = base[:2000] + "Here another room begins. " * 40
+    texts = (base, other, base[:2000] + "Short.", base + "More. " * 9)
+    for text, begins in zip(texts, ("int4", "exact", "int4", "exact"), strict=True):
+        fresh = build(text, "fresh.memo", tier)
+        tokens = fresh.inspect()["memory"]["tokens"] + 2 * sum(one.tokens for one in fresh.manifest.quality)
+        first = build(base if text != base else other, "first.memo", begins)
+        read = model.engine.prefilled
+        assert same(build(text, "a.memo", tier).folder, fresh.folder)
+        taken = tokens - (model.engine.prefilled - read)
+        assert taken >= 512 and taken % 512 == 0
+        remove(tmp_path / "a.memo")
+        (tail,) = (folders.cache_dir() / "tails").iterdir()
+        content = tail.read_bytes()
+        tail.write_bytes(content[:5000] + b"x" + content[5001:])
+        read = model.engine.prefilled
+        assert same(build(text, "a.memo", tier).folder, fresh.folder)
+        assert model.engine.prefilled - read == tokens
+        for memo in (tmp_path / "a.memo", first.folder, fresh.folder):
+            remove(memo)
+        assert not list((folders.cache_dir() / "tails").iterdir())
+    for before, text in ((LONG, SHORT), (SHORT, LONG)) if tier == "int4" else ():  # one of them through a window
+        build(before, "first.memo", tier)
+        marks = [model.engine.prefilled]
+        for name in ("fresh.memo", "a.memo"):
+            build(text, name, tier)
+            marks.append(model.engine.prefilled)
+        assert same(tmp_path / "a.memo", tmp_path / "fresh.memo") and marks[2] - marks[1] == marks[1] - marks[0]
+        for memo in ("a.memo", "first.memo", "fresh.memo"):
+            remove(tmp_path / memo)
+
+
 def test_the_transform_codec_too(build: Build, model: LanguageModel, tmp_path: Path) -> None:
     """It codes the end of a document with more care, which blocks taken over must not have got or lack."""
     calibrate(model, [SHORT, SHORT[::-1]])
@@ -303,7 +358,7 @@ def test_the_oldest_ends_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recipes = [Recipe(f"{number}", "m", "e", "int4", {}, "o", 256, 32) for number in range(4)]
     for number in range(4):
         (tmp_path / "end").write_bytes(bytes([number]) * 100)
-        folders.keep_tail(tmp_path / "end", recipes[number], {})
+        folders.keep_tail(tmp_path / "end", recipes[number], {}, whole=number % 2 == 0)
     kept = [folders.borrow_tail(recipes[n], {}, tmp_path / f"got{n}") for n in range(4)]
     assert kept == [False, False, True, True]
     assert (tmp_path / "got3").read_bytes() == bytes([3]) * 100

@@ -33,6 +33,9 @@ def test_what_is_exported_is_what_comes_back(memo: Path, tmp_path: Path, capsys:
     assert back in remembered()
     assert pack(memo, tmp_path / "again.zip").read_bytes() == archive.read_bytes()
     assert main(["import", str(archive)]) == 2 and "exists" in capsys.readouterr().err
+    (tmp_path / "red.pdf").write_bytes(b"%PDF-1.7")  # is no archive, wherever it would go
+    assert main(["import", str(tmp_path / "red.pdf")]) != 0 and "no archive of a memo" in capsys.readouterr().err
+    (tmp_path / "red.pdf").unlink()
     assert main(["export", str(memo), str(archive)]) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.zip", "red.memo", "red.memo.zip"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from minimemo.files import content_hash
 from minimemo.memo.build import build
 from minimemo.runtime import RunOptions
 from minimemo.scale.cluster import Builder, _arrive, build_on_cluster
@@ -62,7 +63,9 @@ def test_a_node_that_is_killed_costs_no_document(
     paths = documents(tmp_path / "in", 60)
     bad = tmp_path / "in" / "bad.txt"
     bad.write_bytes(b"\x00\xff\xfe \x80" * 9)
-    pairs = [(path, tmp_path / "out" / f"{path.stem}.memo") for path in (*paths[:30], bad, *paths[30:])]
+    tasks = [
+        (path, tmp_path / "out" / f"{path.stem}.memo", content_hash(path)) for path in (*paths[:30], bad, *paths[30:])
+    ]
     for name in ("out", "own"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
@@ -72,16 +75,16 @@ def test_a_node_that_is_killed_costs_no_document(
     try:
         told: list[tuple[Path, str]] = []
         begun = time.monotonic()
-        for done in build_on_cluster(pairs, cluster.address, RunOptions(threads=1), settings(tiny_models)):
+        for done in build_on_cluster(tasks, cluster.address, RunOptions(threads=1), settings(tiny_models)):
             told.append(done)
             if len(told) == 20:
                 cluster.remove_node(second, allow_graceful=False)
         print(f"60 documents in {time.monotonic() - begun:.1f} s")
     finally:
         cluster.shutdown()
-    assert sorted(path for path, _ in told) == sorted(path for path, _ in pairs)  # each once
+    assert sorted(path for path, _ in told) == sorted(path for path, _, _ in tasks)  # each once
     assert [path for path, why in told if why] == [bad]
-    for path, memo in pairs:
+    for path, memo, _ in tasks:
         if path != bad:
             own = build(path, tmp_path / "own" / memo.name, **settings(tiny_models)).folder
             assert content(memo) == content(own)

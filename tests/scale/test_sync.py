@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.files import data_dir
+from minimemo.memo.build import build
+from minimemo.memo.library import remove
 from minimemo.memo.registry import list_file, memos_of, remembered
 from minimemo.scale.sync import carry_out, collections, load, one_by_one, opened, plan
 from tests.conftest import TinyModels
@@ -84,21 +87,32 @@ def test_a_name_too_long_for_a_memo_stops_no_other(folder: Path, sync) -> None: 
     assert sync()[0] == code
 
 
-def test_a_link_that_takes_a_documents_place_leaves_no_memo(folder: Path, tmp_path: Path) -> None:
-    """Between the look at a folder and the reading of its documents."""
+def test_what_changes_between_the_look_and_the_reading_leaves_no_memo(
+    folder: Path, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """A link takes a document's place, another is written anew, its time set back; the next sync reads that."""
     (outside := tmp_path / "outside.txt").write_text("Nobody shared this. " * 9)
+    given: dict[str, Any] = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "exact"}
 
-    def build(document: Path, memo: Path) -> None:
+    def build_and_meddle(document: Path, memo: Path, sha256: str) -> None:
         if document.name == "b.txt":
             document.unlink()
             document.symlink_to(outside)
-        built.append(memo)
+        if document.name == "c.md":
+            status = document.stat()
+            document.write_bytes(document.read_bytes().replace(b"hello", b"olleh"))
+            os.utime(document, ns=(status.st_atime_ns, status.st_mtime_ns))
+        build(document, memo, sha256=sha256, **given)
 
-    built: list[Path] = []
     with opened(folder, "reports") as collection:
-        failed = carry_out(collection, plan(collection), one_by_one(build), lambda line: None)
-    assert failed == {"b.txt": "a link took its place while it was read"} and len(built) == 4
-    assert load("reports").documents["b.txt"].error
+        failed = carry_out(collection, plan(collection), one_by_one(build_and_meddle), lambda line: None)
+    assert failed.keys() == {"b.txt", "c.md"} and all("has changed" in why for why in failed.values())
+    assert memos() == {"a.txt.memo", "old/d.txt.memo"}
+    with opened(folder, "reports") as collection:
+        same = one_by_one(lambda document, memo, sha256: build(document, memo, sha256=sha256, **given))
+        assert not carry_out(collection, plan(collection), same, lambda line: None)
+    assert memos() == {"a.txt.memo", "c.md.memo", "old/d.txt.memo"}
+    assert "olleh" in (memos_of("reports") / "c.md.memo/chunks.json").read_text()
 
 
 def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
@@ -302,6 +316,11 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     capsys.readouterr()
     assert main(["status", "reports"]) == 0
     assert capsys.readouterr().out.startswith("reports: 4 documents of ")
+    remove(memos_of("reports") / "a.txt.memo")
+    assert main(["status", "reports"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("reports: 3 documents of ") and "gone: 1; the next sync" in shown
+    assert "1 new, 3 as they were" in sync()[1] and load("reports").lost() == 0
     assert main(["ask", "--in", "nosuch", "Where?", *models]) == 2
     assert "there is none" in capsys.readouterr().err
     assert main(["forget", "reports"]) == 0
@@ -319,6 +338,9 @@ def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> No
         from minimemo.scale.sync import opened
 
         with opened(tmp_path / "two" / "reports", "reports"):
+            pass
+    for name in ("reports", "other"):
+        with pytest.raises(InputError, match="is no folder; name"), opened(tmp_path / "nothing", name):
             pass
     assert main(["sync", str(tmp_path / "misspelt")]) == 2
     assert [one.name for one in collections()] == ["reports"]

@@ -165,6 +165,8 @@ def test_packing_loses_nothing(form: Form, variant: str) -> None:
         half = torch.full((rows, columns), torch.nan, dtype=torch.bfloat16)
         native.expand_into(matrix, half)
         assert torch.equal(half, expected.bfloat16())
+        native.expand_into(matrix, out[: rows - rows // 3], rows // 3)
+        assert torch.equal(out[: rows - rows // 3], expected[rows // 3 :])
         ids = torch.tensor([[rows - 1, 0], [rows // 2, rows - 1]])
         assert torch.equal(native.expand_rows(matrix, ids), expected[ids])
 
@@ -274,8 +276,10 @@ def test_errors_name_the_argument() -> None:
         native.packed_linear(torch.zeros(1, 96), matrix, torch.zeros(3))
     with pytest.raises(IndexError, match=r"0 \.\. 16"):
         native.expand_rows(matrix, torch.tensor([17]))
-    with pytest.raises(ValueError, match=r"out: shape \(10, 96\), expected \(17, 96\)"):
-        native.expand_into(matrix, torch.zeros(10, 96))
+    with pytest.raises(ValueError, match="10 rows from 8 on, of a matrix of 17"):
+        native.expand_into(matrix, torch.zeros(10, 96), 8)
+    with pytest.raises(ValueError, match=r"out: shape \(17, 32\), expected"):
+        native.expand_into(matrix, torch.zeros(17, 32))
     with pytest.raises(ValueError, match=r"out: torch.float64, expected"):
         native.expand_into(matrix, torch.zeros(17, 96).double())
     with pytest.raises(ValueError, match="out: strides"):

@@ -13,7 +13,7 @@ from minimemo.engine.engine import Engine
 from minimemo.kernels import Source, attend, native
 from minimemo.kernels.native.stack import Stack
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.layers import FEW_ROWS, Linear, PackedLinear, Scratch
+from minimemo.models.layers import FEW_ROWS, MOST_WIDENED, Linear, PackedLinear, Scratch
 from minimemo.models.native import native_stack
 from minimemo.models.weights import load_decoder
 from tests.models.test_decoder import FAMILIES, _reference
@@ -30,6 +30,16 @@ def _packed(dense: Linear, scratch: Scratch, bits: int) -> PackedLinear:
     scales = blocks.abs().amax(-1).clamp_min(1e-6) / (2 ** (bits - 1) - 1)
     codes = (blocks / scales[..., None]).round().to(torch.int8).reshape(rows, columns)
     return PackedLinear([native.pack_weights(codes, scales)], dense.bias, scratch)
+
+
+def test_a_vocabulary_is_widened_piece_by_piece() -> None:
+    rows = 2 * MOST_WIDENED + 40
+    scratch, dense = Scratch(torch.float32), Linear(torch.randn(rows, 32), torch.randn(rows))
+    packed, x = _packed(dense, scratch, 8), torch.randn(FEW_ROWS + 1, 32)
+    whole = torch.empty(rows, 32)
+    native.expand_into(packed.packed, whole)
+    assert torch.equal(packed(x), torch.nn.functional.linear(x, whole, dense.bias))
+    assert scratch.take(1, 1).untyped_storage().nbytes() == MOST_WIDENED * 32 * 4
 
 
 def _pack(decoder: Decoder) -> Decoder:
