@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -60,37 +61,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _passes() -> dict[str, Callable[[], object]]:
     from minimemo.engine.steps import DeviceSteps
+    from minimemo.models.decoder import Row
 
     made = engine()
-    memory, tails = made.new_cache(8192), made.new_caches(3, 64)
+    memory, tails, chunk = made.new_cache(8192), made.new_caches(3, 64), list(range(512))
     memory.length = 5000
     one, three = DeviceSteps(made.decoder, [memory], None), DeviceSteps(made.decoder, tails, memory)
 
+    def read() -> None:
+        made._forward(chunk, [Row(memory, len(chunk))], logits="none")
+        memory.length = 5000
+
     return {
-        "a step of one row, without a graph": one._step,
-        "of three rows over a memory": three._step,
+        "a step of one row, computed": one._compute,
+        "the same, recorded": one._step,
+        "three rows over a memory, computed": three._compute,
+        "the same three rows, recorded": three._step,
+        "a chunk of 512 tokens that is read": read,
     }
-
-
-class _Compiled:
-    """Stands for a compiled kernel: launching it counts."""
-
-    launches = 0
-    function = packed_metadata = None
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def launch_metadata(self, *_: object) -> None: ...
-
-    def result(self) -> _Compiled:
-        return self
-
-    def run(self, *_: object) -> None:
-        _Compiled.launches += 1
 
 
 class _Driver:
     """Stands for Triton's driver of a GPU of capability 9.0."""
+
+    launches = 0
+
+    def __init__(self) -> None:
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        self.launcher_cls, self.utils = CudaLauncher, self
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -103,19 +102,46 @@ class _Driver:
     def get_current_stream(self, device: int) -> int:
         return 0
 
+    def build_signature_metadata(self, signature: object) -> bytes:
+        return b""
+
+    def launch(self, *_: object) -> None:
+        self.launches += 1
+
 
 @contextmanager
 def nothing_launched() -> Iterator[Callable[[], int]]:
     """Kernels are dispatched by Triton, and neither compiled nor launched; gives the number of launches so far."""
     import triton
-    import triton.compiler
+    import triton.backends.nvidia.driver as nvidia
+    from triton.compiler.compiler import CompiledKernel
+
+    driver = _Driver()
+
+    class Compiled(CompiledKernel):  # type: ignore[misc]
+        """A kernel without code."""
+
+        def __init__(self, src: Any, **_: object) -> None:
+            self.src, self.module, self.function, self.packed_metadata, self._run = src, None, 0, (), None
+            self.metadata = SimpleNamespace(
+                global_scratch_size=0, global_scratch_align=1, profile_scratch_size=0, profile_scratch_align=1,
+                launch_cooperative_grid=False, launch_pdl=False, instrumentation_mode="",
+            )  # fmt: skip
+            self.name = src.fn.__name__
+
+        def _init_handles(self) -> None:
+            self._run = self._run or driver.launcher_cls(self.src, self.metadata)
+
+        def result(self) -> Compiled:
+            return self
 
     with (
         patch.object(served, "DEVICE", "meta"),
-        patch.object(triton.compiler, "compile", _Compiled),
-        patch.object(triton.runtime.driver, "_active", _Driver()),
+        patch.object(triton.compiler, "compile", Compiled),
+        patch.object(triton.runtime.driver, "_active", driver),
+        patch.object(nvidia, "annotate_arguments", lambda signature: ()),
     ):
-        yield lambda: _Compiled.launches
+        yield lambda: driver.launches
 
 
 if __name__ == "__main__":

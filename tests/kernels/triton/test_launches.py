@@ -22,7 +22,7 @@ from bench.common.shapes import LAYERS
 from minimemo.engine.engine import Engine
 from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
-from minimemo.kernels.triton.launch import Launch
+from minimemo.kernels.triton.launch import Launch, Recording
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import KVLayout
 from minimemo.memory.int4 import Int4Codec
@@ -143,12 +143,17 @@ def test_a_step_that_a_gpu_takes_by_itself(rows: int, packed: bool) -> None:
     asked = []
     for _ in range(2):
         with _traced() as trace:
-            steps._step()
+            steps._compute()
         asked.append([_outside(launch, trace.made) for launch in trace.launches])
         assert trace.copies == 0 and trace.counts.total() == len(trace.launches)  # nothing but these kernels
         for cache in caches:
             cache.length += 1
     assert asked[0] == asked[1] and len(asked[0]) == 173 + LAYERS * ((rows > 1) + packed)
+    with Recording() as recording, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "DEVICE", "meta")
+        patch.setattr(Launch, "run", lambda launch: None)
+        steps._compute()
+    assert recording.whole  # and so later steps are what was recorded of the first
 
 
 def _outside(launch: Launch, made: set[int]) -> tuple[Any, ...]:
