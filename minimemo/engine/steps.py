@@ -35,7 +35,7 @@ class DeviceSteps:
         self._places = Places.of(self._rows, prefix, decoder.rope, device)
         self._ids = torch.empty(len(caches), dtype=torch.int32, device=device)
         cuda = device.type == "cuda"
-        self._read = torch.empty(_AHEAD, len(caches), dtype=torch.int32, device="cpu", pin_memory=cuda)
+        self._read = torch.empty(_AHEAD, len(caches), dtype=torch.int32, device="cpu", pin_memory=cuda).unbind()
         self._events = [torch.cuda.Event() for _ in range(_AHEAD)] if cuda else []
         self._recording: Recording | None = None
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.common import shapes
 from bench.common.shapes import LAYERS
+from bench.nogpu import graphed
 from minimemo.engine.engine import Engine
 from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
@@ -154,6 +155,38 @@ def test_a_step_that_a_gpu_takes_by_itself(rows: int, packed: bool) -> None:
         patch.setattr(Launch, "run", lambda launch: None)
         steps._compute()
     assert recording.whole  # and so later steps are what was recorded of the first
+
+
+def test_besides_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes one operation of torch besides its graph, the copy of what it chose: 4 bytes a row. Of a reply comes
+    in addition what tells where it begins."""
+    engine = shapes.engine()
+    cache = engine.new_cache(8192)
+    cache.length = 5000
+    engine.decoder.rope.whole(9000, engine.decoder.device)
+    monkeypatch.setattr("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given)))
+    with _Operations() as operations:
+        following = engine._follow(cache, 5, 12, {7, 8})
+        next(following)
+        before = list(operations.names)
+        tokens = list(following)
+    assert tokens == [5] * 11 and cache.length == 5012
+    assert (
+        operations.names[len(before) :] == ["copy_"] * 10
+    )  # the last step is asked for before the last but one is read
+    assert len(before) <= 8, before
+
+
+class _Operations(TorchDispatchMode):
+    """Names torch's operations in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def _outside(launch: Launch, made: set[int]) -> tuple[Any, ...]:
