@@ -21,8 +21,8 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 3200, "cli": 1350, "engine": 980, "errors": 30, "events": 70, "files": 280,
-    "hub": 1870, "journal": 160, "kernels": 3820, "memo": 2370, "memory": 2710, "models": 2230, "readers": 1460,
+    "__init__": 100, "__main__": 40, "ask": 3200, "cli": 1350, "engine": 1000, "errors": 30, "events": 70, "files": 280,
+    "hub": 1870, "journal": 160, "kernels": 3910, "memo": 2370, "memory": 2710, "models": 2230, "readers": 1460,
     "runtime": 270, "scale": 1520, "search": 1010, "server": 2270, "text": 1250, "threads": 120,
 }  # fmt: skip
 ENTRIES = 20  # at the top of minimemo/, kernels and __main__ among them, __init__ not

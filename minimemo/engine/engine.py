@@ -276,14 +276,15 @@ class Engine:
 
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
-        ends, likely = list(stop), []
+        likely = list[float]()
+        ends = torch.tensor(list(stop), dtype=torch.long, device=self.decoder.device)
         length = cache.length
         self.extend(cache, ids[:-1])
         begin = cache.length
         for reply in replies:
             logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
             told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
-            likely.append(float(told + logs[-1, ends].logsumexp(0) if ends else told))
+            likely.append(float(told + logs[-1, ends].logsumexp(0) if stop else told))
             cache.truncate(begin)
         cache.truncate(length)
         return likely
