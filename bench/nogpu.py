@@ -71,7 +71,7 @@ def _passes() -> dict[str, Callable[[], object]]:
     from minimemo.engine.steps import DeviceSteps
 
     made = engine()
-    memory, tails, chunk = made.new_cache(8192), made.new_caches(3, 64), list(range(512))
+    memory, tails, chunk = made.new_cache(8192), made.new_caches(3, 64), list(range(made.chunk))
     memory.length = 5000
     one, three = DeviceSteps(made.decoder, [memory], None), DeviceSteps(made.decoder, tails, memory)
 
@@ -84,7 +84,7 @@ def _passes() -> dict[str, Callable[[], object]]:
         "the same, recorded": one._step,
         "three rows over a memory, computed": three._compute,
         "the same three rows, recorded": three._step,
-        "a chunk of 512 tokens that is read": read,
+        f"a chunk of {made.chunk} tokens that is read": read,
     }
 
 
