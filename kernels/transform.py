@@ -2,7 +2,7 @@
 `unpack_symbols` reads its symbols out of their streams (native/src/symbols.cpp); `along_tokens` turns tokens to
 frequencies and back (native/src/frequencies.cpp).
 
-Natively (forwards from AVX2 on, backwards from AVX-512 VNNI on) both are taken with 8-bit integers and float32 sums.
+Natively (from AVX2 on) both are taken with 8-bit integers and float32 sums.
 Rounding the basis and the inputs adds errors of 0.8 % forwards and 0.5 % backwards of the numbers' root mean square,
 alike in all components. Elsewhere, and where that is too much, torch multiplies in float32. Either way the same bits
 come out of any number of threads.

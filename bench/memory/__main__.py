@@ -6,7 +6,7 @@
 
 --quick: two documents, 1,024 tokens, KL alone. Keys and values, results and answers are kept in minimemo's cache folder
 (bench/memory; 50 MB a document of 4,096 tokens for the 0.5B model). Tiers that need a profile use the model's newest
-one: one made from the documents that are measured would flatter them.
+one, or the one that the package has: one made from the documents that are measured would flatter them.
 
 Columns: bits a number, bytes a token and ratio to fp16 of the whole file; KL (nats) and share of equal first choices
 over the next 256 tokens; needles among those that the exact cache finds; F1 of answers from memory alone over the exact
@@ -34,7 +34,8 @@ from minimemo.ask import memory_opening
 from minimemo.errors import InputError
 from minimemo.files import profiles_dir
 from minimemo.memory.codec import Codec
-from minimemo.memory.profile import load_profile, profile_of
+from minimemo.memory.profile import Profile
+from minimemo.memory.shipped import profile_at_hand
 from minimemo.memory.size import recipe_of
 from minimemo.memory.tiers import TIERS, codec_of, needs_profile
 from minimemo.runtime import DTYPES, RunOptions, load_model
@@ -82,7 +83,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model(args.model, options)
     bench = Workbench(model, Kept("memory", args.fresh), options.product_dtype())
     calibration = library.calibration([*docs, *library.measured(args.tokens)])
-    profile = profile_of(model.located.fingerprint, profiles_dir())
+    profile = profile_at_hand(model.located.fingerprint, profiles_dir())
     if profile is None and (unmeasured := [name for name in names if needs_profile(name)]):
         how = f"{args.model} has no profile; make one: minimemo calibrate {args.model}"
         if args.tiers:
@@ -115,7 +116,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "tokens": tokens,
         "follow": FOLLOW,
         "documents": docs,
-        "profile": profile if any(needs_profile(name) for name in names) else None,
+        "profile": profile.hash if profile and any(needs_profile(name) for name in names) else None,
         "calibration": calibration if any(name in PCA for name in names) else [],
         "dtype": str(options.product_dtype()).removeprefix("torch."),
         "kv_dtype": bench.layout.dtype,
@@ -124,15 +125,14 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_codecs(
-    names: Iterable[str], bench: Workbench, profile: str | None, library: Library, calibration: Sequence[str]
+    names: Iterable[str], bench: Workbench, profile: Profile | None, library: Library, calibration: Sequence[str]
 ) -> dict[str, Codec]:
-    """The codecs by name. profile: the hash of the model's; the rivals that need calibrating are calibrated here."""
-    loaded = load_profile(profile, profiles_dir()) if profile else None
+    """The codecs by name. profile: the model's; the rivals that need calibrating are calibrated here."""
     codecs: dict[str, Codec] = {}
     pca = None
     for name in names:
         if name in TIERS:
-            codecs[name] = codec_of(*recipe_of(name, bench.layout, loaded))
+            codecs[name] = codec_of(*recipe_of(name, bench.layout, profile))
         elif name in RIVALS:
             codecs[name] = RIVALS[name](bench.layout, bench.engine.decoder.rope)
         else:

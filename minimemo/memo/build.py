@@ -25,8 +25,8 @@ from minimemo.memo.memorize import Earlier, reading_rule, write_memory
 from minimemo.memo.passages import reuse_passages, tokenize, write_passages
 from minimemo.memo.registry import remember
 from minimemo.memory.codec import Codec, KVLayout
-from minimemo.memory.profile import Profile, load_profile, profile_of
-from minimemo.memory.shipped import shipped_profile
+from minimemo.memory.profile import Profile
+from minimemo.memory.shipped import profile_at_hand
 from minimemo.memory.size import fit, over, recipe_of
 from minimemo.memory.tiers import DEFAULT, TIERS, make_codec, needs_profile
 from minimemo.models.layers import product_dtype
@@ -178,10 +178,8 @@ def _plan(
 def _profile(models: Runtime) -> Profile:
     """The model's newest profile; where there is none, the one that the package has, or one measured now."""
     located = models.located()
-    if (hash_ := profile_of(located.fingerprint, profiles_dir())) is not None:
-        return load_profile(hash_, profiles_dir())
-    if (shipped := shipped_profile(located.fingerprint, profiles_dir())) is not None:
-        return shipped
+    if (profile := profile_at_hand(located.fingerprint, profiles_dir())) is not None:
+        return profile
     models.on_event(Event(f"{located.source} is measured for small memories: minutes, once", 1, 1, "note"))
     return calibrate(models.decoder(), on_event=models.on_event)
 

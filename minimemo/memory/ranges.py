@@ -25,6 +25,8 @@ STREAMS = 3  # of one kind: ranges, low bits, symbols that stand beside
 _QUARTERS = 1.189207115002721, 1.4142135623730951, 1.681792830507429  # of an octave
 _LOWEST, _TABLED = -4, 7  # octaves of spread with tables: from a 16th of a step to 8 steps
 _BESIDE = CODES - 1  # the code of a symbol that its table does not have
+_SYMBOLS = np.array([code // 2 + 1 if code % 2 else -(code // 2) for code in range(CODES)], np.int16)
+_OUT_OF_RANGE = "a block holds a symbol out of range"
 # For each table, in 4096ths: how many symbols are not 0, of those how many not 1 or -1, of those how many not 2 or -2,
 # and from there on, each time. Counted on ten documents of 4,096 tokens at four tiers, 0.5B, keys and then values.
 _RATIOS = (
@@ -87,8 +89,7 @@ def unpack(streams: Sequence[bytes], runs: Sequence[Run]) -> np.ndarray:
         codes = decode_ranges(stream, _tables(), _looked_up(runs))
     except ValueError as error:
         raise MemoError(str(error)) from None
-    symbols = np.where(codes % 2, codes // 2 + 1, -(codes // 2).astype(np.int32)).astype(np.int32)
-    missing = codes == _BESIDE
+    symbols, missing = _SYMBOLS[codes], codes == _BESIDE
     if len(beside) != 2 * int(missing.sum()):
         raise MemoError("a block's symbols beside its ranges are of another count than their marks")
     symbols[missing] = np.frombuffer(beside, "<i2")
@@ -99,11 +100,13 @@ def unpack(streams: Sequence[bytes], runs: Sequence[Run]) -> np.ndarray:
     for part, shift in _shifted(symbols, runs):
         taken = bits[at : at + shift * len(part)].reshape(-1, shift)
         at += taken.size
-        part <<= shift
-        part += taken @ (1 << np.arange(shift)) - (1 << (shift - 1))
-    if symbols.size and np.abs(symbols).max() > LARGEST:
-        raise MemoError("a block holds a symbol out of range")
-    return symbols.astype(np.int16)
+        whole = (part.astype(np.int32) << shift) + (taken @ (1 << np.arange(shift)) - (1 << (shift - 1)))
+        if (np.abs(whole) > LARGEST).any():
+            raise MemoError(_OUT_OF_RANGE)
+        part[:] = whole
+    if (symbols[missing] < -LARGEST).any():
+        raise MemoError(_OUT_OF_RANGE)
+    return symbols
 
 
 def _shifted(symbols: np.ndarray, runs: Sequence[Run]) -> list[tuple[np.ndarray, int]]:

@@ -18,9 +18,16 @@ import zstandard
 from safetensors.torch import load
 from torch import Tensor
 
-from minimemo.memory.profile import Opening, Profile, Transform, save_profile
+from minimemo.memory.profile import Opening, Profile, Transform, load_profile, profile_of, save_profile
 
 ENDING = ".profile"
+
+
+def profile_at_hand(model: str, folder: Path) -> Profile | None:
+    """The newest profile of a model (by fingerprint) in `folder`; where there is none, the one that the package has,
+    which is written there; else None. Raises MemoError for a damaged one, InputError if it cannot be written."""
+    hash_ = profile_of(model, folder)
+    return load_profile(hash_, folder) if hash_ is not None else shipped_profile(model, folder)
 
 
 def shipped_profile(model: str, folder: Path) -> Profile | None:

@@ -30,9 +30,11 @@ INLINE Floats fused_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return fused_add(a, b, c); }
 INLINE Floats maximum(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where either is NaN
 
+INLINE Floats widened(const uint16_t* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
 INLINE void widen_halves(const uint16_t* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += 8)
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  for (int64_t i = 0; i < count; i += 8) _mm256_storeu_ps(to + i, widened(from + i));
 }
 
 INLINE __m256i four(const void* p) {  // four activations to every row

@@ -31,7 +31,7 @@ struct InverseTransform {
 };
 
 // Symbols laid out for a product: what all pieces share.
-struct Entry {             // a nonzero symbol, or what is left of one beyond 8 bits
+struct Entry {             // a nonzero symbol, or what is left of one beyond a byte's share
   uint32_t token;
   float symbol;
 };
@@ -46,7 +46,17 @@ struct Spread {
   Entry* entries;
 };
 
-using InversePiece = void (*)(const InverseTransform& job, const Spread& spread, int64_t tile);
-InversePiece avx512_inverse();  // null where not compiled in
+// Quads of a group that have loud components.
+inline int quads_of(const InverseTransform& job, int64_t group) {
+  const int64_t left = job.dense - group * kComponents;
+  return int(left < kComponents ? (left + 3) / 4 : kQuads);
+}
+
+struct Inverse {
+  void (*piece)(const InverseTransform& job, const Spread& spread, int64_t tile);
+  int largest;  // of a symbol as a byte
+};
+Inverse avx2_inverse();  // these two on x86-64
+Inverse avx512_inverse();
 
 }  // namespace minimemo

@@ -9,8 +9,6 @@ TARGET_BEGIN(AVX512)
 namespace minimemo {
 namespace {
 
-constexpr int64_t kAhead = 16;  // rows
-
 // 28 sums, 2 vectors of the basis and one broadcast in 32 registers.
 template <int kRows>
 INLINE void multiply(const int8_t* bytes, const int32_t* sums, const uint8_t* packed, const float* scales, int quads,
@@ -46,42 +44,20 @@ INLINE void multiply_rows(int64_t rows, const int8_t* bytes, const int32_t* sums
   }
 }
 
-void run(const InverseTransform& job, const Spread& spread, int64_t tile) {
-  alignas(64) float c[kMaxTokens * kColumns];
-  for (int64_t i = 0; i < job.tokens * kColumns; i += 16) _mm512_store_ps(c + i, _mm512_setzero_ps());
-  for (int64_t group = 0; group < spread.groups; group++) {
-    const int64_t at = tile * spread.groups + group, left = job.dense - group * kComponents;
-    multiply_rows<14>(job.tokens, spread.bytes + group * job.tokens * kComponents, spread.sums + group * job.tokens,
-                      job.packed + at * kComponents * kColumns, job.scales + at * kColumns,
-                      int(left < kComponents ? (left + 3) / 4 : kQuads), c);
-  }
-  const int64_t column = tile * kColumns;
-  for (int64_t i = 0; i < spread.actives; i++) {
-    const Active& active = spread.active[i];
-    const uint16_t* from = job.basis + active.row * job.columns + column;
-    // a row is one cache line far from the others
-    if (i + kAhead < spread.actives) __builtin_prefetch(job.basis + spread.active[i + kAhead].row * job.columns + column);
-    const __m512 left = widened(from), right = widened(from + 16);
-    const Entry *at = spread.entries + active.first, *end = spread.entries + active.last;
-    for (; at < end; at++) {
-      float* to = c + int64_t(at->token) * kColumns;
-      const __m512 symbol = _mm512_set1_ps(at->symbol);
-      _mm512_store_ps(to, _mm512_fmadd_ps(symbol, left, _mm512_load_ps(to)));
-      _mm512_store_ps(to + 16, _mm512_fmadd_ps(symbol, right, _mm512_load_ps(to + 16)));
-    }
-  }
-  const __m512 step = _mm512_set1_ps(job.step), scale = _mm512_set1_ps(job.scale[column / job.dim]);
-  const __m512 left = _mm512_loadu_ps(job.mean + column), right = _mm512_loadu_ps(job.mean + column + 16);
-  float* out = job.out + column / job.dim * job.out_head + column % job.dim;
-  for (int64_t t = 0; t < job.tokens; t++, out += job.dim) {
-    const float* from = c + t * kColumns;
-    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_fmadd_ps(_mm512_load_ps(from), step, left), scale));
-    _mm512_storeu_ps(out + 16, _mm512_mul_ps(_mm512_fmadd_ps(_mm512_load_ps(from + 16), step, right), scale));
-  }
+// c (tokens, kColumns) += a group of loud components times the tile's columns of the basis.
+void add_group(const InverseTransform& job, const Spread& spread, int64_t tile, int64_t group, float* c) {
+  const int64_t at = tile * spread.groups + group;
+  multiply_rows<14>(job.tokens, spread.bytes + group * job.tokens * kComponents, spread.sums + group * job.tokens,
+                    job.packed + at * kComponents * kColumns, job.scales + at * kColumns, quads_of(job, group), c);
 }
 
 }  // namespace
+}  // namespace minimemo
+
+#include "transform_piece.h"
 TARGET_END
-InversePiece avx512_inverse() { return run; }
+
+namespace minimemo {
+Inverse avx512_inverse() { return {run_piece, 127}; }
 }  // namespace minimemo
 #endif
