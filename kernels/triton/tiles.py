@@ -43,7 +43,7 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     if dtype == torch.float32:  # products without tensor cores
         block_n, warps = 16, 8 if block_m > 16 else 4
     elif block_m == 16:  # bound by memory traffic: small tiles, many in flight
-        block_n, warps = 64 if dim <= 64 else 32, 4
+        block_n, warps = 64 if dim <= 64 else 32, 4 if dim <= 128 else 8
     else:
         block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 64) else 4
     small = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
