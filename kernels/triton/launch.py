@@ -53,7 +53,8 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
-    narrow: what differs on those of `Chip.narrow`, where 8 warps take it, and one stage.
+    narrow: what differs on those of `Chip.narrow`, in one stage; where BLOCK_M is smaller there, programs along the
+    first axis are as many times more, and what they find beyond the last row they leave alone.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -74,7 +75,8 @@ class Launch:
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
         if chip.narrow and self.narrow:
-            constants, options = {**constants, **self.narrow}, {"num_warps": 8, "num_stages": 1}
+            constants = {**constants, **self.narrow}
+            options = {"num_warps": 8 if constants["BLOCK_M"] > 16 else 4, "num_stages": 1}
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
@@ -83,18 +85,20 @@ class Launch:
             return
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
-        given = {**self.arguments, **constants}
+        given, grid = {**self.arguments, **constants}, self.grid
+        if constants.get("BLOCK_M") != self.constants.get("BLOCK_M"):
+            grid = (grid[0] * (self.constants["BLOCK_M"] // constants["BLOCK_M"]), *grid[1:])
         recording: Recording | None = getattr(_here, "recording", None)
         whole = recording is None or recording.whole
         with torch.cuda.device_of(tensor):
-            compiled = self.kernel[self.grid](**given, **options)
+            compiled = self.kernel[grid](**given, **options)
         if recording is None:
             return
         recording.whole = whole  # Triton's interpreter computes by torch
         if compiled is None:  # interpreted
-            recording.add(partial(self.kernel[self.grid], **given, **options), tensor)
+            recording.add(partial(self.kernel[grid], **given, **options), tensor)
         else:
-            launch = compiled[(*self.grid, 1, 1)[:3]]
+            launch = compiled[(*grid, 1, 1)[:3]]
             recording.add(partial(launch, *(given[name] for name in self.kernel.arg_names)), tensor)
 
 
