@@ -14,9 +14,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Whether compiled kernels are launched with constants among their arguments, as Triton has it from 3.3 on.
+_WITH_CONSTANTS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 _BESIDE = 12 << 10  # bytes of shared memory that no stage takes: queries, and what a reduction exchanges
 
 
@@ -76,7 +79,8 @@ class Launch:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
         if chip.narrow and self.narrow:
             constants = {**constants, **self.narrow}
-            options = {"num_warps": 8 if constants["BLOCK_M"] > 16 else 4, "num_stages": 1}
+            few = constants["BLOCK_M"] == 16 and constants["BLOCK_D"] <= 128
+            options = {"num_warps": 4 if few else 8, "num_stages": 1}
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
@@ -95,7 +99,7 @@ class Launch:
         if recording is None:
             return
         recording.whole = whole  # Triton's interpreter computes by torch
-        if compiled is None:  # interpreted
+        if compiled is None or not _WITH_CONSTANTS:  # interpreted, or to be dispatched each time
             recording.add(partial(self.kernel[grid], **given, **options), tensor)
         else:
             launch = compiled[(*grid, 1, 1)[:3]]
