@@ -19,6 +19,7 @@ from minimemo.errors import InputError
 from minimemo.models.tokenizer import Tokenizer
 
 FOLLOW = 256  # tokens after the memory whose distributions are compared
+AGAIN = 128  # tokens of a passage from its middle that is repeated after it, for the same
 _CHARS = 12  # characters read for a token asked for; a document that has more to a token is too short for us
 _MARGIN = 1.25  # approx_tokens of docs.jsonl are a guess
 
@@ -35,13 +36,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """ids: of the memory, the opening of the turn first; follow: how the document goes on (none after a haystack)."""
+    """ids: of the memory, the opening of the turn first; follow: how the document goes on, again: a passage of it (none
+    after a haystack)."""
 
     name: str
     language: Language
     ids: tuple[int, ...]
     opening: int  # how many of the ids stand before the document
     follow: tuple[int, ...] = ()
+    again: tuple[int, ...] = ()
     asked: tuple[Asked, ...] = ()
 
 
@@ -123,6 +126,7 @@ def document_sample(
         (*opening, *ids[:room].tolist()),
         len(opening),
         tuple(ids[room : room + follow].tolist()),
+        tuple(ids[room // 2 : room // 2 + AGAIN].tolist()),
         tuple(spread(asked, questions)),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bench.common.intervals import interval
 from bench.common.scores import f1, holds
 from bench.memory.samples import Asked
 
@@ -36,13 +37,14 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One tier on one sample. follow, asked, replies: None and empty where nothing was asked."""
+    """One tier on one sample. follow, again, asked, replies: None and empty where nothing was asked."""
 
     sample: str
     cost: Cost
     follow: Divergence | None = None
     asked: tuple[Asked, ...] = ()
     replies: Mapping[str, str] = field(default_factory=dict)  # by id of the question
+    again: Divergence | None = None
 
 
 def divergence(exact: Tensor, found: Tensor) -> Divergence:
@@ -56,14 +58,18 @@ def divergence(exact: Tensor, found: Tensor) -> Divergence:
 
 def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -> dict[str, Any]:
     """A tier's figures: sizes over all samples together, times as the median sample has them, since a busy machine has
-    outliers. exact: the outcomes of the exact cache on the same samples. None where nothing was asked."""
+    outliers. exact: the outcomes of the exact cache on the same samples. share_low, share_high: the 95 % interval of
+    answers_f1_share over questions, by their differences. None where nothing was asked."""
     follows = {o.sample: o.follow for o in outcomes if o.follow}
+    tokens = sorted(kl for d in follows.values() for kl in d.kl)
     replies = {key: reply for o in outcomes for key, reply in o.replies.items()}
     right = {key: reply for o in exact for key, reply in o.replies.items()}
     answers = [a for o in outcomes for a in o.asked if a.kind == "answer"]
     needles = [a for o in outcomes for a in o.asked if a.kind == "needle"]
     findable = [a for a in needles if holds(right[a.id], a.answers)]
-    score, best = (_mean(f1(said[a.id], a.answers) for a in answers) for said in (replies, right))
+    own, others = ([f1(said[a.id], a.answers) for a in answers] for said in (replies, right))
+    score, best = _mean(own), _mean(others)
+    lost = interval([one - other for one, other in zip(own, others, strict=True)]) if best else None
     costs = [o.cost for o in outcomes]
     size, elements = sum(c.file_bytes for c in costs), sum(c.elements for c in costs)
     return {
@@ -76,12 +82,15 @@ def tier_row(name: str, outcomes: Sequence[Outcome], exact: Sequence[Outcome]) -
         "prefill_tps": statistics.median(c.tokens / c.prefill_seconds for c in costs),
         "load_tps": statistics.median(c.tokens / c.load_seconds for c in costs),
         "kl": _mean(statistics.fmean(d.kl) for d in follows.values()),
+        "kl_p99": tokens[int(0.99 * len(tokens))] if tokens else None,
+        "kl_again": _mean(statistics.fmean(o.again.kl) for o in outcomes if o.again),
         "top1": _mean(same for d in follows.values() for same in d.same),
         "needle": _mean(holds(replies[a.id], a.answers) for a in findable),
         "needles_found": sum(holds(replies[a.id], a.answers) for a in needles),
         "needles": len(needles),
         "answers_f1": score,
         "answers_f1_share": score / best if score is not None and best else None,
+        **{f"share_{end}": 1 + lost[end] / best if lost and best else None for end in ("low", "high")},
         "answers": len(answers),
         "kl_of": {sample: statistics.fmean(d.kl) for sample, d in follows.items()},
     }

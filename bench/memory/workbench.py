@@ -83,23 +83,27 @@ class Workbench:
         """The outcome of each codec by its name, the exact cache's first."""
         prefilled = self.prefilled(sample.ids)
         exact, _ = first = self.through(prefilled, ExactCodec(self.layout))
-        reference = cache(lambda: self.logits(exact, sample.follow))  # 155 MB of a Qwen: made when first needed
+        reference = cache(lambda ids: self.logits(exact, ids))  # 155 MB of a Qwen: made when first needed
         exact_digest, outcomes = digest(exact), {}
         for name in ("exact", *(name for name in codecs if name != "exact")):
             loaded, cost = first if name == "exact" else self.through(prefilled, codecs[name])
             own = digest(loaded)
 
-            def diverged(loaded: KVCache = loaded) -> dict[str, Any]:
-                same = loaded is exact
-                return asdict(divergence(reference(), reference() if same else self.logits(loaded, sample.follow)))
+            def diverged(ids: tuple[int, ...], loaded: KVCache = loaded) -> dict[str, Any]:
+                found = reference(ids) if loaded is exact else self.logits(loaded, ids)
+                return asdict(divergence(reference(ids), found))
 
-            follow, replies = None, {}
-            if sample.follow:
-                follow = Divergence(**self.kept("follow", [own, exact_digest, list(sample.follow)], diverged))
+            follow, again = (
+                Divergence(**self.kept("follow", [own, exact_digest, list(ids)], lambda ids=ids: diverged(ids)))
+                if ids
+                else None
+                for ids in (sample.follow, sample.again)
+            )
+            replies = {}
             if sample.asked:
                 key = [own, sample.language, [[a.id, a.text] for a in sample.asked], self.max_tokens]
                 replies = self.kept("replies", key, lambda loaded=loaded: self.replies(sample, loaded))
-            outcomes[name] = Outcome(sample.name, cost, follow, sample.asked, replies)
+            outcomes[name] = Outcome(sample.name, cost, follow, sample.asked, replies, again)
             on_outcome(name)
         return outcomes
 

@@ -141,17 +141,21 @@ def test_a_row_by_hand() -> None:
     found = tier_row(
         "t",
         [
-            Outcome("x", cost, Divergence([0.1, 0.3], [True, False]), asked, said),
+            Outcome(
+                "x", cost, Divergence([0.1, 0.3], [True, False]), asked, said, Divergence([0.4, 0.6], [True, True])
+            ),
             Outcome("y", slow, Divergence([0.0, 0.0], [True, True])),
         ],
         exact,
     )
     wanted = {
         "name": "t", "bits": 8 * 1400 / 8000, "bytes_per_token": 4.0, "ratio": 10.0, "kl": 0.1, "top1": 0.75,
+        "kl_p99": 0.3, "kl_again": 0.5,
         "needle": 2 / 3, "needles_found": 3, "needles": 4, "answers_f1": (2 / 3 + 1) / 2, "answers": 2,
         "answers_f1_share": (2 / 3 + 1) / 2, "load_x_prefill": 20.0, "encode_share": 0.1, "prefill_tps": 20.0,
         "load_tps": 400.0,
     }  # fmt: skip
+    assert found.pop("share_low") == pytest.approx(2 / 3) and found.pop("share_high") == pytest.approx(1.0)
     assert found.pop("kl_of") == pytest.approx({"x": 0.2, "y": 0.0})
     assert found == {k: v if isinstance(v, str) else pytest.approx(v) for k, v in wanted.items()}
 
@@ -159,7 +163,7 @@ def test_a_row_by_hand() -> None:
 def test_a_row_of_nothing_asked_says_so() -> None:
     only = [Outcome("x", Cost(1, 2, 1, 1, 1.0, 1.0, 1.0))]
     found = tier_row("t", only, only)
-    for name in ("kl", "top1", "needle", "answers_f1", "answers_f1_share"):
+    for name in ("kl", "kl_p99", "kl_again", "top1", "needle", "answers_f1", "answers_f1_share"):
         assert found[name] is None
 
 
