@@ -15,13 +15,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+import torch
 
 from bench.common.report import command, heading, line, parser
 from bench.common.shapes import bytes_held, engine
 from minimemo.errors import InputError
 from minimemo.kernels import triton as served
+from minimemo.models.decoder import Row
+
+if TYPE_CHECKING:
+    from minimemo.engine.steps import DeviceSteps
 
 COLUMNS = (("pass", "<36"), ("launches", "9.0f"), ("ms", "8.2f"), ("us_a_launch", "12.1f"))
 
@@ -50,47 +57,71 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 best, turns = min(best, time.thread_time() - start), turns + 1
             rows.append({"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6})
             print(line(COLUMNS, rows[-1]), flush=True)
+        besides = min(_besides(256) for _ in range(5)) * 1e3
+        print(f"besides its graph a step takes {besides:.3f} ms: locks, 4 bytes read one step late, ends of replies")
     weights = {}
     for name in ("0.5B", "7B"):
         held, file = bytes_held(name)
         weights[name] = {"bytes_held": held, "of_the_file": held / file}
         print(f"weights of a {name} in q4_k_m: {held / 1e6:.0f} MB held, {held / file:.3f} times what the file takes")
-    return {"passes": rows, "weights": weights}
+    return {"passes": rows, "ms_besides_a_graph": besides, "weights": weights}
 
 
 def _passes() -> dict[str, Callable[[], object]]:
     from minimemo.engine.steps import DeviceSteps
 
     made = engine()
-    memory, tails = made.new_cache(8192), made.new_caches(3, 64)
+    memory, tails, chunk = made.new_cache(8192), made.new_caches(3, 64), list(range(made.chunk))
     memory.length = 5000
     one, three = DeviceSteps(made.decoder, [memory], None), DeviceSteps(made.decoder, tails, memory)
 
+    def read() -> None:
+        made._forward(chunk, [Row(memory, len(chunk))], logits="none")
+        memory.length = 5000
+
     return {
-        "a step of one row, without a graph": one._step,
-        "of three rows over a memory": three._step,
+        "a step of one row, computed": one._compute,
+        "the same, recorded": one._step,
+        "three rows over a memory, computed": three._compute,
+        "the same three rows, recorded": three._step,
+        f"a chunk of {made.chunk} tokens that is read": read,
     }
 
 
-class _Compiled:
-    """Stands for a compiled kernel: launching it counts."""
+def graphed(steps: DeviceSteps) -> DeviceSteps:
+    """Makes steps such that their graph does nothing, and what a GPU leaves to be read is there at once."""
+    nothing: Any = SimpleNamespace(replay=lambda: None, record=lambda: None, synchronize=lambda: None)
+    steps._events = [nothing] * len(steps._read)
+    steps._ids = torch.zeros(steps._ids.shape, dtype=torch.int32)
+    steps._graph, steps._step = nothing, lambda: None  # type: ignore[method-assign]
+    steps._captured = lambda: nothing  # type: ignore[method-assign]
+    return steps
 
-    launches = 0
-    function = packed_metadata = None
 
-    def __init__(self, *_: object, **__: object) -> None: ...
+def _besides(tokens: int) -> float:
+    """Seconds of the processor that a token of a reply of one row takes besides its graph."""
+    from minimemo.engine.steps import DeviceSteps
 
-    def launch_metadata(self, *_: object) -> None: ...
-
-    def result(self) -> _Compiled:
-        return self
-
-    def run(self, *_: object) -> None:
-        _Compiled.launches += 1
+    made = engine()
+    cache = made.new_cache(8192)
+    cache.length = 5000
+    with patch("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given))):
+        following = made._follow(cache, 5, tokens + 1, {7, 8})
+        next(following)
+        start = time.thread_time()
+        assert sum(1 for _ in following) == tokens
+        return (time.thread_time() - start) / tokens
 
 
 class _Driver:
     """Stands for Triton's driver of a GPU of capability 9.0."""
+
+    launches = 0
+
+    def __init__(self) -> None:
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        self.launcher_cls, self.utils = CudaLauncher, self
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -103,19 +134,46 @@ class _Driver:
     def get_current_stream(self, device: int) -> int:
         return 0
 
+    def build_signature_metadata(self, signature: object) -> bytes:
+        return b""
+
+    def launch(self, *_: object) -> None:
+        self.launches += 1
+
 
 @contextmanager
 def nothing_launched() -> Iterator[Callable[[], int]]:
     """Kernels are dispatched by Triton, and neither compiled nor launched; gives the number of launches so far."""
     import triton
-    import triton.compiler
+    import triton.backends.nvidia.driver as nvidia
+    from triton.compiler.compiler import CompiledKernel
+
+    driver = _Driver()
+
+    class Compiled(CompiledKernel):  # type: ignore[misc]
+        """A kernel without code."""
+
+        def __init__(self, src: Any, **_: object) -> None:
+            self.src, self.module, self.function, self.packed_metadata, self._run = src, None, 0, (), None
+            self.metadata = SimpleNamespace(
+                global_scratch_size=0, global_scratch_align=1, profile_scratch_size=0, profile_scratch_align=1,
+                launch_cooperative_grid=False, launch_pdl=False, instrumentation_mode="",
+            )  # fmt: skip
+            self.name = src.fn.__name__
+
+        def _init_handles(self) -> None:
+            self._run = self._run or driver.launcher_cls(self.src, self.metadata)
+
+        def result(self) -> Compiled:
+            return self
 
     with (
         patch.object(served, "DEVICE", "meta"),
-        patch.object(triton.compiler, "compile", _Compiled),
-        patch.object(triton.runtime.driver, "_active", _Driver()),
+        patch.object(triton.compiler, "compile", Compiled),
+        patch.object(triton.runtime.driver, "_active", driver),
+        patch.object(nvidia, "annotate_arguments", lambda signature: ()),
     ):
-        yield lambda: _Compiled.launches
+        yield lambda: driver.launches
 
 
 if __name__ == "__main__":

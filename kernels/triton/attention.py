@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..formats import MAX_DIM, PACK_GROUP, PackedSource, Rows, Source, check, check_packed
 from . import FLOATS
-from .launch import Launch
+from .launch import Launch, cdiv, power_of_2
 from .pack import half_block, packed_arguments
 from .packed import attend_packed
 from .tiles import LOG2E, apart, finish, masked_block, online_softmax, rows_of, seen, seen_blocks, shares_for, tiling
@@ -116,7 +116,7 @@ def _launch(
         }  # fmt: skip
     return Launch(
         kernel,
-        (queries if alone else triton.cdiv(folded, blocks["BLOCK_M"]), kv_heads, shares),
+        (queries if alone else cdiv(folded, blocks["BLOCK_M"]), kv_heads, shares),
         {
             "q": q, **arguments, "out": out, "lse": lse, "queries": queries, "tokens": tokens,
             "counts": rows.counts if rows else None, "places": rows.places if rows else None,
@@ -154,7 +154,7 @@ def _merge_launch(parts: Tensor, lse: Tensor, out: Tensor) -> Launch:
             "stride_pp": parts.stride(0), "stride_ph": parts.stride(1), "stride_lp": lse.stride(0),
             "stride_oh": out.stride(0), "stride_on": out.stride(1),
         },
-        {"D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim)), "BLOCK_P": 16},
+        {"D": dim, "BLOCK_D": max(16, power_of_2(dim)), "BLOCK_P": 16},
         num_warps=4,
         num_stages=2,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import check
-from .launch import Launch
+from .launch import Launch, cdiv, power_of_2
 
 _BLOCK = 4096  # logits of a program
 _FAR = tl.constexpr(1 << 30)
@@ -25,7 +25,7 @@ def choose_launches(logits: Tensor, ids: Tensor, places: Tensor) -> list[Launch]
     check("places", places, (None, rows), (torch.int32,), logits.device)
     if not places.is_contiguous():
         raise ValueError("places: expected no gaps")
-    parts = triton.cdiv(width, _BLOCK)
+    parts = cdiv(width, _BLOCK)
     best = torch.empty((rows, parts), dtype=torch.float32, device=logits.device)
     place = torch.empty((rows, parts), dtype=torch.int32, device=logits.device)
     return [
@@ -41,7 +41,7 @@ def choose_launches(logits: Tensor, ids: Tensor, places: Tensor) -> list[Launch]
             _advance,
             (rows,),
             {"best": best, "place": place, "ids": ids, "places": places, "parts": parts, "count": len(places)},
-            {"BLOCK": max(16, triton.next_power_of_2(max(parts, len(places))))},
+            {"BLOCK": max(16, power_of_2(max(parts, len(places))))},
             num_warps=1,
             num_stages=1,
         ),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..formats import check
 from . import FLOATS, MAX_WIDTH
-from .launch import Launch
+from .launch import Launch, cdiv, power_of_2
 
 _BLOCK = 1024
 
@@ -44,7 +44,7 @@ def norm_launch(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Launch:
     check("weight", weight, (width,), (x.dtype,), x.device)
     if not 1 <= width <= MAX_WIDTH:
         raise ValueError(f"x: {width} columns, expected 1 to {MAX_WIDTH}")
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     return Launch(
         _rms_norm,
         (rows,),
@@ -61,7 +61,7 @@ def gate_launch(gate_up: Tensor, activation: str, out: Tensor) -> Launch:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     return Launch(
         _gate,
-        (rows, triton.cdiv(width, _BLOCK)),
+        (rows, cdiv(width, _BLOCK)),
         {"gate_up": gate_up, "out": out, "width": width, "stride_g": gate_up.stride(0)},
         {"GELU": activation == "gelu_tanh", "BLOCK": _BLOCK},
         num_warps=4,

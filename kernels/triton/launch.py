@@ -1,15 +1,25 @@
-"""A launch of a Triton kernel is a value: `run` executes it, tools/aot.py compiles the same one where no GPU is."""
+"""A launch of a Triton kernel is a value: `run` executes it, tools/aot.py compiles the same one where no GPU is.
+
+Checks, block sizes, and what Triton does to find the compiled kernel cost a processor many times the launch itself.
+Launches that come again with the same tensors are kept in a `Recording`, which has them resolved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from threading import local
+from types import TracebackType
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+# Whether compiled kernels are launched with constants among their arguments, as Triton has it from 3.3 on.
+_WITH_CONSTANTS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 _BESIDE = 12 << 10  # bytes of shared memory that no stage takes: queries, and what a reduction exchanges
 
 
@@ -46,7 +56,8 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
-    narrow: what differs on those of `Chip.narrow`, where 8 warps take it, and one stage.
+    narrow: what differs on those of `Chip.narrow`, in one stage; where BLOCK_M is smaller there, programs along the
+    first axis are as many times more, and what they find beyond the last row they leave alone.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -67,7 +78,9 @@ class Launch:
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
         if chip.narrow and self.narrow:
-            constants, options = {**constants, **self.narrow}, {"num_warps": 8, "num_stages": 1}
+            constants = {**constants, **self.narrow}
+            few = constants["BLOCK_M"] == 16 and constants["BLOCK_D"] <= 128
+            options = {"num_warps": 4 if few else 8, "num_stages": 1}
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:
@@ -75,13 +88,88 @@ class Launch:
         if not all(self.grid):
             return
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        if not tensor.is_cuda:
-            constants, options = self.settings(CHIPS["sm_90"])
-            self.kernel[self.grid](**self.arguments, **constants, **options)
-            return
-        constants, options = self.settings(_chip(tensor.device.index))
+        constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
+        given, grid = {**self.arguments, **constants}, self.grid
+        if constants.get("BLOCK_M") != self.constants.get("BLOCK_M"):
+            grid = (grid[0] * (self.constants["BLOCK_M"] // constants["BLOCK_M"]), *grid[1:])
+        recording: Recording | None = getattr(_here, "recording", None)
+        whole = recording is None or recording.whole
         with torch.cuda.device_of(tensor):
-            self.kernel[self.grid](**self.arguments, **constants, **options)
+            compiled = self.kernel[grid](**given, **options)
+        if recording is None:
+            return
+        recording.whole = whole  # Triton's interpreter computes by torch
+        if compiled is None or not _WITH_CONSTANTS:  # interpreted, or to be dispatched each time
+            recording.add(partial(self.kernel[grid], **given, **options), tensor)
+        else:
+            launch = compiled[(*grid, 1, 1)[:3]]
+            recording.add(partial(launch, *(given[name] for name in self.kernel.arg_names)), tensor)
+
+
+_here = local()
+_ALLOCATE = {getattr(torch.ops.aten, name) for name in ("empty", "empty_like", "empty_strided", "new_empty")}
+
+
+class Recording(TorchDispatchMode):
+    """Keeps what this thread launches while it is entered, to launch it `again` on the same tensors, which it holds.
+
+    whole: whether that repeats all that was computed meanwhile: torch itself did nothing but allocate and view.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = True
+        self._launches: list[Callable[[], object]] = []
+        self._tensor = torch.empty(0)  # any one of those that launches were given
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    def __enter__(self) -> Recording:
+        _here.recording = self
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _here.recording = None
+        super().__exit__(kind, error, trace)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.whole = self.whole and (func.overloadpacket in _ALLOCATE or _views(func, args, out))
+        return out
+
+    def add(self, launch: Callable[[], object], tensor: Tensor) -> None:
+        self._launches.append(launch)
+        self._tensor = tensor
+
+    def again(self) -> None:
+        """Queues all of it once more, in order. Raises RuntimeError where it is not `whole`."""
+        if not self.whole:
+            raise RuntimeError("recording: torch computed as well, which launches alone do not repeat")
+        with torch.cuda.device_of(self._tensor):
+            for launch in self._launches:
+                launch()
+
+
+def _views(func: Any, args: Any, out: Any) -> bool:
+    """Whether an operation wrote nothing and gave tensors that lie in those that it was given."""
+    given = {x.untyped_storage()._cdata for x in args if isinstance(x, Tensor)}
+    outs = out if isinstance(out, (list, tuple)) else [out]
+    alike = (isinstance(x, Tensor) and x.untyped_storage()._cdata in given for x in outs)
+    return not func._schema.is_mutable and all(alike)
+
+
+def cdiv(number: int, divisor: int) -> int:
+    """The quotient rounded up; Triton's own takes a processor ten times as long, as does its power of 2."""
+    return -(-number // divisor)
+
+
+def power_of_2(number: int) -> int:
+    """The least power of 2 that is no smaller."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 @lru_cache

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..formats import QuantizedMatrix, check
 from . import FLOATS, MAX_ROWS, MAX_WIDTH
 from .elementwise import norm_row
-from .launch import Launch
+from .launch import Launch, cdiv, power_of_2
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
 _WIDE = 1024  # columns of a program that widens
@@ -75,7 +75,7 @@ def linear_launch(
     block = min(block, 32) if gate else block
     return Launch(
         _linear,
-        (triton.cdiv(outputs, block),),
+        (cdiv(outputs, block),),
         {
             "x": x, "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
             **_units(matrix),
@@ -109,7 +109,7 @@ def _row_launch(
     block, units = 16 if outputs >= 4096 else 8, x.shape[1] // 32
     return Launch(
         _row_linear,
-        (triton.cdiv(outputs, block),),
+        (cdiv(outputs, block),),
         {
             "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
             "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
@@ -118,7 +118,7 @@ def _row_launch(
         },
         {
             "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
-            "UNITS": min(32, triton.next_power_of_2(units)), "GATE": _GATES[gate],
+            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
         },
         num_warps=4,
         num_stages=1,
@@ -165,12 +165,12 @@ def widen_launch(
         check("normed", normed, x.shape, (x.dtype,), out.device)
         if columns > MAX_WIDTH:
             raise ValueError(f"x: {columns} columns, expected 1 to {MAX_WIDTH}")
-    many, width = (0, 16) if x is None else (len(x), triton.next_power_of_2(columns))
-    block = min(_WIDE, max(32, triton.next_power_of_2(columns)))
+    many, width = (0, 16) if x is None else (len(x), power_of_2(columns))
+    block = min(_WIDE, max(32, power_of_2(columns)))
     block_rows = 4 * _WIDE // block
     return Launch(
         _widen,
-        (many + triton.cdiv(rows, block_rows), triton.cdiv(columns, block)),
+        (many + cdiv(rows, block_rows), cdiv(columns, block)),
         {
             "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
             **_units(matrix), "out": out, "ids": ids, "x": x, "weight": weight, "normed": normed, "rows": rows,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..formats import PACK_GROUP, PackedKV, check, check_packed
 from . import FLOATS
-from .launch import Launch
+from .launch import Launch, power_of_2
 
 _LARGEST = tl.constexpr(65504.0)  # of float16
 _BIASED_ZERO = tl.constexpr(0x4B000000)  # 2 ** 23 as float32: the mantissa below it holds an integer
@@ -43,7 +43,7 @@ def packed_arguments(packed: PackedKV) -> dict[str, Tensor | int | float | None]
 
 def half_block(dim: int) -> int:
     """Returns a tile's width: half a row, rounded up to what a product takes."""
-    return max(16, triton.next_power_of_2(dim // 2))
+    return max(16, power_of_2(dim // 2))
 
 
 def pack_launch(packed: PackedKV, first: int, keys: Tensor, values: Tensor, refused: Tensor) -> Launch:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..formats import MAX_DIM, check
 from . import FLOATS
-from .launch import Launch
+from .launch import Launch, cdiv, power_of_2
 
 _TOKENS = 16  # of a program
 
@@ -49,7 +49,7 @@ def store_launch(
         y, z = values, cache_values
     return Launch(
         _rope_store,
-        (triton.cdiv(tokens, _TOKENS), heads),
+        (cdiv(tokens, _TOKENS), heads),
         {
             "keys": keys, "values": values, "cos": cos, "sin": sin, "cache_keys": cache_keys,
             "cache_values": cache_values, "tokens": tokens, "start": start,
@@ -57,7 +57,7 @@ def store_launch(
             "stride_yt": y.stride(1), "stride_cg": cache_keys.stride(0), "stride_ct": cache_keys.stride(1),
             "stride_dg": z.stride(0), "stride_dt": z.stride(1),
         },
-        {"D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim // 2)), "BLOCK_T": _TOKENS},
+        {"D": dim, "BLOCK_D": max(16, power_of_2(dim // 2)), "BLOCK_T": _TOKENS},
         num_warps=4,
         num_stages=1,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def qkv_launch(
         check("raw_keys", raw_keys, (kv_heads, tokens, dim), (qkv.dtype,), qkv.device)
     return Launch(
         _rope_qkv,
-        (triton.cdiv(tokens, _TOKENS), all_heads),
+        (cdiv(tokens, _TOKENS), all_heads),
         {
             "qkv": qkv, "q_norm": norms[0] if norms else None, "k_norm": norms[1] if norms else None, "cos": cos,
             "sin": sin, "out": out, "keys": cache_keys, "values": cache_values, "raw": raw_keys,
@@ -116,7 +116,7 @@ def qkv_launch(
             "stride_rt": 0 if raw_keys is None else raw_keys.stride(1),
         },
         {
-            "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim // 2)),
+            "HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, power_of_2(dim // 2)),
             "BLOCK_T": _TOKENS,
         },
         num_warps=4,

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..formats import PackedSource, Source
+from .launch import cdiv, power_of_2
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -27,7 +28,7 @@ def shares_for(q: Tensor, source: Source | PackedSource) -> int:
     """Says into how many shares a source's keys are cut: as many as it takes to occupy the GPU."""
     kv_heads, tokens, dim = source.shape
     rows = source.count * (q.shape[0] // kv_heads)
-    blocks = source.count if apart(source) else triton.cdiv(rows, _block_rows(rows, dim, q.dtype))
+    blocks = source.count if apart(source) else cdiv(rows, _block_rows(rows, dim, q.dtype))
     return max(1, min(_PROGRAMS // max(blocks * kv_heads, 1), tokens // LEAST_SHARE))
 
 
@@ -38,18 +39,18 @@ def apart(source: Source | PackedSource) -> bool:
 
 def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     """Chooses blocks, warps and stages of a `Launch`: the largest blocks that spill no registers (tools/aot.py)."""
-    block_m, block_d = _block_rows(rows, dim, dtype), max(16, triton.next_power_of_2(dim))
+    block_m, block_d = _block_rows(rows, dim, dtype), max(16, power_of_2(dim))
     if dtype == torch.float32:  # products without tensor cores
         block_n, warps = 16, 8 if block_m > 16 else 4
     elif block_m == 16:  # bound by memory traffic: small tiles, many in flight
-        block_n, warps = 64 if dim <= 64 else 32, 4
+        block_n, warps = 64 if dim <= 64 else 32, 4 if dim <= 128 else 8
     else:
         block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 64) else 4
     small = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
         "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "small": small,
-        "narrow": {"BLOCK_N": 16},
+        "narrow": {"BLOCK_N": 16, "BLOCK_M": min(block_m, 64) if block_d == 128 else block_m},
         "stage": 2 * block_n * block_d * dtype.itemsize,
     }  # fmt: skip
 
@@ -57,7 +58,7 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
 def _block_rows(rows: int, dim: int, dtype: torch.dtype) -> int:
     """Chooses a program's query rows: for few what a tensor core takes at once, for many what registers hold."""
     most = (128 if dim <= 128 else 64) if dtype != torch.float32 else (32 if dim <= 128 else 16)
-    return min(most, max(16, triton.next_power_of_2(rows)))
+    return min(most, max(16, power_of_2(rows)))
 
 
 @triton.jit

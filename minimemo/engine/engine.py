@@ -19,6 +19,7 @@ from minimemo.models.decoder import Decoder, Row
 from minimemo.models.device import full
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
+GPU_CHUNK = 2048  # the launches of a chunk, some 20 ms of the processor, are as many however long it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Engine:
 
     kv_dtype: of the caches it makes; None: the decoder's own. memory_bits: 8 or 4 bits a number of memories, which are
     packed and only read; None: they are dense as well. prefilled, decoded: running counts of tokens put through the
-    model, for anyone who wants to know what a call cost.
+    model, for anyone who wants to know what a call cost. chunk: tokens of a pass of prefill; None: as many as suit the
+    device.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class Engine:
         *,
         kv_dtype: torch.dtype | None = None,
         memory_bits: int | None = None,
-        chunk: int = PREFILL_CHUNK,
+        chunk: int | None = None,
     ) -> None:
         self.decoder = decoder
-        self.chunk = chunk
+        self.chunk = chunk or (PREFILL_CHUNK if decoder.device.type == "cpu" else GPU_CHUNK)
         self.kv_dtype = kv_dtype or decoder.dtype
         self.memory_bits = memory_bits
         self.prefilled = 0
@@ -273,14 +275,15 @@ class Engine:
 
         The cache, with room for ids and the longest reply, has its length back afterwards.
         """
-        ends, likely = list(stop), []
+        likely = list[float]()
+        ends = torch.tensor(list(stop), dtype=torch.long, device=self.decoder.device)
         length = cache.length
         self.extend(cache, ids[:-1])
         begin = cache.length
         for reply in replies:
             logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
             told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
-            likely.append(float(told + logs[-1, ends].logsumexp(0) if ends else told))
+            likely.append(float(told + logs[-1, ends].logsumexp(0) if stop else told))
             cache.truncate(begin)
         cache.truncate(length)
         return likely

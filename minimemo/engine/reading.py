@@ -54,14 +54,13 @@ class Reading:
     """
 
     def __init__(self, engine: Engine, tokens: int, window: Window | None = None) -> None:
-        """Raises ValueError where the model's context or a chunk is too long for the window."""
+        """Raises ValueError where the window is too long for the model's context."""
         capacity = window.capacity if window else tokens
         if capacity > engine.config.max_context:
             raise ValueError(f"reading: {capacity} tokens exceed the model's context of {engine.config.max_context}")
-        if window and window.step < engine.chunk:
-            raise ValueError(f"reading: {window} slides by less than a chunk of {engine.chunk}")
         self.window = window
-        self.chunk = engine.chunk  # a reading can be restored at multiples of it
+        # A reading can be restored at multiples of it.
+        self.chunk = min(engine.chunk, window.step) if window else engine.chunk
         self.position = 0
         self._engine = engine
         self._cache = engine.new_cache(capacity)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from minimemo.kernels.triton.choose import choose_launches
+from minimemo.kernels.triton.launch import Recording
 from minimemo.models.decoder import Decoder
 from minimemo.models.places import GROWING, Cache, Places, Row
 
@@ -21,9 +22,9 @@ _AHEAD = 2  # steps whose tokens wait to be read: one that runs, one that is rea
 class DeviceSteps:
     """Continues rows of one token each, over a shared prefix or none, by their likeliest tokens.
 
-    The first step runs launch by launch, which compiles what is not compiled yet; where the device is a CUDA one, the
-    second is captured as a graph, which all later ones replay. Both are `_step`. The caches are written to; their
-    lengths are the caller's to keep.
+    The first step is computed, which checks everything and compiles what is not compiled yet, and recorded: later ones
+    are the same launches on the same tensors, without what leads to them. Where the device is a CUDA one, the second is
+    captured as a graph, which all later ones replay. The caches are written to; their lengths are the caller's to keep.
     """
 
     def __init__(self, decoder: Decoder, caches: Sequence[Cache], prefix: Cache | None) -> None:
@@ -34,8 +35,9 @@ class DeviceSteps:
         self._places = Places.of(self._rows, prefix, decoder.rope, device)
         self._ids = torch.empty(len(caches), dtype=torch.int32, device=device)
         cuda = device.type == "cuda"
-        self._read = torch.empty(_AHEAD, len(caches), dtype=torch.int32, device="cpu", pin_memory=cuda)
+        self._read = torch.empty(_AHEAD, len(caches), dtype=torch.int32, device="cpu", pin_memory=cuda).unbind()
         self._events = [torch.cuda.Event() for _ in range(_AHEAD)] if cuda else []
+        self._recording: Recording | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
 
@@ -79,8 +81,18 @@ class DeviceSteps:
             self._events[step % _AHEAD].synchronize()
         return self._read[step % _AHEAD].tolist()
 
-    @torch.inference_mode()
     def _step(self) -> None:
+        if self._recording is None:
+            with Recording() as recording:
+                self._compute()
+            self._recording = recording
+        elif self._recording.whole:
+            self._recording.again()
+        else:
+            self._compute()
+
+    @torch.inference_mode()
+    def _compute(self) -> None:
         logits = self._decoder.step(self._ids, self._rows, self._prefix, self._places)
         for launch in choose_launches(logits, self._ids, self._places.table[:GROWING]):
             launch.run()

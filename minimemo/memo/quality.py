@@ -95,8 +95,9 @@ class QualityCard:
         previous, hash_ = [FIRST_PREVIOUS, *chain(self._sequence, index + 1)][index : index + 2]
         if (numbers := tail.get(index, hash_)) is None:
             return None
-        start = index * BLOCK_TOKENS
-        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), *numbers, previous, hash_)
+        start, device = index * BLOCK_TOKENS, self._engine.decoder.device
+        keys, values = (x.to(device) for x in numbers)
+        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), keys, values, previous, hash_)
 
     @torch.inference_mode()
     def _measure(self, blocks: Sequence[KVBlock], end: int) -> None:

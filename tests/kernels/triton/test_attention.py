@@ -12,6 +12,7 @@ from torch import Tensor
 from minimemo.kernels import PackedSource, Rows, Source, empty_packed, torch_ops
 from minimemo.kernels.triton import tiles
 from minimemo.kernels.triton.attention import attention, attention_launches
+from minimemo.kernels.triton.launch import CHIPS
 from minimemo.kernels.triton.pack import pack_into
 from tests.kernels import reference
 from tests.kernels.triton.device import DEVICE, DTYPES, Draw, assert_sums, fuzz, random
@@ -75,6 +76,16 @@ def test_packed_keys(shape: tuple[int, ...], dtype: torch.dtype, bits: int, monk
         monkeypatch.setattr(tiles, "LEAST_SHARE", SHARES[number % 2])
         packed, source = _packed(k, v, bits, 0, shape[2], *rule)
         assert_sums(attention(q, [packed], 0.1), _expected(q, [source], 0.1), str(rule))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="takes the blocks of another chip than this one")
+def test_smaller_blocks_of_a_narrow_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More programs take them, the last of which finds no row."""
+    monkeypatch.setitem(CHIPS, "sm_90", CHIPS["gfx1100"])
+    q, k, v = _inputs((1, 1, 129, 150, 128), torch.bfloat16)
+    for last_seen, window in ((None, None), (21, 40)):
+        sources = [Source(k, v, 0, 129, last_seen, window)]
+        assert_sums(attention(q, sources, 0.1), _expected(q, sources, 0.1))
 
 
 def test_positions_past_either_end_and_cache_slices() -> None:

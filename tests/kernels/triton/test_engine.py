@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimemo.engine.engine import Engine
+from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
 from minimemo.kernels.formats import quantized_matrix
-from minimemo.kernels.triton.launch import Launch
+from minimemo.kernels.linear import widened_rows
+from minimemo.kernels.triton.launch import Launch, Recording
 from minimemo.models import weights
 from minimemo.models.config import RopeConfig
 from minimemo.models.decoder import Decoder, Row
@@ -156,6 +158,39 @@ def test_quantized_weights(bits: int) -> None:
     with _on_triton() as ran:
         assert_close(on_gpu.prefill(on_gpu.new_cache(64), PROMPT).cpu(), expected.double(), "logits", 3e-5)
     assert "_linear" in ran
+
+
+@pytest.mark.parametrize("torch_too", [False, True])
+def test_steps_are_recorded(torch_too: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps after the first are the recorded launches where these are all that is computed; the tokens are the same.
+    The model is a chain here: a row of a matrix for each token, whose largest number tells the next one."""
+    after = [3, 0, 1, 5, 2, 4, 7, 6]
+    codes = torch.zeros(8, 32, dtype=torch.int8)
+    codes[range(8), after] = 9
+    chain = quantized_matrix(codes.to(DEVICE), torch.ones(8, 1, dtype=torch.half, device=DEVICE), bits=8)
+    engine = Engine(_moved(tiny_decoder(CONFIG, seed=3)))
+    computed, recorded = list[int](), list[int]()
+    again = Recording.again
+
+    def step(ids: Tensor, *_: object) -> Tensor:
+        computed.append(1)
+        logits = widened_rows(chain, ids, torch.float32)
+        return logits * 2.0 if torch_too else logits
+
+    def spy(recording: Recording) -> None:
+        recorded.append(len(recording))
+        again(recording)
+
+    monkeypatch.setattr(engine.decoder, "step", step)
+    monkeypatch.setattr(Recording, "again", spy)
+    cache = engine.new_cache(32)
+    cache.length = 4
+    with _on_triton():
+        steps = DeviceSteps(engine.decoder, [cache], None)
+        assert [token for (token,) in steps.follow([0], 3, engine.alone)] == [3, 5, 4]
+    assert steps._places.table[:, 0].tolist() == [7, 7, 8, 7, 0, 0]
+    if DEVICE == "cpu":  # a GPU captures a graph of the second
+        assert (len(computed), recorded) == ((3, []) if torch_too else (1, [3] * 2))
 
 
 def test_coded_matrices_of_a_file(tmp_path: Path) -> None:

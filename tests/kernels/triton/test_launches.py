@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.common import shapes
 from bench.common.shapes import LAYERS
-from minimemo.engine.engine import Engine
+from bench.nogpu import graphed
+from minimemo.engine.engine import GPU_CHUNK, Engine
 from minimemo.engine.steps import DeviceSteps
 from minimemo.kernels import triton
-from minimemo.kernels.triton.launch import Launch
+from minimemo.kernels.triton.launch import Launch, Recording
 from minimemo.memory.blocks import BlockAssembler
 from minimemo.memory.codec import KVLayout
 from minimemo.memory.int4 import Int4Codec
@@ -32,7 +33,7 @@ from minimemo.memory.view import whole
 from minimemo.memory.writer import writing
 from minimemo.models.decoder import Decoder, Row
 from tests.kernels.triton.device import mapped
-from tests.tiny import tiny_engine
+from tests.tiny import tiny_decoder, tiny_engine
 
 _ALLOCATES = ("empty", "arange", "lift_fresh", "detach_")
 
@@ -114,15 +115,17 @@ def test_a_step_of_three_rows_over_a_memory() -> None:
 
 
 def test_a_chunk_of_prefill() -> None:
+    """On a GPU a chunk is long: what the processor does for it does not grow with it."""
     engine = shapes.engine()
+    assert engine.chunk == GPU_CHUNK >= 4 * Engine(tiny_decoder()).chunk
     cache = engine.new_cache(8192)
     cache.length = 4096
-    raw = torch.empty(LAYERS, 2, 512, 64, dtype=torch.bfloat16, device="meta")
-    engine.decoder.rope.of_spans([(4096, 512)], engine.decoder.device)
+    raw = torch.empty(LAYERS, 2, GPU_CHUNK, 64, dtype=torch.bfloat16, device="meta")
+    engine.decoder.rope.of_spans([(4096, GPU_CHUNK)], engine.decoder.device)
     with _traced() as trace:
-        engine._forward(list(range(512)), [Row(cache, 512)], raw_keys=raw, logits="none")
+        engine._forward(list(range(GPU_CHUNK)), [Row(cache, GPU_CHUNK)], raw_keys=raw, logits="none")
     assert trace.counts["_widen"] == 4 * LAYERS + 1  # norms and the embedding with them
-    assert trace.counts.total() == 289, trace.counts
+    assert trace.counts.total() == 265, trace.counts
     assert trace.counts["to"] <= 3 and not trace.counts["cat"], trace.counts  # casts are in the kernels
     assert trace.copies == 1
 
@@ -143,12 +146,49 @@ def test_a_step_that_a_gpu_takes_by_itself(rows: int, packed: bool) -> None:
     asked = []
     for _ in range(2):
         with _traced() as trace:
-            steps._step()
+            steps._compute()
         asked.append([_outside(launch, trace.made) for launch in trace.launches])
         assert trace.copies == 0 and trace.counts.total() == len(trace.launches)  # nothing but these kernels
         for cache in caches:
             cache.length += 1
     assert asked[0] == asked[1] and len(asked[0]) == 173 + LAYERS * ((rows > 1) + packed)
+    with Recording() as recording, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "DEVICE", "meta")
+        patch.setattr(Launch, "run", lambda launch: None)
+        steps._compute()
+    assert recording.whole  # and so later steps are what was recorded of the first
+
+
+def test_besides_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes one operation of torch besides its graph, the copy of what it chose: 4 bytes a row. Of a reply comes
+    in addition what tells where it begins."""
+    engine = shapes.engine()
+    cache = engine.new_cache(8192)
+    cache.length = 5000
+    engine.decoder.rope.whole(9000, engine.decoder.device)
+    monkeypatch.setattr("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given)))
+    with _Operations() as operations:
+        following = engine._follow(cache, 5, 12, {7, 8})
+        next(following)
+        before = list(operations.names)
+        tokens = list(following)
+    assert tokens == [5] * 11 and cache.length == 5012
+    assert (
+        operations.names[len(before) :] == ["copy_"] * 10
+    )  # the last step is asked for before the last but one is read
+    assert len(before) <= 8, before
+
+
+class _Operations(TorchDispatchMode):
+    """Names torch's operations in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def _outside(launch: Launch, made: set[int]) -> tuple[Any, ...]:
