@@ -91,7 +91,7 @@ def test_a_model_whose_profile_the_package_has_is_not_measured(
     profile = calibrate(model, texts)
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     asked: list[str] = []
-    monkeypatch.setattr("minimemo.memo.build.shipped_profile", lambda model, folder: asked.append(model) or profile)
+    monkeypatch.setattr("minimemo.memory.shipped.shipped_profile", lambda model, folder: asked.append(model) or profile)
     events: list[Event] = []
     memo = minimemo.build(
         minimemo.Document.of(TEXT[:1500], "doc"),

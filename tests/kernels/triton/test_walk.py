@@ -33,7 +33,7 @@ TO_DEVICE = {
 TO_CPU = {
     "kernels/triton/pack:pack_into",
     "minimemo/search/embedder:_vectors", "minimemo/memory/tail:put", "minimemo/memory/transform:_encode",
-    "minimemo/memory/codec:byte_planes", "minimemo/engine/steps:_take", "minimemo/engine/sampling:likeliest",
+    "minimemo/memory/codec:byte_planes", "minimemo/engine/steps:_take", "minimemo/engine/engine:_likeliest",
 }  # fmt: skip
 
 
