@@ -125,6 +125,7 @@ def test_models_lie_in_memory_once(tasks: list[Task]) -> None:
 @pytest.mark.usefixtures("fake")
 def test_processes_end_with_who_started_them(tasks: list[Task], tmp_path: Path) -> None:
     """Closed early, as Ctrl-C does, and killed."""
+    tasks = [task for task in tasks if "1.txt" not in task[0].name]  # whose process ends by itself
     with closing(build_in_processes(tasks, 2, RunOptions(threads=1), {})) as builds:
         next(builds)
     pids = [json.loads(memo.read_text())[2] for _, memo, _ in tasks if memo.exists()]
