@@ -59,7 +59,9 @@ void list_entries(const InverseTransform& job, int largest, Spread& spread) {
   spread.actives = 0;
   for (int64_t row = 0; row < job.rows; row++) {
     const int64_t first = count;
-    beyond_bytes(job, row, largest, [&](int64_t t, int16_t symbol) { spread.entries[count++] = {uint32_t(t), float(symbol)}; });
+    beyond_bytes(job, row, largest, [&](int64_t t, int16_t symbol) {
+      spread.entries[count++] = {uint32_t(t), float(symbol)};
+    });
     if (count > first) spread.active[spread.actives++] = {row, first, count};
   }
 }
@@ -100,8 +102,9 @@ EXPORT int minimemo_inverse_transform(int variant, const InverseTransform* job, 
   cut(memory.get());
   std::memset(spread.sums, 0, size_t(cells) * sizeof(int32_t));
   for_each(Work::kLong, threads, spread.groups, [&](int64_t group) {
-    const int64_t row = group * kComponents, end = row + std::min<int64_t>(kComponents, (job->dense - row + 15) / 16 * 16);
-    for (int64_t at = row; at < end; at += 4) lay_quad(*job, spread, at, inverse.largest);  // whole runs of quads
+    const int64_t row = group * kComponents, runs = (job->dense - row + 4 * kRun - 1) / (4 * kRun);
+    const int64_t end = row + std::min<int64_t>(kComponents, runs * 4 * kRun);
+    for (int64_t at = row; at < end; at += 4) lay_quad(*job, spread, at, inverse.largest);
   });
   list_entries(*job, inverse.largest, spread);
   for_each(Work::kLong, threads, job->columns / kColumns, [&](int64_t tile) { inverse.piece(*job, spread, tile); });

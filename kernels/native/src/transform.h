@@ -11,6 +11,7 @@ namespace minimemo {
 
 constexpr int kComponents = 256;  // rows of a basis that share a scale
 constexpr int kQuads = kComponents / 4;
+constexpr int kRun = 4;           // quads that a piece may take at once: whole runs of them are laid out
 constexpr int kColumns = 32;      // of one piece of work
 constexpr int kMaxTokens = 256;
 
