@@ -14,10 +14,11 @@ from minimemo.search.embedder import Embedder
 from minimemo.search.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
 from minimemo.search.lexical import LexicalIndex
 from minimemo.search.vectors import VectorIndex
+from minimemo.text.cells import tabulated
 from minimemo.text.chunks import Chunk
 from minimemo.text.figures import Figured, figured
 from minimemo.text.sentences import sentence_spans
-from minimemo.text.tables import counted, extreme, headers, listed
+from minimemo.text.tables import headers
 from minimemo.text.words import is_blob, is_code, quoted, terms
 
 QUOTED = 0.9  # of the best sentence's score: what is quoted beside it
@@ -101,15 +102,13 @@ class Retriever:
 
     def figured(self, question: str) -> tuple[Figured, list[Hit]] | None:
         """What a question asks to count, to list or to compare, where the words and numbers of the one document that is
-        searched settle it (see text.figures and text.tables), and the passages that it was computed from."""
+        searched settle it (see text.cells and text.figures), and the passages that it was computed from."""
         if len(set(self._documents)) != 1:
             return None
         texts = [chunk.text for chunk in self._chunks]
-        if told := counted(texts, question) or extreme(texts, question) or listed(texts, question):
-            return Figured(str(told[0]), ()), [self._hit(at) for at in told[1]]
         gaps = (chunk.start - before for chunk, before in zip(self._chunks, self._ends(), strict=True))
         whole = "".join("\n" * gap + text for gap, text in zip(gaps, texts, strict=True))
-        if not (found := figured(whole, question)):
+        if not (found := tabulated(whole, question) or figured(whole, question)):
             return None
         holding = (at for start, _ in found.spans for at, c in enumerate(self._chunks) if c.start <= start < c.end)
         return found, [self._hit(at) for at in dict.fromkeys(holding)]

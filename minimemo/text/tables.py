@@ -1,4 +1,5 @@
-"""Tables in plain text: under which header a passage begins, and the rows that a question names, with their columns.
+"""Tables in plain text: under which header a passage begins, the rows that a question names, with their columns, and
+all tables with all their rows.
 
 Rows are those of Markdown, between bars, and of CSV with commas, semicolons, tabs or bars. A table ends where a line
 has another number of fields.
@@ -8,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from minimemo.text.words import terms
 
@@ -20,29 +21,9 @@ MOST_ROWS = 3  # that a question names; more are no answer to what it asks of on
 _RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?\s*)?\|?\s*")
 _NAME = re.compile(r"(?=.*[^\W\d_])[^.!?。！？]{1,40}")  # of a column: no number, no sentence
 
-_HOW_MANY = re.compile(
-    r"\bhow\smany\s(?:different\s)?(\w+)|(?:多少|[几幾])[个個条條行位名笔筆份次]?(\w{1,4})", re.IGNORECASE
-)
-_EXTREME = re.compile(
-    r"\b(?:(?P<price>most\sexpensive)|most|largest|biggest|greatest|highest|longest|heaviest|latest|newest|maximum"
-    r"|(?P<least>(?P<cheap>cheapest)|least|fewest|smallest|lowest|shortest|lightest|earliest|minimum))\b",
-    re.IGNORECASE,
-)
-_LISTS = re.compile(
-    r"^\W*(?:please\s)?(?:list|name|enumerate)\s(?:me\s)?(?:all\s|every\s|each\s)?(?:of\s)?(?:the\s)?(?:different\s)?(\w+)"
-    r"|^\W*which\s(\w+s)\s(?!(?:has|is)\b)",
-    re.IGNORECASE,
-)
-# Words of a question that ask for rows, not for some of them.
-_PLAIN = frozenset(
-    """
-    all amount any appear column contain contained data date different document entry every exist file given line list
-    listed made make many name number order ordered place placed record recorded row sheet shown table text there total
-    value
-    """.split()  # noqa: SIM905
-)
-_Rows: TypeAlias = list[tuple[int, list[str]]]  # the passage that a row stands in, its fields
-_ROWS = re.compile(r"\b(?:rows?|lines|entries|records|items)\b|[行条條]|记录|記錄", re.IGNORECASE)
+_GAP = re.compile(r"\t+| {2,}")  # between columns that are aligned
+_FIELD = re.compile(r"\S+(?: \S+)*")
+_LINE = re.compile(r"[\s=_-]*[=_-]{3}[\s=_-]*")  # drawn under a header, above a total
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +38,17 @@ class Table:
         """Splits a row; an empty list where the line is none of this table's."""
         fields = _fields(line, self.delimiter)
         return fields if len(fields) == len(self.names) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A whole table: the names of its columns, its rows with as many fields each, where those stand in the text, and
+    the line above it."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    spans: tuple[tuple[int, int], ...]
+    title: str = ""
 
 
 def headers(passages: Sequence[str]) -> list[str]:
@@ -97,113 +89,72 @@ def named_rows(text: str, header: str, question: str) -> str:
     )
 
 
-def counted(passages: Sequence[str], question: str) -> tuple[int, list[int]] | None:
-    """Counts in a document's only table what a question asks the number of, and names the passages that hold the rows;
-    None where it asks for something else.
-
-    "How many orders did Ann place?" counts the rows with "Ann", if the first column is named so; of another column, or
-    "different" ones, each value counts once. "How many valves did she order?" is no count of rows.
-    """
-    if not (match := _HOW_MANY.search(question)):
-        return None
-    if not (told := _only_table(passages)):
-        return None
-    table, rows = told
-    noun, header = set(terms(match[1] or match[2])), set(terms(table.header))
-    column = next((at for at, name in enumerate(table.names) if noun & set(terms(name))), None)
-    if column is None and not _ROWS.search(match[0]):
-        return None
-    chosen = _matching(rows, set(terms(question)) - header - noun - set(terms(match[0])))
-    if chosen is None:
-        return None
-    values = {fields[column] for _, fields in chosen} if column else chosen
-    return len(values), list(dict.fromkeys(number for number, _ in chosen))
-
-
-def listed(passages: Sequence[str], question: str) -> tuple[str, list[int]] | None:
-    """Lists from a document's only table what a question asks for all of, each value once, with the passages that hold
-    the rows: "List all customers.", "Which orders did Ann Lee place?". None where it asks for something else."""
-    if not (match := _LISTS.search(question)) or not (told := _only_table(passages)):
-        return None
-    table, rows = told
-    noun, header = set(terms(match[1] or match[2])), set(terms(table.header))
-    column = next((at for at, name in enumerate(table.names) if noun & set(terms(name))), None)
-    chosen = _matching(rows, set(terms(question)) - header - noun - {"list"})
-    if column is None or not chosen:
-        return None
-    values = list(dict.fromkeys(fields[column] for _, fields in chosen if fields[column]))
-    return ", ".join(values), list(dict.fromkeys(number for number, _ in chosen))
+def grids(text: str) -> list[Grid]:
+    """Gives the tables of a text that are whole: none that goes on with a line of another shape, as one does whose rows
+    have too few fields."""
+    lines = [(match.start(), match[0].rstrip()) for match in re.finditer(r"[^\n]+|(?<=\n)(?=\n)|^(?=\n)", text)]
+    plain = [line for _, line in lines]
+    found: list[Grid] = []
+    at, title = 0, ""
+    while at < len(lines):
+        table = _begun(plain[at : at + 1 + LEAST_ROWS])
+        if table is None:
+            rows, past = _aligned(plain, at)
+            if rows:
+                spans = tuple((lines[n][0], lines[n][0] + len(plain[n])) for n, _ in rows[1:])
+                found.append(Grid(rows[0][1], tuple(fields for _, fields in rows[1:]), spans, title))
+            title = plain[at] if plain[at].strip() and not rows else title
+            at = max(past, at + 1)
+            continue
+        kept: list[tuple[int, list[str]]] = []
+        at += 1
+        while at < len(lines):
+            if fields := table.fields(plain[at]):
+                if not _RULE.fullmatch(plain[at]):
+                    kept.append((at, fields))
+            elif plain[at].strip() or not (at + 1 < len(lines) and _goes_on(table, plain[at + 1 :])):
+                break
+            at += 1
+        left = plain[at].count(table.delimiter) if at < len(lines) else 0
+        if not left or (table.delimiter != "|" and 2 * left < len(table.names) - 1):
+            spans = tuple((lines[n][0], lines[n][0] + len(plain[n])) for n, _ in kept)
+            found.append(Grid(table.names, tuple(tuple(fields) for _, fields in kept), spans, title))
+    return found
 
 
-def extreme(passages: Sequence[str], question: str) -> tuple[str, list[int]] | None:
-    """Tells from a document's only table which row has the most or the least of what a question asks for, or how much
-    that is, with the passages that hold it; None where it asks for something else.
-
-    "Which order has the highest unit price?" gives that order, and its price; "What is the highest unit price?" the
-    price. Words of the question that stand in fields ("order of Mina Sato") choose among the rows. The first column
-    names the rows: "the most" of it would be a count.
-    """
-    if not (match := _EXTREME.search(question)) or not (told := _only_table(passages)):
-        return None
-    table, rows = told
-    asked = set(terms(question.replace("'s", "")))
-    named = [set(terms(name)) for name in table.names]
-    chosen = _matching(rows, asked - {term for some in named for term in some} - set(terms(match[0])))
-    if not chosen:
-        return None
-    after = asked & set(terms(question[match.start() :]))
-    after |= {"price", "cost"} if (match["price"] or match["cheap"]) else set()
-    values = {
-        at: [_value(fields[at]) for _, fields in chosen] for at, words in enumerate(named) if at and words & after
-    }
-    columns = [at for at in values if values[at] and None not in values[at]]
-    if len(columns) != 1:
-        return None
-    column = columns[0]
-    best = (min if match["least"] else max)(value for value in values[column] if value is not None)
-    best_rows = [row for row, value in zip(chosen, values[column], strict=True) if value == best]
-    of = re.match(r"\W*(?:which|what)\s(\w+)", question, re.IGNORECASE)
-    key = next((at for at, words in enumerate(named) if of and set(terms(of[1])) & words), None)
-    if len(best_rows) > MOST_ROWS or (key is None and not re.match(r"\W*what\s(?:is|was)\b", question, re.IGNORECASE)):
-        return None
-    name = table.names[column]
-    said = [
-        f"{fields[key]} ({name}: {fields[column]})" if key is not None else fields[column] for _, fields in best_rows
-    ]
-    return ", ".join(dict.fromkeys(said)), list(dict.fromkeys(number for number, _ in best_rows))
+def _goes_on(table: Table, lines: Sequence[str]) -> bool:
+    """Whether a table goes on behind an empty line, and no other begins there."""
+    return bool(table.fields(lines[0])) and not _begun(lines[: 1 + LEAST_ROWS])
 
 
-def _matching(rows: _Rows, sought: set[str]) -> _Rows | None:
-    """The rows that have all that is sought, less words that every question on a table may have; None where the table
-    has not all of it: what else is asked is told otherwise, or nowhere. Pairs of Han characters are looked for where
-    there are some."""
-    held = [set(terms(" ".join(fields))) for _, fields in rows]
-    everything = frozenset().union(*held)
-    sought = {term for term in sought - _PLAIN if term.isascii() or term in everything}
-    return [row for row, words in zip(rows, held, strict=True) if sought <= words] if sought <= everything else None
+def _aligned(lines: Sequence[str], at: int) -> tuple[list[tuple[int, tuple[str, ...]]], int]:
+    """The numbers and fields of the lines of a table that begins here and whose columns are divided by tabs or by two
+    spaces and more, its header first, and the line behind it; nothing where a line of the paragraph has another number
+    of fields, or a column is aligned neither on its left nor on its right."""
+    names = tuple(_GAP.split(lines[at].strip()))
+    if len(names) < 2 or not all(_NAME.fullmatch(name) and not re.search(r"\d|:", name) for name in names):
+        return [], at
+    past = at + 1
+    while past < len(lines) and lines[past].strip() and not (past > at + 1 and _LINE.fullmatch(lines[past])):
+        past += 1
+    body = [number for number in range(at + 1, past) if not _LINE.fullmatch(lines[number])]
+    rows = [tuple(_GAP.split(lines[number].strip())) for number in body]
+    if len(rows) < LEAST_ROWS or any(len(row) != len(names) for row in rows):
+        return [], at
+    if not any(all(any(map(str.isdigit, field)) for field in column) for column in zip(*rows, strict=True)):
+        return [], at
+    places = [[(_width(line, m.start()), _width(line, m.end())) for m in _FIELD.finditer(line)] for line in
+              (lines[number] for number in body)]  # fmt: skip
+    if not any("\t" in lines[number] for number in body):
+        for column in zip(*places, strict=True):
+            if len({start for start, _ in column}) > 1 and len({end for _, end in column}) > 1:
+                return [], at
+    return [(at, names), *zip(body, rows, strict=True)], past
 
 
-def _value(field: str) -> tuple[float, str] | None:
-    """What a field is compared by, a number or a date; None where it is neither."""
-    if re.fullmatch(r"\d{4}-\d\d(?:-\d\d)?", field):
-        return 0.0, field
-    number = re.fullmatch(r"[$€£¥]?\s?(-?\d+(?:\.\d+)?)\s?[%€]?", re.sub(r"(?<=\d),(?=\d{3}\b)", "", field))
-    return (float(number[1]), "") if number else None
-
-
-def _only_table(passages: Sequence[str]) -> tuple[Table, _Rows] | None:
-    """A document's table and its rows, each with the passage that it stands in; None where it has none, or several."""
-    lines = [(number, line) for number, text in enumerate(passages) for line in text.split("\n")]
-    tables: list[Table] = []
-    rows: _Rows = []
-    table = None
-    for at, (number, line) in enumerate(lines):
-        if table and (fields := table.fields(line)):
-            rows.append((number, fields))
-        elif not (table and _RULE.fullmatch(line)):
-            table = _begun([line for _, line in lines[at : at + 1 + LEAST_ROWS]])
-            tables += [table] if table else []
-    return (tables[0], rows) if len(tables) == 1 else None
+def _width(line: str, end: int) -> int:
+    """How far to the right a place of a line stands; a Han character is two columns wide."""
+    return end + sum(unicodedata.east_asian_width(char) in "WF" for char in line[:end])
 
 
 def _rows(lines: Sequence[str]) -> Iterator[tuple[Table, list[str]]]:
