@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from itertools import pairwise
 
 from minimemo.text.figures import FEWEST, MOST, Figured
 from minimemo.text.scripts import HAN
+from minimemo.text.sentences import sentence_ends
 from minimemo.text.tables import MOST_ROWS, Grid, grids
 from minimemo.text.words import STOPWORDS, normalize, root, without_escapes
 
@@ -67,12 +69,17 @@ _HAN_MORE = re.compile(
     r"(?:(?P<dear>[贵貴])|(?P<poor>便宜)|[高多大长長重]|(?P<less>[低少小短轻輕]))(?:出|了)?(?=多少|[几幾])|相差|差(?=多少|[几幾])"
 )
 # Words of a question that ask for no other rows or columns, as roots; characters of Chinese ones.
-_PLAIN = frozenset(map(root, """
-    all amount any appear belong bring brought buy bought contain contained data date different document each entry
-    every exist file get give given got item kind line list listed made make many me much name number ordered per place placed
-    please record recorded row sheet shown sold sort table take taken text there them total type use used value
-    whats invoice catalogue inventory schedule
-    """.split()))  # fmt: skip  # noqa: SIM905
+_PLAIN = frozenset(
+    map(
+        root,
+        """
+        all amount any appear belong bring brought buy bought contain contained data date different document each entry
+        every exist file get give given got item kind line list listed made make many me much name number ordered per
+        place placed please record recorded row sheet shown sold sort table take taken text there them total type use
+        used value whats invoice catalogue inventory schedule
+        """.split(),  # noqa: SIM905
+    )
+)
 _HAN_PLAIN = tuple(
     sorted(
         """
@@ -477,14 +484,14 @@ def _difference(table: _Vocabulary, question: str, text: str) -> Figured | None:
 
 
 def _rivals(table: _Vocabulary, read: _Read, columns: Sequence[int] | set[int], text: str) -> bool:
-    """Whether a line outside of the table also has the words of the row and of a column: it may tell it otherwise."""
+    """Whether a sentence outside of the table also has the words of the row and of a column, and may differ."""
     row = {word for mention in read.held for word in mention.words}
     names = [{*_words(_base(table.grid.names[column]), header=True)} for column in columns]
-    at = 0
-    for line in text.split("\n"):
-        inside = any(start <= at < end for start, end in table.grid.spans)
-        at += len(line) + 1
-        if inside or not row:
+    starts = {start for start, _ in table.grid.spans}
+    cuts = sorted({0, len(text), *sentence_ends(text), *(match.end() for match in re.finditer("\n", text))})
+    for start, end in pairwise(cuts):
+        line = text[start:end]
+        if not row or start in starts:
             continue
         words = {*_words(line)}
         if all(word in words or (_is_han(word) and word in line) for word in row) and any(

@@ -65,6 +65,10 @@ _NUMBER_WORD = (
     r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|several|many|hundred|more|other)"
 )
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#|]|\d+[.)]\s))")
+# "Oak, oiled: 1,765 euro" on a line of its own.
+_ENTRY = re.compile(r"^[>\s]*[^\n:]{1,60}:[^\S\n]+[$€£¥]?\d[\d.,]*(?:[^\S\n]?[^\s\d]+){0,3}[^\S\n]*$", re.MULTILINE)
+# "A table of oak", "one of ash".
+_ONE_OF = re.compile(r"(?:an?\s|the\s)?(?P<noun>\w+)\sof\s(?:the\s)?(?P<name>.+)", re.IGNORECASE)
 # A line of a log or a chat: it begins with a date or a time.
 _RECORD = re.compile(r"^(?:\x1b\[[\d;]*m)*\[?\d[\d/.:T ,-]{6,}\S.*\S[^\S\n]*$", re.MULTILINE)
 _SPEAKER = re.compile(r"\[?\d[\d/.:, -]{4,20}(?:\s?[AP]M)?\]?\s(?:-\s)?([^:\n\d]{1,40}):\s", re.IGNORECASE)
@@ -238,6 +242,9 @@ def _recorded(text: str, question: str) -> Figured | None:
 
 def _compared(text: str, names: tuple[str, str], hint: str) -> _Measures | None:
     one, other = names
+    first, second = _ONE_OF.fullmatch(one), _ONE_OF.fullmatch(other)
+    if first and second and normalize(second["noun"]) in ("one", "that", normalize(first["noun"])):
+        one, other = first["name"], second["name"]
     return None if normalize(one) == normalize(other) else _measured(text, [one, other], hint)
 
 
@@ -268,7 +275,10 @@ def _stretches(text: str, names: Sequence[str]) -> dict[str, list[_Told]]:
         for name, words in ((name, r"\s+".join(map(re.escape, name.split()))) for name in names)
         for match in re.finditer(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
     )
-    cuts = sorted({0, *sentence_ends(text), *(m.start() for m in _PARAGRAPH.finditer(text)), len(text)})
+    cuts = sorted(
+        {0, *sentence_ends(text), *(m.start() for m in _PARAGRAPH.finditer(text)), len(text)}
+        | {place for m in _ENTRY.finditer(text) for place in m.span()}
+    )
     sentences = list(pairwise(cuts))
     told: dict[str, list[_Told]] = {name: [] for name in names}
     at = 0

@@ -113,3 +113,13 @@ CHAT = """23/09/2016, 9:32 PM - Noor: who brings it??
 def test_lines_of_logs_and_chats_are_counted(text: str, question: str, answer: str | None) -> None:
     found = figured(text, question)
     assert (found.text if found else None) == answer
+
+
+def test_what_is_told_by_lines_of_a_name_and_a_number_is_compared() -> None:
+    text = (
+        "Our prices:\n> pine, waxed: 640 euro\n> elm, waxed: 1,090 euro\n> A lock adds 35 euro. The elm weighs 40 kg."
+    )
+    found = figured(text, "How much more does a bench of elm cost than one of pine?")
+    assert found and found.text == "450 euro (1,090 euro - 640 euro)"
+    assert figured(text, "How much more does a bench of elm weigh than one of pine?") is None
+    assert figured(text, "How much more does a bench of elm cost than a lock of pine?") is None
