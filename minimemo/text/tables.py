@@ -112,9 +112,7 @@ def grids(text: str) -> list[Grid]:
             if fields := table.fields(plain[at]):
                 if not _RULE.fullmatch(plain[at]):
                     kept.append((at, fields))
-            elif plain[at].strip() or not (
-                at + 1 < len(lines) and _goes_on(table, plain[at + 1 : at + 2 + LEAST_ROWS])
-            ):
+            elif plain[at].strip() or not _goes_on(table, plain[at + 1 : at + 2 + LEAST_ROWS]):
                 break
             at += 1
         left = plain[at].count(table.delimiter) if at < len(lines) else 0
@@ -126,7 +124,7 @@ def grids(text: str) -> list[Grid]:
 
 def _goes_on(table: Table, lines: Sequence[str]) -> bool:
     """Whether a table goes on behind an empty line, and no other begins there."""
-    return bool(table.fields(lines[0])) and not _begun(lines)
+    return bool(lines and table.fields(lines[0])) and not _begun(lines)
 
 
 def _aligned(lines: Sequence[str], at: int) -> tuple[list[tuple[int, tuple[str, ...]]], int]:

@@ -116,9 +116,7 @@ def test_lines_of_logs_and_chats_are_counted(text: str, question: str, answer: s
 
 
 def test_what_is_told_by_lines_of_a_name_and_a_number_is_compared() -> None:
-    text = (
-        "Our prices:\n> pine, waxed: 640 euro\n> elm, waxed: 1,090 euro\n> A lock adds 35 euro. The elm weighs 40 kg."
-    )
+    text = "Our prices:\n> pine, waxed: 640 euro\n> elm, waxed: 1,090 euro\n> A lock adds 35 euro. The elm has 40 kg."
     found = figured(text, "How much more does a bench of elm cost than one of pine?")
     assert found and found.text == "450 euro (1,090 euro - 640 euro)"
     assert figured(text, "How much more does a bench of elm weigh than one of pine?") is None
