@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from minimemo.text.figures import FEWEST, MOST, Figured
 from minimemo.text.scripts import HAN
@@ -56,6 +57,10 @@ _HOW_MUCH = re.compile(r"\bhow\s(?:much|many)\b|多少|[几幾]", re.IGNORECASE)
 _KINDS = re.compile(
     r"\bhow\smany\s(?:different\s)?(?:kind|type|sort)s\sof\b|(?:多少|[几幾])[种種款类類]", re.IGNORECASE
 )
+_DIFFERENT = re.compile(
+    r"\b(?:different|distinct|(?:kind|type|sort)s)\b|不同|(?:多少|[几幾])[种種款类類家位名]", re.IGNORECASE
+)
+_GOODS = re.compile(r"\b(?:item|article|product|piece|good)s?\b|[货貨商产產]品|品名", re.IGNORECASE)
 _OF_ROWS = re.compile(r"\b(?:rows?|lines|entries|records|items)\b|[行条條]|记录|記錄", re.IGNORECASE)
 _WHEN = re.compile(r"^\W*when\b|何时|何時|什么时候|什麼時候|哪[一]?[天年月]", re.IGNORECASE)
 _LIST = re.compile(r"^\W*(?:please\s)?(?:list|name|enumerate|give)\b|\blist\s(?:them|all)\b|哪些|列出", re.IGNORECASE)
@@ -75,8 +80,8 @@ _PLAIN = frozenset(
         """
         all amount any appear belong bring brought buy bought contain contained data date different document each entry
         every exist file get give given got item kind line list listed made make many me much name number ordered per
-        place placed please record recorded row sheet shown sold sort table take taken text there them total type use
-        used value whats invoice catalogue inventory schedule
+        place placed please record recorded row sheet shown table take text there them total value whats invoice
+        catalogue inventory schedule
         """.split(),  # noqa: SIM905
     )
 )
@@ -91,7 +96,13 @@ _HAN_PLAIN = tuple(
         reverse=True,
     )
 )
-_PRICE = frozenset(("pric", "cost", "pay", "paid", "worth", "单价", "單價", "价格", "價格", "价钱", "售价", "售價"))
+_ORDINALS = frozenset(
+    map(root, ("first", "second", "third", "last", "next", "more", "less", "before", "after", "average"))
+)
+_DIVIDES = re.compile(r"\b(?:and|or|not|no|without|except)\b|[和与與或不]", re.IGNORECASE)
+_PRICE = frozenset(
+    ("pric", "cost", "pay", "paid", "worth", "单价", "單價", "价格", "價格", "价钱", "售价", "售價", "多少钱", "多少錢")
+)
 _SAME = (
     _PRICE,
     frozenset(("stock", "库存", "庫存")),
@@ -159,7 +170,8 @@ class _Vocabulary:
                     self.of_cells.setdefault(word, {}).setdefault(column, set()).add(row)
         self.named.pop((), None)
         self.cells.pop((), None)
-        self.title = {*_words(grid.title)} - _PRICE
+        title = {*_words(grid.title)} - _PRICE - _ORDINALS
+        self.title = title if len(title) <= 3 and not _DIVIDES.search(grid.title) else set()  # "Error codes"
 
     @cached_property
     def classes(self) -> frozenset[str]:
@@ -231,10 +243,16 @@ class _Vocabulary:
         if found := self.of_names.get(word):
             return found
         same = next((group for group in _SAME if word in group), frozenset())
-        columns = set().union(*(self.of_names.get(other, ()) for other in same))
-        if columns and word in _PRICE:  # "What does position 3 cost?": one piece, or all of it
-            columns |= {at for at, name in enumerate(self.grid.names) if _AMOUNT.search(name.replace("_", " "))}
-        return columns
+        columns: set[int] = set().union(*(self.of_names.get(other, ()) for other in same))
+        return columns | self._amounts() if columns and word in _PRICE else columns
+
+    def _amounts(self) -> set[int]:
+        return {at for at, name in enumerate(self.grid.names) if _AMOUNT.search(name.replace("_", " "))}
+
+    def priced(self) -> set[int]:
+        """The columns that "What does position 3 cost?" may mean: the price of a piece, the amount of all of them."""
+        columns = self._columns("pric")
+        return columns | self._amounts() if columns else columns
 
     def _joined(self, mentions: Sequence[_Mention], words: Sequence[str], price: bool, noun: bool) -> _Read | None:
         """What all mentions say together."""
@@ -251,8 +269,10 @@ class _Vocabulary:
                 found = self.cells[mention.words] if mention.exact else self.of_cells[mention.words[0]]
                 mention = _Mention(mention.words, both[0], frozenset(found[column]), mention.exact)
             held.append(mention)
-        rows = frozenset(range(len(self.grid.rows))).intersection(*(m.rows for m in held if m.rows is not None))
-        used = frozenset().union(*(m.columns for m in held))
+        rows: frozenset[int] = frozenset(range(len(self.grid.rows))).intersection(
+            *(m.rows for m in held if m.rows is not None)
+        )
+        used: frozenset[int] = frozenset().union(*(m.columns for m in held))
         named = [m for m in mentions if m.rows is None]
         first = named[0].columns if noun and named and named[0] is mentions[0] else None
         if first is not None and len(first) > 1:
@@ -263,17 +283,18 @@ class _Vocabulary:
         sets = [m.columns for m in named if not m.columns & used or m.columns == first]
         if any(s != {0} for s in sets) and first != {0}:
             sets = [s for s in sets if s != {0}]
-        sure = frozenset().union(*(s for s in sets if len(s) == 1))
+        sure: frozenset[int] = frozenset().union(*(s for s in sets if len(s) == 1))
         if any(len(s) > 1 and not s & sure for s in sets):
-            both = frozenset(range(len(self.grid.names))).intersection(*sets)
-            if sure or len(both) != 1:
+            shared = frozenset(range(len(self.grid.names))).intersection(*sets)
+            if sure or len(shared) != 1:
                 return None
-            sure = both
+            sure = shared
         vague = any(
             not m.exact and len({self.grid.rows[row][column] for row in rows for column in m.columns}) > 1 for m in held
         )
-        column = next(iter(first)) if first else None
-        return _Read(tuple(sorted(rows)), sure, column, tuple(held), tuple(words), price, vague)
+        return _Read(
+            tuple(sorted(rows)), sure, next(iter(first)) if first else None, tuple(held), tuple(words), price, vague
+        )
 
 
 def tabulated(text: str, question: str) -> Figured | None:
@@ -308,7 +329,7 @@ def _told(grid: Grid, question: str, text: str) -> Figured | None:
         return None
     (column,) = columns
     if sums and rest != question:
-        return _sum(table, read, column)
+        return _sum(table, read, column, text)
     if _LIST.search(question) or (read.noun == column and len(read.rows) > 1):
         return _list(table, read, column, question)
     return _cell(table, read, column, question, text)
@@ -318,7 +339,7 @@ def _asked(table: _Vocabulary, read: _Read, question: str) -> frozenset[int]:
     """The columns that are asked for; of "how much" without a name of one the price."""
     if read.columns or not (read.price or re.search(r"\bhow\smuch\b", question, re.IGNORECASE)):
         return read.columns
-    return frozenset(table._columns("pric"))
+    return frozenset(table.priced())
 
 
 def _cell(table: _Vocabulary, read: _Read, column: int, question: str, text: str) -> Figured | None:
@@ -362,11 +383,17 @@ def _count(table: _Vocabulary, read: _Read, question: str) -> Figured | None:
         column = read.noun or None
         if column and (all(_number(fields[column]) for fields in grid.rows)):
             return None
-    values = {grid.rows[row][column] for row in read.rows} if column is not None else read.rows
+    goods = _GOODS.search(question) and any(_QUANTITY.search(name.replace("_", " ")) for name in grid.names)
+    if goods and not _DIFFERENT.search(question):
+        return None  # kinds, or pieces
+    values = {grid.rows[row][column] for row in read.rows} if column is not None else set(map(str, read.rows))
+    names = all(value[:1].isupper() for value in values)
+    if column is not None and len(values) < len(read.rows) and not (names or _DIFFERENT.search(question)):
+        return None  # "How many bikes": six kinds, or 44; of names each is one
     return Figured(str(len(values)), tuple(grid.spans[row] for row in read.rows))
 
 
-def _sum(table: _Vocabulary, read: _Read, column: int) -> Figured | None:
+def _sum(table: _Vocabulary, read: _Read, column: int, text: str) -> Figured | None:
     """The sum of a column over the rows that are left, if it can be added up."""
     grid, name = table.grid, table.grid.names[column].replace("_", " ")
     priced = any(word in _PRICE for word in _words(grid.names[column], header=True))
@@ -374,6 +401,8 @@ def _sum(table: _Vocabulary, read: _Read, column: int) -> Figured | None:
     if _aggregated(grid) or read.vague or _APIECE.search(name) or (priced and quantities) or column == 0:
         return None
     values = _numbers([grid.rows[row][column] for row in read.rows])
+    if not read.held and any(_TOTAL.match(line) for line in text.split("\n")):
+        return None  # the document has sums of its own, with taxes maybe
     if values is None or (read.noun is not None and read.noun != column):
         return None
     numbers, sign, unit = values
@@ -410,10 +439,11 @@ def _extreme(table: _Vocabulary, question: str, match: re.Match[str]) -> Figured
     dates = all(re.fullmatch(r"\d{4}-\d\d(?:-\d\d)?", cell) and len(cell) == len(cells[0]) for cell in cells)
     if dates and not re.search(r"latest|newest|earliest|最[早晚新]", match[0], re.IGNORECASE):
         return None
-    values: Sequence[str] | Sequence[Decimal] | None = cells if dates else (_numbers(cells) or (None,))[0]
-    if values is None:
+    values: Sequence[Any]  # dates, or numbers
+    values = cells if dates else (_numbers(cells) or ([],))[0]
+    if not values:
         return None
-    best = (min if match["least"] or match["less"] else max)(values)  # type: ignore[type-var]
+    best = (min if match["least"] or match["less"] else max)(values)
     rows = [row for row, value in zip(read.rows, values, strict=True) if value == best]
     if len(rows) > MOST_ROWS:
         return None
@@ -457,14 +487,14 @@ def _difference(table: _Vocabulary, question: str, text: str) -> Figured | None:
     price = price or one.price or other.price
     places: list[tuple[int, int]] = []
     if one.held and other.held:
-        columns = one.columns | other.columns or (table._columns("pric") if price else set())
+        columns = one.columns | other.columns or (table.priced() if price else set())
         if len(columns) != 1 or len(one.rows) != 1 or len(other.rows) != 1:
             return None
         (column,) = columns
         places = [(one.rows[0], column), (other.rows[0], column)]
-        price = price and not table._columns("pric")
+        price = price and not table.priced()
     elif one.held and len(one.rows) == len(one.columns) == len(other.columns) == 1:
-        places = [(one.rows[0], *one.columns), (one.rows[0], *other.columns)]
+        places = [(one.rows[0], column) for of in (one, other) for column in of.columns]
         if _unit_of(grid.names[places[0][1]]) != _unit_of(grid.names[places[1][1]]):
             return None
     if not places or places[0] == places[1]:

@@ -148,6 +148,7 @@ def test_a_chinese_table_is_asked(question: str, answer: str | None) -> None:
         ("How many seats does the Otter have?", None),
         ("How many boats does captain Ada Roth have?", "2"),
         ("How many boats have more than 100 seats?", None),
+        ("How many captains are there?", "2"),
         ("How much longer is the Heron than the Swift?", None),
         ("Who is the captain of the Swift?", "Jan Beck"),
         ("Who built the Swift?", None),
@@ -169,7 +170,9 @@ def test_markdown_tables_are_asked(question: str, answer: str | None) -> None:
         ("What does position 3 cost?", None),
         ("What is the quantity of position 3?", "5 (Qty)"),
         ("What is the total of the unit price?", None),
-        ("What is the total amount of all positions?", "199.30 (120.00 + 9.30 + 70.00)"),
+        ("What is the total amount of all positions?", None),
+        ("How much is article HK-2?", None),
+        ("How many articles were ordered?", None),
     ],
 )
 def test_aligned_columns_are_asked(question: str, answer: str | None) -> None:
