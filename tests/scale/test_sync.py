@@ -164,6 +164,34 @@ def test_it_goes_on_after_a_stop_at_any_moment(folder: Path, sync, monkeypatch: 
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
 
 
+@pytest.mark.parametrize("command", ["sync", "forget"])
+def test_nothing_stays_of_a_document_that_a_stopped_sync_alone_knew(  # type: ignore[no-untyped-def]
+    folder: Path, sync, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Stopped within one document, and between another one's memo and the note of it; then both go."""
+    sync()
+    secret = "Nobody else knows of the seventh staircase. " * 9
+
+    def stop(*given: object) -> None:
+        if len(given) > 1:  # a note of something, at least
+            raise KeyboardInterrupt
+
+    for where, name in (("scale.sync.Collection.note", "new/f.txt"), ("memo.build.write_memory", "g.txt")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(secret)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"minimemo.{where}", stop)
+            assert sync()[0] == 130
+        (folder / name).unlink()
+    assert {"new/f.txt.memo", ".g.txt.memo.building"} <= {
+        str(path.relative_to(memos_of("reports"))) for path in memos_of("reports").rglob("*")
+    }
+    assert main(["forget", "reports"]) == 0 if command == "forget" else sync()[0] == 0
+    left = [path for path in home.rglob("*") if path.is_file() and b"staircase" in path.read_bytes()]
+    assert not left and not list(home.rglob(".*.building")) and not list(home.rglob("new"))
+    assert memos() == (set() if command == "forget" else {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"})
+
+
 def test_documents_of_the_same_bytes_share_a_memo(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
     """Whichever of them goes or changes, the memo is built once and stays while one of them is there."""
     (folder / "z.txt").write_bytes((folder / "b.txt").read_bytes())
