@@ -199,6 +199,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
 
     async def upload(request: Request) -> Response:
         service.check_write()
+        jobs.check()
         name, tier = request.query_params.get("name", ""), request.query_params.get("memory", "balanced")
         if not name.strip():
             raise InputError("name: the file's name is needed, as ?name=report.pdf")
@@ -219,10 +220,10 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
                     file.write(part)
             if not size:
                 raise InputError(f"{name}: is empty")
+            return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
 
     def remove(request: Request) -> Response:
         service.check_write(request.path_params["id"])

@@ -224,7 +224,10 @@ def assistant(
             source = Path(path).expanduser()
             if not source.is_absolute() or not source.is_file():
                 raise ToolError(f"{path}: no such file; give its whole path")
-            return jobs.submit(source, {}).facts()
+            try:
+                return jobs.submit(source, {}).facts()
+            except MinimemoError as error:
+                raise ToolError(str(error)) from error
 
         async def list_builds() -> dict[str, Any]:
             """List the documents that are being read, or were since the start."""
