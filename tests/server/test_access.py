@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from minimemo.ask import Found, Passage, Piece
 from minimemo.errors import InputError
+from minimemo.events import Event
 from minimemo.files import data_dir
-from minimemo.server.access import AUDIT, Access, OverQuota, Quota, read_access
+from minimemo.server.access import AUDIT, DOCUMENTS, Access, OverQuota, Quota, read_access
+from minimemo.server.app import Service
+from minimemo.server.desk import Desk
 from tests.conftest import TinyModels
 from tests.server.conftest import NOTES, TEXT, Served, running
 
@@ -211,6 +216,38 @@ def test_the_log_tells_who_had_what_and_no_text(shared: Served) -> None:
     assert path.stat().st_mode & 0o077 == 0
     for text in ("a question of mine", "user number", "Hello world", SECRET, *TOKENS.values()):
         assert text not in content
+
+
+def test_who_leaves_before_the_end_has_had_what_came_until_then(shared: Served) -> None:
+    """The tokens are of his share, the documents in the log."""
+    desk = Desk()
+    quota = Quota(tokens=100)
+    service = Service(shared.service.shelf, desk, shared.service.jobs, Access("x", "0" * 64, (), False, quota))
+    request = Request({"type": "http", "headers": [], DOCUMENTS: set()})
+
+    def work() -> Iterator[Any]:
+        yield {"doc.txt": "doc"}
+        yield Found(passages=(Passage(0, 4, "text", score=0.0, document="doc.txt"),))
+        for count in range(1, 60):
+            desk.hear(Event("answer", count, 256, "tok"))
+            yield Piece("word")
+
+    async def read() -> None:
+        steps = service.steps(work, request)
+        pieces = 0
+        async for step in steps:
+            pieces += isinstance(step, Piece)
+            if pieces == 40:
+                break
+        await steps.aclose()  # type: ignore[attr-defined]
+
+    for _ in range(3):
+        quota.ask()
+        asyncio.run(read())
+    assert request.scope[DOCUMENTS] == {"doc"}
+    with pytest.raises(OverQuota, match="100 tokens"):
+        quota.ask()
+    desk.close(1)
 
 
 def test_shares_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
