@@ -144,16 +144,17 @@ class StoreIndex:
         self._take_in(listed, self._store.entries.keys() - listed.keys())
 
     def refresh(self) -> None:
-        """Takes in what minimemo has built, changed or deleted since; the memos of folders are all looked at."""
+        """Takes in what minimemo has built, changed or deleted since, and looks again at what could not be read; the
+        memos of folders are all looked at."""
         if self._list is None:
             self.check()
             return
         self._store.refresh()
         self._words.refresh()
         changes = self._list.read()
-        self._take_in(
-            [path for path, noted in changes.items() if noted], {p for p, noted in changes.items() if not noted}
-        )
+        paths = {*(path for path, noted in changes.items() if noted), *self.missing} & self._list.values.keys()
+        self.missing = []
+        self._take_in(paths, {p for p, noted in changes.items() if not noted})
 
     def _take_in(self, paths: Collection[str], gone: Collection[str]) -> None:
         vectors, words, unread = [], [], set()

@@ -377,6 +377,28 @@ def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(remembered()) == 4
 
 
+def test_a_memo_that_cannot_be_read_for_a_moment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 3, passages=3, dim=8)
+    index = StoreIndex(store_file())
+    memo = tmp_path / "1.memo"
+    os.utime(memo / "manifest.json", ns=(7, 7))
+    remember(memo)
+    (memo / "index.bin").rename(memo / "aside")
+    index.refresh()
+    assert index.missing == [str(memo)] and len(index.entries) == 2
+    (memo / "aside").rename(memo / "index.bin")
+    index.refresh()
+    assert not index.missing and len(index.entries) == 3
+    (memo / "index.bin").unlink()
+    os.utime(memo / "manifest.json", ns=(8, 8))
+    remember(memo)
+    index.refresh()
+    remove(memo)
+    index.refresh()
+    assert not index.missing
+
+
 def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was a file for each memo; whatever else lies among them stays, and harms nobody."""
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
