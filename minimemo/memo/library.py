@@ -21,7 +21,7 @@ import numpy.typing as npt
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import parse_json, profiles_dir, store_file, words_file
+from minimemo.files import parse_json, profiles_dir, store_file, whole_path, words_file
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
@@ -95,7 +95,7 @@ def remove_all(memos: Sequence[Path]) -> int:
     finally:
         if removed:
             forget(*removed)
-            gone = {str(memo.absolute()) for memo in removed}
+            gone = {str(whole_path(memo)) for memo in removed}
             VectorStore(store_file(), check=False).update([], gone)
             TermStore(words_file(), check=False).update([], gone)
     return freed

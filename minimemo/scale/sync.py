@@ -20,7 +20,7 @@ from typing import TypeAlias
 from filelock import FileLock, Timeout
 
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import content_hash, data_dir, disk_bytes, private_folder
+from minimemo.files import content_hash, data_dir, disk_bytes, private_folder, whole_path
 from minimemo.journal import Journal, append
 from minimemo.memo.folder import sweep
 from minimemo.memo.library import remove_all
@@ -137,7 +137,9 @@ def load(name: str) -> Collection:
         raise InputError(f"collection {name!r}: there is none; make one: minimemo sync FOLDER --name {name}")
     try:
         folder, synced = head
-        return Collection(name, folder, {path: Known(*row) for path, row in table.values.items()}, synced)
+        return Collection(
+            name, str(whole_path(Path(folder))), {path: Known(*row) for path, row in table.values.items()}, synced
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"{_file(name)}: is no collection ({error}); delete it, and sync the folder again") from error
 

@@ -15,7 +15,7 @@ from typing import Any
 from minimemo.ask import PROMPTS, Answer, Found, Mode, Piece, checked_question, stands_alone
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Listener, silent
-from minimemo.files import data_dir, private_folder, store_file
+from minimemo.files import data_dir, private_folder, store_file, whole_path
 from minimemo.memo.library import PICKED, StoreIndex, remove
 from minimemo.memo.manifest import MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, together
@@ -94,7 +94,7 @@ class Shelf:
         self, places: Sequence[str | Path] = (), options: RunOptions = DEFAULT_OPTIONS, on_event: Listener = silent,
         generator: Any = None, model: Any = None, embedder: Any = None,
     ) -> None:  # fmt: skip
-        self._places = [Path(place).absolute() for place in places]
+        self._places = [whole_path(Path(place)) for place in places]
         self._runtime = Runtime(model, embedder, options, on_event, generator)
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()

@@ -357,7 +357,7 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     assert not list((data_dir() / "collections").glob("*reports*"))
 
 
-def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     for name in ("../up", "", "a/b", ".x"):
         assert sync("--name", name)[0] == 2 or name == ""
     sync()
@@ -367,6 +367,9 @@ def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> No
 
         with opened(tmp_path / "two" / "reports", "reports"):
             pass
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    assert main(["sync", "../reports", "--dry-run"]) == 0  # the same folder
     for name in ("reports", "other"):
         with pytest.raises(InputError, match="is no folder; name"), opened(tmp_path / "nothing", name):
             pass

@@ -269,6 +269,18 @@ def test_shares_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None
         quota.ask()
 
 
+def test_a_memo_is_seen_by_whatever_path_it_is_noted(shelf_folder: Path, tmp_path: Path) -> None:
+    """Where a link leads to its folder, or the file of tokens names it with `..`."""
+    shutil.copytree(shelf_folder / "doc.memo", tmp_path / "real" / "doc.memo")
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    file = tmp_path / "link" / "tokens.toml"
+    for memo in ("doc.memo", "../link/doc.memo", "../real/doc.memo"):
+        file.write_text(f"[a]\nsha256 = '{'0' * 64}'\nmemos = ['{memo}']\n")
+        (access,) = read_access(file)
+        assert access.sees(tmp_path / "real" / "doc.memo") and not access.sees(tmp_path / "real" / "x.memo")
+        assert access.sees(tmp_path / "link" / "doc.memo") or ".." in memo
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
