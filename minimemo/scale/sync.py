@@ -324,6 +324,8 @@ def one_by_one(build: Callable[[Path, Path, str], object]) -> Builds:
                 yield document, ""
             except MinimemoError as error:
                 yield document, str(error) or type(error).__name__
+            except MemoryError:
+                yield document, "too little memory is free"
 
     return builds
 

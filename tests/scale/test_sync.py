@@ -127,6 +127,16 @@ def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:
     assert sync()[0] == 0 and "a.txt.memo" in memos()
 
 
+def test_a_document_that_takes_too_much_memory_stops_no_other(folder: Path) -> None:
+    def build(document: Path, memo: Path, sha256: str) -> None:
+        if document.name == "a.txt":
+            raise MemoryError
+
+    tasks = [(folder / name, folder / f"{name}.memo", "") for name in ("a.txt", "b.txt")]
+    told = {path.name: why for path, why in one_by_one(build)(tasks)}
+    assert told == {"a.txt": "too little memory is free", "b.txt": ""}
+
+
 def test_a_folder_that_is_empty_or_gone_forgets_nothing_unasked(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
     (folder / "f.txt").write_text("A fifth one, of room 5. " * 5)
     sync()
