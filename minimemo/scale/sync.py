@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -351,7 +352,7 @@ def _delete_strays(collection: Collection) -> None:
     root, documents = memos_of(collection.name), collection.documents
     strays, unfinished = [], []
     for folder, names, _ in os.walk(root):
-        for name in [name for name in names if name.endswith((".memo", ".building"))]:
+        for name in [name for name in names if re.fullmatch(r".*\.memo|\..*\.memo\.building", name, re.DOTALL)]:
             names.remove(name)  # nothing of it is looked at
             memo = Path(folder) / name.removeprefix(".").removesuffix(".building")
             known = documents.get(str(memo.relative_to(root)).removesuffix(".memo"))

@@ -186,19 +186,19 @@ def test_nothing_stays_of_a_document_that_a_stopped_sync_alone_knew(  # type: ig
         if len(given) > 1:  # a note of something, at least
             raise KeyboardInterrupt
 
-    for where, name in (("scale.sync.Collection.note", "new/f.txt"), ("memo.build.write_memory", "g.txt")):
+    for where, name in (("scale.sync.Collection.note", "new.building/f.txt"), ("memo.build.write_memory", "g.txt")):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(secret)
         with monkeypatch.context() as patch:
             patch.setattr(f"minimemo.{where}", stop)
             assert sync()[0] == 130
         (folder / name).unlink()
-    assert {"new/f.txt.memo", ".g.txt.memo.building"} <= {
+    assert {"new.building/f.txt.memo", ".g.txt.memo.building"} <= {
         str(path.relative_to(memos_of("reports"))) for path in memos_of("reports").rglob("*")
     }
     assert main(["forget", "reports"]) == 0 if command == "forget" else sync()[0] == 0
     left = [path for path in home.rglob("*") if path.is_file() and b"staircase" in path.read_bytes()]
-    assert not left and not list(home.rglob(".*.building")) and not list(home.rglob("new"))
+    assert not left and not list(home.rglob(".*.building")) and not list(home.rglob("new.building"))
     assert memos() == (set() if command == "forget" else {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"})
 
 
