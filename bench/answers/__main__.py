@@ -2,7 +2,6 @@
 
     python -m bench.answers --sets xquad_en --limit 20 --modes rag,memorag
     python -m bench.answers --sets everyday,unanswerable --mode memorag --limit 999 --generator qwen2.5-coder-1.5b
-    python -m bench.answers --support --sets xquad_en,xquad_zh,cmrc,drcd
 
 Means with 95 % bootstrap intervals, in points (0 to 100) of the set's metric, and each mode against `rag` on the same
 questions. Memos and answers are kept in minimemo's cache folder: a run may be stopped at any moment, goes on where it
@@ -13,10 +12,6 @@ of that with doubt, wrong with doubt and without, says no where the document doe
 (bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
 in mode search nobody writes, and the first question has the answer that the set gives; in mode rewrite the model makes
 one question of the two.
-
---support: how often `supported` is right, without a model:
-every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
-about the same evidence, which stand in the passage and answer something else.
 
 Exit codes: 0 done, 1 stopped before all was answered, 2 a mistake.
 """
@@ -36,10 +31,9 @@ from typing import Any
 from bench.answers.measures import SEARCHED, WAYS, Row, summary
 from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
-from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
+from bench.common.data import DATA, EVERYDAY, Question, questions
 from bench.common.intervals import interval
 from bench.common.report import command, parser, show
-from minimemo.ask.answer import Passage, is_supported
 from minimemo.errors import InputError
 from minimemo.memory.tiers import DEFAULT, TIERS
 
@@ -54,7 +48,6 @@ JUDGED_COLUMNS = (
     ("set", "<12"), ("mode", "<17"), ("figure", "<24"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
     ("high", "6.1f"), ("s", "6.2f"),
 )  # fmt: skip
-SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others", "6.3f"), ("n_others", "6"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--cases", type=Path, default=EVERYDAY, help="of the set everyday")
     made.add_argument("--out", type=Path, help="a JSONL file for every answer with its scores")
     made.add_argument("--fresh", action="store_true", help="ask again what was asked before")
-    made.add_argument("--support", action="store_true", help="judge `supported` instead")
     return command(made.parse_args(arguments), "bench.answers", _run)
 
 
@@ -80,10 +72,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     names, modes = args.sets.split(","), args.modes.split(",")
     if unknown := sorted(set(modes) - set(MODES)):
         raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
-    if args.support:
-        rows = [support(args.data, name) for name in names]
-        show(SUPPORT_COLUMNS, rows)
-        return {"support": rows}
     asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
     runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
@@ -178,27 +166,6 @@ def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
         if mode != "rag" and gains:
             table[f"{mode}_minus_rag"] = interval(gains)
     return table
-
-
-def support(data: Path, name: str) -> dict[str, Any]:
-    """Share of right answers called supported, their number, and the same of other questions' answers."""
-    groups: dict[tuple[str, tuple[int, int]], list[Question]] = defaultdict(list)
-    for question in questions(data, name, limit=10**6):
-        if question.evidence:
-            groups[question.doc_id, question.evidence[0]].append(question)
-    texts = {doc: document_text(data, doc) for doc, _ in groups}
-    right, others = [], []
-    for (doc, (start, end)), asked in groups.items():
-        passages = [Passage(start, end, texts[doc][start:end], score=0.0)]
-        for question in asked:
-            right.append(is_supported(question.answers[0], question.text, passages))
-            others += [
-                is_supported(other.answers[0], question.text, passages)
-                for other in asked
-                if not set(other.answers) & set(question.answers)
-            ]
-    shares = {"right": sum(right) / max(1, len(right)), "others": sum(others) / max(1, len(others))}
-    return {"set": name, **shares, "n_right": len(right), "n_others": len(others)}
 
 
 if __name__ == "__main__":
