@@ -10,8 +10,7 @@ was, and costs nothing when it is run again. Each set begins with its smallest d
 everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
 of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
 (bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
-in mode search nobody writes, and the first question has the answer that the set gives; in mode rewrite the model makes
-one question of the two.
+in mode search nobody writes, and the first question has the answer that the set gives.
 
 Exit codes: 0 done, 1 stopped before all was answered, 2 a mistake.
 """
@@ -102,9 +101,8 @@ def answer_all(
             for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                about_turns = {"search", "rewrite"}
-                unfit = about_turns if question.evidence else about_turns | {"gold"}
-                fit = about_turns.union(SEARCHED) if question.first else set(modes) - unfit
+                unfit = {"search"} if question.evidence else {"search", "gold"}
+                fit = {"search", *SEARCHED} if question.first else set(modes) - unfit
                 for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
