@@ -121,11 +121,18 @@ def in_order(asked: dict[str, list[Question]]) -> Iterator[tuple[str, Question]]
             yield name, question
 
 
+def by_mode(rows: Sequence[dict[str, Row]]) -> dict[str, list[Row]]:
+    table: dict[str, list[Row]] = defaultdict(list)
+    for answers in rows:
+        for mode, row in answers.items():
+            table[mode].append(row)
+    return table
+
+
 def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> its figures (see `figures`), and what each mode gains over rag in right answers."""
     table: dict[str, list[dict[str, Any]]] = {}
-    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
-        judged = [answers[mode] for answers in rows if mode in answers]
+    for mode, judged in by_mode(rows).items():
         table[mode] = figures([(row.question, row.verdict, row.record["seconds"]) for row in judged])
         pairs = [(r[mode], r["rag"]) for r in rows if {mode, "rag"} <= r.keys() and r[mode].question.answers]
         if mode != "rag" and pairs:
@@ -137,8 +144,8 @@ def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
 def followed(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> for how many of the follow-ups, and of the questions that stand alone, the right passage is retrieved."""
     table: dict[str, list[dict[str, Any]]] = {}
-    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
-        records = [(row[mode].question.why == "alone", row[mode].record) for row in rows if mode in row]
+    for mode, some in by_mode(rows).items():
+        records = [(row.question.why == "alone", row.record) for row in some]
         for kind, alone in (("follow-ups", False), ("others", True)):
             for way in WAYS:
                 hits = [100.0 * record[way] for each, record in records if each == alone]
@@ -154,12 +161,8 @@ TABLES = {**dict.fromkeys(JUDGED, verdicts), "followup": followed}  # by the typ
 
 def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
     """mode -> its summary, and each mode's gain over rag on the questions that both answered."""
-    by_mode: dict[str, list[Row]] = defaultdict(list)
-    for answers in rows:
-        for mode, row in answers.items():
-            by_mode[mode].append(row)
-    table: dict[str, Any] = {mode: summary(answers) for mode, answers in by_mode.items()}
-    for mode in by_mode:
+    table: dict[str, Any] = {mode: summary(answers) for mode, answers in by_mode(rows).items()}
+    for mode in [*table]:
         gains = [r[mode].points - r["rag"].points for r in rows if {mode, "rag"} <= r.keys()]
         if mode != "rag" and gains:
             table[f"{mode}_minus_rag"] = interval(gains)

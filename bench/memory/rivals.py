@@ -56,7 +56,7 @@ class Rival:
         keys = block.keys.float()
         where: Streams = ()
         if self.after_rope is not None:
-            keys = _rotate(keys, self.after_rope, block.start)
+            keys = self.after_rope.rotate(keys, block.start)
             where = (np.int32(block.start).tobytes(),)
         pairs = ((self.keys, keys), (self.values, block.values.float()))
         return *where, *(stream for q, x in pairs for stream in q.quantize(x.transpose(1, 2).flatten(2)))
@@ -71,7 +71,7 @@ class Rival:
             for x in (self.keys.rebuild(streams[first:split], shape), self.values.rebuild(streams[split:], shape))
         )
         if self.after_rope is not None:
-            keys = _rotate(keys, self.after_rope, int(np.frombuffer(streams[0], np.int32)[0]), back=True)
+            keys = _turned_back(keys, self.after_rope, int(np.frombuffer(streams[0], np.int32)[0]))
         return keys.to(device), values.to(device)
 
 
@@ -220,17 +220,15 @@ NAMES = ("fp16", "q8_0", "q4_0", "kivi4", "kivi3", "kivi2", "turbo3", "turbo2")
 RIVALS: dict[str, Callable[[KVLayout, RopeTable], Rival]] = {name: partial(_rival, name) for name in NAMES}
 
 
-def _rotate(keys: Tensor, rope: RopeTable, start: int, *, back: bool = False) -> Tensor:
-    """keys (L, G, n, D) rotated to positions from `start` on, or back from there."""
-    tables = rope.tables(torch.arange(start, start + keys.shape[2]))
-    rotated = torch.empty_like(keys)
+def _turned_back(keys: Tensor, rope: RopeTable, start: int) -> Tensor:
+    """keys (L, G, n, D) at positions from `start` on, as they were before RoPE."""
+    tables = rope.of_spans([(start, keys.shape[2])], keys.device)
+    turned = torch.empty_like(keys)
     for layer, kind in enumerate(rope.kind):
         cosines, sines = tables[kind]
-        if back:  # the transpose, over the square of the tables' own factor (YaRN's)
-            square = cosines.square() + sines.square()
-            cosines, sines = cosines / square, -sines / square
-        rotated[layer] = apply_rope(keys[layer], cosines, sines)
-    return rotated
+        square = cosines.square() + sines.square()  # the transpose, over the square of the tables' own factor (YaRN's)
+        turned[layer] = apply_rope(keys[layer], cosines / square, -sines / square)
+    return turned
 
 
 def _grouped(x: Tensor) -> Tensor:
