@@ -12,9 +12,10 @@ import torch
 from minimemo.engine.cache import KVCache
 from minimemo.engine.engine import Engine
 from minimemo.errors import ModelError
+from minimemo.kernels import native
 from minimemo.models.config import ModelConfig, parse_config
 from minimemo.models.decoder import Decoder, Row
-from minimemo.models.weights import dense_dtype, load_decoder
+from minimemo.models.weights import dense_dtype, load_decoder, preferred_dtype
 
 _SIZE: dict[str, Any] = dict(
     vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
@@ -196,6 +197,17 @@ def test_a_torch_without_onednn_computes_in_float32(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert dense_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("best, expected", [("portable", None), ("avx2", torch.int8), ("avx512", torch.int8)])
+def test_many_rows_are_multiplied_as_bytes_where_there_are_instructions_for_it(
+    best: str, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "unavailable", lambda: None)
+    monkeypatch.setattr(native, "variants", lambda: ("portable", best))
+    assert preferred_dtype() == (expected or dense_dtype())
+    monkeypatch.setattr(native, "unavailable", lambda: "no compiler")
+    assert preferred_dtype() == dense_dtype()
 
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:
