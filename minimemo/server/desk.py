@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +91,7 @@ class Desk:
             if sum(not other.left.is_set() for other in self._waiting) >= WAITING:
                 raise Busy(f"{WAITING} questions wait already: ask again in a minute")
 
-    async def steps(self, work: Callable[[], Iterator[Any]], beat: float) -> AsyncIterator[Any]:
+    async def steps(self, work: Callable[[], Iterator[Any]], beat: float) -> AsyncGenerator[Any, None]:
         """The steps of some work and what it tells of itself, a Waiting every `beat` seconds without one. Raises what
         the work raised, and like `submit`. The work is dropped when its reader is."""
         loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
