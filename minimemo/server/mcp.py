@@ -45,12 +45,12 @@ class Tools:
     """The tools over a shelf of documents; models work at the desk, in the order of calls.
 
     base: address of the server that shows documents' files; "" without one. spend, wrote: called for each question and
-    with each answer.
+    with the tokens of each answer.
     """
 
     def __init__(
         self, shelf: Shelf, desk: Desk, base: str = "", spend: Callable[[], None] = lambda: None,
-        wrote: Callable[[Answer], None] = lambda answer: None,
+        wrote: Callable[[int], None] = lambda tokens: None,
     ) -> None:  # fmt: skip
         self._shelf, self._desk, self._base = shelf, desk, base
         self._spend, self._wrote = spend, wrote
@@ -112,7 +112,7 @@ class Tools:
             memo = self._shelf.memo([document], "")
             for step in memo.session().stream_summary(max_tokens):
                 if isinstance(step, Answer):
-                    self._wrote(step)
+                    self._wrote(step.generated_tokens)
                     yield {"summary": step.text, "sources": self._results(memo, step.passages)}
                 else:
                     yield step
@@ -128,7 +128,7 @@ class Tools:
                 if not isinstance(step, Answer):
                     yield step
                     continue
-                self._wrote(step)
+                self._wrote(step.generated_tokens)
                 yield {
                     "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
                     "sources": self._results(memo, step.passages),
@@ -158,8 +158,7 @@ class Tools:
 
     def _results(self, memo: Memo, passages: Sequence[Passage]) -> list[dict[str, Any]]:
         """Passages as `search` gives them, ids of the documents' parts among them."""
-        here = {one.folder: id for id, one in self._shelf.documents().items()}
-        ids = {name: here.get(one.folder, "") for name, one in zip(memo.names(), memo.memos, strict=True)}
+        ids = self._shelf.ids(memo)
         return [
             {
                 "id": f"{ids[p.document]}:{p.start}-{p.end}",
@@ -207,7 +206,10 @@ def assistant(
             source = Path(path).expanduser()
             if not source.is_absolute() or not source.is_file():
                 raise ToolError(f"{path}: no such file; give its whole path")
-            return jobs.submit(source, {}).facts()
+            try:
+                return jobs.submit(source, {}).facts()
+            except MinimemoError as error:
+                raise ToolError(str(error)) from error
 
         async def list_builds() -> dict[str, Any]:
             """List the documents that are being read, or were since the start."""
