@@ -221,11 +221,8 @@ def _sync_file(path: Path) -> None:
 
 def content_hash(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    content = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -26,7 +25,7 @@ from minimemo.files import parse_json
 from minimemo.memory.tiers import TIERS
 from minimemo.server import openai
 from minimemo.server.access import DOCUMENTS, Access, OverQuota
-from minimemo.server.desk import Busy, Desk
+from minimemo.server.desk import Busy, Desk, Waiting
 from minimemo.server.guard import Guard, is_local
 from minimemo.server.jobs import Job, Jobs
 from minimemo.server.metrics import Metrics
@@ -81,42 +80,26 @@ class Service:
     async def steps(self, work: Callable[[], Iterator[Any]], request: Request) -> AsyncIterator[Any]:
         """The steps of some work at the desk, the ids of its documents among them (`Shelf.ids`), and a Waiting every
         BEAT seconds without one. It is dropped when its reader is; what was written until then counts."""
-        loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
-
-        def deliver(step: Any) -> None:
-            with suppress(RuntimeError):  # the loop ended with the server
-                loop.call_soon_threadsafe(came.put_nowait, step)
-
-        ticket = self.desk.submit(work, deliver)
         begun, first, ids, written = time.perf_counter(), True, dict[str, str](), 0
         try:
-            while True:
-                try:
-                    step = await asyncio.wait_for(came.get(), BEAT)
-                except TimeoutError:
-                    if await request.is_disconnected():
+            async with aclosing(self.desk.steps(work, BEAT)) as steps:
+                async for step in steps:
+                    if isinstance(step, Waiting) and await request.is_disconnected():
                         return
-                    yield Waiting(self.desk.position(ticket))
-                    continue
-                if step is None:
-                    return
-                if isinstance(step, BaseException):
-                    raise step
-                if first and isinstance(step, (Piece, Answer)):
-                    first = False
-                    self.metrics.first.observe(time.perf_counter() - begun)
-                if isinstance(step, dict):
-                    ids = step
-                elif isinstance(step, Event) and step.stage == "answer":
-                    written = step.done
-                elif isinstance(step, (Found, Answer)):
-                    _seen(request, *(ids.get(passage.document, "") for passage in step.passages))
-                if isinstance(step, Answer):
-                    written = step.generated_tokens
-                    self.metrics.answered(step, time.perf_counter() - begun)
-                yield step
+                    if first and isinstance(step, (Piece, Answer)):
+                        first = False
+                        self.metrics.first.observe(time.perf_counter() - begun)
+                    if isinstance(step, dict):
+                        ids = step
+                    elif isinstance(step, Event) and step.stage == "answer":
+                        written = step.done
+                    elif isinstance(step, (Found, Answer)):
+                        _seen(request, *(ids.get(passage.document, "") for passage in step.passages))
+                    if isinstance(step, Answer):
+                        written = step.generated_tokens
+                        self.metrics.answered(step, time.perf_counter() - begun)
+                    yield step
         finally:
-            ticket.leave()
             self.wrote(written)
 
     async def answer(self, work: Callable[[], Iterator[Any]], request: Request) -> tuple[Answer, dict[str, str]]:
@@ -169,13 +152,6 @@ class Service:
                     end = at + len(clue.text.strip())
                     places.append({"document": ids[name], "text": clue.text, "start": at, "end": end})
         return places
-
-
-class Waiting:
-    """Stands in the line still: so many are worked on before, itself counted; 0 where it is being worked on."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
 
 
 def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
@@ -348,9 +324,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         def lifespan(_: Starlette) -> Any:
             return assistant.session_manager.run()
 
-    if PAGE.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
+    made = Starlette(routes=[*routes, *_page()], lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, ClientDisconnect: _left, Exception: _failed,
     })  # fmt: skip
     made.add_middleware(cast(Any, guard.around))
@@ -363,12 +337,13 @@ def front(guard: Guard) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
-    routes: list[BaseRoute] = [Route("/health", health)]
-    if PAGE.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    made = Starlette(routes=routes)
+    made = Starlette(routes=[Route("/health", health), *_page()])
     made.add_middleware(cast(Any, guard.around))
     return made
+
+
+def _page() -> list[BaseRoute]:
+    return [Mount("/", StaticFiles(directory=PAGE, html=True))] if PAGE.is_dir() else []
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

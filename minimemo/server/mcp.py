@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from minimemo.ask import Answer, Passage
 from minimemo.errors import MinimemoError
 from minimemo.events import Event
 from minimemo.memo.memo import Memo
-from minimemo.server.desk import Desk
+from minimemo.server.desk import Desk, Waiting
 from minimemo.server.jobs import Jobs
 from minimemo.server.shelf import Shelf
 
@@ -138,40 +138,23 @@ class Tools:
 
     async def _done(self, work: Callable[[], Iterator[Any]], context: Context[Any, Any]) -> Any:
         """The last step of some work at the desk; what comes before is told as progress. Dropped when the call is."""
-        loop, came, told = asyncio.get_running_loop(), asyncio.Queue[Any](), 0
-
-        def deliver(step: Any) -> None:
-            with suppress(RuntimeError):  # the loop ended with the server
-                loop.call_soon_threadsafe(came.put_nowait, step)
-
-        last, stage = None, "waiting"
+        last, stage, told = None, "waiting", 0
         try:
             self._spend()
-            ticket = self._desk.submit(work, deliver)
-        except MinimemoError as error:
-            raise ToolError(str(error)) from error
-        try:
-            while True:
-                try:
-                    step = await asyncio.wait_for(came.get(), BEAT)
-                except TimeoutError:
+            async with aclosing(self._desk.steps(work, BEAT)) as steps:
+                async for step in steps:
+                    if isinstance(step, Event):
+                        if step.stage == stage:
+                            continue
+                        stage = step.stage
+                    elif not isinstance(step, Waiting):
+                        last = step
+                        continue
                     told += 1
                     await context.report_progress(told, message=stage)
-                    continue
-                if step is None:
-                    return last
-                if isinstance(step, MinimemoError):
-                    raise ToolError(str(step)) from step
-                if isinstance(step, BaseException):
-                    raise step
-                if isinstance(step, Event):
-                    if step.stage != stage:
-                        stage, told = step.stage, told + 1
-                        await context.report_progress(told, message=stage)
-                else:
-                    last = step
-        finally:
-            ticket.leave()
+        except MinimemoError as error:
+            raise ToolError(str(error)) from error
+        return last
 
     def _results(self, memo: Memo, passages: Sequence[Passage]) -> list[dict[str, Any]]:
         """Passages as `search` gives them, ids of the documents' parts among them."""

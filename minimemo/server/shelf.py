@@ -14,14 +14,13 @@ from typing import Any
 
 from minimemo.ask import PROMPTS, Answer, Found, Mode, Piece, checked_question, stands_alone
 from minimemo.errors import InputError, MemoError, MinimemoError
-from minimemo.events import Listener, silent
 from minimemo.files import data_dir, private_folder, store_file, whole_path
 from minimemo.memo.library import PICKED, StoreIndex, remove
 from minimemo.memo.manifest import MEMORY, NAME, Manifest
 from minimemo.memo.memo import Memo, together
 from minimemo.memo.registry import document_name, remembered
 from minimemo.readers import ENDINGS
-from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
+from minimemo.runtime import Runtime
 
 TOGETHER = 64  # So many documents are asked together at most: each has a file open.
 OPEN = 8  # So many memos, or sets of memos that are asked together, stay open.
@@ -86,16 +85,13 @@ class Document:
 class Shelf:
     """Every memo that the server was started with, and those that are built through it; safe from several threads.
 
-    places: memos, and folders of them; none: all memos on this machine, as they come and go. Models are loaded once
-    and shared by all memos of the same ones.
+    places: memos, and folders of them; none: all memos on this machine, as they come and go. models: what a Runtime is
+    made of. Models are loaded once and shared by all memos of the same ones.
     """
 
-    def __init__(
-        self, places: Sequence[str | Path] = (), options: RunOptions = DEFAULT_OPTIONS, on_event: Listener = silent,
-        generator: Any = None, model: Any = None, embedder: Any = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, places: Sequence[str | Path] = (), **models: Any) -> None:
         self._places = [whole_path(Path(place)) for place in places]
-        self._runtime = Runtime(model, embedder, options, on_event, generator)
+        self._runtime = Runtime(**models)
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()
         self._manifests: dict[Path, tuple[int, Manifest]] = {}  # with the time of the file that they are of
