@@ -23,7 +23,7 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 100, "__main__": 40, "ask": 3210, "cli": 1360, "engine": 950, "errors": 30, "events": 70, "files": 280,
+    "__init__": 100, "__main__": 40, "ask": 3460, "cli": 1360, "engine": 950, "errors": 30, "events": 70, "files": 280,
     "hub": 1870, "journal": 160, "kernels": 3910, "memo": 2420, "memory": 2720, "models": 2240, "readers": 1470,
     "runtime": 270, "scale": 1590, "search": 1010, "server": 2270, "text": 1270, "threads": 130,
 }  # fmt: skip
