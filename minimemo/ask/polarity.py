@@ -67,7 +67,7 @@ _OPPOSITES = {
     name: tuple(map(re.compile, sides))
     for name, *sides in (
         ("pass", r"\b(?:carr(?:y|ied)|pass(?:ed|es)?|accept(?:s|ed)?|approv(?:e|es|ed|al)|adopt(?:s|ed)?|agree[sd]?"
-         r"|grant(?:s|ed)?)\b|通过|同意|批准|接受|采纳",
+         r"|grant(?:s|ed)?|succeed(?:s|ed)?|successful)\b|通过|同意|批准|接受|采纳",
          r"\b(?:los(?:t|es?)|reject(?:s|ed)?|defeat(?:s|ed)?|declin(?:es?|ed)|refus(?:es?|ed|al)|fail(?:s|ed)?"
          r"|dismiss(?:es|ed)?|turn(?:s|ed)\sdown|voted\sdown|den(?:y|ies|ied))\b|否决|驳回|拒绝|回绝"),
         ("allow", r"\b(?:allow(?:s|ed)?|permit(?:s|ted)?)\b|允许|准许|可以|(?<![可功性智])能(?![源力量])",
@@ -75,12 +75,13 @@ _OPPOSITES = {
         ("open", r"\bopen(?:s|ed)?\b|开放|开门|营业", r"\b(?:close[sd]?|shut)\b|关闭|停业|闭馆"),
         ("include", r"\b(?:includ(?:es?|ed|ing)|cover(?:s|ed)?|contain(?:s|ed)?)\b|包括|包含",
          r"\bexclud(?:es?|ed|ing)\b|除外"),
-        ("sound", r"\b(?:ok|okay|correct|valid|match(?:es|ed)?|intact|success(?:ful)?|succeed(?:s|ed)?)\b"
+        ("sound", r"\b(?:ok|okay|correct|valid|match(?:es|ed)?|intact|works?|working)\b"
          r"|正常|完好|正确|合格|成功",
          r"\b(?:mismatch(?:es|ed)?|wrong|corrupt(?:ed)?|invalid|errors?|damaged|broken|faulty|defective|failed|failure)\b"
          r"|故障|损坏|异常|错误|失败"),
-        ("held", r"\b(?:held|takes?\splace|took\splace|taken\splace|goes\sahead|went\sahead)\b|如期|原计划|按时|准时",
-         r"\b(?:cancel(?:s|led|ed)?|called\soff|postponed)\b|取消|推迟|延期|延后"),
+        ("held", r"\b(?:held|takes?\splace|took\splace|taken\splace|goes\sahead|went\sahead)\b"
+         r"|举行|如期|原计划|按时|准时",
+         r"\b(?:cancel(?:s|led|ed)?|called\soff|postponed)\b|(?:取消|推迟|延期|延后)(?:.*举行)?"),
         ("there", r"\b(?:attend(?:s|ed)?|present)\b|参加|出席|到场", r"\babsent\b|缺席|请假"),
         ("win", r"\b(?:win|wins|won)\b|获胜|赢", r"\blos(?:t|es?)\b|落败|输掉"),
     )
@@ -138,8 +139,10 @@ class _Asked:
 
     def __init__(self, question: str) -> None:
         plain = _AUXILIARY.sub("", simplified(normalize(question)))
-        names = frozenset().union(*map(word_roots, NAME.findall(question)))
-        self.stance = {key: sign for key, sign in _stance(_HELPS_ZH.sub(_kept, plain), {}).items() if key not in names}
+        self.names = frozenset().union(*map(word_roots, NAME.findall(question)))
+        self.stance = {
+            key: sign for key, sign in _stance(_HELPS_ZH.sub(_kept, plain), {}).items() if key not in self.names
+        }
         words = plain.split()
         side = next((m.start() for m in _SIDES.finditer(plain) if m.start() > len(" ".join(words[:2]))), len(plain))
         core = _stance(plain[:side], {})
@@ -162,13 +165,13 @@ class _Asked:
         if held < HELD or "?" in stance:
             return 0.0
         turned = [key for key in self.stance if stance.get(key, self.stance[key]) != self.stance[key]]
-        lacks = any(key not in stance for key, value in self.weights.items() if value == 1)
+        lacks = any(key not in stance for key, value in self.weights.items() if value == 1 or key[0] == "=")
         chinese = bool(re.search(f"[{HAN}]", text))
         if len(turned) % 2 or (turned and chinese):
             return DENIED * held
         if turned:
             return 0.0
-        return STRAY if lacks and "~" in stance else ASSERTED
+        return ASSERTED if not lacks else STRAY if "~" in stance else 0.0
 
     def completed(self, one: _Sentence, following: Sequence[_Sentence]) -> Told:
         """A sentence with the one behind it that has what it lacks."""
@@ -199,8 +202,8 @@ class _Asked:
         merged: dict[str, int] = {}
         for stance in sorted((_stance(clause, self.stance) for clause in _clauses(text)), key=self._sum):
             turned = [key for key in self.stance if merged.get(key, 0) == -stance.get(key, 0) != 0]
-            own = [{key for key in self.weights if key in this and key not in that}
-                   for this, that in ((merged, stance), (stance, merged))]  # fmt: skip
+            asked = {*self.weights, *self.names}  # a name tells whose clause it is
+            own = (asked & merged.keys()) - stance.keys(), (asked & stance.keys()) - merged.keys()
             merged.pop("~", None)
             merged |= stance
             if turned and all(own):
@@ -234,23 +237,27 @@ def _stance(clause: str, asked: Mapping[str, int]) -> dict[str, int]:
     stance: dict[str, int] = {}
     spans: list[tuple[int, int]] = []
     for name, sides in _OPPOSITES.items():
-        signs = set()
-        for side, sign in zip(sides, (1, -1), strict=True):
-            for match in side.finditer(clause):
+        signs, left = set(), clause
+        for side, sign in ((sides[1], -1), (sides[0], 1)):
+            for match in side.finditer(left):
                 before = list(_NOT.finditer(clause, 0, match.start()))
-                gap = clause[before[-1].end() : match.start()] if before else ""
-                denied = bool(before) and _near(gap)
+                denied = bool(before) and _near(clause[before[-1].end() : match.start()])
                 spans.append((before[-1].start() if denied else match.start(), match.end()))
                 signs.add(-sign if denied else sign)
+                left = _blanked(left, match.span())
         if len(signs) == 1:
             stance["=" + name] = signs.pop()
     for start, end in spans:
-        clause = clause[:start] + " " * (end - start) + clause[end:]
+        clause = _blanked(clause, (start, end))
     first, *denied_parts = _NOT.split(clause)
     stance |= dict.fromkeys(_keys(first), 1)
     for part in denied_parts:
         stance |= _denied(part, asked, stance)
     return stance
+
+
+def _blanked(text: str, span: tuple[int, int]) -> str:
+    return text[: span[0]] + " " * (span[1] - span[0]) + text[span[1] :]
 
 
 def _near(gap: str) -> bool:

@@ -49,6 +49,9 @@ def test_the_sentence_that_tells_it_names_its_subject_or_follows_one_that_does(q
         ("May drones be flown here?", "It is forbidden that drones are flown here.", "no"),
         # What is not about the question says nothing.
         ("Was the appeal accepted?", "No rain fell in June.", ""),
+        ("Was the appeal of the bakers accepted?", "The appeal of the bakers was read.", ""),
+        # Nor does a sentence whose parts do not agree.
+        ("Is the mill open on Monday?", "The mill is open on Tuesday, on Monday it is closed.", ""),
         # Chinese: up to the end of the clause, or of what describes a noun.
         ("汽车可以通行吗？", "桥上禁止汽车通行，但是行人可以通过。", "no"),
         ("行人可以通过吗？", "桥上禁止汽车通行，但是行人可以通过。", "yes"),
