@@ -25,8 +25,8 @@ import time
 import unicodedata
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ import pypdfium2 as pdfium
 
 import minimemo
 from bench.answers.runner import code_version
+from bench.common import report
 from bench.common.data import SETS, read_rows
 from bench.common.kept import Kept
 from bench.common.scores import f1
@@ -46,35 +47,34 @@ from minimemo.text.document import Document
 from minimemo.text.scripts import is_cjk
 
 LINES = 50  # drawn from each PDF
+COLUMNS = (
+    ("file", "<38.38"), ("verdict", "<9"), ("chars", "7,"), ("pages", "5"), ("s/page", "6.2f"), ("ms/page", "7.1f"),
+    ("PDFium", "6.1f"), ("quoted", "<7"), ("broken", "<9"), ("heads", "5"),
+)  # fmt: skip
 _PRINTED_TWICE = re.compile(r"(.{4,}) ?\1$")  # how PDFium says what is printed twice to look bold
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=Path, required=True, help="a folder, read with all below it")
-    parser.add_argument("--password", default="openpassword", help="of the encrypted ones")
-    parser.add_argument("--questions", action="store_true", help="ask about them instead")
-    arguments = parser.parse_args()
-    if arguments.questions:
-        print(json.dumps(asked(arguments.files), ensure_ascii=False))
-        return
-    rows = [measure(path, arguments.password) for path in sorted(arguments.files.rglob("*.*")) if path.suffix != ".md"]
-    head = f"{'file':38} {'verdict':9} {'chars':>7} {'pages':>5} {'s/page':>6} {'ms/page':>7} {'PDFium':>6}"
-    print(f"{head} {'quoted':>7} {'broken':>9} {'heads':>5}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = report.parser(__doc__, "bench.documents")
+    made.add_argument("--files", type=Path, required=True, help="a folder, read with all below it")
+    made.add_argument("--password", default="openpassword", help="of the encrypted ones")
+    made.add_argument("--questions", action="store_true", help="ask about them instead")
+    return report.command(made.parse_args(arguments), "bench.documents", _run)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.questions:
+        return asked(args.files)
+    rows = [measure(path, args.password) for path in sorted(args.files.rglob("*.*")) if path.suffix != ".md"]
+    print(report.heading(COLUMNS))
     for row in rows:
-        print(
-            f"{row['file'][:38]:38} {row['verdict'][:9]:9} {row['chars']:7,} {row['pages']:5} {row['s_page']:6.2f}",
-            end="",
-        )
-        if "ms_page" in row:
-            print(f" {row['ms_page']:7.1f} {row['pdfium_ms_page']:6.1f} {row['quoted']:3}/{row['drawn']:<3}", end="")
-            print(f" {row['broken']:3}/{row['words']:<5} {row['heads']:5}", end="")
-        print(f"  {row['says']}" if row["says"] else "")
+        told = {**row, "s/page": row["s_page"], "ms/page": row.get("ms_page"), "PDFium": row.get("pdfium_ms_page")}
+        if "drawn" in row:
+            told |= {"quoted": f"{row['quoted']:3}/{row['drawn']}", "broken": f"{row['broken']:3}/{row['words']}"}
+        print(f"{report.line(COLUMNS, told)}  {row['says']}".rstrip())
     read = [row for row in rows if "drawn" in row]
-    total: Counter[str] = Counter()
-    for row in read:
-        total.update({name: row[name] for name in ("quoted", "drawn", "broken", "words", "heads", "pages")})
-    summary = {
+    total = {name: sum(row[name] for row in read) for name in ("quoted", "drawn", "broken", "words", "heads", "pages")}
+    return {
         "files": len(rows),
         "read": sum(row["verdict"] == "read" for row in rows),
         "quoted": round(total["quoted"] / max(total["drawn"], 1), 4),
@@ -83,7 +83,6 @@ def main() -> None:
         "ms_page": round(sum(row["ms_page"] * row["pages"] for row in read) / max(total["pages"], 1), 2),
         "rows": rows,
     }
-    print(json.dumps(summary, ensure_ascii=False))
 
 
 def asked(files: Path) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def asked(files: Path) -> dict[str, Any]:
         memo = minimemo.build(files / name, folder / f"{Path(name).stem}.memo")
         for question in questions:
             made_of = [code_version(), asdict(memo.manifest), question["question"]]
-            answer = kept.result(made_of, partial(_answered, memo, question["question"]))
+            answer = kept.result(made_of, lambda: memo.ask(question["question"]).to_dict())  # noqa: B023
             cited = [p["page"] or " > ".join(p["heading"]) for p in answer["passages"] if p["cited"]]
             right = [place == question["place"] for place in cited]
             row = {"file": name, "cites": any(right), "only": any(right) and all(right), "cited": cited}
@@ -109,10 +108,6 @@ def asked(files: Path) -> dict[str, Any]:
         figures[name] = {"n": len(some), **means, "s": statistics.median(row["s"] for row in some)}
         print(f"{name}: {figures[name]}")
     return {"figures": figures, "rows": rows}
-
-
-def _answered(memo: minimemo.Memo, question: str) -> dict[str, Any]:
-    return memo.ask(question).to_dict()
 
 
 def measure(path: Path, password: str) -> dict[str, Any]:
@@ -217,4 +212,4 @@ def _broken(text: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import minimemo
 from bench.common.data import DATA, document_text, questions
 from bench.common.report import command, heading, line, parser, positive
+from bench.serve import memo_of
 from minimemo import Memo
 from minimemo.ask.question import CLUE_TOKENS
 from minimemo.engine.engine import Engine
@@ -64,27 +63,22 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     asked = questions(args.data, args.doc, args.questions, 1)
     if not asked:
         raise InputError(f"{args.doc}: no questions")
-    with TemporaryDirectory() as folder:
-        runtime = Runtime(args.model)
-        document = minimemo.Document.of(document_text(args.data, asked[0].doc_id), args.doc)
-        model, embedder = runtime.decoder(), runtime.opened_embedder()
-        minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder).close()
-        loaded: dict[str, Any] = {"model": model, "embedder": embedder, "generator": model}  # which writes alone
-        with minimemo.open(Path(folder) / "doc.memo", **loaded) as memo:
-            texts = [question.text for question in asked]
-            uses: dict[str, Callable[[], object]] = {
-                "phrase": lambda: [memo.ask(text, mode="rag") for text in texts],
-                "paragraph": lambda: [_paragraph(memo, text) for text in texts[: len(texts) // 2]],
-                "recall": lambda: [_clues(memo, text) for text in texts],
-                "walk": lambda: (memo.ask(texts[0], mode="gist", max_tokens=1), memo.summarize()),
-            }
-            print(heading(COLUMNS), flush=True)
-            rows = []
-            for use, ask in uses.items():
-                with _recorded() as batches:
-                    ask()
-                rows.append({"use": use, **_saved(model.engine, batches)})
-                print(line(COLUMNS, rows[-1]), flush=True)
+    text = document_text(args.data, asked[0].doc_id)
+    with memo_of(text, args.doc, Runtime(args.model)) as (memo, _):
+        texts = [question.text for question in asked]
+        uses: dict[str, Callable[[], object]] = {
+            "phrase": lambda: [memo.ask(text, mode="rag") for text in texts],
+            "paragraph": lambda: [_paragraph(memo, text) for text in texts[: len(texts) // 2]],
+            "recall": lambda: [_clues(memo, text) for text in texts],
+            "walk": lambda: (memo.ask(texts[0], mode="gist", max_tokens=1), memo.summarize()),
+        }
+        print(heading(COLUMNS), flush=True)
+        rows = []
+        for use, ask in uses.items():
+            with _recorded() as batches:
+                ask()
+            rows.append({"use": use, **_saved(memo.model().engine, batches)})
+            print(line(COLUMNS, rows[-1]), flush=True)
     return {"doc": args.doc, "rows": rows}
 
 

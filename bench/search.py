@@ -8,10 +8,10 @@ Collections: nDCG and recall at 10 (Järvelin and Kekäläinen 2002, gains as ju
 (dense), words alone (bm25) and both as the product fuses them. For vectors a text is cut into passages as a document
 is.
 
---passages: how much of the evidence the best passages of a document hold, by ranking: vectors, words, reciprocal ranks
-of both, `fuse_expanded` with several weights of the vectors, and what the product takes: `places` for a short answer,
-`regions` for a paragraph. held_k: share of questions whose answer lies whole in one of the first k passages, where the
-set knows its place; tokens_n: mean share of the evidence's characters within n tokens (of the embedder) of passages.
+--passages: how much of the evidence the best passages of a document hold, by ranking: vectors, words, and what the
+product takes: `places` for a short answer, `regions` for a paragraph. held_k: share of questions whose answer lies
+whole in one of the first k passages, where the set knows its place; tokens_n: mean share of the evidence's characters
+within n tokens (of the embedder) of passages.
 --size N cuts other passages than the product's.
 
 No language model is asked.
@@ -47,7 +47,6 @@ SETS = "xquad_en,xquad_zh,cmrc,drcd,contracts,loogle,qmsum,vcsum"
 K = 10
 FIRST = (1, 2, 3, 5)
 TOKENS = (500, 1000, 2000)
-WEIGHTS = (0.3, 0.5, 0.6, 0.7)
 COLUMNS = (
     ("embedder", "<24"), ("set", "<16"), ("texts", "6"), ("queries", "7"), ("ranking", "<8"), ("ndcg", "6.3f"),
     ("recall", "6.3f"),
@@ -202,19 +201,10 @@ def rankings(embedder: Embedder, chunks: Sequence[Chunk], asked: Sequence[str]) 
     """Scores (questions, passages) by each ranking."""
     passages = [chunk.text for chunk in chunks]
     embedded = embedder.embed_passages(passages)
-    vectors, near = embedder.embed_queries(asked) @ embedded.T, VectorIndex.build(embedded)
-    retriever, index = Retriever(near, chunks, embedder), LexicalIndex(passages)
+    vectors, index = embedder.embed_queries(asked) @ embedded.T, LexicalIndex(passages)
+    retriever = Retriever(VectorIndex.build(embedded), chunks, embedder)
     words = np.stack([index.scores(question) for question in asked])
-    places = [np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1) for scores in (vectors, words)]
-    every = {
-        "vectors": vectors,
-        "words": words,
-        "ranks": np.sum([1 / (60 + rank) for rank in places], axis=0, dtype=np.float32),
-    }
-    for weight in WEIGHTS:
-        every[f"fused {weight}"] = fuse_expanded(
-            vectors, words, index, asked, lambda rows: near.nearest(rows, NEIGHBOURS), weight
-        )
+    every = {"vectors": vectors, "words": words}
     for name, regions in (("places", False), ("regions", True)):
         every[name] = np.empty_like(vectors)
         for row, hits in enumerate(retriever.retrieve(asked, len(chunks), regions=regions)):

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -106,29 +107,33 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{args.peer}: no such program; give --peer PATH of llama-server")
     texts = [KINDS[args.kind].format(question.text) for question in asked]
     rows: list[dict[str, Any]] = []
-    with TemporaryDirectory() as folder:
-        text = document_text(args.data, asked[0].doc_id)
-        runtime = Runtime(args.model, args.embedder)
-        model, embedder = runtime.decoder(), runtime.opened_embedder()
-        document, begin = minimemo.Document.of(text, args.doc), time.perf_counter()
-        minimemo.build(document, Path(folder) / "doc.memo", model=model, embedder=embedder).close()
-        loaded: dict[str, Any] = {"model": model, "embedder": embedder, "generator": model}  # which writes alone
-        with minimemo.open(Path(folder) / "doc.memo", **loaded) as memo:
-            build_s = time.perf_counter() - begin
-            memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
-            print(heading(COLUMNS), flush=True)
-            alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
-            for readers in args.readers:
-                rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
-                rows[-1]["gain"] = rows[-1]["tokens_s"] / rows[0]["tokens_s"]
-                print(line(COLUMNS, rows[-1]), flush=True)
+    document = document_text(args.data, asked[0].doc_id)
+    with memo_of(document, args.doc, Runtime(args.model, args.embedder)) as (memo, build_s):
+        memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
+        print(heading(COLUMNS), flush=True)
+        alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
+        for readers in args.readers:
+            rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
+            rows[-1]["gain"] = rows[-1]["tokens_s"] / rows[0]["tokens_s"]
+            print(line(COLUMNS, rows[-1]), flush=True)
     result = {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "build_s": build_s, "rows": rows}
     if program:
-        del runtime, model, memo, loaded
+        del memo
         path, threads = resolve(args.model), torch.get_num_threads()
-        result["peer"] = told = slots.asked(Path(program), path, threads, text, texts[: args.slots])
+        result["peer"] = told = slots.asked(Path(program), path, threads, document, texts[: args.slots])
         print("peer: first", " ".join(f"{seconds:.1f}" for seconds in told["first"]), f"again {told['again']:.1f}")
     return result
+
+
+@contextmanager
+def memo_of(text: str, name: str, runtime: Runtime) -> Iterator[tuple[Memo, float]]:
+    """A memo of a text, whose model writes alone, and the seconds until it was open, models loaded before."""
+    model, embedder = runtime.decoder(), runtime.opened_embedder()
+    with TemporaryDirectory() as folder:
+        path, begin = Path(folder) / "doc.memo", time.perf_counter()
+        minimemo.build(minimemo.Document.of(text, name), path, model=model, embedder=embedder).close()
+        with minimemo.open(path, model=model, embedder=embedder, generator=model) as memo:
+            yield memo, time.perf_counter() - begin
 
 
 def _row(memo: Memo, readers: int, texts: Sequence[str], alone: dict[str, Asked], max_tokens: int) -> dict[str, Any]:

@@ -33,38 +33,17 @@ spin_briefly()
 bound_shapes()
 
 _HOMES = {
-    "build": "memo.build",
-    "calibrate": "memo.calibrate",
-    "Document": "text.document",
-    "Endpoint": "ask.endpoint",
-    "FetchError": "errors",
-    "GeneratorError": "errors",
-    "InputError": "errors",
-    "MemoError": "errors",
-    "MinimemoError": "errors",
-    "ModelError": "errors",
-    "Event": "events",
-    "LanguageModel": "runtime",
-    "load_model": "runtime",
-    "Answer": "ask",
-    "Clue": "ask",
-    "Found": "ask",
-    "Passage": "ask",
-    "Piece": "ask",
-    "Prompts": "ask",
-    "load_prompts": "ask",
-    "PROMPTS": "ask",
-    "TextGenerator": "ask",
-    "Written": "ask",
-    "export": "memo.library",
-    "Memo": "memo.memo",
-    "open": "memo.memo",
-    "open_embedder": "runtime",
-    "open_memos": "memo.memo",
-    "open_store": "memo.library",
-    "Store": "memo.library",
-    "pull": "hub.catalog",
-    "RunOptions": "runtime",
+    "ask": "PROMPTS Answer Clue Found Passage Piece Prompts TextGenerator Written load_prompts",
+    "ask.endpoint": "Endpoint",
+    "errors": "FetchError GeneratorError InputError MemoError MinimemoError ModelError",
+    "events": "Event",
+    "hub.catalog": "pull",
+    "memo.build": "build",
+    "memo.calibrate": "calibrate",
+    "memo.library": "Store export open_store",
+    "memo.memo": "Memo open open_memos",
+    "runtime": "LanguageModel RunOptions load_model open_embedder",
+    "text.document": "Document",
 }
 _NAMES = {"open": "open_memo"}
 
@@ -79,11 +58,12 @@ __all__ = [
 if not TYPE_CHECKING:  # to a type checker the names above are all there are
 
     def __getattr__(name: str) -> object:
-        if name not in _HOMES:
+        home = next((home for home, names in _HOMES.items() if name in names.split()), None)
+        if home is None:
             raise AttributeError(f"module 'minimemo' has no attribute {name!r}")
         from importlib import import_module
 
-        value = getattr(import_module(f"minimemo.{_HOMES[name]}"), _NAMES.get(name, name))
+        value = getattr(import_module(f"minimemo.{home}"), _NAMES.get(name, name))
         globals()[name] = value
         return value
 

@@ -43,7 +43,7 @@ def data_dir() -> Path:
 def _minimemo_folder(xdg: str, unix: str, mac: str) -> Path:
     try:
         if chosen := os.environ.get("MINIMEMO_HOME"):
-            return Path(chosen).expanduser().absolute()
+            return whole_path(Path(chosen).expanduser())
         if sys.platform == "darwin":
             return Path.home() / mac / "minimemo"
         if sys.platform == "win32":
@@ -52,6 +52,15 @@ def _minimemo_folder(xdg: str, unix: str, mac: str) -> Path:
         return (Path(named) if os.path.isabs(named) else Path.home() / unix) / "minimemo"
     except RuntimeError as error:  # pathlib knows no home folder
         raise InputError("MINIMEMO_HOME: no home folder is known; set it to a folder for the models") from error
+
+
+def whole_path(path: Path) -> Path:
+    """A path from the root and without `..`, by which what is kept of a file or folder is found: with `..` it would be
+    another one wherever it is said. Links stay, but where `..` stands behind them."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    return Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent)) / path.name
 
 
 def models_dir() -> Path:
@@ -212,11 +221,8 @@ def _sync_file(path: Path) -> None:
 
 def content_hash(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    content = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -39,15 +39,22 @@ class Journal:
         self.read()
 
     def read(self) -> dict[str, Any]:
-        """Takes in what was written since the last time, and gives it: key -> value, None where it is gone. What
-        cannot be read is empty."""
+        """Takes in what was written since the last time, and gives it: key -> value, None where it is gone. A file that
+        is not there, or is none, is empty; where it cannot be read for now, nothing has changed."""
+        try:
+            return self._read()
+        except OSError:
+            return {}
+
+    def _read(self) -> dict[str, Any]:
+        """Raises OSError where a file is there that cannot be read."""
         try:
             with _opened(self.path, os.O_RDONLY) as file:
                 head = file.read(_HEAD_BYTES)
                 anew = head != self._head or os.fstat(file.fileno()).st_size < self._end
                 file.seek(_HEAD_BYTES if anew else self._end)
                 content = file.read()
-        except OSError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             head = content = b""
             anew = bool(self._head)
         before: dict[str, Any] = {}
@@ -76,10 +83,10 @@ class Journal:
         Raises OSError."""
         with locked(self.path):
             append(self.path, changes)
-            told = self.read()
+            told = self._read()  # never written anew without what it holds
             if sweep or self.damaged or self._changes > 2 * len(self.values) + SPARE:
                 _begin(self.path, self.values)
-                self.read()
+                self._read()
             return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -57,6 +58,33 @@ def test_a_torn_line_is_as_if_it_had_never_been(tmp_path: Path) -> None:
         assert journal.values == {"a": 1} and not journal.damaged
         journal.write({"c": 3})
         assert Journal(path).values == {"a": 1, "c": 3} == journal.values
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_moment_in_which_it_cannot_be_read_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A process that is out of descriptors once wrote the list of all memos anew, without one of them."""
+    path = tmp_path / "table"
+    journal = Journal(path)
+    journal.write({"a": 1, "b": 2})
+    opened, fails = os.open, False
+
+    def short_of(file: str | Path, flags: int, *more: int, **named: int) -> int:
+        if fails and str(file) == str(path) and not flags & os.O_RDWR:
+            raise OSError(number, os.strerror(number), str(file))
+        return opened(file, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", short_of)
+    fails = True
+    assert journal.read() == {} and journal.values == {"a": 1, "b": 2}
+    with pytest.raises(OSError, match=os.strerror(number)):
+        journal.write({"b": None}, sweep=True)
+    fails = False
+    journal.read()
+    assert Journal(path).values == {"a": 1} == journal.values
+    path.unlink()
+    assert journal.read() == {"a": None} and not journal.values
 
 
 def test_every_bit_counts_and_damage_stays_small(tmp_path: Path) -> None:

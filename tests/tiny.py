@@ -20,7 +20,7 @@ from tests import tiny_tokenizers
 def tiny_config(vocab_size: int = 64, num_layers: int = 2, max_context: int = 4096) -> ModelConfig:
     """A Qwen2-like blueprint: 4 query heads on 2 kv heads of 16."""
     return ModelConfig(
-        family="qwen2", vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_layers=num_layers,
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_layers=num_layers,
         num_heads=4, num_kv_heads=2, head_dim=16, max_context=max_context, norm_eps=1e-6, rope=RopeConfig(10_000.0),
         qkv_bias=True, tied_head=False,
     )  # fmt: skip

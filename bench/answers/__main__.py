@@ -2,7 +2,6 @@
 
     python -m bench.answers --sets xquad_en --limit 20 --modes rag,memorag
     python -m bench.answers --sets everyday,unanswerable --mode memorag --limit 999 --generator qwen2.5-coder-1.5b
-    python -m bench.answers --support --sets xquad_en,xquad_zh,cmrc,drcd
 
 Means with 95 % bootstrap intervals, in points (0 to 100) of the set's metric, and each mode against `rag` on the same
 questions. Memos and answers are kept in minimemo's cache folder: a run may be stopped at any moment, goes on where it
@@ -11,12 +10,7 @@ was, and costs nothing when it is run again. Each set begins with its smallest d
 everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
 of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
 (bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
-in mode search nobody writes, and the first question has the answer that the set gives; in mode rewrite the model makes
-one question of the two.
-
---support: how often `supported` is right, without a model:
-every question is judged with its evidence as the passage and two answers, its right one, and those of other questions
-about the same evidence, which stand in the passage and answer something else.
+in mode search nobody writes, and the first question has the answer that the set gives.
 
 Exit codes: 0 done, 1 stopped before all was answered, 2 a mistake.
 """
@@ -36,10 +30,9 @@ from typing import Any
 from bench.answers.measures import SEARCHED, WAYS, Row, summary
 from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
-from bench.common.data import DATA, EVERYDAY, Question, document_text, questions
+from bench.common.data import DATA, EVERYDAY, Question, questions
 from bench.common.intervals import interval
 from bench.common.report import command, parser, show
-from minimemo.ask.answer import Passage, is_supported
 from minimemo.errors import InputError
 from minimemo.memory.tiers import DEFAULT, TIERS
 
@@ -54,7 +47,6 @@ JUDGED_COLUMNS = (
     ("set", "<12"), ("mode", "<17"), ("figure", "<24"), ("n", "4"), ("mean", "6.1f"), ("low", "6.1f"),
     ("high", "6.1f"), ("s", "6.2f"),
 )  # fmt: skip
-SUPPORT_COLUMNS = (("set", "<11"), ("right", "6.3f"), ("n_right", "6"), ("others", "6.3f"), ("n_others", "6"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--cases", type=Path, default=EVERYDAY, help="of the set everyday")
     made.add_argument("--out", type=Path, help="a JSONL file for every answer with its scores")
     made.add_argument("--fresh", action="store_true", help="ask again what was asked before")
-    made.add_argument("--support", action="store_true", help="judge `supported` instead")
     return command(made.parse_args(arguments), "bench.answers", _run)
 
 
@@ -80,10 +71,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     names, modes = args.sets.split(","), args.modes.split(",")
     if unknown := sorted(set(modes) - set(MODES)):
         raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
-    if args.support:
-        rows = [support(args.data, name) for name in names]
-        show(SUPPORT_COLUMNS, rows)
-        return {"support": rows}
     asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
     runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
@@ -114,9 +101,8 @@ def answer_all(
             for name, question in in_order(asked):
                 rows: dict[str, Row] = {}
                 # `gold` needs evidence; a question without it is compared in the other modes
-                about_turns = {"search", "rewrite"}
-                unfit = about_turns if question.evidence else about_turns | {"gold"}
-                fit = about_turns.union(SEARCHED) if question.first else set(modes) - unfit
+                unfit = {"search"} if question.evidence else {"search", "gold"}
+                fit = {"search", *SEARCHED} if question.first else set(modes) - unfit
                 for mode in (m for m in modes if m in fit):
                     room = max(max_tokens, ROOM.get(question.type, 0))
                     rows[mode] = row = Row(question, mode, runner.answer(question, mode, room))
@@ -135,11 +121,18 @@ def in_order(asked: dict[str, list[Question]]) -> Iterator[tuple[str, Question]]
             yield name, question
 
 
+def by_mode(rows: Sequence[dict[str, Row]]) -> dict[str, list[Row]]:
+    table: dict[str, list[Row]] = defaultdict(list)
+    for answers in rows:
+        for mode, row in answers.items():
+            table[mode].append(row)
+    return table
+
+
 def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> its figures (see `figures`), and what each mode gains over rag in right answers."""
     table: dict[str, list[dict[str, Any]]] = {}
-    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
-        judged = [answers[mode] for answers in rows if mode in answers]
+    for mode, judged in by_mode(rows).items():
         table[mode] = figures([(row.question, row.verdict, row.record["seconds"]) for row in judged])
         pairs = [(r[mode], r["rag"]) for r in rows if {mode, "rag"} <= r.keys() and r[mode].question.answers]
         if mode != "rag" and pairs:
@@ -151,8 +144,8 @@ def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
 def followed(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> for how many of the follow-ups, and of the questions that stand alone, the right passage is retrieved."""
     table: dict[str, list[dict[str, Any]]] = {}
-    for mode in dict.fromkeys(mode for answers in rows for mode in answers):
-        records = [(row[mode].question.why == "alone", row[mode].record) for row in rows if mode in row]
+    for mode, some in by_mode(rows).items():
+        records = [(row.question.why == "alone", row.record) for row in some]
         for kind, alone in (("follow-ups", False), ("others", True)):
             for way in WAYS:
                 hits = [100.0 * record[way] for each, record in records if each == alone]
@@ -168,37 +161,12 @@ TABLES = {**dict.fromkeys(JUDGED, verdicts), "followup": followed}  # by the typ
 
 def compared(rows: Sequence[dict[str, Row]]) -> dict[str, Any]:
     """mode -> its summary, and each mode's gain over rag on the questions that both answered."""
-    by_mode: dict[str, list[Row]] = defaultdict(list)
-    for answers in rows:
-        for mode, row in answers.items():
-            by_mode[mode].append(row)
-    table: dict[str, Any] = {mode: summary(answers) for mode, answers in by_mode.items()}
-    for mode in by_mode:
+    table: dict[str, Any] = {mode: summary(answers) for mode, answers in by_mode(rows).items()}
+    for mode in [*table]:
         gains = [r[mode].points - r["rag"].points for r in rows if {mode, "rag"} <= r.keys()]
         if mode != "rag" and gains:
             table[f"{mode}_minus_rag"] = interval(gains)
     return table
-
-
-def support(data: Path, name: str) -> dict[str, Any]:
-    """Share of right answers called supported, their number, and the same of other questions' answers."""
-    groups: dict[tuple[str, tuple[int, int]], list[Question]] = defaultdict(list)
-    for question in questions(data, name, limit=10**6):
-        if question.evidence:
-            groups[question.doc_id, question.evidence[0]].append(question)
-    texts = {doc: document_text(data, doc) for doc, _ in groups}
-    right, others = [], []
-    for (doc, (start, end)), asked in groups.items():
-        passages = [Passage(start, end, texts[doc][start:end], score=0.0)]
-        for question in asked:
-            right.append(is_supported(question.answers[0], question.text, passages))
-            others += [
-                is_supported(other.answers[0], question.text, passages)
-                for other in asked
-                if not set(other.answers) & set(question.answers)
-            ]
-    shares = {"right": sum(right) / max(1, len(right)), "others": sum(others) / max(1, len(others))}
-    return {"set": name, **shares, "n_right": len(right), "n_others": len(others)}
 
 
 if __name__ == "__main__":

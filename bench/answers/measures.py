@@ -9,7 +9,7 @@ from typing import Any
 from bench.answers.verdicts import JUDGED, is_right, verdict
 from bench.common.data import Question
 from bench.common.intervals import interval
-from bench.common.scores import MAIN, scores
+from bench.common.scores import FREE, scores
 
 WAYS = ("alone", "conversation")  # how a question that follows up another is asked
 SEARCHED = ("rag", "memorag", "gist")  # modes whose passages were searched for
@@ -23,7 +23,7 @@ class Row:
         self.mode = mode
         self.record = record
         self.scores = scores(record["text"], question.answers, question.type)
-        self.metric = MAIN.get(question.type, "f1")
+        self.metric = "rouge_l" if question.type in FREE else "f1"
 
     @property
     def verdict(self) -> str:

@@ -19,7 +19,6 @@ from bench.common.kept import Kept
 from minimemo.ask import PROMPTS, Conversation, Session, Writer, detect_language
 from minimemo.ask.answer import Found
 from minimemo.ask.endpoint import CalledGenerator
-from minimemo.events import silent
 from minimemo.files import cache_dir
 from minimemo.memo.memo import Memo
 from minimemo.memo.passages import GROUP
@@ -31,13 +30,8 @@ from minimemo.search.vectors import VectorIndex
 from minimemo.text.chunks import DEFAULT_SIZE, split
 from minimemo.text.document import Document
 
-MODES = ("closed", "gold", "rag", "memory", "memorag", "gist", "search", "rewrite")
-_NO_MEMORY = ("closed", "gold", "rag", "search", "rewrite")
-REWRITE = (
-    "Question: {first}\nAnswer: {answer}\nNext question: {question}\n\n"
-    "Write the next question so that it can be understood without what stands before it, in its language. If it can "
-    "already, copy it. Write only the question."
-)
+MODES = ("closed", "gold", "rag", "memory", "memorag", "gist", "search")
+_NO_MEMORY = ("closed", "gold", "rag", "search")
 _ROOMS = ("ask", "search", "text")  # whose code decides an answer, beside models and memory
 
 
@@ -45,10 +39,9 @@ class Runner:
     """Opens one document at a time, builds a memo when a mode first needs its memory, answers each question once.
 
     generator: a second model, that writes the answers. Modes are the product's, and `gold`: the evidence itself as the
-    passages, which is what the model could reach at best; and of
-    follow-ups `search`: no model writes, the first question has the answer that the set gives; `rewrite`: with that
-    the model makes one question of both. An answer is kept under everything that decides it: document,
-    models, memory, prompts, and the code of the rooms that answer. `fresh`: ask again all the same.
+    passages, which is what the model could reach at best; and of follow-ups `search`: no model writes, the first
+    question has the answer that the set gives. An answer is kept under everything that decides it: document, models,
+    memory, prompts, and the code of the rooms that answer. `fresh`: ask again all the same.
     """
 
     def __init__(
@@ -86,7 +79,7 @@ class Runner:
             code_version(),
         ]
         made_of += [self.generator.located.fingerprint] if self.generator else []
-        made_of += [question.first_answer, question.held, REWRITE] if question.first else []
+        made_of += [question.first_answer, question.held] if question.first else []
         record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
         return {"id": question.id, "doc_id": question.doc_id, **record}
 
@@ -95,31 +88,20 @@ class Runner:
         conversation after `first`."""
         begin = time.perf_counter()
         record: dict[str, Any] = {"text": "", "passages": []}
-        session = self._session_of(mode)
-        if mode in ("search", "rewrite"):
-            session = self._without_memory(CalledGenerator(lambda _: question.first_answer, self._count))
-        way: Any = "rag" if mode in ("search", "rewrite") else mode
+        session, way = self._session_of(mode), cast(Any, mode)
+        if mode == "search":
+            session, way = self._without_memory(CalledGenerator(lambda _: question.first_answer, self._count)), "rag"
         talk = Conversation(session)
-        if mode != "rewrite":
-            talk.ask(question.first, way)
-        talks: dict[str, Any] = {"alone": session, "conversation": session if mode == "rewrite" else talk}
+        talk.ask(question.first, way)
+        record["asked"] = talk.alone(question.text)
+        talks: dict[str, Any] = {"alone": session, "conversation": talk}
         for name, asked in talks.items():
             start = time.perf_counter()
-            rewrites = mode == "rewrite" and name == "conversation"
-            text = self._rewritten(question) if rewrites else question.text
-            record["asked"] = text if rewrites else talk.alone(text)
-            with closing(asked.stream(text, way)) as steps:
+            with closing(asked.stream(question.text, way)) as steps:
                 passages = next(step for step in steps if isinstance(step, Found)).passages  # comes before the answer
             record[name] = any(question.held in passage.text for passage in passages)
             record[f"{name}_s"] = time.perf_counter() - start
         return {**record, "seconds": time.perf_counter() - begin}
-
-    def _rewritten(self, question: Question) -> str:
-        """A follow-up as the model that writes answers makes it stand alone."""
-        model = self.generator or self.model
-        prompt = REWRITE.format(first=question.first, answer=question.first_answer, question=question.text)
-        written = Writer(model.engine, model.tokenizer).write("", prompt, 64, silent)
-        return "".join(piece.text for piece in written).strip() or question.text
 
     def _ask(self, question: Question, mode: str, max_tokens: int) -> dict[str, Any]:
         if question.type == "followup":

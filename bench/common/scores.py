@@ -10,16 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-# The metric of a question, by its type. Long free answers share few exact words in any order, so their order counts.
-MAIN = {
-    "extractive": "f1",
-    "extractive-long": "f1",
-    "abstractive": "f1",
-    "long-dependency": "f1",
-    "short-dependency": "f1",
-    "query-summary": "rouge_l",
-    "gist": "rouge_l",
-}
+FREE = {"query-summary", "gist"}  # long free answers, which share few exact words in any order: their order counts
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _ARTICLES = {"a", "an", "the"}
@@ -60,7 +51,7 @@ def holds(reply: str, answers: Sequence[str]) -> bool:
 def scores(found: str, answers: Sequence[str], kind: str) -> dict[str, float]:
     """em, f1 and, for long answers, rouge_l, of a question of type `kind`."""
     known = {"em": exact_match(found, answers), "f1": f1(found, answers)}
-    return {**known, "rouge_l": rouge_l(found, answers)} if MAIN.get(kind) == "rouge_l" else known
+    return {**known, "rouge_l": rouge_l(found, answers)} if kind in FREE else known
 
 
 def _f1(found: list[str], right: list[str]) -> float:

@@ -13,7 +13,7 @@ from minimemo.models.layers import DecoderWeights, LayerWeights, QuantizedLinear
 
 LAYERS = 24
 CONFIG = ModelConfig(
-    family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=LAYERS, num_heads=14,
+    vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=LAYERS, num_heads=14,
     num_kv_heads=2, head_dim=64, max_context=32768, norm_eps=1e-6, rope=RopeConfig(1_000_000.0), qkv_bias=True,
     tied_head=False,
 )  # fmt: skip

@@ -18,31 +18,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from bench.common.data import DATA, document_text
+from bench.common.data import DATA
 from bench.common.kept import Kept
 from bench.common.report import command, parser, show
-from bench.memory.rivals import PCA, RIVALS, fit_pca
+from bench.memory.rivals import RIVALS
 from bench.memory.samples import FOLLOW, Library, document_sample, haystack_samples
 from bench.memory.stats import Outcome, tier_row
 from bench.memory.workbench import Workbench
-from minimemo.ask import memory_opening
 from minimemo.errors import InputError
 from minimemo.files import profiles_dir
 from minimemo.memory.codec import Codec
-from minimemo.memory.profile import Profile
 from minimemo.memory.shipped import profile_at_hand
 from minimemo.memory.size import recipe_of
 from minimemo.memory.tiers import TIERS, codec_of, needs_profile
 from minimemo.runtime import DTYPES, RunOptions, load_model
 
-NAMES = (*TIERS, *RIVALS, *PCA)
-CALIBRATION_TOKENS = 1280  # of each document
+NAMES = (*TIERS, *RIVALS)
 ROUNDS = 3  # in which each needle is hidden: a 0.5B model finds a quarter of them, and shares of few are coarse
 COLUMNS = (
     ("name", "<10"), ("bits", "5.2f"), ("bytes_per_token", ".0f"), ("ratio", "6.2f"), ("kl", "8.4f"),
@@ -83,7 +78,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     options = RunOptions(dtype=args.dtype)
     model = load_model(args.model, options)
     bench = Workbench(model, Kept("memory", args.fresh), options.product_dtype())
-    calibration = library.calibration([*docs, *library.measured(args.tokens)])
     profile = profile_at_hand(model.located.fingerprint, profiles_dir())
     if profile is None and (unmeasured := [name for name in names if needs_profile(name)]):
         how = f"{args.model} has no profile; make one: minimemo calibrate {args.model}"
@@ -91,7 +85,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{','.join(unmeasured)}: {how}")
         notice = f"left out: {', '.join(unmeasured)}, since {how}"
         names = [name for name in names if name not in unmeasured]
-    codecs = open_codecs(names, bench, profile, library, calibration)
+    rope = model.engine.decoder.rope
+    codecs: dict[str, Codec] = {
+        name: codec_of(*recipe_of(name, bench.layout, profile)) if name in TIERS else RIVALS[name](bench.layout, rope)
+        for name in names
+    }
     questions = 0 if args.quick else args.questions
     samples = [document_sample(library, doc, model.tokenizer, tokens, questions=questions) for doc in docs]
     if args.needles and not args.quick:
@@ -118,40 +116,10 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "follow": FOLLOW,
         "documents": docs,
         "profile": profile.hash if profile and any(needs_profile(name) for name in names) else None,
-        "calibration": calibration if any(name in PCA for name in names) else [],
         "dtype": str(options.product_dtype()).removeprefix("torch."),
         "kv_dtype": bench.layout.dtype,
         "rows": rows,
     }
-
-
-def open_codecs(
-    names: Iterable[str], bench: Workbench, profile: Profile | None, library: Library, calibration: Sequence[str]
-) -> dict[str, Codec]:
-    """The codecs by name. profile: the model's; the rivals that need calibrating are calibrated here."""
-    codecs: dict[str, Codec] = {}
-    pca = None
-    for name in names:
-        if name in TIERS:
-            codecs[name] = codec_of(*recipe_of(name, bench.layout, profile))
-        elif name in RIVALS:
-            codecs[name] = RIVALS[name](bench.layout, bench.engine.decoder.rope)
-        else:
-            pca = pca or fit_pca(bench.layout, calibration_pieces(bench, library, calibration))
-            codecs[name] = pca(name)
-    return codecs
-
-
-def calibration_pieces(bench: Workbench, library: Library, docs: Sequence[str]) -> Iterable[tuple[Tensor, Tensor]]:
-    """Keys before RoPE and values of the beginnings of documents, as a memory of them begins."""
-    tokenizer = bench.model.tokenizer
-    if not docs:
-        raise InputError("--docs: nothing is left to calibrate on; name fewer, or leave pca out of --tiers")
-    for doc in docs:
-        text = document_text(library.folder, doc, 12 * CALIBRATION_TOKENS)
-        ids = [*memory_opening(library.language(doc)).ids(tokenizer), *tokenizer.encode(text)][:CALIBRATION_TOKENS]
-        prefilled = bench.prefilled(ids)
-        yield prefilled.keys, prefilled.values
 
 
 def _check_plot(path: Path) -> None:

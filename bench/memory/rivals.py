@@ -6,8 +6,6 @@
                    zero. Keys before RoPE, which compress better than the paper's; no exact window of last tokens
     turbo3/2       TurboQuant (arXiv 2504.19874) without its second stage: each head's vector after RoPE, its norm in
                    fp16, a seeded rotation (signs, Hadamard), Lloyd-Max levels of a normal distribution
-    pca, pca+      each layer's PCA, one uniform step, first tokens in fp16: what a transform gives without layers
-                   sharing it. Bases come from documents that are not measured
 
 They are tensors of fixed width in their own homes; here the container's zstd runs over them too, to their advantage.
 Letters: L layers, G kv heads, n tokens, D head dim, C = G D.
@@ -16,8 +14,8 @@ Letters: L layers, G kv heads, n tokens, D head dim, C = G D.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -47,8 +45,8 @@ class Rival:
     keys: Quantizer
     values: Quantizer
     after_rope: RopeTable | None = None
-    level: int = LEVEL
 
+    level = LEVEL
     lossless = False
 
     def params(self) -> dict[str, Any]:
@@ -58,10 +56,10 @@ class Rival:
         keys = block.keys.float()
         where: Streams = ()
         if self.after_rope is not None:
-            keys = _rotate(keys, self.after_rope, block.start)
+            keys = self.after_rope.rotate(keys, block.start)
             where = (np.int32(block.start).tobytes(),)
         pairs = ((self.keys, keys), (self.values, block.values.float()))
-        return *where, *(stream for q, x in pairs for stream in q.quantize(x.transpose(1, 2).flatten(2), block.start))
+        return *where, *(stream for q, x in pairs for stream in q.quantize(x.transpose(1, 2).flatten(2)))
 
     def decode(self, streams: Streams, tokens: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """keys (before RoPE) and values, (L, G, n, D) float32."""
@@ -73,16 +71,16 @@ class Rival:
             for x in (self.keys.rebuild(streams[first:split], shape), self.values.rebuild(streams[split:], shape))
         )
         if self.after_rope is not None:
-            keys = _rotate(keys, self.after_rope, int(np.frombuffer(streams[0], np.int32)[0]), back=True)
+            keys = _turned_back(keys, self.after_rope, int(np.frombuffer(streams[0], np.int32)[0]))
         return keys.to(device), values.to(device)
 
 
 class Quantizer(Protocol):
-    """(L, n, C) float32, of tokens from `start` on <-> `streams` byte strings."""
+    """(L, n, C) float32 <-> `streams` byte strings."""
 
     streams: int
 
-    def quantize(self, x: Tensor, start: int = 0) -> Streams: ...
+    def quantize(self, x: Tensor) -> Streams: ...
 
     def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor: ...
 
@@ -92,7 +90,7 @@ class Half(Quantizer):
 
     streams = 1
 
-    def quantize(self, x: Tensor, start: int = 0) -> Streams:
+    def quantize(self, x: Tensor) -> Streams:
         return (x.half().numpy().tobytes(),)
 
     def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
@@ -106,7 +104,7 @@ class Scaled(Quantizer):
     kind: GGMLQuantizationType
     streams = 2
 
-    def quantize(self, x: Tensor, start: int = 0) -> Streams:
+    def quantize(self, x: Tensor) -> Streams:
         groups = quants.quantize(_grouped(x).numpy(), self.kind)  # (..., 2 bytes of scale and the codes)
         return groups[..., 2:].tobytes(), groups[..., :2].tobytes()
 
@@ -123,7 +121,7 @@ class MinMax(Quantizer):
     dim: int
     streams = 3
 
-    def quantize(self, x: Tensor, start: int = 0) -> Streams:
+    def quantize(self, x: Tensor) -> Streams:
         grouped = _grouped(self._turned(x))
         zero = grouped.amin(-1, keepdim=True).half().float()
         step = ((grouped.amax(-1, keepdim=True) - zero) / (2**self.bits - 1)).half().float()
@@ -156,7 +154,7 @@ class Rotated(Quantizer):
     dim: int  # D
     streams = 2
 
-    def quantize(self, x: Tensor, start: int = 0) -> Streams:
+    def quantize(self, x: Tensor) -> Streams:
         vectors = x.unflatten(2, (-1, self.dim))
         norm = vectors.norm(dim=-1, keepdim=True).half().float()
         unit = vectors * torch.where(norm > 0, 1 / norm, 0.0)
@@ -220,87 +218,17 @@ def _rival(name: str, layout: KVLayout, rope: RopeTable) -> Rival:
 
 NAMES = ("fp16", "q8_0", "q4_0", "kivi4", "kivi3", "kivi2", "turbo3", "turbo2")
 RIVALS: dict[str, Callable[[KVLayout, RopeTable], Rival]] = {name: partial(_rival, name) for name in NAMES}
-PCA = {"pca": (0.4, 1.0), "pca+": (0.6, 1.5)}  # steps of keys and values
-SINKS = 4  # first tokens, kept in fp16 by pca: without them every transform collapses
-PCA_LEVEL = 12  # zstd: 2.58 bits where 3, 9 and 16 have 2.91, 2.64 and 2.33, and 16 takes six times as long
 
 
-@dataclass(frozen=True)
-class Pca(Quantizer):
-    """Coefficients in a layer's basis, in steps of its standard deviation; low and high bytes, component by component.
-
-    mean (L, 1, C), axes (L, C, C) with the widest first, spread (L, 1, 1) that a layer is divided by; order (L C,): all
-    layers' coefficients, the widest first: an entropy coder wants its like side by side.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    spread: Tensor
-    order: Tensor
-    step: float = 1.0
-    streams = 3
-
-    def quantize(self, x: Tensor, start: int = 0) -> Streams:
-        sinks = min(SINKS, x.shape[1]) if start == 0 else 0
-        coefficients = (self.forward(x[:, sinks:]) / self.step).transpose(1, 2).flatten(0, 1)[self.order]
-        wide = coefficients.round().clamp(-(2**15), 2**15 - 1).numpy().astype("<i2")
-        planes = (wide.astype(np.uint8), (wide >> 8).astype(np.uint8))
-        return x[:, :sinks].half().numpy().tobytes(), *(plane.tobytes() for plane in planes)
-
-    def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
-        layers, _, channels = shape
-        sinks = _halves(streams[0], (layers, -1, channels)).float()
-        low, high = (np.frombuffer(stream, np.uint8) for stream in streams[1:])
-        symbols = np.stack((low, high), axis=-1).view("<i2").astype(np.float32).reshape(layers * channels, -1)
-        coefficients = torch.empty(symbols.shape)
-        coefficients[self.order] = torch.from_numpy(symbols) * self.step
-        return torch.cat((sinks, self.back(coefficients.unflatten(0, (layers, channels)).transpose(1, 2))), dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(L, n, C) -> (L, n, C) coefficients."""
-        return (x - self.mean) / self.spread @ self.axes
-
-    def back(self, coefficients: Tensor) -> Tensor:
-        return coefficients @ self.axes.transpose(1, 2) * self.spread + self.mean
-
-
-def fit_pca(layout: KVLayout, pieces: Iterable[tuple[Tensor, Tensor]]) -> Callable[[str], Rival]:
-    """The rivals of PCA by their names, from keys and values of pieces of documents, each (L, G, n, D). The first
-    tokens of each, which are like no others, are left out."""
-    totals: list[list[Any]] = [[0, 0.0, 0.0], [0, 0.0, 0.0]]  # tokens, sums, outer products of keys and of values
-    for piece in pieces:
-        for total, x in zip(totals, piece, strict=True):
-            rows = x[:, :, SINKS:].transpose(1, 2).flatten(2).double()
-            for at, value in enumerate((rows.shape[1], rows.sum(dim=1, keepdim=True), rows.transpose(1, 2) @ rows)):
-                total[at] = total[at] + value
-    bases = [_basis(*total) for total in totals]
-
-    def make(name: str) -> Rival:
-        keys, values = (replace(basis, step=step) for basis, step in zip(bases, PCA[name], strict=True))
-        return Rival(name, layout, keys, values, level=PCA_LEVEL)
-
-    return make
-
-
-def _basis(count: int, total: Tensor, outer: Tensor) -> Pca:
-    mean = total / count
-    variances, axes = torch.linalg.eigh(outer / count - mean.transpose(1, 2) @ mean)
-    spread = variances.mean(dim=1).sqrt().view(-1, 1, 1)
-    order = (variances.flip(-1) / spread.flatten(1).square()).flatten().argsort(descending=True)
-    return Pca(mean.float(), axes.flip(-1).float(), spread.float(), order)
-
-
-def _rotate(keys: Tensor, rope: RopeTable, start: int, *, back: bool = False) -> Tensor:
-    """keys (L, G, n, D) rotated to positions from `start` on, or back from there."""
-    tables = rope.tables(torch.arange(start, start + keys.shape[2]))
-    rotated = torch.empty_like(keys)
+def _turned_back(keys: Tensor, rope: RopeTable, start: int) -> Tensor:
+    """keys (L, G, n, D) at positions from `start` on, as they were before RoPE."""
+    tables = rope.of_spans([(start, keys.shape[2])], keys.device)
+    turned = torch.empty_like(keys)
     for layer, kind in enumerate(rope.kind):
         cosines, sines = tables[kind]
-        if back:  # the transpose, over the square of the tables' own factor (YaRN's)
-            square = cosines.square() + sines.square()
-            cosines, sines = cosines / square, -sines / square
-        rotated[layer] = apply_rope(keys[layer], cosines, sines)
-    return rotated
+        square = cosines.square() + sines.square()  # the transpose, over the square of the tables' own factor (YaRN's)
+        turned[layer] = apply_rope(keys[layer], cosines / square, -sines / square)
+    return turned
 
 
 def _grouped(x: Tensor) -> Tensor:

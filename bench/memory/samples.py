@@ -2,13 +2,13 @@
 
 Which documents is a rule, not a list, so that other data of the same layout (docs.jsonl, docs/, qa/, needle/) will do:
 of each language and kind the shortest that is long enough, and of each source of joined passages one. Documents that
-nobody asks about are haystacks. The longest ones that are not measured calibrate what needs calibrating.
+nobody asks about are haystacks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,12 +80,6 @@ class Library:
             for group in self._groups().values()
             if (fit := [row for row in group if row["approx_tokens"] >= enough])
         ]
-
-    def calibration(self, measured: Iterable[str]) -> list[str]:
-        """doc_ids to calibrate on: one of each group, none of them measured."""
-        taken = set(measured)
-        left = [[row for row in group if row["doc_id"] not in taken] for group in self._groups().values()]
-        return [max(group, key=lambda row: row["approx_tokens"])["doc_id"] for group in left if group]
 
     def haystack(self, language: Language) -> str | None:
         """The shortest document of a language that nobody asks about."""

@@ -7,7 +7,6 @@
     python -m bench.scale --parts answers --articles 20 --each 2
     python -m bench.scale --parts jobs --jobs 1,2 --articles 8
     python -m bench.scale --parts jobs --jobs 2 --tiny --ray --files 60
-    python -m bench.scale --parts alike --repository .
     python -m bench.scale --parts store --memo book.memo --tokens 180000
 
 library: memos with synthetic vectors of the default embedder's length. Seconds and milliseconds are of the processor,
@@ -28,7 +27,7 @@ document of the first two kinds. And "What is said about X?" for numbers and wor
 kept in minimemo's cache folder.
 
 nearest: unit vectors as the data's passages lie (mixtures of two, with noise of their spread): recall@10 and
-milliseconds of one core for exact search and for the indexes that are an alternative.
+milliseconds of one core for exact search and for the sketch that takes its place in a large library.
 
 answers: questions about articles with the default models, each asked over all memos and of its own memo alone: F1 in
 points and the paired difference with its 95 % interval. A run that was stopped goes on where it was.
@@ -38,9 +37,6 @@ cluster of this machine with as many cores: seconds until the last memo and unti
 between those; ms of the processor that each of the last two thirds takes, but for Ray's own processes; most memory of
 one worker (rss_mb), of all with what they share counted once (pss_mb), and of that what each has for itself
 (private_mb).
-
-alike: of the data's documents, and of all versions of the Markdown files of a git repository, the share of tokens that
-an earlier document begins with too, in percent: in whole blocks of a memory, and in whole chunks of a reading.
 
 store: a question of a memo in an object store, cold and warm: bytes, their share of the memo's, and requests.
 """
@@ -55,11 +51,11 @@ from typing import Any, get_args
 
 from bench.common.data import DATA
 from bench.common.report import command, heading, line, numbers, parser, positive
-from bench.scale import alike, answers, folder, jobs, library, nearest, picking, store
+from bench.scale import answers, folder, jobs, library, nearest, picking, store
 from minimemo.ask import Mode
 from minimemo.errors import InputError
 
-PARTS = ("library", "folder", "picking", "answers", "jobs", "nearest", "alike", "store")
+PARTS = ("library", "folder", "picking", "answers", "jobs", "nearest", "store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--tiny", action="store_true", help="jobs: --files documents and tiny models")
     made.add_argument("--mode", choices=get_args(Mode), default="memorag", help="answers: how they are asked")
     made.add_argument("--vectors", type=positive, default=100_000, help="nearest: how many")
-    made.add_argument("--repository", type=Path, default=Path(), help="alike: with versions of documents")
     made.add_argument("--memo", type=Path, help="store: whose blocks are repeated")
     made.add_argument("--tokens", type=positive, default=180_000, help="store: of the long memo")
     made.add_argument("--question", help="store: asked with the models (default: none, what one reads at most)")
@@ -105,8 +100,6 @@ def _run(args: Namespace) -> dict[str, Any]:
         result["jobs"] = jobs.run(args.data, args.jobs, count, args.ray, args.tiny)
     if "nearest" in args.parts:
         result["nearest"] = nearest.run(args.data, args.characters, args.vectors)
-    if "alike" in args.parts:
-        result["alike"] = alike.run(args.data, args.repository)
     if "store" in args.parts:
         if args.memo is None:
             raise InputError("store: name a memo with --memo")

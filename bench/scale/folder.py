@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -12,7 +11,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
+from minimemo.files import content_hash
 from minimemo.memo.registry import memos_of
 from minimemo.scale.sync import load
 from tests.tiny import write_embedder, write_model
@@ -122,17 +123,12 @@ def _done(told: str) -> set[tuple[str, str]]:
 
 def _state(home: Path) -> dict[str, str]:
     """What a collection is in the end: its documents, and every byte of their memos."""
-    before, os.environ["MINIMEMO_HOME"] = os.environ.get("MINIMEMO_HOME"), str(home)
-    try:
+    with patch.dict(os.environ, {"MINIMEMO_HOME": str(home)}):
         (name,) = (path.stem for path in (home / "collections").glob("*.table") if path.stem in ("few", "many"))
         known = {path: one.sha256 + one.error for path, one in load(name).documents.items()}
         files = {
-            str(path.relative_to(memos_of(name))): hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path.relative_to(memos_of(name))): content_hash(path)
             for path in memos_of(name).rglob("*")
             if path.is_file()
         }
         return known | files
-    finally:
-        del os.environ["MINIMEMO_HOME"]
-        if before is not None:
-            os.environ["MINIMEMO_HOME"] = before

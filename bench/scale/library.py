@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.common.machine import peak_rss_bytes
 from minimemo.files import store_file, words_file
 from minimemo.memo.library import StoreIndex, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
@@ -91,7 +92,7 @@ def inside(name: str) -> None:
         picked = index.pick(query, *MODELS, 4, question="What does w1 say of w2f, w3 and w77 in w1a2, w9 and w4c?")
         took.append(time.process_time() - begun)
         right += picked[0].name == f"{answer}.memo"
-    rss = _peak_rss()
+    rss = peak_rss_bytes()
     random = np.random.default_rng(8)
     added, removed = [], []
     for number in range(_FEW):
@@ -110,14 +111,6 @@ def inside(name: str) -> None:
         "rm_ms": 1e3 * float(np.median(removed)), "recall": right / len(answers),
     }  # fmt: skip
     print(json.dumps(told))
-
-
-def _peak_rss() -> int:
-    """Bytes; where /proc tells them, those of this program alone: getrusage counts what started it as well."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def unit(random: np.random.Generator, rows: int) -> np.ndarray:

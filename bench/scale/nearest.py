@@ -1,4 +1,4 @@
-"""How near to exact search are its alternatives, and what do they take? Vectors as a library's passages lie."""
+"""How near to exact search is the sketch of a large library, and what does it take? Vectors as its passages lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.common.data import questions
 from bench.common.report import heading, line
-from bench.scale.picking import SETS, _embedder, documents, embedded
+from bench.scale.picking import SETS, documents, embedded, embedder
 from minimemo.search import sketch
 
 COLUMNS = (("index", "<14"), ("setting", "7"), ("build_s", "8.1f"), ("ms", "7.1f"), ("recall", "7.3f"))
@@ -19,11 +19,11 @@ K, QUESTIONS = 10, 60
 
 
 def run(data: Path, characters: int, count: int) -> dict[str, Any]:
-    """Compares exact search, the sketch, IVF and, up to 200,000 vectors, HNSW, each on one core."""
+    """Compares exact search and the sketch, each on one core."""
     faiss.omp_set_num_threads(1)
     vectors = synthetic(np.concatenate([*embedded(documents(data, characters), None).values()]), count)
     asked = [question.text for name in SETS for question in questions(data, name, 99999)]
-    queries = _embedder().embedder.embed_queries(asked[:: max(1, len(asked) // QUESTIONS)][:QUESTIONS])
+    queries = embedder().embedder.embed_queries(asked[:: max(1, len(asked) // QUESTIONS)][:QUESTIONS])
     begun = time.process_time()
     nearest = [{*np.argpartition(-(vectors @ query), K)[:K].tolist()} for query in queries]
     milliseconds = 1e3 * (time.process_time() - begun) / len(queries)
@@ -45,27 +45,6 @@ def run(data: Path, characters: int, count: int) -> dict[str, Any]:
             some = made.nearest(query)
             right += len(wanted & {*some[np.argsort(-(vectors[some] @ query))[:K]].tolist()})
         tell("sketch", compared, built, 1e3 * (time.process_time() - begun) / len(queries), right / K / len(queries))
-    dim, lists = vectors.shape[1], int(4 * count**0.5)
-    ivf = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit)
-    graph = faiss.IndexHNSWFlat(dim, 32) if count <= 200_000 else None
-    for name, index, settings in (("IVF, 8 bits", ivf, (64, 256, 512)), ("HNSW", graph, (64, 256, 512))):
-        if index is None:
-            continue
-        begun = time.process_time()
-        if not index.is_trained:
-            index.cp.niter, index.cp.max_points_per_centroid = 8, 40
-            index.train(vectors[:: max(1, count // (40 * lists))])
-        index.add(vectors)
-        built = time.process_time() - begun
-        for setting in settings:
-            if name == "HNSW":
-                index.hnsw.efSearch = setting
-            else:
-                index.nprobe = setting
-            begun = time.process_time()
-            found = [index.search(query[None], K)[1][0].tolist() for query in queries]
-            right = sum(len(wanted & {*some}) for wanted, some in zip(nearest, found, strict=True))
-            tell(name, setting, built, 1e3 * (time.process_time() - begun) / len(queries), right / K / len(queries))
     return {"vectors": count, "rows": rows}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -49,40 +50,34 @@ def run(data: Path, characters: int, spread: int | None) -> dict[str, Any]:
     passages = embedded(texts, spread)
     kinds = {**_asked(data, texts), **_words(texts)}
     texts_of = [text for some in kinds.values() for _, text in some]
-    vectors = dict(zip(texts_of, _embedder().embedder.embed_queries(texts_of), strict=True))
+    vectors = dict(zip(texts_of, embedder().embedder.embed_queries(texts_of), strict=True))
     print(f"{len(passages)} documents, {sum(map(len, passages.values()))} passages\n{heading(COLUMNS)}", flush=True)
-    home, rows = os.environ.get("MINIMEMO_HOME"), []
-    with TemporaryDirectory(prefix="minimemo-scale-") as folder:
-        os.environ["MINIMEMO_HOME"] = f"{folder}/home"
-        try:
-            for name, own in passages.items():
-                memo(Path(folder) / f"{name}.memo", own, [texts[name]])
-            remember_all([Path(folder) / f"{name}.memo" for name in passages])
-            index = StoreIndex(store_file())
-            for kind, language, some in _by_language(kinds):
-                for way in WAYS:
-                    places = [
-                        [
-                            path.stem
-                            for path in index.pick(vectors[text], *MODELS, PICKED, question=text * (way != WAYS[0]))
-                        ]
-                        for _, text in some
-                    ]
-                    first, among = (
-                        sum(name in names[:count] for (name, _), names in zip(some, places, strict=True)) / len(some)
-                        for count in (1, PICKED)
-                    )
-                    row = {
-                        "kind": kind, "language": language, "documents": len({name for name, _ in some}),
-                        "questions": len(some), "picked_by": way, "first": first, "picked": among,
-                        "missed": [one for one, names in zip(some, places, strict=True) if one[0] not in names],
-                    }  # fmt: skip
-                    rows.append(row)
-                    print(line(COLUMNS, row), flush=True)
-        finally:
-            del os.environ["MINIMEMO_HOME"]
-            if home is not None:
-                os.environ["MINIMEMO_HOME"] = home
+    rows = []
+    with (
+        TemporaryDirectory(prefix="minimemo-scale-") as folder,
+        patch.dict(os.environ, {"MINIMEMO_HOME": f"{folder}/home"}),
+    ):
+        for name, own in passages.items():
+            memo(Path(folder) / f"{name}.memo", own, [texts[name]])
+        remember_all([Path(folder) / f"{name}.memo" for name in passages])
+        index = StoreIndex(store_file())
+        for kind, language, some in _by_language(kinds):
+            for way in WAYS:
+                places = [
+                    [path.stem for path in index.pick(vectors[text], *MODELS, PICKED, question=text * (way != WAYS[0]))]
+                    for _, text in some
+                ]
+                first, among = (
+                    sum(name in names[:count] for (name, _), names in zip(some, places, strict=True)) / len(some)
+                    for count in (1, PICKED)
+                )
+                row = {
+                    "kind": kind, "language": language, "documents": len({name for name, _ in some}),
+                    "questions": len(some), "picked_by": way, "first": first, "picked": among,
+                    "missed": [one for one, names in zip(some, places, strict=True) if one[0] not in names],
+                }  # fmt: skip
+                rows.append(row)
+                print(line(COLUMNS, row), flush=True)
     return {"documents": len(passages), "passages": sum(map(len, passages.values())), "rows": rows}
 
 
@@ -148,7 +143,7 @@ def embedded(texts: Mapping[str, str], spread: int | None) -> dict[str, np.ndarr
     next."""
     kept, made = Kept("scale"), {}
     for name, text in texts.items():
-        key = [_embedder().fingerprint, f"{name}.txt", len(text), DEFAULT_SIZE]
+        key = [embedder().fingerprint, f"{name}.txt", len(text), DEFAULT_SIZE]
         if spread is not None and not kept.has(key):
             key.append(spread)
         tensors, _ = kept.tensors(key, lambda text=text: ({"vectors": _vectors(text, spread)}, 0.0))  # type: ignore[misc]
@@ -157,16 +152,14 @@ def embedded(texts: Mapping[str, str], spread: int | None) -> dict[str, np.ndarr
 
 
 def _vectors(text: str, spread: int | None) -> torch.Tensor:
-    embedder = _embedder().embedder
-    chunks = split(text, embedder.offsets(text), size=min(DEFAULT_SIZE, embedder.passage_room))
+    opened = embedder().embedder
+    chunks = split(text, opened.offsets(text), size=min(DEFAULT_SIZE, opened.passage_room))
     count = min(len(chunks), spread or len(chunks))
     some = [chunks[(2 * at + 1) * len(chunks) // (2 * count)].text for at in range(count)]
-    return torch.from_numpy(embedder.embed_passages(some))
+    return torch.from_numpy(opened.embed_passages(some))
 
 
-_opened = Namespace(embedder=None)
-
-
-def _embedder() -> OpenEmbedder:
-    _opened.embedder = _opened.embedder or open_embedder()
-    return _opened.embedder
+@cache
+def embedder() -> OpenEmbedder:
+    """The default one."""
+    return open_embedder()

@@ -36,14 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     depth = made.add_argument_group("by depth")
     depth.add_argument("--depths", type=numbers, default=[0, 4096, 16384], help="tokens in the cache")
     depth.add_argument("--peer", choices=["llamacpp"], help="measure it too")
-    depth.add_argument("--llama-bench", metavar="PATH", help="the peer's program; else $LLAMA_BENCH, else on PATH")
+    depth.add_argument("--llama-bench", metavar="PATH", help="the peer's program; else on PATH")
     one = made.add_argument_group("a document")
     one.add_argument("--doc", type=Path, nargs="+", metavar="FILE", help="text files, one memo of each")
-    one.add_argument("--question", help="what each is asked (default: who is named first)")
     one.add_argument("--embedder", help="name or directory (default: the catalogue's)")
     one.add_argument("--memory", choices=TIERS, default=DEFAULT)
     one.add_argument("--window", type=int, help="as of minimemo build")
-    one.add_argument("--keep", type=Path, metavar="DIR", help="build the memos there and leave them")
     made.add_argument("--vs", type=Path, metavar="DIR", help="another checkout, with a .venv; on --doc's first FILE")
     return command(made.parse_args(arguments), "bench.speed", _run)
 
@@ -56,7 +54,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     elif args.doc:
         names = ("model", "embedder", "memory", "window", "kv_dtype", "threads")
         options = {name: getattr(args, name) for name in names}
-        result = document.measure(args.doc, options, args.question, args.repeat, args.keep)
+        result = document.measure(args.doc, options, args.repeat)
     else:
         path = resolve(args.model)
         program = peer.locate(args.llama_bench) if args.peer else None

@@ -27,26 +27,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure(
-    documents: Sequence[Path], options: dict[str, Any], question: str | None, repeat: int, keep: Path | None
-) -> dict[str, Any]:
+def measure(documents: Sequence[Path], options: dict[str, Any], repeat: int) -> dict[str, Any]:
     """Builds a memo of each document and asks it `repeat` times, each time in a process of its own, and takes medians.
 
     Seconds until a memo is open (models and passages ready) and until the first token count from the start of a cold
     process, imports included; warm: the same question again in that process. Peaks are as the kernel counted them
-    (getrusage(2)): the mapped weights are in them. keep: a folder where the memos are built, and left.
+    (getrusage(2)): the mapped weights are in them.
     """
     print(heading(COLUMNS))
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for document in documents:
-            memo = (keep or Path(scratch)) / f"{document.stem}.memo"
-            if memo.exists():
-                raise InputError(f"{memo}: exists, so nothing would be built; name another --keep")
-            built = child("build", {**options, "document": str(document), "memo": str(memo)})
+            memo = str(Path(scratch) / f"{len(rows)}.memo")
+            built = child("build", {**options, "document": str(document), "memo": memo})
             row = {"document": document.name, **built}
-            language = row.pop("language")
-            asked = {**options, "memo": str(memo), "question": question or ASKED[language]}
+            asked = {**options, "memo": memo, "question": ASKED[row.pop("language")]}
             answers = [child("ask", asked) for _ in range(repeat)]
             row["build_peak_mb"] = row.pop("peak_mb")
             for key in ("open_s", "first_token_s", "warm_token_s", "warm_answer_s", "peak_mb"):

@@ -14,8 +14,6 @@ from typing import Any
 from minimemo.errors import InputError
 from minimemo.threads import SPINS
 
-VARIABLE = "LLAMA_BENCH"
-
 
 @dataclass(frozen=True, slots=True)
 class PeerSpeeds:
@@ -27,12 +25,10 @@ class PeerSpeeds:
 
 
 def locate(given: str | None) -> Path:
-    """The program: `given`, or $LLAMA_BENCH, or on PATH. Raises InputError."""
-    origin, name = ("--llama-bench", given) if given else (f"${VARIABLE}", os.environ.get(VARIABLE))
-    if not name:
-        origin, name = "PATH", "llama-bench"
+    """The program: `given`, or on PATH. Raises InputError."""
+    name = given or "llama-bench"
     if not (program := shutil.which(os.path.expanduser(name))):
-        raise InputError(f"{name}: no such program ({origin}); give --llama-bench PATH or set {VARIABLE}")
+        raise InputError(f"{name}: no such program; give --llama-bench PATH")
     return Path(program).absolute()
 
 

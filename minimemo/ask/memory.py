@@ -223,9 +223,10 @@ class DocumentMemory:
     ) -> list[str]:
         """Asks each view and returns the replies, of `least` (or a quarter of the view's own) to `limit` tokens. They
         are kept until something else is asked: an interrupted walk goes on where it stopped."""
-        if (row, limit) != self._asked:
-            self._asked, self._replies = (row, limit), {}
-        replies = self._replies
+        with self._lock:
+            if (row, limit) != self._asked:
+                self._asked, self._replies = (row, limit), {}
+            replies = self._replies
         for number, view in enumerate(views):
             question.clock.on_event(Event("walk", number, len(views), "views"))
             if view in replies:

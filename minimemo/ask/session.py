@@ -107,15 +107,11 @@ class Session:
 
     def recall(self, question: str) -> tuple[Clue, ...]:
         """Recalls sentences of the documents for a question."""
-        return self._clues("recall", question)[0]
+        return self._clues("recall", question)
 
     def rewrite(self, question: str) -> tuple[Clue, ...]:
         """Asks other questions, in the documents' words, whose answers help with this one."""
-        return self._clues("rewrite", question)[0]
-
-    def draft(self, question: str) -> str:
-        """Gives a first short answer from memory; "" when it has none."""
-        return self._clues("draft", question)[1]
+        return self._clues("rewrite", question)
 
     def answer(self, question: str, evidence: Sequence[str], max_tokens: int = 256) -> Answer:
         """Answers from given texts, best first, as many as fit; no memory, no retrieval.
@@ -311,11 +307,11 @@ class Session:
         generator = self._writer if mode == "memory" else self._generator  # only that can answer from memory alone
         return Question(text, mode, max_tokens, self.language, self._prompts, generator, self._on_event, typed)
 
-    def _clues(self, kind: ClueKind, text: str) -> tuple[tuple[Clue, ...], str]:
-        """The clues of one kind alone, and the draft."""
+    def _clues(self, kind: ClueKind, text: str) -> tuple[Clue, ...]:
+        """The clues of one kind alone."""
         question = self._question(text, "memory", CLUE_TOKENS)
         with self._turns.step(question, last=True):
-            return self._memory.clues(question, [kind])
+            return self._memory.clues(question, [kind])[0]
 
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
         """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free. Adds

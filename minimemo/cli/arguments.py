@@ -39,6 +39,14 @@ examples:
 exit codes: 0 done, 1 it could not be done (a line says why), 2 a word of the command line, a document or a question
 cannot be used as it is, 130 interrupted
 """
+# What a user can do about a place that a file system refuses.
+_MENDS = {
+    errno.ENAMETOOLONG: "take a shorter name",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check its permissions, or name another place"),
+    **dict.fromkeys((errno.ENOTDIR, errno.ELOOP), "name a folder, or set MINIMEMO_HOME to one"),
+    errno.EIO: "look at the disk",
+}
 _MODES = ("memorag", "rag", "memory", "closed", "gist")
 
 
@@ -59,7 +67,7 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 141
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or interrupted():
@@ -70,8 +78,16 @@ def run(arguments: argparse.Namespace, interrupted: Callable[[], bool] = lambda:
         mended = _mended(error)
         if mended is None or os.environ.get("MINIMEMO_DEBUG"):
             raise
-        tell(mended, json=getattr(arguments, "json", False))
+        try:
+            tell(mended, json=getattr(arguments, "json", False))
+            sys.stdout.flush()
+        except OSError:  # it is what failed, and would fail once more at the end
+            _say_no_more()
         return 2 if isinstance(mended, InputError) else 1
+
+
+def _say_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mended(error: BaseException) -> MinimemoError | None:
@@ -87,6 +103,10 @@ def _mended(error: BaseException) -> MinimemoError | None:
     many = "too many open files"  # torch says it in a RuntimeError
     if many in said or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
         return MinimemoError("files: too many are open; raise the limit (ulimit -n)")
+    if isinstance(error, OSError) and error.errno in _MENDS:
+        kind = InputError if error.errno == errno.ENAMETOOLONG else MinimemoError
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return kind(f"{where}{error.strerror}; {_MENDS[error.errno]}")
     if isinstance(error, RuntimeError) and ("thread" in said or "resource temporarily unavailable" in said):
         return MinimemoError("threads: none can be started; raise the limit (ulimit -u), or take --threads 1")
     return None

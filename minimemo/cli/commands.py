@@ -32,7 +32,7 @@ from minimemo.cli.screen import (
 )  # fmt: skip
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Listener
-from minimemo.files import disk_bytes, size
+from minimemo.files import disk_bytes, size, whole_path
 from minimemo.runtime import RunOptions
 
 _NAMED = 3  # documents that failed alike are named up to here, and counted beyond
@@ -122,7 +122,7 @@ def _not_built(failed: Mapping[str, MinimemoError], count: int) -> str:
 def sync(arguments: argparse.Namespace) -> None:
     from minimemo.scale.sync import opened, plan
 
-    folder = Path(arguments.folder).expanduser().absolute()
+    folder = whole_path(Path(arguments.folder).expanduser())
     name = arguments.name or folder.name
     with progress(arguments.quiet, arguments.verbose) as on_event, opened(folder, name) as collection:
         made = plan(collection, arguments.forget)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from minimemo.errors import FetchError
 from minimemo.events import Event, Listener
+from minimemo.files import content_hash
 
 Tick = Callable[[int], None]  # called often; its argument: bytes on the way that are not yet in a file of ours
 
@@ -52,13 +53,10 @@ class File:
     def digest_of(self, path: Path) -> str:
         """The hash of what lies at `path`, of the kind that this file states."""
         if len(self.digest) == 64:
-            state = hashlib.sha256()
-        else:
-            state = hashlib.sha1(b"blob %d\0" % length_of(path), usedforsecurity=False)
+            return content_hash(path)
+        blob = hashlib.sha1(b"blob %d\0" % length_of(path), usedforsecurity=False)
         with open(path, "rb") as data:
-            while block := data.read(1 << 20):
-                state.update(block)
-        return state.hexdigest()
+            return hashlib.file_digest(data, lambda: blob).hexdigest()
 
 
 class Source(Protocol):

@@ -64,7 +64,7 @@ def staging(target: Path, stamp: Mapping[str, Any], mode: int = 0o666) -> Iterat
             raise MinimemoError(why) from None
         spares = spare.pop_all()
     with lock, ExitStack() as undo, spares:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        undo.callback(_clear, folder, target)
         try:
             _put_back(folder, target)
             _prepare(folder, json.dumps(stamp, sort_keys=True).encode())
@@ -113,12 +113,19 @@ def _put_back(folder: Path, target: Path) -> None:
         os.rename(folder / _OLD, target)
 
 
+def _clear(folder: Path, target: Path) -> None:
+    """Removes the hidden folder, but not while it holds an old memo that has its place nowhere else."""
+    if target.exists() or not (folder / _OLD).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(target: Path) -> None:
     """Removes what a killed build of `target` left, unless one is running."""
     folder = _folder(target)
-    if folder.is_dir() and not folder.is_symlink():
-        with suppress(MinimemoError, OSError), _locked(folder, target):
-            shutil.rmtree(folder, ignore_errors=True)
+    with suppress(MinimemoError, OSError):  # also where the name is too long for such a folder
+        if folder.is_dir() and not folder.is_symlink():
+            with _locked(folder, target):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(target: Path) -> Path:
@@ -198,7 +205,7 @@ def _is_plain(folder: Path) -> bool:
 
 
 def memo_files(memo: Path) -> list[Path]:
-    """All that lies in a memo's folder, the manifest first: what may be deleted with it.
+    """All that lies in a memo's folder, the manifest first, memory.bin last: what may be deleted with it.
 
     Raises MemoError for a folder that is no memo, InputError for one that holds anything that no memo has, but for what
     file managers leave. The first bytes of memory.bin tell a memo whose manifest is damaged.
@@ -209,7 +216,7 @@ def memo_files(memo: Path) -> list[Path]:
         if not _begins_as_memory(memo / MEMORY):
             raise
         profile = None
-    files = sorted(memo.iterdir(), key=lambda path: (path.name != NAME, path.name))
+    files = sorted(memo.iterdir(), key=lambda path: (path.name != NAME, path.name == MEMORY, path.name))
     written = {NAME, *FILES}
     if isinstance(profile, str):  # an exported memo carries it
         written |= {path.name for path in files if path.name.endswith(f"-{profile}.safetensors")}

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from minimemo.ask import PROMPTS, Answer, Conversation, Found, Language, Mode, Piece, Prompts, checked_question
 from minimemo.errors import InputError, MemoError, MinimemoError
 from minimemo.events import Event, Listener, silent
-from minimemo.files import parse_json, profiles_dir, store_file, words_file
+from minimemo.files import parse_json, profiles_dir, store_file, whole_path, words_file
 from minimemo.memo.folder import forget_tails, memo_files, restrict, sweep
 from minimemo.memo.manifest import AGAIN, CHUNKS, INDEX, NAME, Manifest
 from minimemo.memo.memo import Generator, Memo, open_memo, together
@@ -95,7 +95,7 @@ def remove_all(memos: Sequence[Path]) -> int:
     finally:
         if removed:
             forget(*removed)
-            gone = {str(memo.absolute()) for memo in removed}
+            gone = {str(whole_path(memo)) for memo in removed}
             VectorStore(store_file(), check=False).update([], gone)
             TermStore(words_file(), check=False).update([], gone)
     return freed
@@ -144,16 +144,17 @@ class StoreIndex:
         self._take_in(listed, self._store.entries.keys() - listed.keys())
 
     def refresh(self) -> None:
-        """Takes in what minimemo has built, changed or deleted since; the memos of folders are all looked at."""
+        """Takes in what minimemo has built, changed or deleted since, and looks again at what could not be read; the
+        memos of folders are all looked at."""
         if self._list is None:
             self.check()
             return
         self._store.refresh()
         self._words.refresh()
         changes = self._list.read()
-        self._take_in(
-            [path for path, noted in changes.items() if noted], {p for p, noted in changes.items() if not noted}
-        )
+        paths = {*(path for path, noted in changes.items() if noted), *self.missing} & self._list.values.keys()
+        self.missing = []
+        self._take_in(paths, {p for p, noted in changes.items() if not noted})
 
     def _take_in(self, paths: Collection[str], gone: Collection[str]) -> None:
         vectors, words, unread = [], [], set()

@@ -384,7 +384,7 @@ def _open_memory(memos: Sequence[Memo], readers: list[MemoryReader]) -> StoredMe
 def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:
     """What writes answers beside the memory's own model; None leaves that to the model itself."""
     if (second := runtime.second_decoder()) is not None:
-        return Writer(second.engine, second.tokenizer)
+        return Writer(second.engine, second.tokenizer) if second.engine is not model.engine else None
     generator = runtime.generator
     if generator is None or hasattr(generator, "write"):
         return cast(TextGenerator | None, generator)

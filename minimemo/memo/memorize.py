@@ -205,25 +205,25 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
 
 def _alike(others: Sequence[Path], sequence: np.ndarray, unit: int, layout: KVLayout) -> Iterator[KVBlock]:
     """The blocks, exact, that `sequence` shares with the memory that begins most like it: a whole number of units."""
-    hashes = [FIRST_PREVIOUS, *chain(sequence, len(sequence))]
+    hashes = chain(sequence, len(sequence))
     with ExitStack() as stack:
         tails: list[tuple[int, ExactTail]] = []
         for path in others:
             with suppress(OSError):  # it has made room since it was looked up
                 tail = stack.enter_context(ExactTail(path, layout, pinned=len(hashes), ring=1, read_only=True))
-                same = next((i for i, hash_ in enumerate(hashes[1:]) if not tail.has(i, hash_)), len(hashes) - 1)
+                same = next((i for i, hash_ in enumerate(hashes) if not tail.has(i, hash_)), len(hashes))
                 tails.append((same, tail))
         if not tails:
             return
         (same, tail), step = max(tails, key=lambda one: one[0]), unit // BLOCK_TOKENS
         for first in range(0, same // step * step, step):
-            found = (tail.get(at, hashes[at + 1]) for at in range(first, first + step))
+            found = (tail.get(at, hashes[at]) for at in range(first, first + step))
             numbers = [exact for exact in found if exact is not None]
             if len(numbers) < step:  # damaged
                 return
             for at, exact in enumerate(numbers, first):
                 ids = token_array(sequence[at * BLOCK_TOKENS : (at + 1) * BLOCK_TOKENS])
-                yield KVBlock(at * BLOCK_TOKENS, ids, *exact, hashes[at], hashes[at + 1])
+                yield KVBlock(at * BLOCK_TOKENS, ids, *exact, hashes[at])
 
 
 def _unit(reading: Reading) -> int:

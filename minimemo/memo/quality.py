@@ -24,7 +24,7 @@ from minimemo.engine.engine import Engine
 from minimemo.engine.reading import Reading
 from minimemo.files import parse_json, write_whole
 from minimemo.memo.manifest import Judged, checksum
-from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, KVBlock, chain, token_array
+from minimemo.memory.blocks import BLOCK_TOKENS, BlockAssembler, KVBlock, chain, token_array
 from minimemo.memory.codec import Codec
 from minimemo.memory.tail import ExactTail
 
@@ -92,12 +92,12 @@ class QualityCard:
         return max(0, -(-end // BLOCK_TOKENS) - max(1, min(CONTEXT, room))) * BLOCK_TOKENS
 
     def _kept(self, index: int, tail: ExactTail) -> KVBlock | None:
-        previous, hash_ = [FIRST_PREVIOUS, *chain(self._sequence, index + 1)][index : index + 2]
+        hash_ = chain(self._sequence, index + 1)[index]
         if (numbers := tail.get(index, hash_)) is None:
             return None
         start, device = index * BLOCK_TOKENS, self._engine.decoder.device
         keys, values = (x.to(device) for x in numbers)
-        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), keys, values, previous, hash_)
+        return KVBlock(start, token_array(self._sequence[start : start + BLOCK_TOKENS]), keys, values, hash_)
 
     @torch.inference_mode()
     def _measure(self, blocks: Sequence[KVBlock], end: int) -> None:

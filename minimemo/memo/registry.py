@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minimemo.errors import InputError
-from minimemo.files import cache_dir, data_dir, disk_bytes, memos_dir, store_file
+from minimemo.files import cache_dir, data_dir, disk_bytes, memos_dir, store_file, whole_path
 from minimemo.journal import Journal, append
 from minimemo.memo.manifest import NAME
 
@@ -44,14 +44,14 @@ def remember(memo: Path) -> None:
 def remember_all(memos: list[Path]) -> None:
     """Notes where memos lie."""
     with suppress(OSError, NotImplementedError):  # filelock's Timeout is an OSError
-        append(list_file(), {path: _facts(path) for path in map(str, (memo.absolute() for memo in memos))})
+        append(list_file(), {path: _facts(path) for path in map(str, map(whole_path, memos))})
 
 
 def forget(*memos: Path) -> None:
     """Takes memos off the list; nothing of their names is left in it."""
     with suppress(OSError, NotImplementedError):
         if memos:
-            Journal(list_file()).write(dict.fromkeys(str(memo.absolute()) for memo in memos), sweep=True)
+            Journal(list_file()).write(dict.fromkeys(map(str, map(whole_path, memos))), sweep=True)
 
 
 def opened() -> Journal:
@@ -129,7 +129,7 @@ def document_name(memo: Path, name: str) -> str:
     """What a memo's document, of this name when it was built, is cited by: in a collection its path below the folder,
     as it is now."""
     with suppress(ValueError):
-        _, *path = memo.absolute().relative_to(data_dir() / "collections").parts
+        _, *path = whole_path(memo).relative_to(data_dir() / "collections").parts
         return "/".join(path).removesuffix(".memo") or name
     return name
 

@@ -54,14 +54,13 @@ class KVBlock:
     """Up to BLOCK_TOKENS tokens of all layers.
 
     start: position of the first token in its sequence. ids: (n,) int32. keys (before RoPE), values: (L, G, n, D).
-    previous: hash of the block before (FIRST_PREVIOUS for the first). hash: `block_hash(previous, ids)`.
+    hash: `block_hash` of the block before and of ids.
     """
 
     start: int
     ids: np.ndarray
     keys: Tensor
     values: Tensor
-    previous: bytes
     hash: bytes
 
     @property
@@ -118,8 +117,8 @@ class BlockAssembler:
         parts = list(zip(*self._pieces, strict=True))
         ids = token_array(np.concatenate(parts[0]))
         keys, values = (torch.cat(part, dim=2) for part in parts[1:])
-        block = KVBlock(self._start, ids, keys, values, self._previous, block_hash(self._previous, ids))
+        self._previous = block_hash(self._previous, ids)
+        block = KVBlock(self._start, ids, keys, values, self._previous)
         self._start += self._pending
-        self._previous = block.hash
         self._pending, self._pieces = 0, []
         return block

@@ -53,7 +53,6 @@ class ModelConfig:
     Letters used throughout: L layers, H query heads, G kv heads, T tokens, D head dim, C hidden size.
     """
 
-    family: str
     vocab_size: int
     hidden_size: int  # C
     intermediate_size: int
@@ -158,7 +157,6 @@ def _parse(raw: Mapping[str, Any]) -> ModelConfig:
     rope, local_rope = _ropes(raw, gemma)
     biased = bool(raw.get("attention_bias", False))
     return ModelConfig(
-        family=family,
         vocab_size=integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=integer("intermediate_size"),

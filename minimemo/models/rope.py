@@ -53,14 +53,10 @@ class RopeTable:
         self._tables: list[tuple[Tensor, Tensor]] = []  # (cos, sin), each (positions, D), of every kind
         self.kind: Sequence[int] = [kinds.index(config.layer_rope(layer)) for layer in range(config.num_layers)]
 
-    def tables(self, positions: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """Looks up (cos, sin), each (n, D) float32, of `positions` (n,), none of them negative, for each kind."""
-        self._reach(int(positions.max()) + 1 if len(positions) else 0, positions.device)
-        return [(cosines[positions], sines[positions]) for cosines, sines in self._tables]
-
     def of_spans(self, spans: Sequence[tuple[int, int]], device: torch.device) -> Sequence[tuple[Tensor, Tensor]]:
-        """Does as `tables` for `count` positions from `start` on for every (start, count), one span after the other. Of
-        a single span it gives a view, which costs a decoding step nothing."""
+        """Looks up (cos, sin), each (n, D) float32, for each kind, of `count` positions from `start` on for every
+        (start, count), one span after the other. Of a single span it gives a view, which costs a decoding step
+        nothing."""
         if len(spans) != 1:
             positions = [position for start, count in spans for position in range(start, start + count)]
             self._reach(max(positions, default=-1) + 1, device)

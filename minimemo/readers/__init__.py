@@ -143,9 +143,7 @@ def _kind(content: bytes, ending: str) -> str:
         return "doc"
     if start.startswith(b"{\\rtf"):
         return "rtf"
-    if re.match(
-        rb"(?i)(?:<\?xml[^>]*>\s*)?(?>(?:<!--(?>.*?-->)\s*)*)<(?:!doctype html|html|head|body)\b", start, re.DOTALL
-    ):
+    if _PAGE.match(start):
         return "html"
     if ending in (".html", ".htm", ".xhtml") and b"<" in start:
         return "html"

@@ -74,7 +74,7 @@ def read_subtitles(text: str) -> tuple[str, list[Place]]:
 class _Bounded(EmailPolicy):
     """The usual rules for mails, for the beginnings of headers: the time to parse one grows with its square."""
 
-    def header_fetch_parse(self, name: str, value: str) -> Any:
+    def header_fetch_parse(self, name: str, value: str) -> Any:  # reached by: email
         return super().header_fetch_parse(name, value[:_HEADER])
 
 

@@ -129,6 +129,8 @@ def _handed_out(
                 yield document, made if isinstance(made, str) else ""
             except MinimemoError as error:
                 yield document, str(error)
+            except OSError as error:  # the document is gone by now, perhaps
+                yield document, f"cannot be read ({error.strerror or error})"
         if idle and not busy:
             return
         if not capacity:

@@ -24,13 +24,12 @@ from typing import Any
 
 from minimemo.ask import PROMPTS
 from minimemo.errors import InputError, MemoError, MinimemoError
-from minimemo.events import silent
 from minimemo.files import private_folder, profiles_dir, write_whole
 from minimemo.memo.library import portable_files
 from minimemo.memo.manifest import FILES, MEMORY, NAME, FileInfo, Manifest, file_info
 from minimemo.memo.memo import Memo, together
 from minimemo.memory.profile import profile_file
-from minimemo.runtime import DEFAULT_OPTIONS, Runtime
+from minimemo.runtime import Runtime
 from minimemo.scale.archive import arriving
 from minimemo.scale.ranges import ObjectBytes, forget, objects_dir
 
@@ -195,19 +194,9 @@ def download(address: str, out: Path) -> Path:
     return out
 
 
-def open_places(
-    places: Sequence[str],
-    *,
-    model: Any = None,
-    embedder: Any = None,
-    prompts: Any = PROMPTS,
-    options: Any = DEFAULT_OPTIONS,
-    on_event: Any = silent,
-    generator: Any = None,
-) -> Memo:
+def open_places(places: Sequence[str], *, prompts: Any = PROMPTS, **models: Any) -> Memo:
     """Opens memos, some of them or all in a store, to be asked together; the arguments are those of `open_memos`."""
-    runtime = Runtime(model, embedder, options, on_event, generator)
-    memos = []
+    runtime, memos = Runtime(**models), []
     for named in dict.fromkeys(places):
         if not is_address(named):
             memos.append(Memo(Path(named), Manifest.load(Path(named)), runtime, prompts))

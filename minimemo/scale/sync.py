@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -20,8 +21,9 @@ from typing import TypeAlias
 from filelock import FileLock, Timeout
 
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import content_hash, data_dir, disk_bytes, private_folder
+from minimemo.files import content_hash, data_dir, disk_bytes, private_folder, whole_path
 from minimemo.journal import Journal, append
+from minimemo.memo.folder import sweep
 from minimemo.memo.library import remove_all
 from minimemo.memo.manifest import NAME as MANIFEST
 from minimemo.memo.registry import checked_name, forget, memos_of, remember_all
@@ -136,7 +138,9 @@ def load(name: str) -> Collection:
         raise InputError(f"collection {name!r}: there is none; make one: minimemo sync FOLDER --name {name}")
     try:
         folder, synced = head
-        return Collection(name, folder, {path: Known(*row) for path, row in table.values.items()}, synced)
+        return Collection(
+            name, str(whole_path(Path(folder))), {path: Known(*row) for path, row in table.values.items()}, synced
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"{_file(name)}: is no collection ({error}); delete it, and sync the folder again") from error
 
@@ -298,6 +302,7 @@ def carry_out(collection: Collection, made: Plan, builds: Builds, tell: Callable
         tell(f"failed   {path}: {failed[path]}" if path in failed else f"same     {path} = {owner}")
     kept = [path for path in made.kept if collection.documents[path] != made.files[path]]  # touched, not changed
     collection.documents |= {path: made.files[path] for path in kept}
+    _delete_strays(collection)
     collection.finish([*made.same, *kept])
     known = registry().values
     own = [memos / f"{path}.memo" for path, one in collection.documents.items() if not (one.same or one.error)]
@@ -320,24 +325,45 @@ def one_by_one(build: Callable[[Path, Path, str], object]) -> Builds:
                 yield document, ""
             except MinimemoError as error:
                 yield document, str(error) or type(error).__name__
+            except MemoryError:
+                yield document, "too little memory is free"
 
     return builds
 
 
 def delete(name: str) -> int:
     """Deletes a collection's memos and all that is known of it, no document; gives the bytes that are free now."""
-    collection = load(name)
-    freed = 0
-    with opened(Path(collection.folder), name):
-        memos = [memos_of(name) / f"{path}.memo" for path in collection.documents]
-        freed += sum(disk_bytes(memo) for memo in memos if memo.is_dir())
-        _delete(collection, *memos)
+    folder = memos_of(name)
+    with opened(Path(load(name).folder), name) as collection:
+        freed = disk_bytes(folder) if folder.is_dir() else 0
+        collection.documents.clear()
+        _delete_strays(collection)
         with suppress(OSError):
-            memos_of(name).rmdir()
+            folder.rmdir()
         _file(name).unlink(missing_ok=True)
     for lock in (f".{name}.lock", f".{name}.table.lock"):
         (data_dir() / "collections" / lock).unlink(missing_ok=True)
     return freed
+
+
+def _delete_strays(collection: Collection) -> None:
+    """Deletes the memos that no document of a collection has, and what was built of documents that it does not have:
+    a sync that was stopped may have known of them alone."""
+    root, documents = memos_of(collection.name), collection.documents
+    strays, unfinished = [], []
+    for folder, names, _ in os.walk(root):
+        for name in [name for name in names if re.fullmatch(r".*\.memo|\..*\.memo\.building", name, re.DOTALL)]:
+            names.remove(name)  # nothing of it is looked at
+            memo = Path(folder) / name.removeprefix(".").removesuffix(".building")
+            known = documents.get(str(memo.relative_to(root)).removesuffix(".memo"))
+            if name == memo.name:
+                strays += [] if known and not (known.same or known.error) else [memo]
+            elif known is None:
+                unfinished.append(memo)
+    for memo in unfinished:
+        sweep(memo)
+        _sweep(collection, memo)
+    _delete(collection, *strays)
 
 
 def _delete(collection: Collection, *memos: Path) -> None:

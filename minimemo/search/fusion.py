@@ -32,12 +32,10 @@ def standard_scores(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 1e-6, spread, np.inf)
 
 
-def fuse(
-    vectors: npt.NDArray[np.float32], words: npt.NDArray[np.float32], weight: float = WEIGHT
-) -> npt.NDArray[np.float32]:
+def fuse(vectors: npt.NDArray[np.float32], words: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Scores of the same passages by vectors and by words, (q, n) each -> fused scores (q, n), higher is better."""
     by_words = LIMIT * np.tanh(standard_scores(words) / LIMIT)
-    return np.float32(weight) * standard_scores(vectors) + np.float32(1 - weight) * by_words
+    return np.float32(WEIGHT) * standard_scores(vectors) + np.float32(1 - WEIGHT) * by_words
 
 
 def fuse_expanded(
@@ -46,7 +44,6 @@ def fuse_expanded(
     lexical: LexicalIndex,
     queries: Sequence[str],
     nearest: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
-    weight: float = WEIGHT,
 ) -> npt.NDArray[np.float32]:
     """`fuse`, then again with the words of the first CANDIDATES of each query expanded: (q, n) each -> (q, n).
 
@@ -54,12 +51,12 @@ def fuse_expanded(
     A query whose vector scores are all one, of words that the embedder does not know, is searched by words alone.
     """
     expanded = words.copy()
-    first = np.argsort(-fuse(vectors, words, weight), axis=1, kind="stable")[:, :CANDIDATES]
+    first = np.argsort(-fuse(vectors, words), axis=1, kind="stable")[:, :CANDIDATES]
     named, places = np.unique(first, return_inverse=True)  # queries on one subject share most of them
     near = nearest(named)[places.reshape(first.shape)]
     for row in np.flatnonzero(np.ptp(vectors, axis=1) > 0).tolist():
         expanded[row, first[row]] = lexical.expanded_scores(queries[row], first[row], near[row])
-    return fuse(vectors, expanded, weight)
+    return fuse(vectors, expanded)
 
 
 def with_phrases(

@@ -31,7 +31,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minimemo.errors import InputError, MinimemoError
-from minimemo.files import data_dir, private_folder
+from minimemo.files import data_dir, private_folder, whole_path
 from minimemo.memo.manifest import NAME
 from minimemo.memo.registry import checked_name, memos_of
 from minimemo.server.guard import is_local
@@ -140,10 +140,10 @@ def _access(file: Path, name: str, entry: Any) -> Access:
             f"{file}: {name}: no collection {absent[0]!r}; make one: minimemo sync FOLDER --name {absent[0]}"
         )
     for memo in of("memos", list, []):
-        folder = (file.absolute().parent / str(memo)).resolve()
+        folder = whole_path(file.parent / str(memo))
         if not (folder / NAME).is_file():
             raise InputError(f"{file}: {name}: {folder} is no memo")
-        folders.append(folder)
+        folders += [folder, folder.resolve()]  # it may be noted by either
     quota = Quota(of("questions_per_hour", int), of("tokens_per_hour", int))
     return Access(name, digest, tuple(folders), of("write", bool, False), quota)
 

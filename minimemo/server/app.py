@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,14 +18,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from minimemo import __version__
-from minimemo.ask import Answer, Found, Mode, Piece
+from minimemo.ask import Answer, Found, Mode, Passage, Piece
 from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event
 from minimemo.files import parse_json
 from minimemo.memory.tiers import TIERS
 from minimemo.server import openai
 from minimemo.server.access import DOCUMENTS, Access, OverQuota
-from minimemo.server.desk import Busy, Desk
+from minimemo.server.desk import Busy, Desk, Waiting
 from minimemo.server.guard import Guard, is_local
 from minimemo.server.jobs import Job, Jobs
 from minimemo.server.metrics import Metrics
@@ -62,10 +61,10 @@ class Service:
         if self.access is not None:
             self.access.quota.ask()
 
-    def wrote(self, answer: Answer) -> None:
+    def wrote(self, tokens: int) -> None:
         """Counts what an answer took of the token's share."""
         if self.access is not None:
-            self.access.quota.wrote(answer.generated_tokens)
+            self.access.quota.wrote(tokens)
 
     def check_write(self, document: str | None = None) -> None:
         """Raises 403 where the token may not add documents, or not delete this one."""
@@ -79,51 +78,41 @@ class Service:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     async def steps(self, work: Callable[[], Iterator[Any]], request: Request) -> AsyncIterator[Any]:
-        """The steps of some work at the desk, a Waiting every BEAT seconds without one. It is dropped when its reader
-        is."""
-        loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
-
-        def deliver(step: Any) -> None:
-            with suppress(RuntimeError):  # the loop ended with the server
-                loop.call_soon_threadsafe(came.put_nowait, step)
-
-        ticket = self.desk.submit(work, deliver)
-        begun, first = time.perf_counter(), True
+        """The steps of some work at the desk, the ids of its documents among them (`Shelf.ids`), and a Waiting every
+        BEAT seconds without one. It is dropped when its reader is; what was written until then counts."""
+        begun, first, ids, written = time.perf_counter(), True, dict[str, str](), 0
         try:
-            while True:
-                try:
-                    step = await asyncio.wait_for(came.get(), BEAT)
-                except TimeoutError:
-                    if await request.is_disconnected():
+            async with aclosing(self.desk.steps(work, BEAT)) as steps:
+                async for step in steps:
+                    if isinstance(step, Waiting) and await request.is_disconnected():
                         return
-                    yield Waiting(self.desk.position(ticket))
-                    continue
-                if step is None:
-                    return
-                if isinstance(step, BaseException):
-                    raise step
-                if first and isinstance(step, (Piece, Answer)):
-                    first = False
-                    self.metrics.first.observe(time.perf_counter() - begun)
-                if isinstance(step, Answer):
-                    self.wrote(step)
-                    self.metrics.answered(step, time.perf_counter() - begun)
-                    if DOCUMENTS in request.scope:
-                        ids = await run_in_threadpool(self.ids)
-                        request.scope[DOCUMENTS].update(ids.get(p.document, "") for p in step.passages)
-                yield step
+                    if first and isinstance(step, (Piece, Answer)):
+                        first = False
+                        self.metrics.first.observe(time.perf_counter() - begun)
+                    if isinstance(step, dict):
+                        ids = step
+                    elif isinstance(step, Event) and step.stage == "answer":
+                        written = step.done
+                    elif isinstance(step, (Found, Answer)):
+                        _seen(request, *(ids.get(passage.document, "") for passage in step.passages))
+                    if isinstance(step, Answer):
+                        written = step.generated_tokens
+                        self.metrics.answered(step, time.perf_counter() - begun)
+                    yield step
         finally:
-            ticket.leave()
+            self.wrote(written)
 
-    async def answer(self, work: Callable[[], Iterator[Any]], request: Request) -> Answer:
-        """The answer alone; 499 where its reader left meanwhile."""
-        answer = None
+    async def answer(self, work: Callable[[], Iterator[Any]], request: Request) -> tuple[Answer, dict[str, str]]:
+        """The answer, and the ids of its documents; 499 where its reader left meanwhile."""
+        answer, ids = None, dict[str, str]()
         async for step in self.steps(work, request):
             if isinstance(step, Answer):
                 answer = step
+            elif isinstance(step, dict):
+                ids = step
         if answer is None:
             raise HTTPException(499, "the client left")
-        return answer
+        return answer, ids
 
     def question(self, body: Mapping[str, Any], local: bool) -> Callable[[], Iterator[Any]]:
         """The work that a body of /api/ask asks for."""
@@ -141,43 +130,28 @@ class Service:
         typed = str(body.get("typed", ""))
 
         def work() -> Iterator[Any]:
+            if mode != "summarize" and not folders:
+                yield from self.shelf.stream(ids, question, cast(Mode, mode), most, before)
+                return
+            memo = self.shelf.opened(folders) if folders else self.shelf.memo(ids, question or "")
+            yield self.shelf.ids(memo)
             if mode == "summarize":
-                memo = self.shelf.opened(folders) if folders else self.shelf.memo(ids, question or "")
-                return memo.session().stream_summary(most)
-            if folders:
-                return self.shelf.opened(folders).stream(question, cast(Mode, mode), most, typed=typed)
-            return self.shelf.stream(ids, question, cast(Mode, mode), most, before)
+                yield from memo.session().stream_summary(most)
+            else:
+                yield from memo.stream(question, cast(Mode, mode), most, typed=typed)
 
         return work
-
-    def links(self, asked: Sequence[str] = ()) -> dict[str, str]:
-        """Where the file of a document is, by the names that passages have; see `ids`."""
-        return {name: f"/documents/{id}/file" for name, id in self.ids(asked).items()}
-
-    def ids(self, asked: Sequence[str] = ()) -> dict[str, str]:
-        """The ids of documents, by the names that passages have. asked: of which documents, where not of all: two may
-        have the same name."""
-        documents = self.shelf.documents().items()
-        some = [document for id, document in documents if id in asked] or [document for _, document in documents]
-        return {name: one.id for one in some for name in (one.name, str(one.folder))}
 
     def recalled(self, answer: Answer, ids: Mapping[str, str]) -> list[dict[str, Any]]:
         """Where the sentences stand that memory recalled, of those that are in the documents: id, text, start, end."""
         places = []
         for name in {passage.document for passage in answer.passages}:
-            text = self.shelf.text(ids[name]) if name in ids else ""
+            text = self.shelf.text(ids[name]) if ids.get(name) else ""
             for clue in answer.clues:
                 if clue.kind == "recall" and (at := text.find(clue.text.strip())) >= 0:
                     end = at + len(clue.text.strip())
                     places.append({"document": ids[name], "text": clue.text, "start": at, "end": end})
         return places
-
-
-class Waiting:
-    """Stands in the line still: so many are worked on before, itself counted; 0 where it is being worked on."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
 
 
 def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
@@ -199,6 +173,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
 
     async def upload(request: Request) -> Response:
         service.check_write()
+        jobs.check()
         name, tier = request.query_params.get("name", ""), request.query_params.get("memory", "balanced")
         if not name.strip():
             raise InputError("name: the file's name is needed, as ?name=report.pdf")
@@ -219,10 +194,10 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
                     file.write(part)
             if not size:
                 raise InputError(f"{name}: is empty")
+            return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return JSONResponse({"job": jobs.submit(path, options).facts()}, 202)
 
     def remove(request: Request) -> Response:
         service.check_write(request.path_params["id"])
@@ -262,8 +237,12 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
             raise InputError("query: a text is needed, and k: a whole number from 1 to 50")
         ids = _ids(body)
         service.spend()
-        passages = await run_in_threadpool(lambda: shelf.memo(ids, query).retrieve(query, k))
-        names = await run_in_threadpool(service.ids)
+
+        def found() -> tuple[Sequence[Passage], dict[str, str]]:
+            memo = shelf.memo(ids, query)
+            return memo.retrieve(query, k), shelf.ids(memo)
+
+        passages, names = await run_in_threadpool(found)
         rows = [{**_plain(passage), "id": names.get(passage.document)} for passage in passages]
         _seen(request, *(names.get(passage.document, "") for passage in passages))
         return JSONResponse({"passages": rows})
@@ -273,12 +252,14 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         work = service.question(body, is_local(request.scope))
         service.desk.check()
         service.spend()
-        return _events(_asked(service, service.steps(work, request), body.get("documents", [])))
+        return _events(_asked(service, service.steps(work, request)))
 
     async def completions(request: Request) -> Response:
         body = await _body(request)
         question, turns, most = openai.asked(body)
-        model = str(body.get("model") or EVERY)
+        model, more = str(body.get("model") or EVERY), body.get("stream_options") or {}
+        if not isinstance(more, dict):
+            raise InputError("stream_options: an object is needed")
         ids = [] if model == EVERY else [model]
 
         def work() -> Iterator[Any]:
@@ -289,10 +270,9 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         service.desk.check()
         service.spend()
         if not body.get("stream"):
-            answer = await service.answer(work, request)
-            return JSONResponse(openai.completion(answer, model, await run_in_threadpool(service.links, ids)))
-        usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return _events(_completed(service, service.steps(work, request), model, usage))
+            answer, names = await service.answer(work, request)
+            return JSONResponse(openai.completion(answer, model, _links(names)))
+        return _events(_completed(service.steps(work, request), model, bool(more.get("include_usage"))))
 
     def models(request: Request) -> Response:
         made = [(one.id, one.created()) for one in shelf.documents().values()]
@@ -344,9 +324,7 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         def lifespan(_: Starlette) -> Any:
             return assistant.session_manager.run()
 
-    if PAGE.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
+    made = Starlette(routes=[*routes, *_page()], lifespan=lifespan, exception_handlers={
         MinimemoError: _told, HTTPException: _refused, ClientDisconnect: _left, Exception: _failed,
     })  # fmt: skip
     made.add_middleware(cast(Any, guard.around))
@@ -359,23 +337,26 @@ def front(guard: Guard) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
-    routes: list[BaseRoute] = [Route("/health", health)]
-    if PAGE.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    made = Starlette(routes=routes)
+    made = Starlette(routes=[Route("/health", health), *_page()])
     made.add_middleware(cast(Any, guard.around))
     return made
+
+
+def _page() -> list[BaseRoute]:
+    return [Mount("/", StaticFiles(directory=PAGE, html=True))] if PAGE.is_dir() else []
 
 
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
-async def _asked(service: Service, steps: AsyncIterator[Any], asked: Sequence[str]) -> AsyncIterator[str]:
+async def _asked(service: Service, steps: AsyncIterator[Any]) -> AsyncIterator[str]:
     """The events of /api/ask."""
-    ids = await run_in_threadpool(service.ids, asked)
+    ids: dict[str, str] = {}
     try:
         async for step in steps:
-            if isinstance(step, Waiting):
+            if isinstance(step, dict):
+                ids = {name: id for name, id in step.items() if id}
+            elif isinstance(step, Waiting):
                 yield _event("stage", {"stage": "waiting", "done": 0, "total": step.position, "unit": "question"})
             elif isinstance(step, Event):
                 name = "note" if step.unit == "note" else "stage"
@@ -392,14 +373,16 @@ async def _asked(service: Service, steps: AsyncIterator[Any], asked: Sequence[st
         yield _event("error", {"error": _said(error), "kind": type(error).__name__})
 
 
-async def _completed(service: Service, steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:
+async def _completed(steps: AsyncIterator[Any], model: str, usage: bool) -> AsyncIterator[str]:
     """The chunks of a streamed chat completion."""
-    links = await run_in_threadpool(service.links, [model])
+    links: dict[str, str] = {}
     stream = openai.Chunks(model, links, usage)
     yield _data(stream.begin())
     try:
         async for step in steps:
-            if isinstance(step, (Piece, Answer)):
+            if isinstance(step, dict):
+                links |= _links(step)
+            elif isinstance(step, (Piece, Answer)):
                 for chunk in stream.step(step):
                     yield _data(chunk)
             elif isinstance(step, (Waiting, Event)):
@@ -452,7 +435,12 @@ def _ids(body: Mapping[str, Any]) -> list[str]:
 
 def _seen(request: Request, *ids: str) -> None:
     """Notes for the audit log that a request was given something of documents."""
-    request.scope.get(DOCUMENTS, set()).update(ids)
+    request.scope.get(DOCUMENTS, set()).update(filter(None, ids))
+
+
+def _links(ids: Mapping[str, str]) -> dict[str, str]:
+    """Where the file of a document is, by the names that passages have."""
+    return {name: f"/documents/{id}/file" for name, id in ids.items() if id}
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -2,7 +2,8 @@
 
     python -m minimemo.server.builder DOCUMENT '{"memory": "balanced"}'
 
-A line: {"stage", "done", "total", "unit"} of progress, {"memo"} or {"error"} at the end.
+A line: {"stage", "done", "total", "unit"} of progress, {"memo"} or {"error"} at the end. The password of an encrypted
+document comes in the environment: everybody on the machine can read a command line.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from minimemo.errors import MinimemoError
 from minimemo.events import Event
 from minimemo.files import size
 from minimemo.memo.build import build
+from minimemo.server.jobs import PASSWORD
 
 EVERY = 0.2  # seconds between two lines of one stage
 
 
 def main() -> int:
     source, options = sys.argv[1], json.loads(sys.argv[2])
+    if password := os.environ.pop(PASSWORD, ""):
+        options["password"] = password
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)  # readers come first

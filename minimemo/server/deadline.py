@@ -18,11 +18,11 @@ class DeadlineProtocol(H11Protocol):
     _deadline: float | None = None  # of the request that is coming, on the loop's clock; None: it is there
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # reached by: asyncio
         super().connection_made(transport)
         self._expect(self.loop.time() + PATIENCE)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # reached by: asyncio
         super().data_received(data)
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             latest = self.loop.time() + PATIENCE
@@ -30,7 +30,7 @@ class DeadlineProtocol(H11Protocol):
         else:
             self._deadline = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # reached by: asyncio
         self._deadline = None
         if self._timer is not None:
             self._timer.cancel()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from minimemo.errors import MinimemoError
@@ -52,6 +55,13 @@ class Ticket:
         self._deliver(end)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Stands in the line still: so many are worked on before, itself counted; 0 where it is being worked on."""
+
+    position: int
+
+
 class Desk:
     """Works on tickets in the order of their coming, `hands` at a time."""
 
@@ -80,6 +90,31 @@ class Desk:
         with self._lock:
             if sum(not other.left.is_set() for other in self._waiting) >= WAITING:
                 raise Busy(f"{WAITING} questions wait already: ask again in a minute")
+
+    async def steps(self, work: Callable[[], Iterator[Any]], beat: float) -> AsyncGenerator[Any, None]:
+        """The steps of some work and what it tells of itself, a Waiting every `beat` seconds without one. Raises what
+        the work raised, and like `submit`. The work is dropped when its reader is."""
+        loop, came = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def deliver(step: Any) -> None:
+            with suppress(RuntimeError):  # the loop ended with the server
+                loop.call_soon_threadsafe(came.put_nowait, step)
+
+        ticket = self.submit(work, deliver)
+        try:
+            while True:
+                try:
+                    step = await asyncio.wait_for(came.get(), beat)
+                except TimeoutError:
+                    yield Waiting(self.position(ticket))
+                    continue
+                if step is None:
+                    return
+                if isinstance(step, BaseException):
+                    raise step
+                yield step
+        finally:
+            ticket.leave()
 
     def hear(self, event: Event) -> None:
         """The listener of the models: what they tell is told to the reader whose work they do."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from minimemo.ask import Answer, Passage
 from minimemo.errors import MinimemoError
 from minimemo.events import Event
 from minimemo.memo.memo import Memo
-from minimemo.server.desk import Desk
+from minimemo.server.desk import Desk, Waiting
 from minimemo.server.jobs import Jobs
 from minimemo.server.shelf import Shelf
 
@@ -45,12 +45,12 @@ class Tools:
     """The tools over a shelf of documents; models work at the desk, in the order of calls.
 
     base: address of the server that shows documents' files; "" without one. spend, wrote: called for each question and
-    with each answer.
+    with the tokens of each answer.
     """
 
     def __init__(
         self, shelf: Shelf, desk: Desk, base: str = "", spend: Callable[[], None] = lambda: None,
-        wrote: Callable[[Answer], None] = lambda answer: None,
+        wrote: Callable[[int], None] = lambda tokens: None,
     ) -> None:  # fmt: skip
         self._shelf, self._desk, self._base = shelf, desk, base
         self._spend, self._wrote = spend, wrote
@@ -112,7 +112,7 @@ class Tools:
             memo = self._shelf.memo([document], "")
             for step in memo.session().stream_summary(max_tokens):
                 if isinstance(step, Answer):
-                    self._wrote(step)
+                    self._wrote(step.generated_tokens)
                     yield {"summary": step.text, "sources": self._results(memo, step.passages)}
                 else:
                     yield step
@@ -128,7 +128,7 @@ class Tools:
                 if not isinstance(step, Answer):
                     yield step
                     continue
-                self._wrote(step)
+                self._wrote(step.generated_tokens)
                 yield {
                     "answer": step.text, "supported": step.supported, "confidence": round(step.confidence, 3),
                     "sources": self._results(memo, step.passages),
@@ -138,45 +138,27 @@ class Tools:
 
     async def _done(self, work: Callable[[], Iterator[Any]], context: Context[Any, Any]) -> Any:
         """The last step of some work at the desk; what comes before is told as progress. Dropped when the call is."""
-        loop, came, told = asyncio.get_running_loop(), asyncio.Queue[Any](), 0
-
-        def deliver(step: Any) -> None:
-            with suppress(RuntimeError):  # the loop ended with the server
-                loop.call_soon_threadsafe(came.put_nowait, step)
-
-        last, stage = None, "waiting"
+        last, stage, told = None, "waiting", 0
         try:
             self._spend()
-            ticket = self._desk.submit(work, deliver)
-        except MinimemoError as error:
-            raise ToolError(str(error)) from error
-        try:
-            while True:
-                try:
-                    step = await asyncio.wait_for(came.get(), BEAT)
-                except TimeoutError:
+            async with aclosing(self._desk.steps(work, BEAT)) as steps:
+                async for step in steps:
+                    if isinstance(step, Event):
+                        if step.stage == stage:
+                            continue
+                        stage = step.stage
+                    elif not isinstance(step, Waiting):
+                        last = step
+                        continue
                     told += 1
                     await context.report_progress(told, message=stage)
-                    continue
-                if step is None:
-                    return last
-                if isinstance(step, MinimemoError):
-                    raise ToolError(str(step)) from step
-                if isinstance(step, BaseException):
-                    raise step
-                if isinstance(step, Event):
-                    if step.stage != stage:
-                        stage, told = step.stage, told + 1
-                        await context.report_progress(told, message=stage)
-                else:
-                    last = step
-        finally:
-            ticket.leave()
+        except MinimemoError as error:
+            raise ToolError(str(error)) from error
+        return last
 
     def _results(self, memo: Memo, passages: Sequence[Passage]) -> list[dict[str, Any]]:
         """Passages as `search` gives them, ids of the documents' parts among them."""
-        here = {one.folder: id for id, one in self._shelf.documents().items()}
-        ids = {name: here.get(one.folder, "") for name, one in zip(memo.names(), memo.memos, strict=True)}
+        ids = self._shelf.ids(memo)
         return [
             {
                 "id": f"{ids[p.document]}:{p.start}-{p.end}",
@@ -224,7 +206,10 @@ def assistant(
             source = Path(path).expanduser()
             if not source.is_absolute() or not source.is_file():
                 raise ToolError(f"{path}: no such file; give its whole path")
-            return jobs.submit(source, {}).facts()
+            try:
+                return jobs.submit(source, {}).facts()
+            except MinimemoError as error:
+                raise ToolError(str(error)) from error
 
         async def list_builds() -> dict[str, Any]:
             """List the documents that are being read, or were since the start."""

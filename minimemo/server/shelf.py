@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from minimemo.ask import PROMPTS, Mode, checked_question, stands_alone
-from minimemo.errors import InputError, MinimemoError
-from minimemo.events import Listener, silent
-from minimemo.files import data_dir, private_folder, store_file
+from minimemo.ask import PROMPTS, Answer, Found, Mode, Piece, checked_question, stands_alone
+from minimemo.errors import InputError, MemoError, MinimemoError
+from minimemo.files import data_dir, private_folder, store_file, whole_path
 from minimemo.memo.library import PICKED, StoreIndex, remove
 from minimemo.memo.manifest import MEMORY, NAME, Manifest
-from minimemo.memo.memo import Memo, Steps, together
+from minimemo.memo.memo import Memo, together
 from minimemo.memo.registry import document_name, remembered
 from minimemo.readers import ENDINGS
-from minimemo.runtime import DEFAULT_OPTIONS, RunOptions, Runtime
+from minimemo.runtime import Runtime
 
+TOGETHER = 64  # So many documents are asked together at most: each has a file open.
 OPEN = 8  # So many memos, or sets of memos that are asked together, stay open.
 EVERY = "all"  # the id that stands for all documents
 _NAME_BYTES = 180  # of an upload; file systems have room for 255, and its memo's folders need some
@@ -47,9 +47,14 @@ class Document:
         Only one that a build gives this memo's name, and that is read as a document: a memo of a stranger's may name
         any file that lies beside it.
         """
+        path = self.beside()
+        return path if path is not None and path.suffix.lower() in ENDINGS else None
+
+    def beside(self) -> Path | None:
+        """The file of the document's name that lies beside the memo, where a build of it gives this memo's name."""
         path = self.folder.parent / Path(self.name).name
         here = self.folder in (path.with_suffix(".memo"), Path(f"{path}.memo"))
-        return path if here and path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink() else None
+        return path if here and path.is_file() and not path.is_symlink() else None
 
     def created(self) -> float:
         """When its memo was made, in seconds since 1970."""
@@ -80,16 +85,13 @@ class Document:
 class Shelf:
     """Every memo that the server was started with, and those that are built through it; safe from several threads.
 
-    places: memos, and folders of them; none: all memos on this machine, as they come and go. Models are loaded once
-    and shared by all memos of the same ones.
+    places: memos, and folders of them; none: all memos on this machine, as they come and go. models: what a Runtime is
+    made of. Models are loaded once and shared by all memos of the same ones.
     """
 
-    def __init__(
-        self, places: Sequence[str | Path] = (), options: RunOptions = DEFAULT_OPTIONS, on_event: Listener = silent,
-        generator: Any = None, model: Any = None, embedder: Any = None,
-    ) -> None:  # fmt: skip
-        self._places = [Path(place).absolute() for place in places]
-        self._runtime = Runtime(model, embedder, options, on_event, generator)
+    def __init__(self, places: Sequence[str | Path] = (), **models: Any) -> None:
+        self._places = [whole_path(Path(place)) for place in places]
+        self._runtime = Runtime(**models)
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         self._open: OrderedDict[tuple[Path, ...], Memo] = OrderedDict()
         self._manifests: dict[Path, tuple[int, Manifest]] = {}  # with the time of the file that they are of
@@ -130,19 +132,34 @@ class Shelf:
 
     def document(self, id: str) -> Document:
         """The document of an id. Raises InputError where there is none."""
+        return self._some([id])[0]
+
+    def _some(self, ids: Sequence[str]) -> list[Document]:
         documents = self.documents()
-        if id not in documents:
-            raise InputError(f"no document {id!r} here: /api/documents lists them")
-        return documents[id]
+        for id in ids:
+            if id not in documents:
+                raise InputError(f"no document {id!r} here: /api/documents lists them")
+        return [documents[id] for id in ids]
+
+    def ids(self, memo: Memo) -> dict[str, str]:
+        """The ids of the documents that a memo is of, by the names that its passages have."""
+        here = {one.folder: id for id, one in self.documents().items()}
+        return {name: here.get(one.folder, "") for name, one in zip(memo.names(), memo.memos, strict=True)}
 
     def memo(self, ids: Sequence[str], question: str) -> Memo:
         """What answers a question about these documents together; of none, or of "all", those that fit it best."""
         if ids and list(ids) != [EVERY]:
-            return self.opened([self.document(id).folder for id in ids])
+            if len(once := list(dict.fromkeys(ids))) > TOGETHER:
+                raise InputError(
+                    f"documents: {TOGETHER} are asked together at most; of none named, those that fit best"
+                )
+            return self.opened([document.folder for document in self._some(once)])
         documents = list(self.documents().values())
         if not documents:
             raise InputError("no document is here yet: build one")
         some = documents if len(documents) == 1 else self._nearest(documents, question)
+        if not some:
+            raise MemoError("the documents here cannot be searched; minimemo verify tells what is wrong with a memo")
         return self.opened([document.folder for document in some])
 
     def opened(self, folders: Sequence[Path]) -> Memo:
@@ -162,10 +179,13 @@ class Shelf:
     def stream(
         self, ids: Sequence[str], question: str, mode: Mode = "memorag", max_tokens: int = 256,
         turns: Sequence[tuple[str, str]] = (),
-    ) -> Steps:  # fmt: skip
-        """Answers as `Memo.stream` does, after earlier turns of a conversation: questions with their answers."""
+    ) -> Iterator[dict[str, str] | Found | Piece | Answer]:  # fmt: skip
+        """Answers as `Memo.stream` does, after earlier turns of a conversation: questions with their answers. Gives
+        what `ids` does first."""
         asked = stands_alone(question, turns)
-        return self.memo(ids, asked).stream(asked, mode, max_tokens, typed=question)
+        memo = self.memo(ids, asked)
+        yield self.ids(memo)
+        yield from memo.stream(asked, mode, max_tokens, typed=question)
 
     def text(self, id: str, start: int = 0, end: int | None = None) -> str:
         """Characters [start, end) of a document; spaces stand where no passage holds its text."""
@@ -188,9 +208,9 @@ class Shelf:
             document = self.document(id)
             for key in [key for key in self._open if document.folder in key]:
                 del self._open[key]
-            original = document.original()
+            original = document.beside()  # whatever its ending: it was read as a text
             freed = remove(document.folder)
-            if original is not None and original.parent == self.uploads:
+            if original is not None and data_dir() / "documents" in original.parents:
                 freed += original.stat().st_size
                 original.unlink()
             return freed

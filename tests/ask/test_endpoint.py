@@ -306,7 +306,9 @@ def test_another_model_answers(memo: Path, tiny_models: TinyModels, tmp_path: Pa
     assert alone.guess or alone.text != elsewhere.text
     assert mixed.ask(question, "memory", 4).text == plain.ask(question, "memory", 4).text
     same = minimemo.open(memo, generator=tiny_models.decoder)
-    assert same.ask(question, "rag", 4).text == plain.ask(question, "rag", 4).text
+    for asked in (question, f"Explain in detail: {question}"):  # from passages, and over the memory
+        told, expected = (opened.ask(asked, max_tokens=4) for opened in (same, plain))
+        assert (told.text, told.prefilled_tokens) == (expected.text, expected.prefilled_tokens)
     assert same.runtime.generator is same.model(), "the same model is loaded once"
 
 

@@ -171,10 +171,9 @@ def test_a_row_of_nothing_asked_says_so() -> None:
 
 
 def test_which_documents(library: Library) -> None:
-    """The shortest long enough of each group; haystacks and short ones are not measured; calibration is apart."""
+    """The shortest long enough of each group; haystacks and short ones are not measured."""
     assert library.measured(TOKENS) == ["novel_a", "joined_x"]
     assert library.measured(1500) == ["novel_b", "joined_x"]
-    assert library.calibration(["novel_a", "joined_x"]) == ["novel_b"]
     assert library.haystack("en") == "essay" and library.haystack("zh") == "hay_zh"
 
 
@@ -305,13 +304,12 @@ def test_the_whole_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))  # without the profile that other tests find
-    monkeypatch.setattr(command, "CALIBRATION_TOKENS", 200)
     monkeypatch.setattr(command, "ROUNDS", 1)
     monkeypatch.setattr(command, "Workbench", partial(Workbench, max_tokens=3))
     assert _main(tiny_models, data, "--tokens", str(TOKENS + 120)) == 0
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
-    assert found["documents"] == ["novel_a", "joined_x"] and found["calibration"] == ["novel_b"]
+    assert found["documents"] == ["novel_a", "joined_x"]
     rows = {r["name"]: r for r in found["rows"]}
     assert list(rows) == [name for name in command.NAMES if not needs_profile(name)]
     assert len(lines) >= len(rows) + 3 and found["profile"] is None
@@ -319,7 +317,7 @@ def test_the_whole_command(
     assert rows["int4"]["ratio"] > rows["q8_0"]["ratio"] > 1
     assert rows["fp16"]["kl"] < rows["q8_0"]["kl"] < rows["q4_0"]["kl"]
     assert rows["kivi4"]["kl"] < rows["kivi3"]["kl"] < rows["kivi2"]["kl"]
-    assert rows["turbo3"]["kl"] < rows["turbo2"]["kl"] and rows["pca"]["kl"] < rows["pca+"]["kl"]
+    assert rows["turbo3"]["kl"] < rows["turbo2"]["kl"]
 
 
 def test_tiers_of_a_calibrated_model(
@@ -374,7 +372,6 @@ def test_a_plot_that_cannot_be_is_refused_before_anything_is_measured(
             ["--tiers", "small,int4"],
             "small: {model} has no profile; make one: minimemo calibrate {model}\n",
         ),
-        (["--tiers", "pca", "--docs", "novel_a,novel_b,novel_c,joined_x"], "--docs: nothing is left to calibrate on"),
     ],
 )
 def test_what_cannot_be_measured(

@@ -10,11 +10,11 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from torch import Tensor
 
-from bench.memory.rivals import RIVALS, SINKS, MinMax, Pca, Rotated, Scaled, fit_pca, lloyd_max, pack, rotation, unpack
+from bench.memory.rivals import RIVALS, MinMax, Rotated, Scaled, lloyd_max, pack, rotation, unpack
 from minimemo.errors import InputError
 from minimemo.memory.codec import KVLayout
 from minimemo.models.rope import RopeTable
-from tests.kv import blocks_of, real_looking
+from tests.kv import blocks_of
 from tests.tiny import tiny_config
 
 LAYOUT = KVLayout(2, 2, 16, "float32")
@@ -132,36 +132,3 @@ def test_rows_that_have_no_groups_are_refused() -> None:
     codec = RIVALS["q4_0"](KVLayout(2, 1, 16, "float32"), RopeTable(tiny_config()))
     with pytest.raises(InputError, match="rows of 16 numbers"):
         codec.encode(blocks_of(3, heads=1)[0])
-
-
-def test_pca_errs_by_half_a_step_at_most() -> None:
-    codec = fit_pca(LAYOUT, [real_looking((2, 2, 300, 16), seed) for seed in (0, 1)])("pca")
-    assert isinstance(codec.keys, Pca) and isinstance(codec.values, Pca)
-    assert (codec.keys.step, codec.values.step) == (0.4, 1.0)
-    for block in blocks_of(300):
-        kept = SINKS if block.start == 0 else 0
-        decoded = codec.decode(codec.encode(block), block.tokens)
-        for found, expected, basis in zip(decoded, (block.keys, block.values), (codec.keys, codec.values), strict=True):
-            assert torch.equal(found[:, :, :kept], expected[:, :, :kept].half().float())
-            error = ((found - expected)[:, :, kept:]).transpose(1, 2).flatten(2) / basis.spread @ basis.axes
-            assert error.abs().max() <= 0.5 * basis.step * 1.001
-    assert codec.encode(block) == codec.encode(block)
-    keys, values = codec.decode(codec.encode(blocks_of(1)[0]), 1)
-    assert keys.shape == values.shape == (2, 2, 1, 16), "all of it sinks"
-
-
-def test_pca_finds_the_directions_widest_first() -> None:
-    """Of two layers whose numbers were mixed by known orthonormal matrices, after scales that fall from 8 to 1/4."""
-    mixing = torch.linalg.qr(_normal(2, 32, 32)).Q
-    spreads = torch.logspace(3, -2, 32, base=2)
-    rows = _normal(2, 4000, 32, seed=2) * spreads @ mixing + 5.0
-    x = rows.unflatten(2, (2, 16)).transpose(1, 2)
-    basis = fit_pca(LAYOUT, [(x, x)])("pca").keys
-    assert isinstance(basis, Pca)
-    scaled = basis.forward(rows)
-    assert torch.allclose(basis.axes.transpose(1, 2) @ basis.axes, torch.eye(32).expand(2, -1, -1), atol=1e-5)
-    assert torch.allclose(scaled.std(dim=1) * basis.spread[:, 0], spreads.expand(2, -1), rtol=0.1)
-    assert scaled.square().mean(dim=(1, 2)).tolist() == pytest.approx([1.0, 1.0], rel=0.01)
-    widths = scaled.std(dim=1).flatten()[basis.order]
-    assert (widths[1:] <= widths[:-1] * 1.01).all()
-    assert torch.allclose(basis.back(scaled), rows, atol=1e-4)

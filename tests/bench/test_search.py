@@ -85,8 +85,7 @@ def test_evidence_by_ranking(tmp_path: Path, tiny_models: TinyModels, capsys: py
     command = ["--passages", "--sets", "set", "--data", str(tmp_path), "--embedders", str(tiny_models.embedder)]
     assert search.main(command) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["passages"]
-    fused = [f"fused {w}" for w in search.WEIGHTS]
-    assert [row["ranking"] for row in rows] == ["vectors", "words", "ranks", *fused, "places", "regions"]
+    assert [row["ranking"] for row in rows] == ["vectors", "words", "places", "regions"]
     for row in rows:
         held = [row[f"held_{k}"] for k in search.FIRST]
         assert row["n"] == 2 and held == sorted(held) and held[-1] == 1

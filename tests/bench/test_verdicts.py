@@ -170,13 +170,13 @@ def test_follow_ups_are_retrieved_alone_and_in_a_conversation(
     ]
     (tmp_path / "sets/followups.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr("bench.common.data.SETS", tmp_path / "sets")
-    asked = ["--sets", "followups", "--data", str(tmp_path), "--modes", "closed,rag,search,rewrite", "--fresh"]
+    asked = ["--sets", "followups", "--data", str(tmp_path), "--modes", "closed,rag,search", "--fresh"]
     asked += ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
 
     def shown() -> dict[str, float]:
         assert command.main(asked) == 0
         table = json.loads(capsys.readouterr().out.splitlines()[-1])["sets"]["followups"]
-        assert list(table) == ["rag", "search", "rewrite"], "nothing is retrieved in mode closed"
+        assert list(table) == ["rag", "search"], "nothing is retrieved in mode closed"
         means = {mode: {row["figure"]: row["mean"] for row in rows} for mode, rows in table.items()}
         assert means["rag"] == means["search"], "who writes changes no passage here"
         return means["rag"]

@@ -278,6 +278,8 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
         (MemoryError(), 1, "memory: too little is free here"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "memory: too little is free here"),
         (OSError(errno.EMFILE, "Too many open files"), 1, "raise the limit (ulimit -n)"),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x/collections"), 1, "/x/collections: Not a directory; name a"),
+        (OSError(errno.EROFS, "Read-only file system", b"/x"), 1, "/x: Read-only file system; check its permissions"),
         (RuntimeError("unable to open shared memory: Too many open files (24)"), 1, "raise the limit (ulimit -n)"),
         (RuntimeError("can't start new thread"), 1, "take --threads 1"),
     ],
@@ -291,6 +293,34 @@ def test_limits_of_the_machine_are_one_line(
     assert cli_run(argparse.Namespace(run=command)) == code
     said = capsys.readouterr().err
     assert message in said and said.startswith("minimemo: ") and said.count("\n") == 1
+
+
+def test_no_name_and_no_place_is_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names longer than a file system takes, in every command that takes one, and a home that is a file."""
+    long = "x" * 300
+    (tmp_path / "a.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["inspect", long], ["verify", long], ["rm", f"{long}.memo"], ["import", long], ["build", long],
+        ["export", long, "y"], ["sync", long, "--name", "x"],
+    ):  # fmt: skip
+        assert main(words) in (1, 2), words
+        assert "File name too long" in capsys.readouterr().err, words
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "a.txt"))
+    for words in (["sync", str(tmp_path)], ["forget", "x"], ["status", "x"]):
+        assert main(words) in (1, 2) and capsys.readouterr().err.startswith("minimemo: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "minimemo", "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "MINIMEMO_HOME": str(tmp_path)},
+        )  # fmt: skip
+    assert done.returncode == 1 and done.stderr == "minimemo: No space left on device; free some space\n"
 
 
 def test_a_fault_of_the_program_is_no_line_but_a_traceback() -> None:

@@ -43,10 +43,10 @@ def test_read_hands_over_keys_before_rope_and_values(chunk: int) -> None:
     cache = engine.new_cache(40)
     seen = []
     for piece in engine.read(cache, PROMPT):
-        positions = torch.arange(piece.start, piece.start + len(piece.ids))
+        span = [(piece.start, len(piece.ids))]
         for layer in range(engine.config.num_layers):
             rope = engine.decoder.rope
-            rotated = apply_rope(piece.keys[layer], *rope.tables(positions)[rope.kind[layer]])
+            rotated = apply_rope(piece.keys[layer], *rope.of_spans(span, piece.keys.device)[rope.kind[layer]])
             assert torch.equal(rotated, cache.keys[layer, :, piece.start : cache.length])
             assert torch.equal(piece.values[layer], cache.values[layer, :, piece.start : cache.length])
         seen += piece.ids

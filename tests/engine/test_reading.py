@@ -50,7 +50,7 @@ def _reference(engine: Engine, window: Window) -> tuple[Tensor, Tensor]:
         mixed = torch.empty(len(IDS), c.num_heads, c.head_dim, dtype=torch.float64)
         for query in range(len(IDS)):
             seen = _sees(window, engine.chunk, query)
-            cos, sin = (t.double() for t in rope.tables(torch.arange(len(seen)))[rope.kind[index]])
+            cos, sin = (t.double() for t in rope.of_spans([(0, len(seen))], k.device)[rope.kind[index]])
             keys = reference.apply_rope(k[:, seen], cos, sin).repeat_interleave(c.num_heads // c.num_kv_heads, 0)
             own = reference.apply_rope(q[:, query : query + 1], cos[-1:], sin[-1:])
             scores = (own @ keys.transpose(1, 2))[:, 0] * c.query_scale

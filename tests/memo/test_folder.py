@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -144,3 +147,67 @@ def test_a_memo_with_a_damaged_manifest_is_built_again(build: Build) -> None:
     (folder / "manifest.json").write_text("{")
     build()
     assert tree(folder) == before
+
+
+def test_a_memo_that_is_half_deleted_is_deleted_the_next_time(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after any file of it."""
+    build()
+    saved, memo = tmp_path / "saved", tmp_path / "doc.memo"
+    shutil.copytree(memo, saved)
+    (saved / "places.json").write_text("{}")  # as one of a PDF has
+    unlink = Path.unlink
+    for stop in range(1, len(list(saved.iterdir()))):
+        shutil.rmtree(memo, ignore_errors=True)
+        shutil.copytree(saved, memo)
+        left = stop
+
+        def killed(path: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            left -= path.parent == memo
+            if left < 0:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                remove(memo)
+        remove(memo)
+        assert not memo.exists()
+
+
+def test_an_old_memo_outlives_a_build_that_cannot_give_it_back(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two folders cannot change places in one step, and the disk fails between the two."""
+    build()
+    before = tree(tmp_path / "doc.memo")
+    monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
+    rename, target = os.rename, tmp_path / "doc.memo"
+
+    def fails(source: Path, place: Path) -> None:
+        if place == target:
+            raise OSError(errno.EIO, "input/output error")
+        rename(source, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minimemo.memo.folder.os.rename", fails)
+        patch.setattr("minimemo.memo.folder.put", lambda source, place: fails(Path(source), Path(place)))
+        with pytest.raises(minimemo.MinimemoError, match="input/output"):
+            build(TEXT * 2)
+        with pytest.raises(minimemo.MinimemoError, match="input/output"):
+            build(TEXT * 2)
+    assert not target.exists()
+    with staging(target, {}) as folder:
+        assert tree(target) == before and tree(folder / "memo") == {}
+        (folder / "memo" / "x").write_text("x")
+
+
+def test_a_memo_may_have_a_name_that_no_build_would_take(build: Build, tmp_path: Path) -> None:
+    """Moved by hand to where its hidden folder's name would be too long."""
+    build()
+    long = tmp_path / f"{'x' * 245}.memo"
+    (tmp_path / "doc.memo").rename(long)
+    assert remove(long) > 0 and not long.exists()

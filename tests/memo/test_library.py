@@ -19,7 +19,7 @@ import minimemo
 from minimemo.cli.arguments import main
 from minimemo.errors import InputError, MemoError
 from minimemo.events import Event
-from minimemo.files import memos_dir, store_file
+from minimemo.files import memos_dir, store_file, whole_path
 from minimemo.memo.library import StoreIndex, export, remove
 from minimemo.memo.manifest import DocumentInfo, FileInfo, Manifest, ModelInfo, Recipe
 from minimemo.memo.registry import list_file, listed, opened, remember, remember_all, remembered
@@ -375,6 +375,44 @@ def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.Monk
             file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
             assert StoreIndex(path).pick(vectors[4, 0], "model", "embedder", 2)[0] == tmp_path / "3.memo"
     assert len(remembered()) == 4
+
+
+def test_a_memo_is_one_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built as ../0.memo it was noted so: asked twice, and its vectors outlived a deletion of /.../0.memo."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    vectors = many_memos(tmp_path, 3, passages=3, dim=8)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    for path in (Path("../0.memo"), Path("b/../../1.memo"), Path("../a/../2.memo")):
+        remember(path)
+    index = StoreIndex(store_file())
+    assert len(opened().values) == len(index.entries) == 3
+    (tmp_path / "link").symlink_to("a/b", target_is_directory=True)
+    assert whole_path(tmp_path / "link" / ".." / "c") == (tmp_path / "a" / "c").resolve()  # not tmp_path / "c"
+    remove(Path("../1.memo"))
+    assert vectors[1].tobytes() not in numbers_file(store_file()).read_bytes() and len(opened().values) == 2
+
+
+def test_a_memo_that_cannot_be_read_for_a_moment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    many_memos(tmp_path, 3, passages=3, dim=8)
+    index = StoreIndex(store_file())
+    memo = tmp_path / "1.memo"
+    os.utime(memo / "manifest.json", ns=(7, 7))
+    remember(memo)
+    (memo / "index.bin").rename(memo / "aside")
+    index.refresh()
+    assert index.missing == [str(memo)] and len(index.entries) == 2
+    (memo / "aside").rename(memo / "index.bin")
+    index.refresh()
+    assert not index.missing and len(index.entries) == 3
+    (memo / "index.bin").unlink()
+    os.utime(memo / "manifest.json", ns=(8, 8))
+    remember(memo)
+    index.refresh()
+    remove(memo)
+    index.refresh()
+    assert not index.missing
 
 
 def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, BlockAssembler, KVBlock, block_hash, token_array
+from minimemo.memory.blocks import BLOCK_TOKENS, BlockAssembler, KVBlock, block_hash, token_array
 from tests.kv import blocks_of, real_looking
 
 
@@ -38,7 +38,7 @@ def test_any_chunking_gives_the_same_blocks(tokens: int, chunk: int) -> None:
 
 def test_hashes_chain() -> None:
     first, second, third = blocks_of(600)
-    assert (first.previous, second.previous, third.previous) == (FIRST_PREVIOUS, first.hash, second.hash)
+    assert second.hash == block_hash(first.hash, second.ids)
     assert first.hash == blake2b(bytes(16) + first.ids.astype("<i4").tobytes(), digest_size=16).digest()
     assert third.hash == block_hash(second.hash, third.ids)
     assert block_hash(bytes(16), token_array([1, 2])).hex() == "5755319e7435b6b328396542a9e681c9"

@@ -25,7 +25,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 def block_of(keys: Tensor, values: Tensor, start: int = 0) -> KVBlock:
     ids = token_array(range(keys.shape[2]))
-    return KVBlock(start, ids, keys, values, FIRST_PREVIOUS, block_hash(FIRST_PREVIOUS, ids))
+    return KVBlock(start, ids, keys, values, block_hash(FIRST_PREVIOUS, ids))
 
 
 def layout_of(x: Tensor) -> KVLayout:

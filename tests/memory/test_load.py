@@ -145,7 +145,7 @@ def test_chosen_blocks_at_other_positions(tmp_path: Path) -> None:
         memory = StoredMemory([(reader, codec)], engine, events.append)
         cache = memory.load(MemoryView((Part(0, 3, 0, 132), Part(0, 1, 56, 256))), 68)
     rope = RopeTable(tiny_config())
-    cos, sin = rope.tables(torch.arange(332))[rope.kind[0]]
+    cos, sin = rope.of_spans([(0, 332)], torch.device("cpu"))[rope.kind[0]]
     expected = apply_rope(torch.cat((blocks[3].keys, blocks[1].keys[:, :, 56:]), dim=2), cos, sin)
     assert (cache.length, cache.capacity) == (132 + 200, 400)
     assert torch.equal(cache.keys[:, :, :332], expected)

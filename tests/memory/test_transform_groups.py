@@ -35,7 +35,7 @@ def test_bases_beside_the_weights(name: str) -> None:
     """Under a tenth of the weights at 2 bytes each; of weights in 4 bits up to an eighth (Llama-3-8B's many heads)."""
     layers, heads, kv_heads, dim, hidden, middle, vocabulary = SHAPES[name]
     config = ModelConfig(
-        family="llama", vocab_size=vocabulary, hidden_size=hidden, intermediate_size=middle, num_layers=layers,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=middle, num_layers=layers,
         num_heads=heads, num_kv_heads=kv_heads, head_dim=dim, max_context=32768, norm_eps=1e-6, rope=RopeConfig(1e6),
         tied_head=False,
     )  # fmt: skip

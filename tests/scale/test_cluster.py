@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from minimemo.files import content_hash
 from minimemo.memo.build import build
 from minimemo.runtime import RunOptions
-from minimemo.scale.cluster import Builder, _arrive, build_on_cluster
+from minimemo.scale.cluster import Builder, _arrive, _handed_out, build_on_cluster
 from tests.conftest import TinyModels
 
 
@@ -128,3 +131,41 @@ def test_who_hands_out_the_work_may_be_killed_and_started_again(
         for home in (tmp_path / "alone", tmp_path / "killed")
     ]
     assert ends[0] == ends[1] and len(ends[0]) >= 3 * len(names)
+
+
+class FakeRay:
+    """One machine whose actor builds at once, and then does what `after` says."""
+
+    exceptions = SimpleNamespace(RayError=KeyError, ActorDiedError=KeyError)
+
+    def __init__(self, made: dict[str, bytes], after: Callable[[str], None]) -> None:
+        self._made, self._after = made, after
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Resources": {"CPU": 1}, "Alive": True}]
+
+    def remote(self, num_cpus: int) -> Callable[[type], Any]:
+        def build(name: str, content: bytes) -> tuple[str, bytes]:
+            self._after(name)
+            return name, content
+
+        actor = SimpleNamespace(
+            ready=SimpleNamespace(remote=lambda: ("ready",)), build=SimpleNamespace(remote=build), profile=None
+        )
+        return lambda kind: SimpleNamespace(remote=lambda run, settings: actor)
+
+    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return references, []
+
+    def get(self, reference: Any) -> Any:
+        return self._made
+
+
+def test_a_document_that_goes_while_it_is_built_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    tasks = [(path, tmp_path / f"{path.stem}.memo", content_hash(path)) for path in documents(tmp_path / "in", 3)]
+    ray = FakeRay({"manifest.json": b"{}"}, lambda name: (tmp_path / "in" / name).unlink() if name == "1.txt" else None)
+    told = {path.name: why for path, why in _handed_out(ray, tasks, RunOptions(threads=1), {})}
+    assert told.keys() == {"0.txt", "1.txt", "2.txt"} and not told["0.txt"] and not told["2.txt"]
+    assert told["1.txt"] == "cannot be read (No such file or directory)"
+    assert [memo.exists() for _, memo, _ in tasks] == [True, False, True]

@@ -127,6 +127,16 @@ def test_a_bad_document_stops_no_other_and_is_named(folder: Path, sync) -> None:
     assert sync()[0] == 0 and "a.txt.memo" in memos()
 
 
+def test_a_document_that_takes_too_much_memory_stops_no_other(folder: Path) -> None:
+    def build(document: Path, memo: Path, sha256: str) -> None:
+        if document.name == "a.txt":
+            raise MemoryError
+
+    tasks = [(folder / name, folder / f"{name}.memo", "") for name in ("a.txt", "b.txt")]
+    told = {path.name: why for path, why in one_by_one(build)(tasks)}
+    assert told == {"a.txt": "too little memory is free", "b.txt": ""}
+
+
 def test_a_folder_that_is_empty_or_gone_forgets_nothing_unasked(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
     (folder / "f.txt").write_text("A fifth one, of room 5. " * 5)
     sync()
@@ -162,6 +172,34 @@ def test_it_goes_on_after_a_stop_at_any_moment(folder: Path, sync, monkeypatch: 
     monkeypatch.setattr(module.Collection, "note", noted)
     assert sync()[0] == 0
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"}
+
+
+@pytest.mark.parametrize("command", ["sync", "forget"])
+def test_nothing_stays_of_a_document_that_a_stopped_sync_alone_knew(  # type: ignore[no-untyped-def]
+    folder: Path, sync, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Stopped within one document, and between another one's memo and the note of it; then both go."""
+    sync()
+    secret = "Nobody else knows of the seventh staircase. " * 9
+
+    def stop(*given: object) -> None:
+        if len(given) > 1:  # a note of something, at least
+            raise KeyboardInterrupt
+
+    for where, name in (("scale.sync.Collection.note", "new.building/f.txt"), ("memo.build.write_memory", "g.txt")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(secret)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"minimemo.{where}", stop)
+            assert sync()[0] == 130
+        (folder / name).unlink()
+    assert {"new.building/f.txt.memo", ".g.txt.memo.building"} <= {
+        str(path.relative_to(memos_of("reports"))) for path in memos_of("reports").rglob("*")
+    }
+    assert main(["forget", "reports"]) == 0 if command == "forget" else sync()[0] == 0
+    left = [path for path in home.rglob("*") if path.is_file() and b"staircase" in path.read_bytes()]
+    assert not left and not list(home.rglob(".*.building")) and not list(home.rglob("new.building"))
+    assert memos() == (set() if command == "forget" else {"a.txt.memo", "b.txt.memo", "c.md.memo", "old/d.txt.memo"})
 
 
 def test_documents_of_the_same_bytes_share_a_memo(folder: Path, sync) -> None:  # type: ignore[no-untyped-def]
@@ -329,7 +367,7 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     assert not list((data_dir() / "collections").glob("*reports*"))
 
 
-def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     for name in ("../up", "", "a/b", ".x"):
         assert sync("--name", name)[0] == 2 or name == ""
     sync()
@@ -339,6 +377,9 @@ def test_names_and_folders_are_checked(folder: Path, sync, tmp_path: Path) -> No
 
         with opened(tmp_path / "two" / "reports", "reports"):
             pass
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    assert main(["sync", "../reports", "--dry-run"]) == 0  # the same folder
     for name in ("reports", "other"):
         with pytest.raises(InputError, match="is no folder; name"), opened(tmp_path / "nothing", name):
             pass

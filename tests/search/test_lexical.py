@@ -69,26 +69,26 @@ def test_standard_scores() -> None:
     np.testing.assert_array_equal(found[1], np.zeros(97))
 
 
-def test_fusion_hears_who_stands_out() -> None:
+def test_fusion_hears_who_stands_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ranking without an opinion changes nothing; scale and offset of a ranking do not count, its weight does."""
     vectors = np.array([[0.81, 0.82, 0.80, 0.79]], np.float32)
     words = np.array([[9.0, 0.0, 0.0, 0.0]], np.float32)
     silent = np.zeros((1, 4), np.float32)
     assert fuse(vectors, silent).argmax() == 1
     assert fuse(vectors, words).argmax() == 0
-    assert fuse(vectors, words, 0.9).argmax() == 1
     np.testing.assert_allclose(fuse(vectors * 10 + 3, words * 5), fuse(vectors, words), atol=1e-4)
+    monkeypatch.setattr("minimemo.search.fusion.WEIGHT", 0.9)
+    assert fuse(vectors, words).argmax() == 1
 
 
 def test_one_rare_word_does_not_outweigh_everything() -> None:
     """In a long document the only passage with some word stands out by many standard deviations."""
-    vectors = np.linspace(0.7, 0.8, 4000, dtype=np.float32)[None]
     words = np.zeros((1, 4000), np.float32)
     words[0, 0] = 9
     assert standard_scores(words)[0, 0] > 60
-    assert fuse(vectors, words, 0.0)[0, 0] == pytest.approx(LIMIT, rel=1e-3)
+    assert fuse(np.zeros_like(words), words)[0, 0] == pytest.approx(LIMIT / 2, rel=1e-3)
     few = np.array([[3.0, 1.0, 0.0, 0.0, 2.0]], np.float32)
-    np.testing.assert_allclose(fuse(np.zeros_like(few), few, 0.0), standard_scores(few), rtol=0.03)
+    np.testing.assert_allclose(2 * fuse(np.zeros_like(few), few), standard_scores(few), rtol=0.03)
 
 
 def test_expanded_scores_are_the_formula_s() -> None:

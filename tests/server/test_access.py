@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from minimemo.ask import Found, Passage, Piece
 from minimemo.errors import InputError
+from minimemo.events import Event
 from minimemo.files import data_dir
-from minimemo.server.access import AUDIT, Access, OverQuota, Quota, read_access
+from minimemo.server.access import AUDIT, DOCUMENTS, Access, OverQuota, Quota, read_access
+from minimemo.server.app import Service
+from minimemo.server.desk import Desk
 from tests.conftest import TinyModels
 from tests.server.conftest import NOTES, TEXT, Served, running
 
@@ -213,6 +218,38 @@ def test_the_log_tells_who_had_what_and_no_text(shared: Served) -> None:
         assert text not in content
 
 
+def test_who_leaves_before_the_end_has_had_what_came_until_then(shared: Served) -> None:
+    """The tokens are of his share, the documents in the log."""
+    desk = Desk()
+    quota = Quota(tokens=100)
+    service = Service(shared.service.shelf, desk, shared.service.jobs, Access("x", "0" * 64, (), False, quota))
+    request = Request({"type": "http", "headers": [], DOCUMENTS: set()})
+
+    def work() -> Iterator[Any]:
+        yield {"doc.txt": "doc"}
+        yield Found(passages=(Passage(0, 4, "text", score=0.0, document="doc.txt"),))
+        for count in range(1, 60):
+            desk.hear(Event("answer", count, 256, "tok"))
+            yield Piece("word")
+
+    async def read() -> None:
+        steps = service.steps(work, request)
+        pieces = 0
+        async for step in steps:
+            pieces += isinstance(step, Piece)
+            if pieces == 40:
+                break
+        await steps.aclose()  # type: ignore[attr-defined]
+
+    for _ in range(3):
+        quota.ask()
+        asyncio.run(read())
+    assert request.scope[DOCUMENTS] == {"doc"}
+    with pytest.raises(OverQuota, match="100 tokens"):
+        quota.ask()
+    desk.close(1)
+
+
 def test_shares_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -230,6 +267,18 @@ def test_shares_are_counted_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None
     quota.ask()
     with pytest.raises(OverQuota, match="2 questions"):
         quota.ask()
+
+
+def test_a_memo_is_seen_by_whatever_path_it_is_noted(shelf_folder: Path, tmp_path: Path) -> None:
+    """Where a link leads to its folder, or the file of tokens names it with `..`."""
+    shutil.copytree(shelf_folder / "doc.memo", tmp_path / "real" / "doc.memo")
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    file = tmp_path / "link" / "tokens.toml"
+    for memo in ("doc.memo", "../link/doc.memo", "../real/doc.memo"):
+        file.write_text(f"[a]\nsha256 = '{'0' * 64}'\nmemos = ['{memo}']\n")
+        (access,) = read_access(file)
+        assert access.sees(tmp_path / "real" / "doc.memo") and not access.sees(tmp_path / "real" / "x.memo")
+        assert access.sees(tmp_path / "link" / "doc.memo") or ".." in memo
 
 
 @pytest.mark.parametrize(

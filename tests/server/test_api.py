@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -13,10 +14,21 @@ import pytest
 
 import minimemo
 from minimemo.ask import Answer
+from minimemo.errors import MemoError
+from minimemo.memo.manifest import NAME, checksum
+from minimemo.server.app import _links
 from tests.conftest import TinyModels
 from tests.server.conftest import NOTES, TEXT, Served, running
 
 QUESTION = "What did user 3 say?"
+
+
+def renamed(memo: Path, name: str) -> None:
+    """Gives a memo's document another name."""
+    body = json.loads((memo / NAME).read_text(encoding="utf-8"))
+    body["document"]["name"] = name
+    del body["checksum"]
+    (memo / NAME).write_text(json.dumps({**body, "checksum": checksum(body)}), encoding="utf-8")
 
 
 def test_documents_are_listed_with_what_they_are(served: Served) -> None:
@@ -75,6 +87,54 @@ def test_search_gives_passages_and_no_answer(served: Served) -> None:
     status, _, content = served.request("POST", "/api/search", {"query": "room", "documents": ["notes"], "k": 2})
     rows = json.loads(content)["passages"]
     assert status == 200 and rows and all(NOTES[row["start"] : row["end"]] == row["text"] for row in rows)
+
+
+def test_of_two_documents_of_one_name_the_right_one_is_told(
+    shelf_folder: Path, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """And one that is named twice is asked once."""
+    for name in ("one", "two"):
+        shutil.copytree(shelf_folder / "doc.memo", tmp_path / f"{name}.memo")
+    with running(tmp_path, models=tiny_models) as server:
+        for id in ("one", "two"):
+            _, _, content = server.request("POST", "/api/search", {"query": "user 3", "documents": [id, id]})
+            rows = json.loads(content)["passages"]
+            assert {row["id"] for row in rows} == {id} and len({row["start"] for row in rows}) == len(rows)
+            events = server.events({"documents": [id], "question": QUESTION, "mode": "rag", "max_tokens": 2})
+            assert events[-1][1]["ids"] == {"doc.txt": id}
+    assert _links({"doc.txt": "one", "elsewhere": ""}) == {"doc.txt": "/documents/one/file"}
+
+
+def test_a_file_that_was_uploaded_goes_with_its_memo_whatever_it_is_called(
+    shelf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of another ending than documents have, and one that somebody added with a token."""
+    from minimemo.server.shelf import Shelf
+
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
+    (tmp_path / "memos").mkdir()
+    shelf = Shelf([tmp_path / "memos"])
+    for folder, name in ((shelf.uploads, "server.log"), (shelf.uploads, "doc"), (shelf.uploads / "alice", "more.txt")):
+        folder.mkdir(parents=True, exist_ok=True)
+        memo = folder / f"{Path(name).stem}.memo"
+        shutil.copytree(shelf_folder / "doc.memo", memo)
+        renamed(memo, name)
+        (folder / name).write_text(TEXT, encoding="utf-8")
+        shelf._places.append(memo)
+    for id in [*shelf.documents()]:
+        shelf.remove(id)
+    assert not [path for path in shelf.uploads.rglob("*") if path.is_file()]
+
+
+def test_memos_that_cannot_be_searched_are_told(shelf_folder: Path, tmp_path: Path, tiny_models: TinyModels) -> None:
+    from minimemo.server.shelf import Shelf
+
+    for name in ("doc.memo", "notes.memo"):
+        shutil.copytree(shelf_folder / name, tmp_path / name)
+        (tmp_path / name / "index.bin").write_bytes(b"damaged")
+    shelf = Shelf([tmp_path], model=tiny_models.decoder, embedder=tiny_models.embedder)
+    with pytest.raises(MemoError, match="minimemo verify"):
+        shelf.memo([], QUESTION)
 
 
 def test_memos_elsewhere_are_opened_for_the_own_socket_alone(served: Served, tmp_path: Path) -> None:
@@ -175,6 +235,8 @@ def test_shapes_of_a_search_are_checked_and_half_a_character_is_no_text(served: 
         ("/api/search", {"query": "hello", "documents": None}),
         ("/api/search", {"query": "hello", "documents": 5}),
         ("/v1/embeddings", {"input": "hello", "model": "\ud800"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Who?"}], "stream_options": [1]}),
+        ("/api/search", {"query": "hello", "documents": [str(number) for number in range(65)]}),
     ):
         status, _, content = served.request("POST", path, body)
         assert status == 400 and b'"error"' in content

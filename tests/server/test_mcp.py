@@ -6,13 +6,18 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from minimemo.ask import Piece
 from tests.server.conftest import NOTES, TEXT, Served
 
 pytest.importorskip("mcp")
@@ -137,3 +142,27 @@ def test_over_stdin_and_stdout_it_writes_where_that_is_allowed(shelf_folder: Pat
 
     asyncio.run(asyncio.wait_for(main(), 180))  # where many share the cores, its imports alone take half a minute
     assert not (tmp_path / "doc.memo").exists() and (tmp_path / "new.txt").is_file()
+
+
+def test_a_call_whose_client_leaves_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What computes its answer stops at the next step, and its place at the desk is free."""
+    ended, begun = threading.Event(), threading.Event()
+
+    def stream(question: str, typed: str) -> Iterator[Piece]:
+        try:
+            for _ in range(1000):
+                begun.set()
+                yield Piece("word")
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(served.service.shelf, "memo", lambda ids, question: SimpleNamespace(stream=stream))
+    asked = {"name": "ask", "arguments": {"question": "?"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": asked}).encode()
+    head = "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Accept: application/json, text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(head.encode() + body)
+        assert begun.wait(10)
+    assert ended.wait(5)

@@ -117,7 +117,7 @@ def test_errors_name_the_argument(tmp_path: Path) -> None:
     decoder = _pack(load_decoder(tmp_path, dtype=torch.float32))
     stack, cache = decoder._stack, Engine(decoder).new_cache(3)
     assert stack is not None
-    x, rotations = torch.zeros(1, 48), decoder.rope.tables(torch.arange(1))
+    x, rotations = torch.zeros(1, 48), decoder.rope.of_spans([(0, 1)], torch.device("cpu"))
     stack.run(x, rotations, [(cache, 1)])
     with pytest.raises(ValueError, match=r"x: shape \(1, 47\), expected \(1, 48\)"):
         stack.run(torch.zeros(1, 47), rotations, [(cache, 1)])
@@ -132,7 +132,7 @@ def test_errors_name_the_argument(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"raw_keys: torch.bfloat16, expected torch.float32"):
         stack.run(x, rotations, [(cache, 1)], raw_keys=torch.zeros(3, 2, 1, 12, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="4 tokens after 0 in a cache of 3"):
-        stack.run(torch.zeros(4, 48), decoder.rope.tables(torch.arange(4)), [(cache, 4)])
+        stack.run(torch.zeros(4, 48), decoder.rope.of_spans([(0, 4)], torch.device("cpu")), [(cache, 4)])
     cache.values = cache.values[:, :, :2]
     with pytest.raises(ValueError, match=r"values: shape \(3, 2, 2, 12\), expected \(3, 2, 3, 12\)"):
         stack.run(x, rotations, [(cache, 1)])
