@@ -24,18 +24,10 @@ CITED = 0.8  # A passage is cited when it holds at least this share of what the 
 SURE = 0.55  # A phrase this likely to be right is shown without a word of doubt,
 REFUSED = 0.4  # and one that is less likely than this not at all.
 
-# What a sentence on the question weighs in the log-odds of "yes" when it denies, and when it does not.
-DENIED = 2.0
-ASSERTED = 0.5
+DECIDED = 0.6  # Log-odds of "yes" or "no" nearer to even than this are shown with a word of doubt.
 
 _Record = TypeVar("_Record")
 
-_DENIAL = re.compile(
-    r"\b(?:no|not|never|none|nobody|nothing|neither|nor|without|cannot|fail(?:s|ed)?|forbid(?:s|den)?|prohibit(?:s|ed)?"
-    r"|refuse[sd]?|den(?:y|ies|ied))\b|n['’]t\b|[不没沒未无無勿]|禁止",
-    re.IGNORECASE,
-)
-_EITHER = re.compile(r"是不是|有[没沒]有|能不能|[会會]不[会會]|可不可以|要不要|[对對]不[对對]|不但|不[仅僅]")
 _CHOICE = re.compile(r"\bor\b|还是|還是|或", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
@@ -186,22 +178,14 @@ class Answer:
         return dataclasses.replace(self, confidence=likely, supported=likely >= SURE, signals=values)
 
     @classmethod
-    def decided(
-        cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str, clause: str, tells: bool
-    ) -> Answer:
-        """Yes or no by the log-odds of the two, and the sentence that is nearest to the question, `shown` with it.
-
-        A sentence that `tells` of what is asked, or has half of the question's words, and denies it (in the `clause` on
-        it) where the question does not, or the other way round, counts for "no": small models read over a "not".
-        """
-        asked = content_units(question.text)
-        if tells or 2 * len(asked & content_units(shown)) >= len(asked):
-            odds += -DENIED if denies(clause) != denies(question.text) else ASSERTED
+    def decided(cls, question: Question, found: Found, odds: float, prompt_tokens: int, shown: str) -> Answer:
+        """Yes or no by the log-odds of the two, and the sentence that tells it, `shown` with it; sure of it from
+        DECIDED on."""
         word = question.prompts.yes if odds > 0 else question.prompts.no
         stop = "。" if question.language == "zh" else ". "
         answer = cls.of(question, found, Written(f"{word}{stop}{shown}".strip(), prompt_tokens, 1))
         likely = 1 / (1 + exp(-abs(odds)))
-        return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals={"odds": odds})
+        return dataclasses.replace(answer, confidence=likely, supported=abs(odds) >= DECIDED, signals={"odds": odds})
 
     @classmethod
     def unanswered(cls, question: Question, found: Found, instead: Answer | None = None) -> Answer:
@@ -285,11 +269,6 @@ def is_echo(answer: str, question: str) -> bool:
     """Tells whether an answer has words, and none that the question has not; one of two that it names is no echo."""
     units = content_units(answer)
     return bool(units) and units <= content_units(question) and not _CHOICE.search(question)
-
-
-def denies(text: str) -> bool:
-    """Tells whether a text has a word of denial; "是不是" has none."""
-    return _DENIAL.search(_EITHER.sub("", text)) is not None
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:

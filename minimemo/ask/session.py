@@ -19,9 +19,11 @@ from minimemo.ask.answer import Answer, Found, Passage
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
 from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, fit, prompt_with, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
+from minimemo.ask.polarity import telling, weight
 from minimemo.ask.prompts import PROMPTS, Prompts
 from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
-from minimemo.ask.trust import names_within, probability, signals, telling_clause, telling_sentence
+from minimemo.ask.trust import probability, signals
+from minimemo.ask.wording import names_within
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
 from minimemo.text.document import Place
@@ -172,12 +174,12 @@ class Session:
         with question.clock.stage("answer", report=False):
             if question.kind == "yes_no":
                 odds, tokens = writer.decide(prompts, prompt, prompt_with(question, None))
-                told = shown = telling_sentence(question.text, passages)
-                if not told:  # the sentence that says best what is asked, one with all its names before others
+                shown, said = telling(question.text, [passage.text for passage in passages])
+                if not shown:  # the sentence that says best what is asked, one with all its names before others
                     within = partial(names_within, question.text)
                     shown = max(self._evidence.sentences(question), key=within, default="")
-                clause = telling_clause(question.text, shown)
-                return Answer.decided(question, found, odds, tokens, shown, clause, bool(told))
+                    said = weight(question.text, shown)
+                return Answer.decided(question, found, odds + said, tokens, shown)
             check = partial(prompt_with, question, passages, prompts.check)
             room, on_event = question.max_tokens, question.clock.on_event
             written, weighed = writer.answer(prompts, prompt, check, room, on_event, told)

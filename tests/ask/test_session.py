@@ -11,8 +11,8 @@ import pytest
 
 from minimemo.ask import PROMPTS, Answer, Found, Passage, Piece, Writer
 from minimemo.ask.evidence import placed
+from minimemo.ask.polarity import telling
 from minimemo.ask.question import memory_room
-from minimemo.ask.trust import telling_sentence
 from minimemo.errors import InputError
 from minimemo.text.document import Place
 from minimemo.text.figures import Figured
@@ -473,7 +473,9 @@ def test_yes_or_no_is_retrieved_once_and_shows_the_nearest_sentence():
     question = "Is the king of France told of a heaven?"
     answer = house.session.ask(question, "rag")
     assert house.retriever.queries == [[question]]
-    assert not telling_sentence(question, answer.passages) and answer.text.endswith(ENGLISH[1].strip())
+    assert not telling(question, [p.text for p in answer.passages]).sentence and answer.text.endswith(
+        ENGLISH[1].strip()
+    )
 
 
 def test_what_is_computed_is_not_written_and_cites_what_it_was_computed_from():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minimemo.ask import trust
-from minimemo.ask.answer import Passage, denies, is_echo, is_refused
+from minimemo.ask.answer import Passage, is_echo, is_refused
 from minimemo.ask.endpoint import CalledGenerator
 from minimemo.ask.evidence import render_passages, without_orders
 from minimemo.ask.prompts import PROMPTS
@@ -123,35 +123,6 @@ def test_yes_or_no_comes_with_the_sentence_that_shows_it(question: str, shown: s
     assert answer.text == shown and abs(answer.signals["odds"]) > 0.4
 
 
-@pytest.mark.parametrize(
-    ("question", "sentence"),
-    [
-        ("Does Tank A need a repair?", "Its lining was found sound and no repair is needed."),
-        ("Is it true that Tank B has no crack?", "A crack was found near the outlet."),
-        ("Was Tank C inspected?", ""),
-        ("Is the gate painted?", ""),
-        ("1903年动工的石桥允许汽车通行吗？", "1903年動工的石橋上禁止汽車通行。"),
-    ],
-)
-def test_the_sentence_that_tells_it_names_its_subject_or_follows_one_that_does(question: str, sentence: str) -> None:
-    text = "Tank A was inspected. Its lining was found sound and no repair is needed.\n\n"
-    text += "Tank B is old. A crack was found near the outlet.\n\n學堂很大。1903年動工的石橋上禁止汽車通行。"
-    assert trust.telling_sentence(question, passages(text)) == sentence
-
-
-@pytest.mark.parametrize(
-    ("question", "sentence", "denied"),
-    [
-        ("Was the budget approved?", "The budget was approved, but not the loan.", False),
-        ("Was the loan approved?", "The budget was approved, but the loan was not.", True),
-        ("Does it need a repair?", "Its lining was found sound and no repair is needed.", True),
-        ("汽车可以通行吗？", "桥上禁止汽车通行，但是行人可以通过。", True),
-    ],
-)
-def test_only_the_clause_that_tells_of_it_denies(question: str, sentence: str, denied: bool) -> None:
-    assert denies(trust.telling_clause(question, sentence)) == denied
-
-
 def test_both_sides_of_a_comparison_are_searched_for() -> None:
     assert sides("Who died first, Ann Lee or Bo Ray?") == ["Who died first, Ann Lee or ?", "Who died first, or Bo Ray?"]
     assert sides("Where was Ann Lee born?") == sides("When did Ann Lee meet Bo Ray?") == []
@@ -171,12 +142,6 @@ def test_what_was_computed_is_cited_and_says_where_it_may_lack_something(monkeyp
     answer = house.session.ask("List the tanks that Ivo painted.")
     assert answer.text == f"Tank A, Tank D ({PROMPTS['en'].partial})" and answer.supported and house.loads == 0
     assert [p.span for p in answer.passages if p.cited] == [(0, 26), (27, 53)]
-
-
-def test_denials() -> None:
-    assert (
-        denies("It isn't open.") and denies("不允许养狗。") and not denies("它是不是开着？") and not denies("A note.")
-    )
 
 
 def test_orders_to_a_model_are_not_shown_to_it() -> None:
