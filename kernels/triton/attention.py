@@ -101,6 +101,7 @@ def _launch(
         check_packed(source.packed, q.device)
         check("q", q, (None, None, source.shape[2]), FLOATS)
         blocks["BLOCK_D"] = half_block(dim)
+        tiles["narrow"]["SLICE"] = min(blocks["BLOCK_D"], max(16, tiles["narrow"]["SLICE"] // 2))
         if dim <= 128:
             tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
         kernel, arguments = attend_packed, packed_arguments(source.packed)
@@ -128,7 +129,7 @@ def _launch(
         },
         {
             "GROUP": heads // kv_heads, "D": dim, "CAUSAL": source.last_seen is not None or alone,
-            "WINDOWED": source.window is not None, **constants, **blocks,
+            "WINDOWED": source.window is not None, **constants, **blocks, "SLICE": blocks["BLOCK_D"],
         },
         **tiles,
     )  # fmt: skip
@@ -169,9 +170,10 @@ def _attend(
     stride_qh, stride_qn, stride_kg, stride_kt, stride_vg, stride_vt, stride_op, stride_oh, stride_on, stride_lp,
     stride_lh, window, scale,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
-    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
+    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2). Where SLICE is
+    less than BLOCK_D, products of queries and keys are taken as many dimensions at a time, and queries read again."""
     head, share = tl.program_id(1), tl.program_id(2)
     token, valid, index, tokens = rows_of(queries, counts, places, last_seen, tokens, GROUP, BLOCK_M)
     row = tl.arange(0, BLOCK_M)
@@ -183,8 +185,11 @@ def _attend(
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D)[None, :]
-    at = query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
-    queries_block = tl.load(q + at, mask=inside, other=0.0)
+    query_at = query_head[:, None] * stride_qh + token[:, None] * stride_qn
+    queries_block = None
+    if SLICE == BLOCK_D:
+        at = query_at + dims[None, :]
+        queries_block = tl.load(q + at, mask=inside, other=0.0)
     k += head.to(tl.int64) * stride_kg
     v += head.to(tl.int64) * stride_vg
 
@@ -196,14 +201,14 @@ def _attend(
     total = tl.zeros((BLOCK_M,), tl.float32)
     for block in range(full_from, full_to):
         sums, largest, total = _visit(
-            queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
-            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=False,
+            queries_block, q, query_at, valid, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt,
+            index, tokens, window, scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, SLICE, MASKED=False,
         )  # fmt: skip
     for i in range(0, masked):
         block = masked_block(i, first, full_from, full_to)
         sums, largest, total = _visit(
-            queries_block, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt, index, tokens, window,
-            scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=True,
+            queries_block, q, query_at, valid, k, v, block * BLOCK_N, sums, largest, total, stride_kt, stride_vt,
+            index, tokens, window, scale, D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, SLICE, MASKED=True,
         )  # fmt: skip
 
     factor, row_lse = finish(largest, total)
@@ -216,30 +221,48 @@ def _attend(
 
 @triton.jit
 def _visit(
-    queries, k, v, start, sums, largest, total, stride_kt, stride_vt, index, tokens, window, scale,
+    queries, q, query_at, valid, k, v, start, sums, largest, total, stride_kt, stride_vt, index, tokens, window, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
-    MASKED: tl.constexpr,
+    SLICE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Visits a block of keys: scores, online softmax, weighted sum of values."""
     offsets = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     start_wide = tl.cast(start, tl.int64)
-    key_at = k + start_wide * stride_kt + offsets[:, None] * stride_kt + dims[None, :]
+    key_at = k + start_wide * stride_kt + offsets[:, None] * stride_kt
+    if SLICE == BLOCK_D:
+        key_at += dims[None, :]
     value_at = v + start_wide * stride_vt + offsets[:, None] * stride_vt + dims[None, :]
-    if MASKED:
-        inside = (start + offsets < tokens)[:, None] & (dims < D)[None, :]
-        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
-    elif D < BLOCK_D:
-        inside = (dims < D)[None, :]
-        keys, values = tl.load(key_at, mask=inside, other=0.0), tl.load(value_at, mask=inside, other=0.0)
+    if SLICE == BLOCK_D:
+        keys = _rows(key_at, start + offsets, tokens, dims, D, BLOCK_D, MASKED)
+        values = _rows(value_at, start + offsets, tokens, dims, D, BLOCK_D, MASKED)
+        products = tl.dot(queries, tl.trans(keys), input_precision="ieee")
     else:
-        keys, values = tl.load(key_at), tl.load(value_at)
-    scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
+        products = tl.zeros((valid.shape[0], BLOCK_N), tl.float32)
+        for first in range(0, D, SLICE):
+            part = first + tl.arange(0, SLICE)
+            inside = valid[:, None] & (part < D)[None, :]
+            rows = tl.load(q + (query_at + part[None, :]), mask=inside, other=0.0)
+            keys = _rows(key_at + part[None, :], start + offsets, tokens, part, D, BLOCK_D, MASKED)
+            products = tl.dot(rows, tl.trans(keys), products, input_precision="ieee")
+        values = _rows(value_at, start + offsets, tokens, dims, D, BLOCK_D, MASKED)
+    scores = products * (scale * LOG2E)
     if MASKED:
         scores = tl.where(seen(start + offsets, index, tokens, window, CAUSAL, WINDOWED), scores, float("-inf"))
     weights, correction, largest, total = online_softmax(scores, largest, total, MASKED)
     sums = tl.dot(weights.to(values.dtype), values, sums * correction[:, None], input_precision="ieee")
     return sums, largest, total
+
+
+@triton.jit
+def _rows(at, keys, tokens, dims, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
+    """Reads dimensions `dims` of the keys, or values, with indices `keys`."""
+    if MASKED:
+        return tl.load(at, mask=(keys < tokens)[:, None] & (dims < D)[None, :], other=0.0)
+    elif D < BLOCK_D:
+        return tl.load(at, mask=(dims < D)[None, :], other=0.0)
+    else:
+        return tl.load(at)
 
 
 @triton.jit(do_not_specialize=["count", "queries", "stride_lp"])

@@ -56,8 +56,7 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
-    narrow: what differs on those of `Chip.narrow`, in one stage; where BLOCK_M is smaller there, programs along the
-    first axis are as many times more, and what they find beyond the last row they leave alone.
+    narrow: what differs on those of `Chip.narrow`, in one stage.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -90,8 +89,6 @@ class Launch:
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
         given, grid = {**self.arguments, **constants}, self.grid
-        if constants.get("BLOCK_M") != self.constants.get("BLOCK_M"):
-            grid = (grid[0] * (self.constants["BLOCK_M"] // constants["BLOCK_M"]), *grid[1:])
         recording: Recording | None = getattr(_here, "recording", None)
         whole = recording is None or recording.whole
         with torch.cuda.device_of(tensor):

@@ -25,8 +25,9 @@ def attend_packed(
     stride_lp, stride_lh, window, scale,
     GROUP: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+    SLICE: tl.constexpr,
 ):  # fmt: skip
-    """Attends from a block of query rows (axis 0) of one kv head (axis 1) to a share of keys (axis 2)."""
+    """As `attention._attend`; SLICE and BLOCK_D count dimensions of a half."""
     head, share = tl.program_id(1), tl.program_id(2)
     token, valid, index, tokens = rows_of(queries, counts, places, last_seen, tokens, GROUP, BLOCK_M)
     row = tl.arange(0, BLOCK_M)
@@ -35,8 +36,11 @@ def attend_packed(
     dims = tl.arange(0, BLOCK_D)
     query_head = head * GROUP + row % GROUP
     inside = valid[:, None] & (dims < D // 2)[None, :]
-    at = q + query_head[:, None] * stride_qh + token[:, None] * stride_qn + dims[None, :]
-    q_first, q_second = tl.load(at, mask=inside, other=0.0), tl.load(at + D // 2, mask=inside, other=0.0)
+    query_rows = q + query_head[:, None] * stride_qh + token[:, None] * stride_qn
+    q_first, q_second = None, None
+    if SLICE == BLOCK_D:
+        at = query_rows + dims[None, :]
+        q_first, q_second = tl.load(at, mask=inside, other=0.0), tl.load(at + D // 2, mask=inside, other=0.0)
     wide_head = head.to(tl.int64)
     key_codes += wide_head * stride_cg
     value_codes += wide_head * stride_cg
@@ -54,16 +58,16 @@ def attend_packed(
     total = tl.zeros((BLOCK_M,), tl.float32)
     for block in range(full_from, full_to):
         sums_first, sums_second, largest, total = _visit_packed(
-            q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, block * BLOCK_N,
-            sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
-            D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=False,
+            q_first, q_second, query_rows, valid, key_codes, key_scale, key_low, value_codes, value_scale, value_low,
+            block * BLOCK_N, sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window,
+            scale, D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, SLICE, MASKED=False,
         )  # fmt: skip
     for i in range(0, masked):
         block = masked_block(i, first, full_from, full_to)
         sums_first, sums_second, largest, total = _visit_packed(
-            q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, block * BLOCK_N,
-            sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
-            D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, MASKED=True,
+            q_first, q_second, query_rows, valid, key_codes, key_scale, key_low, value_codes, value_scale, value_low,
+            block * BLOCK_N, sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window,
+            scale, D, BITS, PACK, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, SLICE, MASKED=True,
         )  # fmt: skip
 
     factor, row_lse = finish(largest, total)
@@ -77,36 +81,64 @@ def attend_packed(
 
 @triton.jit
 def _visit_packed(
-    q_first, q_second, key_codes, key_scale, key_low, value_codes, value_scale, value_low, start,
-    sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
+    q_first, q_second, query_rows, valid, key_codes, key_scale, key_low, value_codes, value_scale, value_low,
+    start, sums_first, sums_second, largest, total, stride_ct, stride_kt, index, tokens, window, scale,
     D: tl.constexpr, BITS: tl.constexpr, PACK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, SLICE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Visits a block of packed keys, part of one group of PACK tokens; packed caches end with a whole group."""
     offsets, dims = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     real = dims < D // 2
     inside = real[None, :] & (offsets >= 0)[:, None]
     skip = tl.cast(start, tl.int64) * stride_ct
-    keys_first, keys_second = load_codes(key_codes + skip, offsets, dims, stride_ct, inside, D, BITS)
-    grid = tl.cast(start // PACK, tl.int64) * stride_kt + dims
-    keys_first = _widen_keys(keys_first, key_scale + grid, key_low + grid, real, q_first.dtype)
-    keys_second = _widen_keys(keys_second, key_scale + grid + D // 2, key_low + grid + D // 2, real, q_first.dtype)
-    products = tl.dot(q_first, tl.trans(keys_first), input_precision="ieee")
-    products = tl.dot(q_second, tl.trans(keys_second), products, input_precision="ieee")
+    dtype: tl.constexpr = query_rows.dtype.element_ty
+    if SLICE == BLOCK_D:
+        keys_first, keys_second = _keys(
+            key_codes + skip, key_scale, key_low, start, offsets, dims, stride_ct, stride_kt, inside, real, D,
+            BITS, PACK, dtype,
+        )  # fmt: skip
+        products = tl.dot(q_first, tl.trans(keys_first), input_precision="ieee")
+        products = tl.dot(q_second, tl.trans(keys_second), products, input_precision="ieee")
+    else:
+        products = tl.zeros((valid.shape[0], BLOCK_N), tl.float32)
+        for first in range(0, D // 2, SLICE):
+            part = first + tl.arange(0, SLICE)
+            here = part < D // 2
+            keys_first, keys_second = _keys(
+                key_codes + skip, key_scale, key_low, start, offsets, part, stride_ct, stride_kt,
+                here[None, :] & (offsets >= 0)[:, None], here, D, BITS, PACK, dtype,
+            )  # fmt: skip
+            at, mask = query_rows + part[None, :], valid[:, None] & here[None, :]
+            rows_first, rows_second = tl.load(at, mask=mask, other=0.0), tl.load(at + D // 2, mask=mask, other=0.0)
+            products = tl.dot(rows_first, tl.trans(keys_first), products, input_precision="ieee")
+            products = tl.dot(rows_second, tl.trans(keys_second), products, input_precision="ieee")
     scores = products * (scale * LOG2E)
     if MASKED:
         scores = tl.where(seen(start + offsets, index, tokens, window, CAUSAL, WINDOWED), scores, float("-inf"))
     weights, correction, largest, total = online_softmax(scores, largest, total, MASKED)
-    weights = weights.to(q_first.dtype)
+    weights = weights.to(dtype)
 
     values_first, values_second = load_codes(value_codes + skip, offsets, dims, stride_ct, inside, D, BITS)
     step = tl.load(value_scale + start + offsets).to(tl.float32)[:, None]
     low = tl.load(value_low + start + offsets).to(tl.float32)[:, None]
-    values_first = (values_first * step + low).to(q_first.dtype)
-    values_second = (values_second * step + low).to(q_first.dtype)
+    values_first = (values_first * step + low).to(dtype)
+    values_second = (values_second * step + low).to(dtype)
     sums_first = tl.dot(weights, values_first, sums_first * correction[:, None], input_precision="ieee")
     sums_second = tl.dot(weights, values_second, sums_second * correction[:, None], input_precision="ieee")
     return sums_first, sums_second, largest, total
+
+
+@triton.jit
+def _keys(
+    codes, scale, low, start, offsets, dims, stride_ct, stride_kt, inside, real, D: tl.constexpr, BITS: tl.constexpr,
+    PACK: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """Reads dimensions `dims` and `dims` + D/2 of a block of keys from `start` on, whose codes begin at `codes`."""
+    first, second = load_codes(codes, offsets, dims, stride_ct, inside, D, BITS)
+    at = tl.cast(start // PACK, tl.int64) * stride_kt + dims
+    first = _widen_keys(first, scale + at, low + at, real, dtype)
+    second = _widen_keys(second, scale + at + D // 2, low + at + D // 2, real, dtype)
+    return first, second
 
 
 @triton.jit

@@ -79,13 +79,19 @@ def test_packed_keys(shape: tuple[int, ...], dtype: torch.dtype, bits: int, monk
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="takes the blocks of another chip than this one")
-def test_smaller_blocks_of_a_narrow_chip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More programs take them, the last of which finds no row."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slices_of_a_narrow_chip(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It multiplies 32 dimensions of queries and keys at a time, of 72 the last 8 alone."""
     monkeypatch.setitem(CHIPS, "sm_90", CHIPS["gfx1100"])
-    q, k, v = _inputs((1, 1, 129, 150, 128), torch.bfloat16)
-    for last_seen, window in ((None, None), (21, 40)):
-        sources = [Source(k, v, 0, 129, last_seen, window)]
-        assert_sums(attention(q, sources, 0.1), _expected(q, sources, 0.1))
+    q, k, v = _inputs((3, 1, 7, 64, 72), dtype)
+    for rule in ((50, 30), (None, None)):
+        dense = Source(k, v, 0, 7, *rule)
+        packed, unpacked = _packed(k, v, 4, 0, 7, *rule)
+        for given, expected in ((dense, dense), (packed, unpacked)):
+            (launch, *_), _ = attention_launches(q, [given], 0.1)
+            constants, options = launch.settings(CHIPS["gfx1100"])
+            assert constants["SLICE"] < constants["BLOCK_D"] and options["num_stages"] == 1
+            assert_sums(attention(q, [given], 0.1), _expected(q, [expected], 0.1))
 
 
 def test_positions_past_either_end_and_cache_slices() -> None:
