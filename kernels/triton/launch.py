@@ -56,7 +56,8 @@ class Launch:
     """Launches a kernel over `grid`; `arguments` are run-time values, `constants` are compiled in.
 
     small: what differs on chips that take both operands of a product from registers, which would spill (`Chip.wide`).
-    narrow: what differs on those of `Chip.narrow`, in one stage.
+    narrow: what differs on those of `Chip.narrow`, where all have one stage. AMD's other chips take of it how many
+    dimensions are multiplied at a time, and one stage, where a program has more query rows than a product takes.
     stage: bytes of shared memory that one more stage takes; there are as many stages as the chip has room for.
     """
 
@@ -76,10 +77,13 @@ class Launch:
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.stage:
             options["num_stages"] = max(1, min(options["num_stages"], 1 + (chip.shared - _BESIDE) // self.stage))
+        if chip.narrow:
+            options["num_stages"] = 1
         if chip.narrow and self.narrow:
             constants = {**constants, **self.narrow}
-            few = constants["BLOCK_M"] == 16 and constants["BLOCK_D"] <= 128
-            options = {"num_warps": 4 if few else 8, "num_stages": 1}
+            options["num_warps"] = 4 if constants["BLOCK_M"] == 16 and constants["BLOCK_D"] <= 128 else 8
+        elif chip.amd and self.narrow and constants["BLOCK_M"] > 16:
+            constants["SLICE"], options["num_stages"] = self.narrow["SLICE"], 1
         return constants, {**options, "enable_fp_fusion": True}
 
     def run(self) -> None:

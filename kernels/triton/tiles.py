@@ -50,7 +50,7 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
         "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "small": small,
-        "narrow": {"BLOCK_N": 16, "SLICE": block_d if block_d <= 64 else 32},
+        "narrow": {"BLOCK_N": 16, "SLICE": block_d if block_d <= 64 else 64 // dtype.itemsize},
         "stage": 2 * block_n * block_d * dtype.itemsize,
     }  # fmt: skip
 
