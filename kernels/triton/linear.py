@@ -105,8 +105,9 @@ def _row_launch(
     gate: str | None,
     residual: Tensor | None,
 ) -> Launch:
-    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads."""
-    block, units = 16 if outputs >= 4096 else 8, x.shape[1] // 32
+    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads.
+    Of 8 bits, gate and up of 16 outputs would fill all registers."""
+    block, units = 16 if outputs >= 4096 and not (gate and matrix.bits == 8) else 8, x.shape[1] // 32
     return Launch(
         _row_linear,
         (cdiv(outputs, block),),
