@@ -101,9 +101,11 @@ def _launch(
         check_packed(source.packed, q.device)
         check("q", q, (None, None, source.shape[2]), FLOATS)
         blocks["BLOCK_D"] = half_block(dim)
+        tiles["small"].pop("SLICE", None)
         tiles["narrow"]["SLICE"] = min(blocks["BLOCK_D"], max(16, tiles["narrow"]["SLICE"] // 2))
         if dim <= 128:
-            tiles["num_stages"] = max(3, tiles["num_stages"])  # two make registers spill on sm_80
+            # Two make registers spill on sm_80, of few numbers four on sm_86 and sm_89.
+            tiles["num_stages"] = 3 if dim <= 64 else max(3, tiles["num_stages"])
         kernel, arguments = attend_packed, packed_arguments(source.packed)
         constants = {"BITS": source.packed.bits, "PACK": PACK_GROUP}
     else:

@@ -47,6 +47,8 @@ def tiling(rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
     else:
         block_n, warps = 64 if dim <= 128 else 32, 8 if block_m == 128 or (block_m == 64 and dim > 64) else 4
     small = {"BLOCK_N": 32} if block_m >= 64 and block_d == 128 and dtype != torch.float32 else {}
+    if dtype == torch.float32 and block_d > 128:
+        small = {"SLICE": 32}
     return {
         "blocks": {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d},
         "num_warps": warps, "num_stages": 4 if block_m == 16 else 2, "small": small,
