@@ -101,7 +101,8 @@ def _launch(
         check_packed(source.packed, q.device)
         check("q", q, (None, None, source.shape[2]), FLOATS)
         blocks["BLOCK_D"] = half_block(dim)
-        tiles["small"].pop("SLICE", None)
+        if dim > 128:
+            tiles["small"] = {"SLICE": 64} if blocks["BLOCK_M"] == 16 and source.packed.bits == 4 else {}
         tiles["narrow"]["SLICE"] = min(blocks["BLOCK_D"], max(16, tiles["narrow"]["SLICE"] // 2))
         if dim <= 128:
             # Two make registers spill on sm_80, of few numbers four on sm_86 and sm_89.
