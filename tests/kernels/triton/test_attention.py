@@ -96,6 +96,20 @@ def test_slices_of_a_narrow_chip(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
             assert_sums(attention(q, [given], 0.1), _expected(q, [expected], 0.1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_slices_of_wide_heads_where_registers_are_few(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 256 dimensions float32 takes 32 at a time there, few queries over 4 packed bits 64 of each half."""
+    monkeypatch.setitem(CHIPS, "sm_90", CHIPS["sm_86"])
+    q, k, v = _inputs((2, 1, 3, 64, 256), dtype)
+    dense = Source(k, v, 0, 3, 50, None)
+    packed, unpacked = _packed(k, v, 4, 0, 3, 50, None)
+    for given, expected, sliced in ((dense, dense, dtype == torch.float32), (packed, unpacked, True)):
+        (launch, *_), _ = attention_launches(q, [given], 0.1)
+        constants, _ = launch.settings(CHIPS["sm_86"])
+        assert (constants["SLICE"] < constants["BLOCK_D"]) == sliced
+        assert_sums(attention(q, [given], 0.1), _expected(q, [expected], 0.1))
+
+
 def test_positions_past_either_end_and_cache_slices() -> None:
     """A windowed memory before, around and after the queries; operands are views with strides of their own."""
     q = random(5, 4, 64).transpose(0, 1)
