@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from minimemo.ask.wording import NAME, asked_roots, names_within, simplified, word_roots
+from minimemo.ask.wording import ASKS, NAME, WORD, asked_roots, names_within, simplified, word_roots
 from minimemo.text.scripts import HAN
 from minimemo.text.sentences import sentence_ends
 from minimemo.text.words import normalize
@@ -30,7 +30,6 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 # A message, an entry of a log, an item or a row begins a sentence; lines that were broken at a width do not.
 _ROW = re.compile(r"\n(?=[^\S\n]*(?:[-*•·|#]|[\[(]?\d{1,4}[-./:年]\d|\d{1,3}[.)、]\s|[\w .]{1,30}:\s))")
 _SPEAKER = re.compile(r"^\W*(?:\[?\d[\d/.:, TZ-]{4,24}(?:[AP]M)?\]?\s*(?:-\s)?)?(?:[\w .]{1,30}[:：]\s)?")
-_QUESTION = re.compile(r"[?？][\s\"”’」』)）]*$")
 _CLAUSE = re.compile(
     r"[,;:，；：—]\s*|[.。]\s|\s(?:and|but|though|although|while|whereas|because|since)\s|(?<!不)但是?|而且?|因为"
 )
@@ -60,7 +59,6 @@ _HELPS_ZH = re.compile(
     r"有没有|是不是|会不会|要不要|[吗嘛呢]|[了着]|(?<![通超经])过|已经?|可以|能够|(?<![可功性智节])能|需要|应该|必须"
     r"|[会要对应](?!议|员|计|场|求|点|象|方|用)|[按在把将]"
 )
-_WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
 
 # Pairs of what asserts and what denies the same: the word of the other side is its denial.
 _OPPOSITES = {
@@ -224,7 +222,7 @@ def _sentences(text: str) -> Iterator[_Sentence]:
         rows = (match.end() for match in _ROW.finditer(paragraph))
         for start, end in pairwise(sorted({0, *sentence_ends(paragraph), *rows, len(paragraph)})):
             if one := " ".join(paragraph[start:end].split()):
-                yield _Sentence(one, paragraph[:end], bool(_QUESTION.search(one)))
+                yield _Sentence(one, paragraph[:end], bool(ASKS.search(one)))
 
 
 def _clauses(text: str) -> list[str]:
@@ -262,13 +260,13 @@ def _blanked(text: str, span: tuple[int, int]) -> str:
 
 def _near(gap: str) -> bool:
     """Whether a denial that stands `gap` before a word governs it."""
-    words = [word for word in _WORD.findall(gap) if word_roots(word) and not _SKIPPED.match(word)]
+    words = [word for word in WORD.findall(gap) if word_roots(word) and not _SKIPPED.match(word)]
     return len(gap.strip()) <= 2 if re.search(f"[{HAN}]", gap) else not words
 
 
 def _denied(part: str, asked: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
     """The words behind a denial; those `before` it where none is behind it ("but the loan was not")."""
-    words = [word for word in _WORD.findall(part) if not _SKIPPED.match(word) and word_roots(word)]
+    words = [word for word in WORD.findall(part) if not _SKIPPED.match(word) and word_roots(word)]
     if not words:
         return dict.fromkeys(before, -1)
     if re.search(f"[{HAN}]", words[0]):
@@ -283,4 +281,4 @@ def _denied(part: str, asked: Mapping[str, int], before: Mapping[str, int]) -> d
 
 def _keys(text: str) -> frozenset[str]:
     """The roots of words, without those that help others."""
-    return asked_roots(" ".join(word for word in _WORD.findall(text) if not _SKIPPED.match(word)))
+    return asked_roots(" ".join(word for word in WORD.findall(text) if not _SKIPPED.match(word)))

@@ -16,7 +16,7 @@ from math import exp
 from pathlib import Path
 
 from minimemo.ask.answer import Passage
-from minimemo.ask.wording import NAME, asked_roots, in_figures, word_roots
+from minimemo.ask.wording import ASKS, NAME, asked_roots, in_figures, word_roots
 from minimemo.ask.writer import Weighed
 from minimemo.text.scripts import HAN
 from minimemo.text.sentences import sentence_ends
@@ -44,7 +44,6 @@ _FIGURE = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*")
 _HAN_DIGITS = re.compile("[〇零一二三四五六七八九]{2,}")
 _DIGITS = str.maketrans("〇零一二三四五六七八九", "00123456789")
 _HAN_RUN = re.compile(f"[{HAN}]")
-_QUESTION = re.compile(r"[?？][\s\"”’」』)）]*$")
 
 
 def signals(question: str, answer: str, passages: Sequence[Passage], weighed: Weighed | None) -> dict[str, float]:
@@ -97,7 +96,7 @@ def _beside(units: frozenset[str], asked: frozenset[str], numbers: frozenset[str
     `numbers` stand beside such a one. A sentence that asks something tells nothing: in a chat the one who asks who
     brings the tent does not bring it."""
     ends = [0, *sorted({*sentence_ends(text), *(m.end() for m in _END.finditer(text))}), len(text)]
-    told = [text[a:b] for a, b in pairwise(ends) if text[a:b].strip() and not _QUESTION.search(text[a:b])]
+    told = [text[a:b] for a, b in pairwise(ends) if text[a:b].strip() and not ASKS.search(text[a:b])]
     words = list(map(word_roots, told))
     held = [len(units & some) for some in words]
     around, figures = 0.0, 0.0

@@ -8,8 +8,9 @@ import re
 from minimemo.text.scripts import HAN
 from minimemo.text.words import normalize, roots
 
-_WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
+WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
 NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w'’-]*|(?<![A-Za-z0-9])[A-Za-z0-9-]*\d[A-Za-z0-9-]*(?:[.,]\d+)*")
+ASKS = re.compile(r"[?？][\s\"”’」』)）]*$")  # A sentence that asks something ends so.
 # Frequent characters of traditional Chinese and the simplified ones: a question in these asks of a document in those.
 _SIMPLER = str.maketrans(
     "這個們來時說為會國學對開後長沒問還過從發經業東車書見門馬橋鎮創辦鹽顧遠蘭萬與於當關園樓廠場廟電話語讀寫聽買賣錢銀"
@@ -74,9 +75,9 @@ def names_within(question: str, text: str) -> float:
 
 def _plain(text: str) -> str:
     """Single words, a space around each."""
-    return " ".join(["", *_WORD.findall(normalize(text)), ""])
+    return " ".join(["", *WORD.findall(normalize(text)), ""])
 
 
 def _within(name: str, text: str) -> bool:
     """Whether a text of single words has all words of a name."""
-    return all(f" {word} " in text or f" {word}s " in text for word in _WORD.findall(name))
+    return all(f" {word} " in text or f" {word}s " in text for word in WORD.findall(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -14,7 +15,7 @@ from minimemo.search.embedder import Embedder
 from minimemo.search.fusion import NEIGHBOURS, fuse_expanded, over_regions, with_phrases
 from minimemo.search.lexical import LexicalIndex
 from minimemo.search.vectors import VectorIndex
-from minimemo.text.cells import tabulated
+from minimemo.text.cells import Tables
 from minimemo.text.chunks import Chunk
 from minimemo.text.figures import Figured, figured
 from minimemo.text.sentences import sentence_spans
@@ -105,16 +106,20 @@ class Retriever:
         searched settle it (see text.cells and text.figures), and the passages that it was computed from."""
         if len(set(self._documents)) != 1:
             return None
-        texts = [chunk.text for chunk in self._chunks]
-        gaps = (chunk.start - before for chunk, before in zip(self._chunks, self._ends(), strict=True))
-        whole = "".join("\n" * gap + text for gap, text in zip(gaps, texts, strict=True))
-        if not (found := tabulated(whole, question) or figured(whole, question)):
+        if not (found := self._tables.told(question) or figured(self._whole, question)):
             return None
         holding = (at for start, _ in found.spans for at, c in enumerate(self._chunks) if c.start <= start < c.end)
         return found, [self._hit(at) for at in dict.fromkeys(holding)]
 
-    def _ends(self) -> list[int]:
-        return [0, *(chunk.end for chunk in self._chunks[:-1])]
+    @cached_property
+    def _whole(self) -> str:
+        """The text of the one document, where its passages stand in it."""
+        ends = [0, *(chunk.end for chunk in self._chunks[:-1])]
+        return "".join("\n" * (c.start - end) + c.text for c, end in zip(self._chunks, ends, strict=True))
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(self._whole)
 
     def _hit(self, at: int) -> Hit:
         return Hit(self._chunks[at], 1.0, ("lexical",), self._documents[at], self._headers[at])

@@ -43,6 +43,7 @@ class Job:
         self.id = secrets.token_hex(6)
         self.source = source
         self.options = dict(options)
+        self.password: str = self.options.pop("password", "")  # never written, nor on a command line
         self.state = "waiting"
         self.stage, self.done, self.total, self.unit = "", 0, 0, ""
         self.error = ""
@@ -120,8 +121,7 @@ class Jobs:
             private_folder(self._notes)
             if not self._lock.is_locked:
                 self._lock.acquire()
-            kept = {name: given for name, given in job.options.items() if name != "password"}
-            note = {"source": str(job.source), "options": kept, "owner": job.owner}
+            note = {"source": str(job.source), "options": job.options, "owner": job.owner}
             write_whole(self._note(job), json.dumps(note).encode(), private=True)
         self._jobs[job.id] = job
         self._line.put(job)
@@ -191,9 +191,8 @@ class Jobs:
                     self._note(job).unlink()
 
     def _build(self, job: Job) -> None:
-        options = {name: given for name, given in job.options.items() if name != "password"}
-        command = [sys.executable, "-m", "minimemo.server.builder", str(job.source), json.dumps(options)]
-        secret = {PASSWORD: job.options["password"]} if "password" in job.options else {}
+        command = [sys.executable, "-m", "minimemo.server.builder", str(job.source), json.dumps(job.options)]
+        secret = {PASSWORD: job.password} if job.password else {}
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", env={**os.environ, **secret}

@@ -119,6 +119,7 @@ _NAMES = frozenset(("品名", "名称", "名稱", "姓名", "产品", "產品", 
 _APIECE = re.compile(r"\b(?:unit|each|per|rate|age|year|no|number|id|code)\b|%|单|單|率|号|號", re.IGNORECASE)
 _QUANTITY = re.compile(r"\b(?:qty|quantity|pieces|pcs|units)\b|数量|數量", re.IGNORECASE)
 _AMOUNT = re.compile(r"\b(?:amount|total|sum)\b|金额|金額|总价|總價", re.IGNORECASE)
+_MONEY = re.compile(r"[$€£¥]|\b(?:EUR|USD|GBP|CHF|euro)\b|元")
 _VALUE = re.compile(r"(?P<sign>[$€£¥]?)\s?(?P<number>-?\d+(?:\.\d+)?)\s?(?P<unit>%|€|[^\W\d_]{1,8}[²³]?|)")
 
 
@@ -183,14 +184,18 @@ class _Vocabulary:
             if all(value[-1:] == values[0][-1:] and value[:-1] and _is_han(value) for value in values)
         )
 
+    @cached_property
+    def known(self) -> list[str]:
+        """The words of Han characters, the longest first."""
+        words = [*self.of_cells, *self.of_names, *(word for group in _SAME for word in group)]
+        return sorted((word for word in words if _is_han(word)), key=len, reverse=True)
+
     def segments(self, run: str) -> Iterator[str]:
         """Cuts a run of Han characters into words of this table, the longest first, and those that mean nothing in it
         away; what it does not know stays, by characters."""
-        known = [*self.of_cells, *self.of_names, *(word for group in _SAME for word in group)]
-        known = sorted((word for word in known if _is_han(word)), key=len, reverse=True)
         at = 0
         while at < len(run):
-            word = next((word for word in known if run.startswith(word, at)), "")
+            word = next((word for word in self.known if run.startswith(word, at)), "")
             plain = next((word for word in _HAN_PLAIN if run.startswith(word, at)), "")
             if plain and len(plain) >= len(word):
                 at += len(plain)
@@ -297,22 +302,29 @@ class _Vocabulary:
         )
 
 
-def tabulated(text: str, question: str) -> Figured | None:
-    """Computes what a question asks of a text's tables, where one of them settles it; else None."""
-    plain = " ".join(unicodedata.normalize("NFKC", question).split())
-    if not _ASKS.search(plain) or _BEYOND.search(plain):
-        return None
-    tables = grids(text)
-    found = [told for grid in tables if (told := _told(grid, plain, text))]
-    return found[0] if len(found) == 1 else None
+class Tables:
+    """The tables of one text, which are found and understood once, at the first question that may be of one."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    @cached_property
+    def _found(self) -> list[_Vocabulary]:
+        return [_Vocabulary(grid) for grid in grids(self._text)]
+
+    def told(self, question: str) -> Figured | None:
+        """Computes what a question asks, where one of the tables settles it; else None."""
+        plain = " ".join(unicodedata.normalize("NFKC", question).split())
+        if not _ASKS.search(plain) or _BEYOND.search(plain):
+            return None
+        found = [told for table in self._found if (told := _told(table, plain, self._text))]
+        return found[0] if len(found) == 1 else None
 
 
-def _told(grid: Grid, question: str, text: str) -> Figured | None:
-    table = _Vocabulary(grid)
-    if (_MORE.search(question) and re.search(r"\bthan\b|\bbetween\b", question, re.IGNORECASE)) or _HAN_MORE.search(
-        question
-    ):
-        return _difference(table, question, text)
+def _told(table: _Vocabulary, question: str, text: str) -> Figured | None:
+    more, than = _HAN_MORE.search(question), re.search(r"\bthan\b|\bbetween\b", question, re.IGNORECASE)
+    if (match := _MORE.search(question) or more) and (more or than):
+        return _difference(table, question, match, text)
     if _THAN.search(question):
         return None
     if match := _EXTREME.search(question):
@@ -350,19 +362,16 @@ def _cell(table: _Vocabulary, read: _Read, column: int, question: str, text: str
     value = grid.rows[read.rows[0]][column]
     digits = any(map(str.isdigit, value))
     number = _number(value) is not None
-    if _WHAT_DID.search(question) and not (number and _PRICE & {*read.words}):
-        return None
-    if _WHO_DID.search(question) or not value:
-        return None
-    if _HOW_MUCH.search(question) and not number:
-        return None
-    if _WHEN.search(question) and not re.search(r"\d[-:./年月]\d|^(?:1|2)\d{3}$", value):
-        return None
-    if re.search(r"\bwho|谁|誰", question, re.IGNORECASE) and digits:
-        return None
-    if read.price and not re.search(r"[$€£¥]|\b(?:EUR|USD|GBP|CHF|euro)\b|元", value + grid.names[column]):
-        return None
-    if _rivals(table, read, (column,), text):
+    if (
+        not value
+        or _WHO_DID.search(question)
+        or (_WHAT_DID.search(question) and not (number and _PRICE & {*read.words}))
+        or (_HOW_MUCH.search(question) and not number)
+        or (_WHEN.search(question) and not re.search(r"\d[-:./年月]\d|^(?:1|2)\d{3}$", value))
+        or (digits and re.search(r"\bwho|谁|誰", question, re.IGNORECASE))
+        or (read.price and not _MONEY.search(value + grid.names[column]))
+        or _rivals(table, read, (column,), text)
+    ):
         return None
     return Figured(f"{value} ({grid.names[column]})" if digits and column else value, (grid.spans[read.rows[0]],))
 
@@ -370,10 +379,7 @@ def _cell(table: _Vocabulary, read: _Read, column: int, question: str, text: str
 def _count(table: _Vocabulary, read: _Read, question: str) -> Figured | None:
     """How many rows are left, or of how many values."""
     grid = table.grid
-    if _aggregated(grid) or read.vague or read.price:
-        return None
-    others = read.columns - ({read.noun} if read.noun is not None else set())
-    if others:
+    if _aggregated(grid) or read.vague or read.price or read.columns.difference({read.noun}):
         return None
     if read.noun is None:
         if not (_KINDS.search(question) or _OF_ROWS.search(question)) or (read.columns - {0}):
@@ -467,13 +473,9 @@ def _extreme(table: _Vocabulary, question: str, match: re.Match[str]) -> Figured
     return Figured(", ".join(dict.fromkeys(told)), tuple(grid.spans[row] for row in rows))
 
 
-def _difference(table: _Vocabulary, question: str, text: str) -> Figured | None:
+def _difference(table: _Vocabulary, question: str, match: re.Match[str], text: str) -> Figured | None:
     """By how much one cell exceeds another one of its row, or of its column."""
-    grid = table.grid
-    match = _MORE.search(question) or _HAN_MORE.search(question)
-    if match is None:
-        return None
-    groups = match.groupdict()
+    grid, groups = table.grid, match.groupdict()
     price = any(groups.get(name) for name in ("dearer", "cheaper", "dear", "poor"))
     less = any(groups.get(name) for name in ("less", "cheaper", "poor"))
     told = _MORE.sub(" ", _HAN_MORE.sub(" ", re.sub(r"\bhow\s(?:much|many)\smore\sexpensive\b", " ", question)))
@@ -500,7 +502,7 @@ def _difference(table: _Vocabulary, question: str, text: str) -> Figured | None:
     if not places or places[0] == places[1]:
         return None
     cells = [grid.rows[row][column] for row, column in places]
-    if price and not all(re.search(r"[$€£¥]|\b(?:EUR|USD|GBP|CHF|euro)\b|元", cell) for cell in cells):
+    if price and not all(_MONEY.search(cell) for cell in cells):
         return None
     if (values := _numbers(cells)) is None or _rivals(table, one, {column for _, column in places}, text):
         return None

@@ -74,7 +74,8 @@ def build(document, memo, sha256, model, embedder, **run):
         os.kill(os.getppid(), 9)
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     private = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private"))
-    Path(memo).write_text(json.dumps([sum(model[:: 1 << 12]) / SIZE, private / SIZE, os.getpid()]))
+    Path(memo + ".building").write_text(json.dumps([sum(model[:: 1 << 12]) / SIZE, private / SIZE, os.getpid()]))
+    os.replace(memo + ".building", memo)  # whole or not at all, as a build's: it may be killed here
     return SimpleNamespace(runtime=SimpleNamespace(model=model, embedder=embedder))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minimemo.text.cells import tabulated
+from minimemo.text.cells import Tables
 
 ORDERS = "\n".join(
     ["order,customer,price,shipped"]
@@ -46,7 +46,7 @@ Total                                                       199.30"""
 
 
 def told(text: str, question: str) -> str | None:
-    found = tabulated(text, question)
+    found = Tables(text).told(question)
     return found and found.text
 
 
@@ -183,9 +183,9 @@ def test_what_two_tables_answer_is_left() -> None:
     assert told(f"{BILL}\n\n{BILL}", "What is the unit price of article PT-7?") is None
     totals = ORDERS + "\nTotal,all of them,72.00,2024-02-01"
     assert told(totals, "Which order has the highest price?") is None
-    assert tabulated("Some prose, and more.", "How many orders are there?") is None
+    assert Tables("Some prose, and more.").told("How many orders are there?") is None
 
 
 def test_the_rows_that_it_was_computed_from_are_cited() -> None:
-    found = tabulated(FERRY, "Which boats have captain Ada Roth? List them all.")
+    found = Tables(FERRY).told("Which boats have captain Ada Roth? List them all.")
     assert found and [FERRY[slice(*span)].split()[1] for span in found.spans] == ["Heron", "Otter"]
