@@ -41,6 +41,7 @@ def run(data: Path, count: int, each: int, mode: Mode) -> dict[str, Any]:
     of the paired differences and its interval, how many answers are the same, and for how many questions the right
     document was among those picked."""
     texts, asked = articles(data, count, each)
+    kept = Kept("scale")  # beside it lie the memos
     begun = time.perf_counter()
     model, embedder = minimemo.load_model(None), minimemo.open_embedder(None)
     models: dict[str, Any] = {"model": model, "embedder": embedder}
@@ -51,7 +52,7 @@ def run(data: Path, count: int, each: int, mode: Mode) -> dict[str, Any]:
     print(f"{len(memos)} memos after {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     models["generator"] = Runtime(model).second_decoder()
     store = open_store(among={str(memo.folder) for memo in memos.values()}, **models)
-    kept, rows = Kept("scale"), []
+    rows = []
     recipes = {name: asdict(memo.manifest) for name, memo in memos.items()}
     key = [code_version(), models["generator"] and models["generator"].located.fingerprint, mode]
     for name, some in asked.items():
