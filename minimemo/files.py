@@ -22,7 +22,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMmGg]?)[Bb]?", re.ASCII)
 
 
 def cache_dir() -> Path:
-    """minimemo's folder for what can be had again: models, converted weights, hashes, exact ends of memories.
+    """minimemo's folder for what can be had again: models, converted and packed weights, hashes, exact ends of memories.
 
     `$MINIMEMO_HOME`, or `minimemo` in the user's cache folder as the platform names it. Linux and other Unixes follow
     the XDG base directory rule: a relative `$XDG_CACHE_HOME` does not count.
@@ -131,7 +131,7 @@ def write_whole(path: Path, content: bytes, private: bool = False) -> None:
 
     What a killed process left of the same file is removed. After a power cut an earlier content may be back: see `put`.
     """
-    with _part(path) as part:
+    with arriving(path) as part:
         part.touch(0o600 if private else 0o666)
         part.write_bytes(content)
 
@@ -139,13 +139,13 @@ def write_whole(path: Path, content: bytes, private: bool = False) -> None:
 def move_whole(source: Path, target: Path) -> None:
     """Gives a file another place, perhaps on another file system, where it is for this user alone, and whole or absent
     like what `write_whole` writes. Raises OSError."""
-    with _part(target) as part:
+    with arriving(target) as part:
         source.chmod(0o600)
         shutil.move(source, part)
 
 
 @contextmanager
-def _part(path: Path) -> Iterator[Path]:
+def arriving(path: Path) -> Iterator[Path]:
     """Names a file beside `path` that takes its name when the block ends well."""
     private_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")

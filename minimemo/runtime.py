@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
@@ -161,6 +162,7 @@ def load_model(
     """Loads a decoder into memory, to run as `options` say."""
     from minimemo.engine.engine import Engine
     from minimemo.kernels.native.library import unavailable
+    from minimemo.models.packed import PackedFile
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.models.weights import load_decoder
 
@@ -170,14 +172,17 @@ def load_model(
         on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
-    decoder = _fitted(
-        located.directory, device.name,
-        lambda: load_decoder(
-            located.directory, located.config, dtype=options.product_dtype(), device=device.name, on_event=on_event
-        ),
-    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:  # while weights are read
+        tokenizer = pool.submit(Tokenizer, located.directory)
+        decoder = _fitted(
+            located.directory, device.name,
+            lambda: load_decoder(
+                located.directory, located.config, dtype=options.product_dtype(), device=device.name,
+                kept=PackedFile.of(located.fingerprint), on_event=on_event,
+            ),
+        )  # fmt: skip
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
-    return LanguageModel(located, engine, Tokenizer(located.directory))
+    return LanguageModel(located, engine, tokenizer.result())
 
 
 def device_event(device: Device) -> Event:

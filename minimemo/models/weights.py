@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from minimemo.events import Event, Listener, silent
 from minimemo.files import parse_json
 from minimemo.kernels import native, triton
 from minimemo.kernels.formats import QUANTIZED_GROUPS, QuantizedMatrix, bits_for, joined, quantized_matrix, with_units
-from minimemo.kernels.hugepages import Arena
 from minimemo.kernels.native.shortlist import Shortlist, shortlist
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder
@@ -33,6 +33,7 @@ from minimemo.models.layers import (
     QuantizedLinear,
     Scratch,
 )
+from minimemo.models.packed import PackedFile
 from minimemo.threads import check_fork
 
 _LARGE_VOCABULARY = 1 << 15
@@ -154,6 +155,7 @@ def load_decoder(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     packed: bool | None = None,
+    kept: PackedFile | None = None,
     on_event: Listener = silent,
 ) -> Decoder:
     """Loads a decoder from a Hugging Face directory, or one converted from GGUF. Raises ModelError.
@@ -164,6 +166,7 @@ def load_decoder(
     the largest of 32 neighbours; dense matrices take `dense_dtype`. None: what this machine multiplies fastest.
     packed: keep the codes of quantized matrices and multiply with those, natively on a CPU, by Triton's kernel on a GPU
     (there with scales in float16, and only groups of 16 to 128 columns); None: where that is possible.
+    kept: where what is packed for a CPU was kept, and is.
     """
     check_fork()
     config = config or ModelConfig.from_directory(directory)
@@ -171,7 +174,7 @@ def load_decoder(
     if packed is None:
         packed = native.unavailable() is None if device == "cpu" else triton.installed()
     with TensorFiles(directory) as files, torch.no_grad():
-        return Decoder(config, _assemble(config, files, dtype, device, packed, on_event))
+        return Decoder(config, _assemble(config, files, dtype, device, packed, kept or PackedFile(None), on_event))
 
 
 def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[QuantizedMatrix]:
@@ -197,25 +200,34 @@ def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[Qu
 
 
 def _assemble(
-    config: ModelConfig, files: TensorFiles, dtype: torch.dtype, device: str, packed: bool, on_event: Listener
+    config: ModelConfig,
+    files: TensorFiles,
+    dtype: torch.dtype,
+    device: str,
+    packed: bool,
+    kept: PackedFile,
+    on_event: Listener,
 ) -> DecoderWeights:
     words = ((prefix, f"{prefix}embed_tokens.weight") for prefix in _PREFIXES)
     prefix = next((prefix for prefix, name in words if name in files or files.is_coded(name)), None)
     if prefix is None:
         raise ModelError("weights: no embed_tokens.weight; not a decoder in Hugging Face layout")
 
-    scratch, arena = (None if dtype == torch.int8 else Scratch(dtype)), Arena()
+    scratch = None if dtype == torch.int8 else Scratch(dtype)
     dtype = dense_dtype(device) if dtype == torch.int8 else dtype
     stream = torch.float32 if device == "cpu" else dtype
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": config.hidden_size}  # of biases
+
+    def pack(name: str) -> native.PackedMatrix:
+        return native.pack_weights(*files.codes(name), arena=kept.arena)
 
     def projection(names: Sequence[str], bias: Tensor | None = None) -> Projection:
         if packed and device != "cpu" and (parts := _quantized(files, names, device)):
             return QuantizedLinear(parts, bias)
         if packed and device == "cpu" and all(files.is_coded(name) for name in names):
             try:
-                packs = [native.pack_weights(*files.codes(name), arena=arena) for name in names]
+                packs = [kept.matrix(name, partial(pack, name)) for name in names]
             except ValueError as error:
                 raise ModelError(f"weights: {names[0]}: {error}; download the model again") from None
             return PackedLinear(packs, bias, scratch)
@@ -259,19 +271,22 @@ def _assemble(
         heads = ("lm_head.weight", "language_model.lm_head.weight")
         name = next((n for n in heads if n in files or files.is_coded(n)), heads[0])
         head = projection([name])
-    weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head, _shortlist(files, name, head, arena))
+    weights = DecoderWeights(embedding, tuple(layers), norm("norm"), head, _shortlist(files, name, head, kept))
     _check_shapes(config, weights)
+    if why := kept.keep():
+        on_event(Event(f"packed weights are not kept, and packed again next time: {why}", 1, 1, "detail"))
     on_event(Event("load model", config.num_layers, config.num_layers, "layers"))
     return weights
 
 
-def _shortlist(files: TensorFiles, name: str, head: Projection, arena: Arena) -> Shortlist | None:
+def _shortlist(files: TensorFiles, name: str, head: Projection, kept: PackedFile) -> Shortlist | None:
     """Of a head that is large, and of so many bits a weight that reading a coarse copy first is quicker."""
     rows, columns = head.shape
     few_bits = head.nbytes * 8 < 6 * rows * columns
     if not isinstance(head, PackedLinear) or rows < _LARGE_VOCABULARY or few_bits or columns % 32:
         return None
-    return shortlist(head.packed, *files.codes(name), arena=arena)
+    exact = head.packed
+    return kept.shortlist(f"{name}.coarse", exact, lambda: shortlist(exact, *files.codes(name), arena=kept.arena))
 
 
 def _check_shapes(config: ModelConfig, weights: DecoderWeights) -> None:
