@@ -15,6 +15,7 @@ asked at once, and `again` of slots that have read it. --soak: see bench/soak.py
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
         for readers in args.readers:
             rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
-            rows[-1]["gain"] = rows[-1]["tokens_s"] / rows[0]["tokens_s"]
+            rows[-1]["gain"] = rows[-1]["tokens_s"] / (rows[0]["tokens_s"] or math.nan)
             print(line(COLUMNS, rows[-1]), flush=True)
     result = {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "build_s": build_s, "rows": rows}
     if program:

@@ -243,14 +243,16 @@ def _watch(arguments: argparse.Namespace, collection: Any, run: dict[str, Any], 
         begun = monotonic()
         try:
             made = plan(collection, arguments.forget, again=False)
-        except InputError as error:  # the folder is away, perhaps: it may come back
+            pause = max(2.0, 50 * (monotonic() - begun))
+            if made:
+                _synced(arguments, collection, made, run, on_event)
+            said = ""
+        except BrokenPipeError:  # nobody reads along
+            raise
+        except (MinimemoError, OSError) as error:  # the folder is away, perhaps, or the disk full: that may pass
             if str(error) != said:
                 tell(error, json=False)
-            said = str(error)
-            continue
-        said, pause = "", max(2.0, 50 * (monotonic() - begun))
-        if made:
-            _synced(arguments, collection, made, run, on_event)
+            said, pause = str(error), max(pause, 10.0)
 
 
 def _planned(name: str, made: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -306,6 +307,29 @@ def test_a_watched_folder_is_followed_and_what_failed_waits_for_a_change(  # typ
     told = out.split("watching; Ctrl-C ends it\n")[1].splitlines()
     assert told == ["built    new.txt", "changed  c.md"] and err.count("is no folder now") == 1
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "new.txt.memo", "old/d.txt.memo"}
+
+
+def test_a_watched_folder_outlives_a_full_disk(  # type: ignore[no-untyped-def]
+    folder: Path, sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, steps = False, [True, True, False]
+
+    def carried_out(*given: Any) -> Any:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "memos")
+        return carry_out(*given)
+
+    def step(_: float) -> None:
+        nonlocal full
+        if not steps:
+            raise KeyboardInterrupt
+        full = steps.pop(0)
+        (folder / "new.txt").write_text("A new one is here, of room 8. " * 5)
+
+    monkeypatch.setattr("minimemo.cli.commands.sleep", step)
+    monkeypatch.setattr("minimemo.scale.sync.carry_out", carried_out)
+    code, out, err = sync("--watch")
+    assert code == 130 and err.count("No space left") == 1 and out.endswith("built    new.txt\n")
 
 
 def test_the_estimate_is_of_these_documents(folder: Path, sync, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
