@@ -22,7 +22,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMmGg]?)[Bb]?", re.ASCII)
 
 
 def cache_dir() -> Path:
-    """minimemo's folder for what can be had again: models, converted and packed weights, hashes, exact ends of memories.
+    """minimemo's folder for what can be had again: models, weights in other forms, hashes, exact ends of memories.
 
     `$MINIMEMO_HOME`, or `minimemo` in the user's cache folder as the platform names it. Linux and other Unixes follow
     the XDG base directory rule: a relative `$XDG_CACHE_HOME` does not count.

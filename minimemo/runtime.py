@@ -158,12 +158,15 @@ def load_model(
     model: str | Path | LocatedModel | None = None,
     options: RunOptions = DEFAULT_OPTIONS,
     on_event: Listener = silent,
+    *,
+    beside: LanguageModel | None = None,
 ) -> LanguageModel:
-    """Loads a decoder into memory, to run as `options` say."""
+    """Loads a decoder into memory, to run as `options` say. beside: a loaded one, which shares its tokenizer where that
+    is the same."""
     from minimemo.engine.engine import Engine
     from minimemo.kernels.native.library import unavailable
     from minimemo.models.packed import PackedFile
-    from minimemo.models.tokenizer import Tokenizer
+    from minimemo.models.tokenizer import Tokenizer, same_tokenizer
     from minimemo.models.weights import load_decoder
 
     device = options.place()
@@ -173,7 +176,8 @@ def load_model(
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     with ThreadPoolExecutor(1) as pool:  # while weights are read
-        tokenizer = pool.submit(Tokenizer, located.directory)
+        shared = beside and same_tokenizer(beside.located.directory, located.directory)
+        tokenizer = pool.submit(lambda: beside.tokenizer if beside and shared else Tokenizer(located.directory))
         decoder = _fitted(
             located.directory, device.name,
             lambda: load_decoder(
@@ -264,5 +268,8 @@ class Runtime:
             if isinstance(self.generator, (str, Path)):
                 located = locate_model(self.generator, self.on_event)
                 same = located.fingerprint == self.located().fingerprint
-                self.generator = self.decoder() if same else load_model(located, self.options, self.on_event)
+                beside = self.model if isinstance(self.model, LanguageModel) else None
+                self.generator = (
+                    self.decoder() if same else load_model(located, self.options, self.on_event, beside=beside)
+                )
             return self.generator if isinstance(self.generator, LanguageModel) else None

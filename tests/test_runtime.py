@@ -107,10 +107,10 @@ def test_threads_load_a_generator_once(
     generator = write_model(tmp_path / "generator", seed=7)
     loads, load = [], runtime.load_model
 
-    def slow(*given: object) -> runtime.LanguageModel:
+    def slow(*given: object, **more: object) -> runtime.LanguageModel:
         loads.append(given)
         time.sleep(0.1)  # the others come while this one loads
-        return load(*given)
+        return load(*given, **more)
 
     monkeypatch.setattr(runtime, "load_model", slow)
     shared = runtime.Runtime(tiny_models.decoder, generator=generator)

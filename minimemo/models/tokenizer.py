@@ -29,6 +29,11 @@ from minimemo.models.config import read_json
 from minimemo.models.detokenizer import Detokenizer, StreamDecoder
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens a chat template may name
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
+_OF_MODEL = ("bos_token_id", "eos_token_id", "vocab_size")  # what config.json says of tokens
 _MARKS = "-*_=~#>`|"  # of formatting
 _MOST_ADDED, _MOST_GROWTH = 30_000, 64  # Gemma 3 has 6,415 and writes at most 3 for one
 _SPARE = 32 << 20  # bytes that must be free beside a tokenizer's own
@@ -238,6 +243,18 @@ class Tokenizer:
             if token.special:
                 control.add(token_id)
         return frozenset(control)
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two models' directories make the same tokenizer."""
+
+    def made_of(directory: Path) -> list[Any]:
+        config = directory / "config.json"
+        model = read_json(config) if config.is_file() else {}
+        files = [path.read_bytes() if (path := directory / name).is_file() else None for name in _FILES]
+        return [*files, *({**model, **_as_dict(model.get("text_config"))}.get(name) for name in _OF_MODEL)]
+
+    return made_of(one) == made_of(other)
 
 
 @contextmanager

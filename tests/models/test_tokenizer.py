@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from minimemo.errors import InputError, ModelError
 from minimemo.hub.gguf_tokenizer import from_gguf
-from minimemo.models.tokenizer import Tokenizer, panics_as
+from minimemo.models.tokenizer import Tokenizer, panics_as, same_tokenizer
 from tests.models.test_chat import CHATML_DEFAULT, GEMMA2, GEMMA3, LLAMA3, MISTRAL, QWEN3
 from tests.tiny_tokenizers import byte_level, load, sentencepiece
 
@@ -288,6 +288,22 @@ def test_special_ids_come_from_whichever_file_has_them(tmp_path: Path) -> None:
         loaded = Tokenizer(directory(folder, metadata, **files))
         assert (loaded.bos_id, loaded.stop_ids) == (bos, stops), files
         assert loaded.adds_bos is False
+
+
+def test_models_share_a_tokenizer_where_all_that_makes_it_is_the_same(tmp_path: Path) -> None:
+    files = {"config": {"eos_token_id": 257, "hidden_size": 8}, "tokenizer_config": {"bos_token": "A"}}
+    (one := tmp_path / "one").mkdir()
+    directory(one, byte_level(), **files)
+    for number, (other, same) in enumerate((
+        ({**files, "config": {"eos_token_id": 257, "hidden_size": 16}}, True),
+        ({**files, "config": {"eos_token_id": 258, "hidden_size": 8}}, False),
+        ({**files, "config": {"text_config": {"eos_token_id": 257}}}, True),
+        ({**files, "tokenizer_config": {"bos_token": "B"}}, False),
+        ({**files, "generation_config": {"eos_token_id": 257}}, False),
+    )):  # fmt: skip
+        (folder := tmp_path / str(number)).mkdir()
+        assert same_tokenizer(one, directory(folder, byte_level(), **other)) is same
+    assert not same_tokenizer(one, directory(tmp_path, byte_level(words=()), **files))
 
 
 def test_bos_is_added_as_the_config_says_or_else_the_post_processor(tmp_path: Path) -> None:
