@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from minimemo.ask.clues import Clue, is_refusal
 from minimemo.ask.question import AnswerMode, Question
+from minimemo.ask.wording import word_roots
 from minimemo.ask.writer import Written
 from minimemo.errors import InputError
 from minimemo.text.scripts import Language
@@ -268,7 +269,8 @@ def is_refused(answer: str, not_found: str, passages: Sequence[Passage]) -> bool
 def is_echo(answer: str, question: str) -> bool:
     """Tells whether an answer has words, and none that the question has not; one of two that it names is no echo."""
     units = content_units(answer)
-    return bool(units) and units <= content_units(question) and not _CHOICE.search(question)
+    same = units <= content_units(question) or word_roots(answer) <= word_roots(question)
+    return bool(units) and same and not _CHOICE.search(question)
 
 
 def is_related(answer: str, question: str, passages: Sequence[Passage]) -> bool:

@@ -79,6 +79,7 @@ def test_an_echo_is_no_answer() -> None:
     house = House(script={**EN_SCRIPT, "Answer the question from the passages": "The report was written"})
     assert house.session.ask(QUESTION, "rag").text == "The document does not say."
     assert is_echo("ERROR", "What ERROR did the scheduler report?") and not is_echo("Tank C", "Which tank is empty?")
+    assert is_echo("Night guard, nights", "What was the name of the night guard?")
     assert not is_echo("Ann", "Who came first, Ann or Bo?")
 
 
