@@ -78,7 +78,7 @@ def _kills(place: Path, models: list[str], files: int, kills: int) -> dict[str, 
         process.stdout.readline()  # it has begun
         for _ in range(chance.randint(0, 2)):
             process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.wait()
         now = sum(1 for _ in (place / "killed").rglob("manifest.json"))
