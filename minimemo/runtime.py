@@ -170,9 +170,10 @@ def load_model(
     from minimemo.models.weights import load_decoder
 
     device = options.place()
-    on_event(device_event(device))
-    if device.name == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
-        on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
+    if beside is None:  # it has told
+        on_event(device_event(device))
+        if device.name == "cpu" and (why := unavailable()) and os.environ.get("MINIMEMO_NATIVE") != "off":
+            on_event(Event(f"slower, and not quite the same bytes: no native library: {why}", 1, 1, "note"))
     options.limit_threads()
     located = model if isinstance(model, LocatedModel) else locate_model(model, on_event)
     with ThreadPoolExecutor(1) as pool:  # while weights are read
