@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -309,8 +309,8 @@ def test_a_watched_folder_is_followed_and_what_failed_waits_for_a_change(  # typ
     assert memos() == {"a.txt.memo", "b.txt.memo", "c.md.memo", "new.txt.memo", "old/d.txt.memo"}
 
 
-def test_a_watched_folder_outlives_a_full_disk(  # type: ignore[no-untyped-def]
-    folder: Path, sync, monkeypatch: pytest.MonkeyPatch
+def test_a_watched_folder_outlives_a_full_disk(
+    folder: Path, sync: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, steps = False, [True, True, False]
 
