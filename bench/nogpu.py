@@ -68,7 +68,7 @@ def _passes() -> dict[str, Callable[[], object]]:
     from minimemo.engine.steps import DeviceSteps
 
     made = engine()
-    memory, tails, chunk = made.new_cache(8192), made.new_caches(3, 64), list(range(made.chunk))
+    memory, tails, chunk = made.new_cache(16384), made.new_caches(3, 64), list(range(made.chunk))
     memory.length = 5000
     one, three = DeviceSteps(made.decoder, [memory], None), DeviceSteps(made.decoder, tails, memory)
 
@@ -91,7 +91,6 @@ def graphed(steps: DeviceSteps) -> DeviceSteps:
     steps._events = [nothing] * len(steps._read)
     steps._ids = torch.zeros(steps._ids.shape, dtype=torch.int32)
     steps._graph, steps._step = nothing, lambda: None  # type: ignore[method-assign]
-    steps._captured = lambda: nothing  # type: ignore[method-assign]
     return steps
 
 
@@ -102,7 +101,10 @@ def _besides(tokens: int) -> float:
     made = engine()
     cache = made.new_cache(8192)
     cache.length = 5000
-    with patch("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given))):
+    with (
+        patch("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given))),
+        patch("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None)),
+    ):
         following = made._follow(cache, 5, tokens + 1, {7, 8})
         next(following)
         start = time.thread_time()

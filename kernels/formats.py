@@ -270,17 +270,17 @@ def quantized_matrix(codes: Tensor, scales: Tensor, offsets: Tensor | None = Non
     """Lays out codes (out, in) int8, scales and offsets (out, in / group) float16, group 16, 32, 64 or 128, for the
     kernels.
 
-    Values stay exactly as given. Codes of fewer than 8 bits lie in 0 .. 2**bits - 1, or half of that below and above 0,
-    in whole blocks of 32 columns. Raises ValueError naming what does not fit.
+    Values stay exactly as given. Columns are whole blocks of 32; codes of fewer than 8 bits lie in 0 .. 2**bits - 1, or
+    half of that below and above 0. Raises ValueError naming what does not fit.
     """
     codes, scales, offsets = checked_groups(codes, scales, offsets, torch.float16, QUANTIZED_GROUPS)
+    rows, columns = codes.shape
+    if columns % 32:
+        raise ValueError(f"codes: {columns} columns, expected a multiple of 32")
     if bits == 8:
         return QuantizedMatrix(8, codes, scales, offsets)
     if bits not in (4, 5, 6):
         raise ValueError(f"bits: {bits}, expected 8, 6, 5 or 4")
-    rows, columns = codes.shape
-    if columns % 32:
-        raise ValueError(f"codes: {columns} columns, expected a multiple of 32 with {bits} bits")
     half = 2 ** (bits - 1)
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     zero = half if least < 0 else 0

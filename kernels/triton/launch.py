@@ -6,7 +6,8 @@ Launches that come again with the same tensors are kept in a `Recording`, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from threading import local
@@ -90,23 +91,51 @@ class Launch:
         """Queues the kernel on the device of its tensors; nothing happens for an empty grid."""
         if not all(self.grid):
             return
-        tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
-        given, grid = {**self.arguments, **constants}, self.grid
+        kinds, given, tensor = self._given()
         recording: Recording | None = getattr(_here, "recording", None)
         whole = recording is None or recording.whole
-        with torch.cuda.device_of(tensor):
-            compiled = self.kernel[grid](**given, **options)
-        if recording is None:
-            return
-        recording.whole = whole  # Triton's interpreter computes by torch
-        if compiled is None or not _WITH_CONSTANTS:  # interpreted, or to be dispatched each time
-            recording.add(partial(self.kernel[grid], **given, **options), tensor)
-        else:
-            launch = compiled[(*grid, 1, 1)[:3]]
-            recording.add(partial(launch, *(given[name] for name in self.kernel.arg_names)), tensor)
+        elsewhere = tensor.is_cuda and tensor.device.index != torch.cuda.current_device()
+        with torch.cuda.device_of(tensor) if elsewhere else nullcontext():
+            if known := _known.get(kinds):
+                launch = self._of(*known, given)
+                launch()
+            else:
+                constants, options = self.settings(_chip(tensor.device.index) if tensor.is_cuda else CHIPS["sm_90"])
+                launch = partial(self.kernel[self.grid], **self.arguments, **constants, **options)
+                compiled = launch()
+                if compiled is not None and _WITH_CONSTANTS:  # else interpreted, or to be dispatched each time
+                    _known[kinds] = compiled, constants
+                    launch = self._of(compiled, constants, given)
+        if recording is not None:
+            recording.whole = whole  # Triton's interpreter computes by torch
+            recording.add(launch, [value for value in self.arguments.values() if isinstance(value, Tensor)])
+
+    def _of(self, compiled: Any, constants: dict[str, Any], given: dict[str, Any]) -> Callable[[], object]:
+        """This launch of a compiled kernel."""
+        given = given | constants
+        return partial(compiled[(*self.grid, 1, 1)[:3]], *(given[name] for name in self.kernel.arg_names))
+
+    def _given(self) -> tuple[tuple[object, ...], dict[str, Any], Tensor]:
+        """What tells which compiled kernel this is, as Triton would find by itself, in many times the time; the
+        arguments as a compiled kernel takes them, tensors by their addresses; and one of the tensors."""
+        kinds: list[object] = [id(self.kernel), self.num_warps, self.num_stages, self.stage]
+        kinds += *self.constants.values(), *self.small.values(), *self.narrow.values()
+        given, tensor = dict[str, Any](), None
+        for name, value in self.arguments.items():
+            given[name] = value
+            if type(value) is int:
+                kinds.append((value == 1, value % 16 == 0, -(1 << 31) <= value < 1 << 31))
+            elif isinstance(value, Tensor):
+                tensor, given[name] = value, value.data_ptr()
+                kinds.append((value.dtype, given[name] % 16 == 0))
+            else:
+                kinds.append(type(value))
+        assert tensor is not None
+        return (tensor.device, *kinds), given, tensor
 
 
+# Compiled kernels with what is compiled in, by what tells them apart.
+_known: dict[tuple[object, ...], tuple[Any, dict[str, Any]]] = {}
 _here = local()
 _ALLOCATE = {getattr(torch.ops.aten, name) for name in ("empty", "empty_like", "empty_strided", "new_empty")}
 
@@ -121,7 +150,7 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self.whole = True
         self._launches: list[Callable[[], object]] = []
-        self._tensor = torch.empty(0)  # any one of those that launches were given
+        self._tensors: list[Tensor] = []  # that launches were given, which know their addresses alone
 
     def __len__(self) -> int:
         return len(self._launches)
@@ -142,15 +171,15 @@ class Recording(TorchDispatchMode):
         self.whole = self.whole and (func.overloadpacket in _ALLOCATE or _views(func, args, out))
         return out
 
-    def add(self, launch: Callable[[], object], tensor: Tensor) -> None:
+    def add(self, launch: Callable[[], object], tensors: Sequence[Tensor]) -> None:
         self._launches.append(launch)
-        self._tensor = tensor
+        self._tensors += tensors
 
     def again(self) -> None:
         """Queues all of it once more, in order. Raises RuntimeError where it is not `whole`."""
         if not self.whole:
             raise RuntimeError("recording: torch computed as well, which launches alone do not repeat")
-        with torch.cuda.device_of(self._tensor):
+        with torch.cuda.device_of(self._tensors[-1]) if self._tensors else nullcontext():
             for launch in self._launches:
                 launch()
 

@@ -1,7 +1,7 @@
-"""This kernel multiplies up to 16 rows with a quantized matrix: codes of 8 or 4 bits, scales a group of columns.
+"""This kernel multiplies up to 16 rows with a quantized matrix: codes of 8 to 4 bits, scales a group of columns.
 
-With few rows the matrix's bytes decide, so codes are widened in registers and multiplied on tensor cores: sums are
-taken over one group, in float32, then scaled, so that the codes enter the product exactly. A group may have an offset.
+With few rows the matrix's bytes decide, and how soon all of them are asked for. So codes become float32 in registers,
+exactly, once for eight rows, and no program waits for another. A group may have an offset.
 
 A launch costs a processor more than a small matrix costs a GPU, so what stands around a product goes with it: RMSNorm
 of the rows, which every program does for itself, the residual, and the gated activation of a matrix that holds gate and
@@ -21,6 +21,7 @@ from .elementwise import norm_row
 from .launch import Launch, cdiv, power_of_2
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
+_TOGETHER = 8  # rows of a program
 _WIDE = 1024  # columns of a program that widens
 
 
@@ -68,57 +69,22 @@ def linear_launch(
         check("residual", residual, (rows, outputs), (x.dtype,), x.device)
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
-    group = columns // max(matrix.scales.shape[1], 1)
-    if rows == 1 and columns % 32 == 0:
-        return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
-    block = 64 if outputs >= 8192 else 32 if outputs >= 4096 else 16  # enough programs for a GPU's processors
-    block = min(block, 32) if gate else block
+    group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
+    together = min(_TOGETHER, power_of_2(rows))
+    # Enough programs for a GPU's processors; gate and up of 16 outputs would fill all registers.
+    block = 4 if together == 8 else 16 if together == 1 and outputs >= 4096 and not gate else 8
     return Launch(
         _linear,
-        (cdiv(outputs, block),),
-        {
-            "x": x, "codes": matrix.codes, "high": matrix.high, "scales": matrix.scales, "offsets": matrix.offsets,
-            **_units(matrix),
-            "bias": bias, "norm": None if norm is None else norm[0], "residual": residual, "out": out, "rows": rows,
-            "outputs": outputs, "groups": matrix.scales.shape[1], "stride_x": x.stride(0),
-            "stride_r": 0 if residual is None else residual.stride(0), "stride_o": out.stride(0),
-            "eps": 0.0 if norm is None else float(norm[1]),
-        },
-        {
-            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": MAX_ROWS, "BLOCK_N": block,
-            "GATE": _GATES[gate],
-        },
-        num_warps=4 if block >= 32 else 2,
-        num_stages=4,
-        stage=(group if matrix.bits == 8 else 16) * block + MAX_ROWS * max(group, 32) * x.dtype.itemsize,
-    )  # fmt: skip
-
-
-def _row_launch(
-    x: Tensor,
-    matrix: QuantizedMatrix,
-    group: int,
-    outputs: int,
-    bias: Tensor | None,
-    out: Tensor,
-    norm: tuple[Tensor, float] | None,
-    gate: str | None,
-    residual: Tensor | None,
-) -> Launch:
-    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads.
-    Of 8 bits, gate and up of 16 outputs would fill all registers."""
-    block, units = 16 if outputs >= 4096 and not (gate and matrix.bits == 8) else 8, x.shape[1] // 32
-    return Launch(
-        _row_linear,
-        (cdiv(outputs, block),),
+        (cdiv(outputs, block), cdiv(rows, together)),
         {
             "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
             "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
-            "residual": residual,
-            "out": out, "outputs": outputs, "units": units, "eps": 0.0 if norm is None else float(norm[1]),
+            "residual": residual, "out": out, "rows": rows, "outputs": outputs, "units": units,
+            "stride_x": x.stride(0), "stride_r": 0 if residual is None else residual.stride(0),
+            "stride_o": out.stride(0), "eps": 0.0 if norm is None else float(norm[1]),
         },
         {
-            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
+            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": together, "BLOCK_N": block,
             "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
         },
         num_warps=4,
@@ -187,45 +153,6 @@ def widen_launch(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "outputs"])
-def _linear(
-    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, groups,
-    stride_x, stride_r, stride_o,
-    eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    GATE: tl.constexpr,
-):  # fmt: skip
-    """Computes BLOCK_N outputs of all rows; with GATE, of the first half times those of the second."""
-    row, output = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    here, there = row < rows, output < outputs
-    x_row = x + row[:, None].to(tl.int64) * stride_x
-    factor = tl.full((BLOCK_M,), 1.0, tl.float32)
-    if norm is not None:
-        column = tl.arange(0, GROUP)
-        squares = tl.zeros((BLOCK_M,), tl.float32)
-        for group in range(0, groups):
-            values = tl.load(x_row + group * GROUP + column[None, :], mask=here[:, None], other=0.0).to(tl.float32)
-            squares += tl.sum(values * values, axis=1)
-        factor = 1.0 / tl.sqrt(squares / (groups * GROUP) + eps)
-    sums = _product(
-        x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output.to(tl.int64),
-        there, groups, GROUP, BITS, ZERO,
-        BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-    if GATE > 0:
-        sums = _gated(sums, GATE) * _product(
-            x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units,
-            (output + outputs).to(tl.int64), there, groups,
-            GROUP, BITS, ZERO, BLOCK_M, BLOCK_N,
-        )  # fmt: skip
-    if bias is not None:
-        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
-    inside = here[:, None] & there[None, :]
-    wide = row[:, None].to(tl.int64)
-    if residual is not None:
-        sums += tl.load(residual + wide * stride_r + output[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + wide * stride_o + output[None, :], sums.to(out.dtype.element_ty), mask=inside)
-
-
 @triton.jit
 def _gated(sums, GATE: tl.constexpr):
     z = sums
@@ -234,74 +161,108 @@ def _gated(sums, GATE: tl.constexpr):
     return sums * tl.sigmoid(z)
 
 
+@triton.jit(do_not_specialize=["rows", "outputs"])
+def _linear(
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, units,
+    stride_x, stride_r, stride_o, eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr, GATE: tl.constexpr,
+):  # fmt: skip
+    """Computes BLOCK_N outputs (axis 0) of BLOCK_M rows (axis 1); with GATE, of the first half times those of the
+    second."""
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    here, there, wide = row < rows, output < outputs, row.to(tl.int64)
+    sums, squares = _product(
+        x + wide * stride_x, here, codes, high, scales, offsets, scale_units, offset_units, norm,
+        output.to(tl.int64), there, units, GROUP, BITS, ZERO, BLOCK_M, BLOCK_N, UNITS
+    )  # fmt: skip
+    factor = tl.full((BLOCK_M, 1), 1.0, tl.float32)
+    if norm is not None:
+        factor = (1.0 / tl.sqrt(squares / (units * 32) + eps))[:, None]
+        sums *= factor
+    if GATE > 0:
+        up, squares = _product(
+            x + wide * stride_x, here, codes, high, scales, offsets, scale_units, offset_units, norm,
+            (output + outputs).to(tl.int64), there, units, GROUP, BITS, ZERO, BLOCK_M, BLOCK_N, UNITS
+        )  # fmt: skip
+        sums = _gated(sums, GATE) * (up * factor)
+    if bias is not None:
+        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
+    inside = here[:, None] & there[None, :]
+    if residual is not None:
+        at = residual + (wide * stride_r)[:, None] + output[None, :]
+        sums += tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + (wide * stride_o)[:, None] + output[None, :], sums.to(out.dtype.element_ty), mask=inside)
+
+
 @triton.jit
 def _product(
-    x_row, here, norm, factor, codes, high, scales, offsets, scale_units, offset_units, output, there, groups,
+    x_row, here, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    UNITS: tl.constexpr,
 ):  # fmt: skip
-    """Multiplies all rows with BLOCK_N rows of the matrix, (BLOCK_M, BLOCK_N) float32: 8-bit codes group by group,
-    others 32 columns at a time."""
-    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if BITS == 8:
-        column = tl.arange(0, GROUP)
-        code_at = codes + output[:, None] * (groups * GROUP) + column[None, :]
-        for group in range(0, groups):
-            first = _inputs(x_row, here, norm, factor, group * GROUP + column)
-            code = tl.load(code_at + group * GROUP, mask=there[:, None], other=0)
-            part = tl.dot(first, tl.trans(code.to(first.dtype)), input_precision="ieee")
-            sums += _scaled(
-                part, first, scales, offsets, scale_units, offset_units, output * groups + group, there, GROUP
-            )
-    else:
-        byte = tl.arange(0, 16)
-        units = groups * GROUP // 32
-        code_at = codes + output[:, None] * (units * 16) + byte[None, :]
-        for unit in range(0, units):
-            first = _inputs(x_row, here, norm, factor, unit * 32 + byte)
-            second = _inputs(x_row, here, norm, factor, unit * 32 + 16 + byte)
-            code = tl.load(code_at + unit * 16, mask=there[:, None], other=0).to(tl.int8)
-            low = code & 15
-            above = (code >> 4) & 15  # int8: a conversion from uint8 has a quarter of the throughput
-            if BITS > 4:
-                word = output[:, None] * units + unit
+    """Multiplies the rows, times the norm's weight where there is one, with BLOCK_N rows of the matrix:
+    (BLOCK_M, BLOCK_N) float32, and the sums of the rows' squares (BLOCK_M,).
+
+    A thread takes all words of 32 columns of a matrix row, in one load of 16 bytes, and multiplies each weight with
+    all rows. A code becomes a number without a conversion: as the low bits of a bfloat16 between 128 and 256, two at a
+    time, which with zeros behind are float32; 8-bit ones as the bits below 1 of a float32. What is too much goes into
+    the offset.
+    """
+    WORDS: tl.constexpr = 8 if BITS == 8 else 4
+    BASE: tl.constexpr = 384 if BITS == 8 else 128 + ZERO
+    lane = tl.arange(0, WORDS)
+    sums = tl.zeros((BLOCK_M, BLOCK_N, UNITS, WORDS), tl.float32)
+    squares = tl.zeros((BLOCK_M, UNITS, WORDS), tl.float32)
+    for start in range(0, units, UNITS):
+        unit = start + tl.arange(0, UNITS)
+        inside = unit < units
+        both = there[:, None] & inside[None, :]
+        place = output[:, None] * units + unit[None, :]
+        word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
+        if GROUP == 16:
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
+            odd_scale, odd_shift = _grid(scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE)
+        else:
+            grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
+            scale, shift = _grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
+            odd_scale, odd_shift = scale, shift
+        first = unit[:, None] * 32 + lane[None, :] * 4
+        given = here[:, None] & inside[None, :]
+        if BITS == 8:
+            if GROUP == 16:  # words 0 to 3 are of one group, 4 to 7 of the next
+                upper = (lane >= 4)[None, None, :]
+                scale = tl.where(upper, odd_scale, scale)
+                shift = tl.where(upper, odd_shift, shift)
+            word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
+            for byte in tl.static_range(4):
+                values, squares = _inputs(x_row, norm, first + byte, given, inside, squares)
+                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
+                weight = bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift
+                sums += weight[None] * values[:, None]
+        else:
+            if BITS == 5:
+                plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
+            for step in tl.static_range(4):
+                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
+                if BITS == 5:
+                    pair |= _moved(plane, step, 4) & 0x00100010
                 if BITS == 6:
-                    word = word * 2 + (byte % 2)[None, :]
-                bits = tl.load(high + word + (byte * 0)[None, :], mask=there[:, None], other=0)
-                bits = bits >> _high_bit(byte, BITS)[None, :]
-                low |= ((bits & (BITS * 2 - 9)) << 4).to(tl.int8)
-                above |= (((bits >> (BITS - 4)) & (BITS * 2 - 9)) << 4).to(tl.int8)
-            part = tl.dot(first, tl.trans((low - ZERO).to(first.dtype)), input_precision="ieee")
-            if GROUP == 16:
-                sums += _scaled(
-                    part, first, scales, offsets, scale_units, offset_units, output * groups + unit * 2, there, GROUP
-                )
-                part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), input_precision="ieee")
-                sums += _scaled(
-                    part,
-                    second,
-                    scales,
-                    offsets,
-                    scale_units,
-                    offset_units,
-                    output * groups + unit * 2 + 1,
-                    there,
-                    GROUP,
-                )
-            else:
-                part = tl.dot(second, tl.trans((above - ZERO).to(first.dtype)), part, input_precision="ieee")
-                both = first.to(tl.float32) + second.to(tl.float32)
-                sums += _scaled(
-                    part,
-                    both,
-                    scales,
-                    offsets,
-                    scale_units,
-                    offset_units,
-                    output * groups + unit // (GROUP // 32),
-                    there,
-                    GROUP,
-                )
-    return sums
+                    if step % 2 == 0:
+                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
+                        plane = plane >> (4 * lane)[None, None, :]
+                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
+                one_scale, one_shift = scale, shift
+                if step % 2 == 1:
+                    one_scale, one_shift = odd_scale, odd_shift
+                at = first + (step // 2 + 16 * (step % 2))
+                values, squares = _inputs(x_row, norm, at, given, inside, squares)
+                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight[None] * values[:, None]
+                values, squares = _inputs(x_row, norm, at + 2, given, inside, squares)
+                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight[None] * values[:, None]
+    return tl.sum(tl.sum(sums, axis=3), axis=2), tl.sum(tl.sum(squares, axis=2), axis=1)
 
 
 @triton.jit
@@ -323,123 +284,6 @@ def _high_bit(byte, BITS: tl.constexpr):
 
 
 @triton.jit
-def _scaled(part, inputs, scales, offsets, scale_units, offset_units, at, there, GROUP: tl.constexpr):
-    """Sums of codes times inputs, by the scale of their group, and its offset times the sum of the inputs."""
-    part *= _number(scales, scale_units, at, there, GROUP)[None, :]
-    if offsets is not None:
-        offset = _number(offsets, offset_units, at, there, GROUP)
-        part += tl.sum(inputs.to(tl.float32), axis=1)[:, None] * offset[None, :]
-    return part
-
-
-@triton.jit
-def _inputs(x_row, here, norm, factor, column):
-    """Reads columns of all rows, normed where there is a norm, rounded as a norm of its own would."""
-    values = tl.load(x_row + column[None, :], mask=here[:, None], other=0.0)
-    if norm is not None:
-        weight = tl.load(norm + column).to(tl.float32)
-        values = (values.to(tl.float32) * factor[:, None] * weight[None, :]).to(values.dtype)
-    return values
-
-
-@triton.jit(do_not_specialize=["outputs"])
-def _row_linear(
-    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, outputs, units, eps,
-    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
-    GATE: tl.constexpr,
-):  # fmt: skip
-    """Computes BLOCK_N outputs of one row; with GATE, of the first half times those of the second."""
-    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    there = output < outputs
-    sums, squares = _row_product(
-        x, codes, high, scales, offsets, scale_units, offset_units, norm, output.to(tl.int64), there, units, GROUP,
-        BITS, ZERO, BLOCK_N, UNITS
-    )  # fmt: skip
-    factor = 1.0
-    if norm is not None:
-        factor = 1.0 / tl.sqrt(squares / (units * 32) + eps)
-        sums *= factor
-    if GATE > 0:
-        up, squares = _row_product(
-            x, codes, high, scales, offsets, scale_units, offset_units, norm, (output + outputs).to(tl.int64), there,
-            units, GROUP, BITS, ZERO,
-            BLOCK_N, UNITS,
-        )  # fmt: skip
-        sums = _gated(sums, GATE) * (up * factor)
-    if bias is not None:
-        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
-    if residual is not None:
-        sums += tl.load(residual + output, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + output, sums.to(out.dtype.element_ty), mask=there)
-
-
-@triton.jit
-def _row_product(
-    x, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
-    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
-):  # fmt: skip
-    """Multiplies the row, times the norm's weight where there is one, with BLOCK_N rows of the matrix: (BLOCK_N,)
-    float32, and the sum of the row's squares.
-
-    A thread takes all words of 32 columns of a matrix row, in one load of 16 bytes. A code becomes a number without a
-    conversion: as the low bits of a bfloat16 between 128 and 256, two at a time, which with zeros behind are float32;
-    8-bit ones as the bits below 1 of a float32. What is too much goes into the offset.
-    """
-    WORDS: tl.constexpr = 8 if BITS == 8 else 4
-    BASE: tl.constexpr = 384 if BITS == 8 else 128 + ZERO
-    lane = tl.arange(0, WORDS)
-    sums = tl.zeros((BLOCK_N, UNITS, WORDS), tl.float32)
-    squares = tl.zeros((UNITS, WORDS), tl.float32)
-    for start in range(0, units, UNITS):
-        unit = start + tl.arange(0, UNITS)
-        inside = unit < units
-        both = there[:, None] & inside[None, :]
-        place = output[:, None] * units + unit[None, :]
-        word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
-        if GROUP == 16:
-            scale, shift = _grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
-            odd_scale, odd_shift = _grid(scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE)
-        else:
-            grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
-            scale, shift = _grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
-            odd_scale, odd_shift = scale, shift
-        first = unit[:, None] * 32 + lane[None, :] * 4
-        if BITS == 8:
-            if GROUP == 16:  # words 0 to 3 are of one group, 4 to 7 of the next
-                upper = (lane >= 4)[None, None, :]
-                scale = tl.where(upper, odd_scale, scale)
-                shift = tl.where(upper, odd_shift, shift)
-            word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
-            for byte in tl.static_range(4):
-                values, squares = _row_inputs(x, norm, first + byte, inside, squares)
-                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
-                sums += (bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift) * values[None]
-        else:
-            if BITS == 5:
-                plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
-            for step in tl.static_range(4):
-                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
-                if BITS == 5:
-                    pair |= _moved(plane, step, 4) & 0x00100010
-                if BITS == 6:
-                    if step % 2 == 0:
-                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
-                        plane = plane >> (4 * lane)[None, None, :]
-                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
-                one_scale, one_shift = scale, shift
-                if step % 2 == 1:
-                    one_scale, one_shift = odd_scale, odd_shift
-                at = first + (step // 2 + 16 * (step % 2))
-                values, squares = _row_inputs(x, norm, at, inside, squares)
-                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
-                sums += weight * values[None]
-                values, squares = _row_inputs(x, norm, at + 2, inside, squares)
-                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
-                sums += weight * values[None]
-    return tl.sum(tl.sum(sums, axis=2), axis=1), tl.sum(tl.sum(squares, axis=1), axis=0)
-
-
-@triton.jit
 def _grid(
     scales, offsets, scale_units, offset_units, at, mask, GROUP: tl.constexpr, BASE: tl.constexpr
 ):  # fmt: skip
@@ -451,11 +295,12 @@ def _grid(
 
 
 @triton.jit
-def _row_inputs(x, norm, at, inside, squares):
-    values = tl.load(x + at, mask=inside[:, None], other=0.0).to(tl.float32)
+def _inputs(x_row, norm, at, given, inside, squares):
+    """Reads columns `at` (UNITS, WORDS) of all rows, times the norm's weight; adds their squares."""
+    values = tl.load(x_row[:, None, None] + at[None], mask=given[:, :, None], other=0.0).to(tl.float32)
     if norm is not None:
         squares += values * values
-        values *= tl.load(norm + at, mask=inside[:, None], other=0.0).to(tl.float32)
+        values *= tl.load(norm + at, mask=inside[:, None], other=0.0).to(tl.float32)[None]
     return values, squares
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,7 +19,7 @@ from minimemo.models.decoder import Decoder, Row
 from minimemo.models.device import full
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
-GPU_CHUNK = 2048  # the launches of a chunk, some 20 ms of the processor, are as many however long it is
+GPU_CHUNK = 4096  # the launches of a chunk, some 20 ms of the processor, are as many however long it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +122,44 @@ class Engine:
 
     def read(self, cache: KVCache, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Appends ids to the cache and hands over what a memory is made of, chunk by chunk. No logits are computed."""
-        c = self.config
         for at in range(0, len(ids), self.chunk):
             piece, start = ids[at : at + self.chunk], cache.length
-            keys = cache.keys.new_empty((c.num_layers, c.num_kv_heads, len(piece), c.head_dim))
-            self._forward(piece, [Row(cache, len(piece))], raw_keys=keys, logits="none")
+            keys = self.room_for(len(piece))
+            self.read_into(cache, torch.tensor(piece, dtype=torch.long, device=self.decoder.device), keys)
             values = cache.values[:, :, start - cache.start : cache.length - cache.start]
             yield PrefilledChunk(start, piece, keys, values)
+
+    def room_for(self, tokens: int) -> Tensor:
+        """(L, G, n, D) for the keys or values of n tokens, undefined."""
+        c = self.config
+        shape = c.num_layers, c.num_kv_heads, tokens, c.head_dim
+        return torch.empty(shape, dtype=self.kv_dtype, device=self.decoder.device)
+
+    def read_into(self, cache: KVCache, ids: Tensor, keys: Tensor) -> None:
+        """Appends one chunk, ids (n,) int64 on the device, to the cache; keys (L, G, n, D) takes those before RoPE."""
+        with self.alone():
+            self._count(len(ids))
+            self.decoder.forward(ids, [Row(cache, len(ids))], raw_keys=keys, logits="none")
+
+    def repeated(self, work: Callable[[], object], tokens: int) -> Callable[[], None]:
+        """What a GPU does once more for `work`, asked for in one go. work: passes of so many tokens of prefill, which
+        have been computed before, and would be in the same places of the same memory each time."""
+        from minimemo.engine.steps import captured
+
+        with self.alone():
+            graph = captured(work, self.decoder.device)
+        self._count(-tokens)
+
+        def again() -> None:
+            with self.alone():
+                self._count(tokens)
+                graph.replay()
+
+        return again
+
+    def _count(self, tokens: int) -> None:
+        self.prefilled += tokens
+        self._here.prefilled = self.prefilled_here + tokens
 
     def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache; logits (n, V) float32 after each of them."""
@@ -301,7 +332,6 @@ class Engine:
         rows: Sequence[Row],
         *,
         prefix: KVCache | None = None,
-        raw_keys: Tensor | None = None,
         logits: str = "last",
         step: bool = False,
     ) -> Tensor:
@@ -310,10 +340,9 @@ class Engine:
             if step:
                 self.decoded += len(ids)
             else:
-                self.prefilled += len(ids)
-                self._here.prefilled = self.prefilled_here + len(ids)
+                self._count(len(ids))
             tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
-            return self.decoder.forward(tensor, rows, prefix=prefix, raw_keys=raw_keys, logits=logits)
+            return self.decoder.forward(tensor, rows, prefix=prefix, logits=logits)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

@@ -13,8 +13,8 @@ Letters: L layers, G kv heads, n tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,6 +64,9 @@ class Reading:
         self.position = 0
         self._engine = engine
         self._cache = engine.new_cache(capacity)
+        self._place = 0, 0  # the cache's length before the last chunk, and that one's
+        self._ids = self._keys = torch.empty(0)
+        self._again: Callable[[], None] | None = None
         self._raw: Tensor | None = None  # keys before RoPE, slot by slot
         if window:
             keys = self._cache.keys
@@ -71,16 +74,39 @@ class Reading:
 
     def read(self, ids: Sequence[int]) -> Iterator[PrefilledChunk]:
         """Reads on; hands over what a memory is made of, chunk by chunk, each valid until the next is asked for."""
+        cache = self._cache
         for at in range(0, len(ids), self.chunk):
             piece = ids[at : at + self.chunk]
-            if self.window and self._cache.length + len(piece) > self._cache.capacity:
-                self._slide(self.window)
-            slot = self._cache.length
-            (chunk,) = self._engine.read(self._cache, piece)
-            if self._raw is not None:
-                self._raw[:, :, slot : self._cache.length] = chunk.keys
+            keys = self._taken(piece)
+            values = cache.values[:, :, cache.length - len(piece) : cache.length]
             start, self.position = self.position, self.position + len(piece)
-            yield replace(chunk, start=start)
+            yield PrefilledChunk(start, piece, keys, values)
+
+    def _taken(self, piece: Sequence[int]) -> Tensor:
+        """Reads a chunk; its keys before RoPE. Where a GPU takes one in the same place as the one before, which a full
+        window comes to, it is asked for all of that at once."""
+        cache, ids = self._cache, torch.tensor(piece, dtype=torch.long)
+        place, self._place = self._place, (cache.length, len(piece))
+        if place != self._place or not cache.keys.is_cuda:
+            self._again, self._ids = None, ids.to(cache.keys.device)
+            self._keys = self._engine.room_for(len(piece))
+            self._take()
+            return self._keys
+        self._ids.copy_(ids)
+        if self._again is None:
+            self._again = self._engine.repeated(self._take, len(piece))
+        self._again()
+        return self._keys
+
+    def _take(self) -> None:
+        """Reads `_ids`, their keys before RoPE into `_keys`."""
+        cache = self._cache
+        if self.window and cache.length + len(self._ids) > cache.capacity:
+            self._slide(self.window)
+        slot = cache.length
+        self._engine.read_into(cache, self._ids, self._keys)
+        if self._raw is not None:
+            self._raw[:, :, slot : cache.length] = self._keys
 
     def kept(self, position: int) -> tuple[range, range]:
         """Tokens that are held when `position` of them are read: the sinks, and the last ones."""

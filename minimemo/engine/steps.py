@@ -1,5 +1,6 @@
 """Steps of decoding that a GPU takes by itself: the token that it chooses is its own next input, and what tells where
 rows stand moves on there. The processor replays one CUDA graph a step, and reads tokens while the next step runs.
+`captured` makes such a graph.
 
 Rule of this file: greedy, one token a row; it knows no ends of replies.
 """
@@ -66,7 +67,7 @@ class DeviceSteps:
         at = self._taken % _AHEAD
         with alone():
             if self._events and self._taken == 1:
-                self._graph = self._captured()
+                self._graph = captured(self._step, self._decoder.device)
             if self._graph is not None:
                 self._graph.replay()
             else:
@@ -97,14 +98,16 @@ class DeviceSteps:
         for launch in choose_launches(logits, self._ids, self._places.table[:GROWING]):
             launch.run()
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._decoder.device)
-        side.wait_stream(torch.cuda.current_stream(self._decoder.device))
-        with torch.cuda.stream(side):
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                self._step()
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream(self._decoder.device).wait_stream(side)
-        return graph
+
+def captured(work: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """What `work` asks of a GPU, as a graph, not run yet: it must have been run before, and wait for nothing."""
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(side)
+    return graph

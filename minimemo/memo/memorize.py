@@ -7,13 +7,16 @@ with the exact keys and values that the reading looks at there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minimemo.ask.question import memory_room
@@ -34,6 +37,7 @@ from minimemo.memory.writer import MemoryWriter, forget_journal, writing
 WHOLE = 32_768  # tokens up to which all is seen, at most: reading them takes time with their square
 WINDOW, STEP, FIRST = 2048, 512, 16
 _LEAST = 256  # tokens of a window
+_BEHIND = 8  # blocks that wait to be coded while a GPU reads on
 _OPENING_ROOM = 64  # tokens of the text before the document; about 30
 LONG, SAMPLE = 300_000, 8192  # tokens of which a build says how long it will take, and after how many
 
@@ -128,15 +132,51 @@ def write_memory(
             if reading.position:
                 on_event(Event(f"goes on at token {reading.position:,} of {len(sequence):,}", 1, 1, "note"))
             assembler = BlockAssembler(reading.position, hashes[-1] if hashes else FIRST_PREVIOUS)
-            for piece in _read(reading, sequence, writer, on_event):
-                for block in assembler.push(piece.ids, piece.keys, piece.values):
-                    keep(block)
-            if (rest := assembler.finish()) is not None:
-                keep(rest)
+            with _Following(keep, engine.decoder.device) as following:
+                for piece in _read(reading, sequence, writer, on_event):
+                    for block in assembler.push(piece.ids, piece.keys, piece.values):
+                        following.take(block)
+                if (rest := assembler.finish()) is not None:
+                    following.take(rest)
         del reading  # its cache
     if not card.judged:
         card.measure_again(Reading(engine, len(sequence), window))
     return card.judged
+
+
+class _Following:
+    """Does `keep` with block after block: on a CPU at once; where a GPU reads on meanwhile, in a thread and on a stream
+    of its own, at most `_BEHIND` blocks behind. What `keep` raises is raised by a later `take`, or at the end."""
+
+    def __init__(self, keep: Callable[[KVBlock], None], device: torch.device) -> None:
+        self._keep = keep
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, "minimemo-keep")
+        self._waiting = deque[Future[None]]()
+
+    def __enter__(self) -> _Following:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        while self._waiting and error is None:
+            self._waiting.popleft().result()
+
+    def take(self, block: KVBlock) -> None:
+        if self._stream is None:
+            self._keep(block)
+            return
+        there = torch.cuda.Event()
+        there.record(torch.cuda.current_stream(self._stream.device))
+        self._waiting.append(self._thread.submit(self._kept, self._stream, block, there))
+        if len(self._waiting) > _BEHIND:
+            self._waiting.popleft().result()
+
+    def _kept(self, stream: torch.cuda.Stream, block: KVBlock, there: torch.cuda.Event) -> None:
+        with torch.cuda.stream(stream):
+            stream.wait_event(there)
+            self._keep(block)
+            stream.synchronize()  # the block's memory is another stream's
 
 
 def _read(reading: Reading, sequence: np.ndarray, writer: MemoryWriter, on_event: Listener) -> Iterator[PrefilledChunk]:
@@ -152,7 +192,7 @@ def _read(reading: Reading, sequence: np.ndarray, writer: MemoryWriter, on_event
         if not silent and position >= first + SAMPLE:
             silent = True
             minutes = (perf_counter() - begin) / (position - first) * (tokens - position) / 60
-            whole = writer.written / (position // BLOCK_TOKENS * BLOCK_TOKENS) * tokens
+            whole = writer.written / (len(writer.hashes) * BLOCK_TOKENS) * tokens
             note = f"{tokens:,} tokens: about {max(1, round(minutes))} minutes to read, memory.bin about {size(whole)}"
             on_event(Event(note, 1, 1, "note"))
 

@@ -6,7 +6,9 @@ Letters: L layers, G kv heads, n tokens of a block, D head dim.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, Part, whole
 
 KEPT_BYTES = 256 << 20  # of decoded blocks: 40 blocks of the 0.5B model, 10,000 tokens
+_THREADS = 8  # that decode for a GPU
 _AGAIN = "build it again: minimemo build DOCUMENT"
 
 
@@ -40,14 +43,15 @@ class StoredMemory:
         self._engine = engine
         self._on_event = on_event
         self._kept: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
+        self._coming: dict[tuple[int, int], Future[tuple[Tensor, Tensor]]] = {}
 
     @torch.inference_mode()
     def load(self, view: MemoryView, room: int) -> KVCache:
         """A new cache of the view's tokens, with room for `room` tokens more, or what the model's context leaves.
 
-        One block is decoded at a time. A damaged block whose ids are whole is computed again, seeing what the view has
-        before it, and a note says so (not where the cache packs). Raises MemoError for other damage, for a view beyond
-        the model's context, and for a memory of another model or dtype.
+        One block is decoded at a time, for a GPU a few. A damaged block whose ids are whole is computed again, seeing
+        what the view has before it, and a note says so (not where the cache packs). Raises MemoError for other damage,
+        for a view beyond the model's context, and for a memory of another model or dtype.
         """
         engine = self._engine
         capacity = min(view.tokens + room, engine.config.max_context)
@@ -62,9 +66,11 @@ class StoredMemory:
                 _check_model(self._files[memory][1], cache)
                 blocks = {part.block for part in view.parts if part.memory == memory}
                 self._files[memory][0].fetch(sorted(blocks - {block for of, block in self._kept if of == memory}))
-            for done, part in enumerate(view.parts, 1):
-                self._append(part, cache)
-                self._on_event(Event("load memory", done, len(view.parts), "blocks"))
+            with self._decoding(view) as upcoming:
+                for done, part in enumerate(view.parts, 1):
+                    upcoming(done - 1)
+                    self._append(part, cache)
+                    self._on_event(Event("load memory", done, len(view.parts), "blocks"))
             if view == whole(self.extents):
                 self._kept.clear()  # all of them are in the cache
         return cache
@@ -80,18 +86,44 @@ class StoredMemory:
         if (memory, index) in self._kept:
             self._kept.move_to_end((memory, index))
             return self._kept[memory, index]
-        reader, codec = self._files[memory]
-        reader.fetch([index])
-        streams = reader.payload(index)
-        try:
-            kv = codec.decode(streams, reader.block(index).tokens, self._engine.decoder.device)
-        except MemoError as error:
-            raise MemoError(f"{reader.path}: block {index}: {error}; {_AGAIN}") from None
+        coming = self._coming.pop((memory, index), None)
+        kv = self._decode(memory, index) if coming is None else coming.result()
         self.decoded += 1
         self._kept[memory, index] = kv
         while sum(x.nbytes for pair in self._kept.values() for x in pair) > KEPT_BYTES:
             self._kept.popitem(last=False)
         return kv
+
+    @torch.inference_mode()
+    def _decode(self, memory: int, index: int) -> tuple[Tensor, Tensor]:
+        reader, codec = self._files[memory]
+        reader.fetch([index])
+        streams = reader.payload(index)
+        try:
+            return codec.decode(streams, reader.block(index).tokens, self._engine.decoder.device)
+        except MemoError as error:
+            raise MemoError(f"{reader.path}: block {index}: {error}; {_AGAIN}") from None
+
+    @contextmanager
+    def _decoding(self, view: MemoryView) -> Iterator[Callable[[int], None]]:
+        """For a GPU blocks are decoded by several threads, a few ahead of the part that is asked for: what the CPU does
+        for one takes many times what a GPU does. On a CPU the kernels have threads of their own."""
+        if self._engine.decoder.device.type != "cuda":
+            yield lambda at: None
+            return
+        with ThreadPoolExecutor(_THREADS, "minimemo-decode") as pool:
+
+            def upcoming(at: int) -> None:
+                for part in view.parts[at : at + _THREADS]:
+                    name = part.memory, part.block
+                    if name not in self._kept and name not in self._coming:
+                        self._coming[name] = pool.submit(self._decode, *name)
+
+            try:
+                yield upcoming
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._coming.clear()
 
     def _append(self, part: Part, cache: KVCache) -> None:
         """Appends the tokens of one part, at the positions after the cache's end."""

@@ -11,7 +11,7 @@ reader that had others by one would read nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -68,16 +68,15 @@ def runs_of(spread: np.ndarray, values: bool) -> tuple[Run, ...]:
 
 
 def pack(symbols: np.ndarray, runs: Sequence[Run]) -> tuple[bytes, bytes, bytes]:
-    """Symbols (n,) int32, at most LARGEST, -> STREAMS streams."""
-    upper, low = symbols.copy(), []
+    """Symbols (n,), at most LARGEST, -> STREAMS streams."""
+    upper, low = symbols.astype(np.int32), []
     for part, shift in _shifted(upper, runs):
         part += 1 << (shift - 1)
         low.append(((part[:, None] >> np.arange(shift)) & 1).astype(np.uint8).ravel())
         part >>= shift
-    codes = np.minimum(np.where(upper > 0, 2 * upper - 1, -2 * upper), _BESIDE)
-    frequency = _tables().frequency[table_of_each(_looked_up(runs)), codes]
-    codes[frequency == 0] = _BESIDE
-    stream = encode_ranges(codes.astype(np.uint8), _tables(), _looked_up(runs))
+    codes = 2 * np.minimum(np.abs(upper), CODES // 2).astype(np.uint8) - (upper > 0)
+    codes[codes >= _tabled(tuple(runs))] = _BESIDE
+    stream = encode_ranges(codes, _tables(), _looked_up(runs))
     bits = np.concatenate([*low, np.empty(0, np.uint8)])
     return stream, np.packbits(bits).tobytes(), upper[codes == _BESIDE].astype("<i2").tobytes()
 
@@ -122,6 +121,13 @@ def _looked_up(runs: Sequence[Run]) -> list[tuple[int, int]]:
 @cache
 def _tables() -> Tables:
     return Tables.of(np.array([_frequencies(ratios) for ratios in _RATIOS]))
+
+
+@lru_cache(maxsize=64)
+def _tabled(runs: Sequence[Run]) -> np.ndarray:
+    """(n,) for each symbol how many codes its table has from 0 on, besides _BESIDE."""
+    counts = (_tables().frequency[:, :_BESIDE] > 0).sum(1).astype(np.uint8)
+    return counts[table_of_each(_looked_up(runs))]
 
 
 def _frequencies(ratios: Sequence[int]) -> list[int]:

@@ -52,11 +52,12 @@ def bands(spread: np.ndarray, loudest: float | None = None) -> tuple[Band, ...]:
 
 
 def pack(symbols: np.ndarray, plan: Sequence[Band], rows: bool = True) -> tuple[bytes, ...]:
-    """symbols (r, n) int32 -> one stream a band, then that of remainders and that of the large numbers (int32).
+    """symbols (r, n) -> one stream a band, then that of remainders and that of the large numbers (int32).
 
     rows: whether the symbols of a component begin with a byte of their own, and not only those of a band.
     Remainders are whole numbers >= 0, mostly small: a byte each, the large ones as int32 besides.
     """
+    symbols = symbols.astype(np.int32)
     streams, remainders = [], [np.empty(0, np.int64)]
     for band in plan:
         part = symbols[band.start : band.stop]

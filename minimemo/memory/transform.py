@@ -48,12 +48,12 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order; None: all as they are. One of bands
-    and runs: what codes them."""
+    """How the symbols of a block of some tokens are laid out. places: of Order, on the CPU and wherever blocks came
+    from; None: all as they are. One of bands and runs: what codes them."""
 
     bands: tuple[symbols.Band, ...]
     runs: tuple[ranges.Run, ...]
-    places: np.ndarray | None
+    places: dict[torch.device, Tensor] | None
 
 
 class _Part:
@@ -81,7 +81,8 @@ class _Part:
             if self.time == 1:
                 plan = _Plan(symbols.bands(self._spread), (), None)
             else:
-                places, spread = order(self._spread, tokens, self.time, QUIET)
+                found, spread = order(self._spread, tokens, self.time, QUIET)
+                places = {CPU: torch.from_numpy(found)}
                 if self._ranged:
                     plan = _Plan((), ranges.runs_of(spread, self._values), places)
                 else:
@@ -94,12 +95,18 @@ class _Part:
         return self.half.weight.repeat_interleave(self.half.mean.numel() // self.half.weight.numel())
 
     def rounded(self, x: Tensor) -> Tensor:
-        """x (n, C) float32 -> symbols (r, n) int32, where x is: on a GPU in float32 whatever the numbers are."""
+        """x (n, C) float32 -> symbols, where x is, (r, n) int16 or, where some have no place, (N,): on a GPU in float32
+        whatever the numbers are."""
         components = self.basis.components((x - self.half.mean) * self.scale()) if x.is_cpu else self.components_on(x)
         if self.time > 1:
             to_frequencies(components[None], self.time)
         sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        return sizes.copysign_(components).to(torch.int32).T.contiguous()
+        coded, places = sizes.copysign_(components).to(torch.int16).T, self._plan(len(x)).places
+        if places is None:
+            return coded.contiguous()
+        if x.device not in places:
+            places[x.device] = places[CPU].to(x.device)
+        return coded.reshape(-1)[places[x.device]]
 
     def components_on(self, x: Tensor) -> Tensor:
         """(n, r) float32, of x on a GPU."""
@@ -107,13 +114,12 @@ class _Part:
         scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
         return ((x - mean) * scale) @ rows.float().T
 
-    def packed(self, coded: np.ndarray) -> Streams:
-        """The streams of symbols (r, n) int32."""
-        plan = self._plan(coded.shape[1])
+    def packed(self, coded: np.ndarray, tokens: int) -> Streams:
+        """The streams of what `rounded` gave of n tokens."""
+        plan = self._plan(tokens)
         if plan.places is None:
             return symbols.pack(coded, plan.bands)
-        placed = coded.reshape(-1)[plan.places]
-        return ranges.pack(placed, plan.runs) if self._ranged else symbols.pack(placed[:, None], plan.bands, rows=False)
+        return ranges.pack(coded, plan.runs) if self._ranged else symbols.pack(coded[:, None], plan.bands, rows=False)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
@@ -137,7 +143,7 @@ class _Part:
         else:
             placed = symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
         coded = np.zeros((len(self.basis.rows), tokens), np.int16)
-        coded.reshape(-1)[plan.places] = placed
+        coded.reshape(-1)[plan.places[CPU].numpy()] = placed
         return coded
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
@@ -254,11 +260,10 @@ class TransformCodec:
                 parts.append(part)
                 symbols.append(part.rounded(joint(x[layers])))
         if symbols and not symbols[0].is_cpu:
-            sizes = [x.numel() for x in symbols]
-            flat = torch.cat([x.flatten().to(torch.int16) for x in symbols]).cpu().int().split(sizes)
+            flat = torch.cat([x.flatten() for x in symbols]).cpu().split([x.numel() for x in symbols])
             symbols = [part.view(x.shape) for part, x in zip(flat, symbols, strict=True)]
         for part, x in zip(parts, symbols, strict=True):
-            yield from part.packed(x.numpy())
+            yield from part.packed(x.numpy(), keys.shape[2])
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0

@@ -74,10 +74,12 @@ class RopeTable:
     def rotate(self, keys: Tensor, start: int, out: Tensor | None = None) -> Tensor:
         """Turns keys (L, G, n, D) of all layers to the positions from `start` on, in their dtype or into `out`.
 
-        Layer by layer: what is needed besides stays small, and is quicker than all layers of a kind in one.
+        On a CPU layer by layer: what is needed besides stays small, and is quicker than all layers of a kind in one.
         """
         rotations = self.of_spans([(start, keys.shape[2])], keys.device)
         out = torch.empty_like(keys) if out is None else out
+        if not (keys.is_cpu or any(self.kind)):
+            return out.copy_(apply_rope(keys.flatten(0, 1), *rotations[0]).view(keys.shape))
         for layer, kind in enumerate(self.kind):
             out[layer] = apply_rope(keys[layer], *rotations[kind])
         return out

@@ -179,13 +179,14 @@ def load_decoder(
 
 def _quantized(files: TensorFiles, names: Sequence[str], device: str) -> list[QuantizedMatrix]:
     """The matrices in the form of Triton's kernel, neighbours of one kind as one; none where one of them is of another
-    group. Where they have one kind of groups they take as many bits a code as the widest of them needs: of a fused
-    product that is one launch in place of several, for a hundredth of the bytes."""
+    group, or they are no whole blocks of 32 columns. Where they have one kind of groups they take as many bits a code
+    as the widest of them needs: of a fused product that is one launch in place of several, for a hundredth of the
+    bytes."""
     if not all(files.is_coded(name) for name in names):
         return []
     read = [files.codes(name) for name in names]
     groups = [codes.shape[1] // scales.shape[1] for codes, scales, _ in read]
-    if any(group not in QUANTIZED_GROUPS for group in groups):
+    if any(group not in QUANTIZED_GROUPS for group in groups) or read[0][0].shape[1] % 32:
         return []
     bits = [bits_for(codes) for codes, _, _ in read]
     if len({*groups}) == 1 and len({offsets is None for _, _, offsets in read}) == 1:

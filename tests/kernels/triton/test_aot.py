@@ -27,6 +27,6 @@ def test_every_kernel_and_width_is_a_case() -> None:
     found = cases()
     assert len({case.name for case in found}) == len(found)
     kernels = {case.launch.kernel.__name__ for case in found}
-    assert kernels >= {"_attend", "attend_packed", "_merge_parts", "_linear", "_row_linear", "_widen", "_rope_qkv"}
+    assert kernels >= {"_attend", "attend_packed", "_merge_parts", "_linear", "_widen", "_rope_qkv"}
     assert kernels >= {"_rope_store", "_rms_norm", "_gate", "_pack", "_largest", "_advance"}
     assert {c.launch.constants["BITS"] for c in found if c.budget} == {4, 5, 6, 8}

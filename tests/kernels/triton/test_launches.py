@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_step_of_one_row() -> None:
     with _traced() as trace:
         logits = engine._forward([5], [Row(cache, 1)], logits="likeliest", step=True)
         logits.argmax(dim=-1)
-    assert trace.counts["_row_linear"] == 4 * LAYERS + 1
+    assert trace.counts["_linear"] == 4 * LAYERS + 1
     assert trace.counts["_rope_qkv"] == trace.counts["_attend"] == trace.counts["_merge_parts"] == LAYERS
     assert trace.counts.total() == 172, trace.counts
     assert trace.copies == 2  # the token's id, and where it stands
@@ -123,7 +124,7 @@ def test_a_chunk_of_prefill() -> None:
     raw = torch.empty(LAYERS, 2, GPU_CHUNK, 64, dtype=torch.bfloat16, device="meta")
     engine.decoder.rope.of_spans([(4096, GPU_CHUNK)], engine.decoder.device)
     with _traced() as trace:
-        engine._forward(list(range(GPU_CHUNK)), [Row(cache, GPU_CHUNK)], raw_keys=raw, logits="none")
+        engine.read_into(cache, torch.tensor(range(GPU_CHUNK), device="meta"), raw)
     assert trace.counts["_widen"] == 4 * LAYERS + 1  # norms and the embedding with them
     assert trace.counts.total() == 265, trace.counts
     assert trace.counts["to"] <= 3 and not trace.counts["cat"], trace.counts  # casts are in the kernels
@@ -167,6 +168,7 @@ def test_besides_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     cache.length = 5000
     engine.decoder.rope.whole(9000, engine.decoder.device)
     monkeypatch.setattr("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given)))
+    monkeypatch.setattr("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None))
     with _Operations() as operations:
         following = engine._follow(cache, 5, 12, {7, 8})
         next(following)

@@ -34,7 +34,7 @@ PRODUCTS = [
     *((1, 17, 96, group, group == 32, bits) for bits in (8, 6, 5, 4) for group in (16, 32)),
     *((3, 9, 64, 16, bits == 6, bits) for bits in (8, 6, 5)),
     (1, 4, 1152, 64, True, 4), (3, 33, 192, 64, False, 4), (3, 17, 96, 32, True, 4), (16, 5, 256, 128, True, 8),
-    (2, 5, 128, 128, False, 6), (1, 5, 48, 16, False, 8), (0, 4, 32, 32, False, 8),
+    (2, 5, 128, 128, False, 6), (9, 5, 64, 16, False, 8), (0, 4, 32, 32, False, 8),
 ]  # fmt: skip
 
 
