@@ -21,7 +21,6 @@ from .elementwise import norm_row
 from .launch import Launch, cdiv, power_of_2
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
-_TOGETHER = 8  # rows of a program
 _WIDE = 1024  # columns of a program that widens
 
 
@@ -70,22 +69,23 @@ def linear_launch(
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
     group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
-    together = min(_TOGETHER, power_of_2(rows))
-    # Enough programs for a GPU's processors; gate and up of 16 outputs would fill all registers.
-    block = 4 if together == 8 else 16 if together == 1 and outputs >= 4096 and not gate else 8
+    together = min(4 if matrix.bits == 8 or gate else 8, power_of_2(rows))
+    at_once = 64 if units > 32 and together == 1 else 32
+    # As quick as any on an H200; more would not fit into registers.
+    block = 4 if together == 1 and (at_once == 64 or outputs < 2048) else min(8, 32 // (together * (2 if gate else 1)))
     return Launch(
         _linear,
         (cdiv(outputs, block), cdiv(rows, together)),
         {
             "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
             "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
-            "residual": residual, "out": out, "rows": rows, "outputs": outputs, "units": units,
+            "residual": residual, "out": out, "rows": rows, "outputs": outputs, "units": units, "one": 1,
             "stride_x": x.stride(0), "stride_r": 0 if residual is None else residual.stride(0),
             "stride_o": out.stride(0), "eps": 0.0 if norm is None else float(norm[1]),
         },
         {
             "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": together, "BLOCK_N": block,
-            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
+            "UNITS": min(at_once, power_of_2(units)), "GATE": _GATES[gate],
         },
         num_warps=4,
         num_stages=1,
@@ -161,31 +161,31 @@ def _gated(sums, GATE: tl.constexpr):
     return sums * tl.sigmoid(z)
 
 
-@triton.jit(do_not_specialize=["rows", "outputs"])
+@triton.jit(do_not_specialize=["rows", "outputs", "one"])
 def _linear(
-    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, units,
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, rows, outputs, units, one,
     stride_x, stride_r, stride_o, eps, GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
     """Computes BLOCK_N outputs (axis 0) of BLOCK_M rows (axis 1); with GATE, of the first half times those of the
     second."""
-    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    HALVES: tl.constexpr = 2 if GATE > 0 else 1
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    here, there, wide = row < rows, output < outputs, row.to(tl.int64)
+    here, wide = row < rows, row.to(tl.int64)
+    matrix_row = tl.program_id(0) * BLOCK_N + tl.arange(0, HALVES * BLOCK_N) // HALVES
+    of_matrix = matrix_row < outputs
+    matrix_row += tl.arange(0, HALVES * BLOCK_N) % HALVES * outputs  # of both halves in turn
     sums, squares = _product(
         x + wide * stride_x, here, codes, high, scales, offsets, scale_units, offset_units, norm,
-        output.to(tl.int64), there, units, GROUP, BITS, ZERO, BLOCK_M, BLOCK_N, UNITS
+        matrix_row.to(tl.int64), of_matrix, units, one, GROUP, BITS, ZERO, BLOCK_M, HALVES * BLOCK_N, UNITS,
     )  # fmt: skip
-    factor = tl.full((BLOCK_M, 1), 1.0, tl.float32)
     if norm is not None:
-        factor = (1.0 / tl.sqrt(squares / (units * 32) + eps))[:, None]
-        sums *= factor
+        sums *= (1.0 / tl.sqrt(squares / (units * 32) + eps))[:, None]
     if GATE > 0:
-        up, squares = _product(
-            x + wide * stride_x, here, codes, high, scales, offsets, scale_units, offset_units, norm,
-            (output + outputs).to(tl.int64), there, units, GROUP, BITS, ZERO, BLOCK_M, BLOCK_N, UNITS
-        )  # fmt: skip
-        sums = _gated(sums, GATE) * (up * factor)
+        gate, up = tl.split(tl.reshape(sums, (BLOCK_M, BLOCK_N, 2)))
+        sums = _gated(gate, GATE) * up
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = output < outputs
     if bias is not None:
         sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[None, :]
     inside = here[:, None] & there[None, :]
@@ -197,20 +197,23 @@ def _linear(
 
 @triton.jit
 def _product(
-    x_row, here, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
+    x_row, here, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units, one,
     GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     UNITS: tl.constexpr,
 ):  # fmt: skip
     """Multiplies the rows, times the norm's weight where there is one, with BLOCK_N rows of the matrix:
     (BLOCK_M, BLOCK_N) float32, and the sums of the rows' squares (BLOCK_M,).
 
-    A thread takes all words of 32 columns of a matrix row, in one load of 16 bytes, and multiplies each weight with
-    all rows. A code becomes a number without a conversion: as the low bits of a bfloat16 between 128 and 256, two at a
-    time, which with zeros behind are float32; 8-bit ones as the bits below 1 of a float32. What is too much goes into
-    the offset.
+    A thread takes one word of codes, and the inputs at its columns, four in a load: neighbours take neighbouring words
+    and inputs. All that a turn of the loop needs is asked for before any of it is waited for. A code becomes a number
+    without a conversion: as the low bits of a bfloat16 between 128 and 256, two at a time, which with zeros behind are
+    float32; 8-bit ones as the bits below 1 of a float32. What that adds to all codes of a word goes with the group's
+    offset, times the sum of the inputs. one: 1, which the compiler does not know, and so gives a thread no more than a
+    word.
     """
     WORDS: tl.constexpr = 8 if BITS == 8 else 4
     BASE: tl.constexpr = 384 if BITS == 8 else 128 + ZERO
+    SCALE: tl.constexpr = 256.0 if BITS == 8 else 1.0
     lane = tl.arange(0, WORDS)
     sums = tl.zeros((BLOCK_M, BLOCK_N, UNITS, WORDS), tl.float32)
     squares = tl.zeros((BLOCK_M, UNITS, WORDS), tl.float32)
@@ -219,50 +222,133 @@ def _product(
         inside = unit < units
         both = there[:, None] & inside[None, :]
         place = output[:, None] * units + unit[None, :]
-        word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
+        word = tl.load(codes + place[:, :, None] * WORDS + (lane * one)[None, None, :], mask=both[:, :, None], other=0)
         if GROUP == 16:
-            scale, shift = _grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
-            odd_scale, odd_shift = _grid(scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE)
+            grid = place * 2
         else:
             grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
-            scale, shift = _grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
-            odd_scale, odd_shift = scale, shift
-        first = unit[:, None] * 32 + lane[None, :] * 4
-        given = here[:, None] & inside[None, :]
+        number = tl.load(scales + grid, mask=both, other=0)
+        odd_number, offset, odd_offset, factor, offset_factor = number, number, number, number, number
+        if GROUP == 16:
+            odd_number = tl.load(scales + grid + 1, mask=both, other=0)
+        if offsets is not None:
+            offset = tl.load(offsets + grid, mask=both, other=0)
+            if GROUP == 16:
+                odd_offset = tl.load(offsets + grid + 1, mask=both, other=0)
+        if scale_units is not None:
+            factor = tl.load(scale_units + grid // (256 // GROUP), mask=both, other=0.0)
+        if offset_units is not None:
+            offset_factor = tl.load(offset_units + grid // (256 // GROUP), mask=both, other=0.0)
+        plane, next_plane = grid, grid  # what codes of more than 4 bits have above those
+        if BITS == 5:
+            plane = tl.load(high + place, mask=both, other=0)
+        if BITS == 6:
+            plane = tl.load(high + place * 2, mask=both, other=0)
+            next_plane = tl.load(high + place * 2 + 1, mask=both, other=0)
+        column = (unit[:, None] * 32 + lane[None, :] * 4)[:, :, None] + tl.arange(0, 4)[None, None, :]
+        given = (here[:, None] & inside[None, :])[:, :, None, None]
+        values = tl.load(x_row[:, None, None, None] + column[None], mask=given, other=0.0)
+        odd_values, weight, odd_weight = values, values, values
+        if BITS < 8:
+            odd_values = tl.load(x_row[:, None, None, None] + column[None] + 16, mask=given, other=0.0)
+        if norm is not None:
+            weight = tl.load(norm + column, mask=inside[:, None, None], other=0.0)[None]
+            if BITS < 8:
+                odd_weight = tl.load(norm + column + 16, mask=inside[:, None, None], other=0.0)[None]
+
+        scale, shift = _grid(number, factor, offset, offset_factor, scale_units, offsets, offset_units, BASE)
+        odd_scale, odd_shift = scale, shift
+        if GROUP == 16:
+            odd_scale, odd_shift = _grid(
+                odd_number, factor, odd_offset, offset_factor, scale_units, offsets, offset_units, BASE
+            )
+        a, b, c, d, squares = _apart(values, weight, norm, squares, BLOCK_M, UNITS, WORDS)
+        total = a + b + c + d
         if BITS == 8:
             if GROUP == 16:  # words 0 to 3 are of one group, 4 to 7 of the next
                 upper = (lane >= 4)[None, None, :]
                 scale = tl.where(upper, odd_scale, scale)
                 shift = tl.where(upper, odd_shift, shift)
             word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
-            for byte in tl.static_range(4):
-                values, squares = _inputs(x_row, norm, first + byte, given, inside, squares)
-                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
-                weight = bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift
-                sums += weight[None] * values[:, None]
+            part = _byte(word, 0)[None] * a[:, None] + _byte(word, 8)[None] * b[:, None]
+            part += _byte(word, 16)[None] * c[:, None] + _byte(word, 24)[None] * d[:, None]
+            sums += part * (scale * SCALE)[None] + total[:, None] * shift[None]
         else:
-            if BITS == 5:
-                plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
-            for step in tl.static_range(4):
-                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
-                if BITS == 5:
-                    pair |= _moved(plane, step, 4) & 0x00100010
-                if BITS == 6:
-                    if step % 2 == 0:
-                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
-                        plane = plane >> (4 * lane)[None, None, :]
-                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
-                one_scale, one_shift = scale, shift
-                if step % 2 == 1:
-                    one_scale, one_shift = odd_scale, odd_shift
-                at = first + (step // 2 + 16 * (step % 2))
-                values, squares = _inputs(x_row, norm, at, given, inside, squares)
-                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
-                sums += weight[None] * values[:, None]
-                values, squares = _inputs(x_row, norm, at + 2, given, inside, squares)
-                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
-                sums += weight[None] * values[:, None]
+            plane = plane[:, :, None] >> (4 * lane)[None, None, :]
+            next_plane = next_plane[:, :, None] >> (4 * lane)[None, None, :] if BITS == 6 else plane
+            e, f, g, h, squares = _apart(odd_values, odd_weight, norm, squares, BLOCK_M, UNITS, WORDS)
+            odd_total = e + f + g + h
+            pair = _pair(word, plane, 0, BITS)
+            part = _lower(pair)[None] * a[:, None] + _upper(pair)[None] * c[:, None]
+            pair = _pair(word, next_plane, 2, BITS)
+            part += _lower(pair)[None] * b[:, None] + _upper(pair)[None] * d[:, None]
+            pair = _pair(word, plane, 1, BITS)
+            odd = _lower(pair)[None] * e[:, None] + _upper(pair)[None] * g[:, None]
+            pair = _pair(word, next_plane, 3, BITS)
+            odd += _lower(pair)[None] * f[:, None] + _upper(pair)[None] * h[:, None]
+            if GROUP == 16:
+                sums += part * scale[None] + total[:, None] * shift[None]
+                sums += odd * odd_scale[None] + odd_total[:, None] * odd_shift[None]
+            else:
+                sums += (part + odd) * scale[None] + (total + odd_total)[:, None] * shift[None]
     return tl.sum(tl.sum(sums, axis=3), axis=2), tl.sum(tl.sum(squares, axis=2), axis=1)
+
+
+@triton.jit
+def _apart(
+    values, weight, norm, squares, BLOCK_M: tl.constexpr, UNITS: tl.constexpr, WORDS: tl.constexpr
+):  # fmt: skip
+    """Takes values (M, U, words, 4) apart, times the norm's weight; adds their squares."""
+    wide = values.to(tl.float32)
+    if norm is not None:
+        squares += tl.sum(wide * wide, axis=3)
+        wide *= weight.to(tl.float32)
+    even, odd = tl.split(tl.reshape(wide, (BLOCK_M, UNITS, WORDS, 2, 2)))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d, squares
+
+
+@triton.jit
+def _grid(number, factor, offset, offset_factor, scale_units, offsets, offset_units, BASE: tl.constexpr):
+    """Scales of groups, and what is added to their numbers, as they were read: a byte comes with a factor."""
+    scale = number.to(tl.float32)
+    if scale_units is not None:
+        scale *= factor.to(tl.float32)
+    shift = -BASE * scale
+    if offsets is not None:
+        more = offset.to(tl.float32)
+        if offset_units is not None:
+            more *= offset_factor.to(tl.float32)
+        shift += more
+    return scale[:, :, None], shift[:, :, None]
+
+
+@triton.jit
+def _byte(word, AT: tl.constexpr):
+    """1 and 256ths: a byte of a word as the highest bits below 1 of a float32."""
+    return ((_moved(word, AT, 15) & 0x7F8000) | 0x3F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _pair(word, plane, STEP: tl.constexpr, BITS: tl.constexpr):
+    """Two codes as bfloat16 of 128 and more."""
+    pair = ((word >> (4 * STEP)) & 0x000F000F) | 0x43004300
+    if BITS == 5:
+        pair |= _moved(plane, STEP, 4) & 0x00100010
+    if BITS == 6:
+        pair |= _moved(plane, 2 * (STEP % 2), 4) & 0x00300030
+    return pair
+
+
+@triton.jit
+def _lower(pair):
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _upper(pair):
+    return (pair & -0x10000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -281,27 +367,6 @@ def _high_bit(byte, BITS: tl.constexpr):
     if BITS == 5:
         place += 2 * (byte % 2)
     return place
-
-
-@triton.jit
-def _grid(
-    scales, offsets, scale_units, offset_units, at, mask, GROUP: tl.constexpr, BASE: tl.constexpr
-):  # fmt: skip
-    scale = _number(scales, scale_units, at, mask, GROUP)
-    shift = -BASE * scale
-    if offsets is not None:
-        shift += _number(offsets, offset_units, at, mask, GROUP)
-    return scale[:, :, None], shift[:, :, None]
-
-
-@triton.jit
-def _inputs(x_row, norm, at, given, inside, squares):
-    """Reads columns `at` (UNITS, WORDS) of all rows, times the norm's weight; adds their squares."""
-    values = tl.load(x_row[:, None, None] + at[None], mask=given[:, :, None], other=0.0).to(tl.float32)
-    if norm is not None:
-        squares += values * values
-        values *= tl.load(norm + at, mask=inside[:, None], other=0.0).to(tl.float32)[None]
-    return values, squares
 
 
 @triton.jit
