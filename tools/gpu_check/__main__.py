@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,8 @@ def main() -> int:
         print(f"gpu_check: nothing to check here: {reason}")
         return 0
     steps = {"tests": [sys.executable, "-m", "pytest", "--durations=5", "tests/kernels/triton"]}
+    if find_spec("xdist"):  # nearly all of it is compiling
+        steps["tests"] += ["-n", str(min(12, os.cpu_count() or 1))]
     if options.model:
         steps["model"] = [sys.executable, "-m", "tools.gpu_check.model", "--model", options.model]
     if not options.no_bench:

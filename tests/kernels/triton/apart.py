@@ -133,7 +133,8 @@ def _asker() -> str:
     if frame is None:
         return ""
     path = Path(frame.f_code.co_filename).relative_to(_ROOT)
-    return f"{path.with_suffix('')}:{frame.f_code.co_name}"
+    name = str(path.with_suffix("")).replace("minimemo/kernels", "kernels")  # where the package is installed
+    return f"{name}:{frame.f_code.co_name}"
 
 
 @contextmanager
