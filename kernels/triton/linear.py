@@ -1,7 +1,7 @@
 """This kernel multiplies up to 16 rows with a quantized matrix: codes of 8 to 4 bits, scales a group of columns.
 
 With few rows the matrix's bytes decide, and how soon all of them are asked for. So codes become float32 in registers,
-exactly, once for eight rows, and no program waits for another. A group may have an offset.
+exactly, once for four rows, and no program waits for another. A group may have an offset.
 
 A launch costs a processor more than a small matrix costs a GPU, so what stands around a product goes with it: RMSNorm
 of the rows, which every program does for itself, the residual, and the gated activation of a matrix that holds gate and
@@ -69,10 +69,12 @@ def linear_launch(
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
     group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
-    together = min(4 if matrix.bits == 8 or gate else 8, power_of_2(rows))
+    together = min(4, power_of_2(rows))
     at_once = 64 if units > 32 and together == 1 else 32
     # As quick as any on an H200; more would not fit into registers.
-    block = 4 if together == 1 and (at_once == 64 or outputs < 2048) else min(8, 32 // (together * (2 if gate else 1)))
+    block = 4 if together * (2 if gate else 1) > 4 or (together == 1 and (at_once == 64 or outputs < 2048)) else 8
+    if matrix.bits == 8 and group == 16:
+        block = 8 if together == 1 else 4
     return Launch(
         _linear,
         (cdiv(outputs, block), cdiv(rows, together)),

@@ -22,7 +22,7 @@ from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, Part, whole
 
 KEPT_BYTES = 256 << 20  # of decoded blocks: 40 blocks of the 0.5B model, 10,000 tokens
-_THREADS = 8  # that decode for a GPU
+_THREADS = 4  # that decode for a GPU
 _AGAIN = "build it again: minimemo build DOCUMENT"
 
 

@@ -101,12 +101,17 @@ class _Part:
         if self.time > 1:
             to_frequencies(components[None], self.time)
         sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        coded, places = sizes.copysign_(components).to(torch.int16).T, self._plan(len(x)).places
+        coded, places = sizes.copysign_(components).to(torch.int16).T, self._places(len(x), x.device)
+        return coded.contiguous() if places is None else coded.reshape(-1)[places]
+
+    def _places(self, tokens: int, device: torch.device) -> Tensor | None:
+        """The plan's, on a device, brought there once."""
+        places = self._plan(tokens).places
         if places is None:
-            return coded.contiguous()
-        if x.device not in places:
-            places[x.device] = places[CPU].to(x.device)
-        return coded.reshape(-1)[places[x.device]]
+            return None
+        if device not in places:
+            places[device] = places[CPU].to(device)
+        return places[device]
 
     def components_on(self, x: Tensor) -> Tensor:
         """(n, r) float32, of x on a GPU."""
@@ -134,23 +139,28 @@ class _Part:
         return ranges.STREAMS if self._ranged else len(self._plan(BLOCK_TOKENS).bands) + 2
 
     def symbols(self, streams: Sequence[bytes], tokens: int) -> np.ndarray:
-        """(r, n) int16, of each component token after token, or frequency after frequency."""
+        """What `rounded` gave."""
         plan = self._plan(tokens)
         if plan.places is None:
             return symbols.unpack(streams, plan.bands, tokens)
         if self._ranged:
-            placed = ranges.unpack(streams, plan.runs)
-        else:
-            placed = symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
-        coded = np.zeros((len(self.basis.rows), tokens), np.int16)
-        coded.reshape(-1)[plan.places[CPU].numpy()] = placed
-        return coded
+            return ranges.unpack(streams, plan.runs)
+        return symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
+
+    def _laid_out(self, coded: Tensor, tokens: int) -> Tensor:
+        """Symbols (r, n) int16, of each component token after token, or frequency after frequency, of `symbols`."""
+        places = self._places(tokens, coded.device)
+        if places is None:
+            return coded
+        out = torch.zeros(len(self.basis.rows) * tokens, dtype=torch.int16, device=coded.device)
+        out[places] = coded
+        return out.view(len(self.basis.rows), tokens)
 
     def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
         """Into out (layers, G, n, D) float32, a part of a larger one."""
         mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        coded = torch.from_numpy(self.symbols(streams, out.shape[2]))
+        coded = self._laid_out(torch.from_numpy(self.symbols(streams, out.shape[2])), out.shape[2])
         if self.time == 1:
             self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
             return
@@ -159,11 +169,11 @@ class _Part:
         heads += mean.view(len(heads), 1, -1)
 
     def restore(self, symbols: Tensor, out: Tensor) -> None:
-        """As `decode`, from symbols (r, n) int16 on a GPU, in float32 whatever the numbers are."""
+        """As `decode`, from what `symbols` gives on a GPU, in float32 whatever the numbers are."""
         heads = out.flatten(0, 1)
         rows, inverse, mean = self._on(out.device)
         inverse = inverse.repeat_interleave(out.shape[1])[:, None, None]
-        x = (symbols.T.float() * self.step) @ rows.float()
+        x = (self._laid_out(symbols, out.shape[2]).T.float() * self.step) @ rows.float()
         x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
         if self.time > 1:
             x = x.contiguous()
