@@ -69,12 +69,11 @@ def linear_launch(
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
     group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
+    if rows == 1:
+        return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
     together = min(4, power_of_2(rows))
-    at_once = 64 if units > 32 and together == 1 else 32
     # As quick as any on an H200; more would not fit into registers.
-    block = 4 if together * (2 if gate else 1) > 4 or (together == 1 and (at_once == 64 or outputs < 2048)) else 8
-    if matrix.bits == 8 and group == 16:
-        block = 8 if together == 1 else 4
+    block = 4 if together * (2 if gate else 1) > 4 or (matrix.bits == 8 and group == 16) else 8
     return Launch(
         _linear,
         (cdiv(outputs, block), cdiv(rows, together)),
@@ -87,7 +86,39 @@ def linear_launch(
         },
         {
             "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": together, "BLOCK_N": block,
-            "UNITS": min(at_once, power_of_2(units)), "GATE": _GATES[gate],
+            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
+        },
+        num_warps=4,
+        num_stages=1,
+    )  # fmt: skip
+
+
+def _row_launch(
+    x: Tensor,
+    matrix: QuantizedMatrix,
+    group: int,
+    outputs: int,
+    bias: Tensor | None,
+    out: Tensor,
+    norm: tuple[Tensor, float] | None,
+    gate: str | None,
+    residual: Tensor | None,
+) -> Launch:
+    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads.
+    Of 8 bits, gate and up of 16 outputs would fill all registers."""
+    block, units = 16 if outputs >= 4096 and not (gate and matrix.bits == 8) else 8, x.shape[1] // 32
+    return Launch(
+        _row_linear,
+        (cdiv(outputs, block),),
+        {
+            "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
+            "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
+            "residual": residual,
+            "out": out, "outputs": outputs, "units": units, "eps": 0.0 if norm is None else float(norm[1]),
+        },
+        {
+            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
+            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
         },
         num_warps=4,
         num_stages=1,
@@ -369,6 +400,125 @@ def _high_bit(byte, BITS: tl.constexpr):
     if BITS == 5:
         place += 2 * (byte % 2)
     return place
+
+
+@triton.jit(do_not_specialize=["outputs"])
+def _row_linear(
+    x, codes, high, scales, offsets, scale_units, offset_units, bias, norm, residual, out, outputs, units, eps,
+    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
+    GATE: tl.constexpr,
+):  # fmt: skip
+    """Computes BLOCK_N outputs of one row; with GATE, of the first half times those of the second."""
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = output < outputs
+    sums, squares = _row_product(
+        x, codes, high, scales, offsets, scale_units, offset_units, norm, output.to(tl.int64), there, units, GROUP,
+        BITS, ZERO, BLOCK_N, UNITS
+    )  # fmt: skip
+    factor = 1.0
+    if norm is not None:
+        factor = 1.0 / tl.sqrt(squares / (units * 32) + eps)
+        sums *= factor
+    if GATE > 0:
+        up, squares = _row_product(
+            x, codes, high, scales, offsets, scale_units, offset_units, norm, (output + outputs).to(tl.int64), there,
+            units, GROUP, BITS, ZERO,
+            BLOCK_N, UNITS,
+        )  # fmt: skip
+        sums = _gated(sums, GATE) * (up * factor)
+    if bias is not None:
+        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
+    if residual is not None:
+        sums += tl.load(residual + output, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + output, sums.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _row_product(
+    x, codes, high, scales, offsets, scale_units, offset_units, norm, output, there, units,
+    GROUP: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """Multiplies the row, times the norm's weight where there is one, with BLOCK_N rows of the matrix: (BLOCK_N,)
+    float32, and the sum of the row's squares.
+
+    A thread takes all words of 32 columns of a matrix row, in one load of 16 bytes. A code becomes a number without a
+    conversion: as the low bits of a bfloat16 between 128 and 256, two at a time, which with zeros behind are float32;
+    8-bit ones as the bits below 1 of a float32. What is too much goes into the offset.
+    """
+    WORDS: tl.constexpr = 8 if BITS == 8 else 4
+    BASE: tl.constexpr = 384 if BITS == 8 else 128 + ZERO
+    lane = tl.arange(0, WORDS)
+    sums = tl.zeros((BLOCK_N, UNITS, WORDS), tl.float32)
+    squares = tl.zeros((UNITS, WORDS), tl.float32)
+    for start in range(0, units, UNITS):
+        unit = start + tl.arange(0, UNITS)
+        inside = unit < units
+        both = there[:, None] & inside[None, :]
+        place = output[:, None] * units + unit[None, :]
+        word = tl.load(codes + place[:, :, None] * WORDS + lane[None, None, :], mask=both[:, :, None], other=0)
+        if GROUP == 16:
+            scale, shift = _read_grid(scales, offsets, scale_units, offset_units, place * 2, both, GROUP, BASE)
+            odd_scale, odd_shift = _read_grid(
+                scales, offsets, scale_units, offset_units, place * 2 + 1, both, GROUP, BASE
+            )
+        else:
+            grid = output[:, None] * (units // (GROUP // 32)) + (unit // (GROUP // 32))[None, :]
+            scale, shift = _read_grid(scales, offsets, scale_units, offset_units, grid, both, GROUP, BASE)
+            odd_scale, odd_shift = scale, shift
+        first = unit[:, None] * 32 + lane[None, :] * 4
+        if BITS == 8:
+            if GROUP == 16:  # words 0 to 3 are of one group, 4 to 7 of the next
+                upper = (lane >= 4)[None, None, :]
+                scale = tl.where(upper, odd_scale, scale)
+                shift = tl.where(upper, odd_shift, shift)
+            word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
+            for byte in tl.static_range(4):
+                values, squares = _row_inputs(x, norm, first + byte, inside, squares)
+                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
+                sums += (bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift) * values[None]
+        else:
+            if BITS == 5:
+                plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
+            for step in tl.static_range(4):
+                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
+                if BITS == 5:
+                    pair |= _moved(plane, step, 4) & 0x00100010
+                if BITS == 6:
+                    if step % 2 == 0:
+                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
+                        plane = plane >> (4 * lane)[None, None, :]
+                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
+                one_scale, one_shift = scale, shift
+                if step % 2 == 1:
+                    one_scale, one_shift = odd_scale, odd_shift
+                at = first + (step // 2 + 16 * (step % 2))
+                values, squares = _row_inputs(x, norm, at, inside, squares)
+                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight * values[None]
+                values, squares = _row_inputs(x, norm, at + 2, inside, squares)
+                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
+                sums += weight * values[None]
+    return tl.sum(tl.sum(sums, axis=2), axis=1), tl.sum(tl.sum(squares, axis=1), axis=0)
+
+
+@triton.jit
+def _read_grid(
+    scales, offsets, scale_units, offset_units, at, mask, GROUP: tl.constexpr, BASE: tl.constexpr
+):  # fmt: skip
+    scale = _number(scales, scale_units, at, mask, GROUP)
+    shift = -BASE * scale
+    if offsets is not None:
+        shift += _number(offsets, offset_units, at, mask, GROUP)
+    return scale[:, :, None], shift[:, :, None]
+
+
+@triton.jit
+def _row_inputs(x, norm, at, inside, squares):
+    values = tl.load(x + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    if norm is not None:
+        squares += values * values
+        values *= tl.load(norm + at, mask=inside[:, None], other=0.0).to(tl.float32)
+    return values, squares
 
 
 @triton.jit
