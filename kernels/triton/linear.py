@@ -106,7 +106,8 @@ def _row_launch(
 ) -> Launch:
     """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads.
     Of 8 bits, gate and up of 16 outputs would fill all registers."""
-    block, units = 16 if outputs >= 4096 and not (gate and matrix.bits == 8) else 8, x.shape[1] // 32
+    units = x.shape[1] // 32
+    block, warps = (4, 8) if outputs < 4096 else (8 if gate and matrix.bits == 8 else 16, 4)
     return Launch(
         _row_linear,
         (cdiv(outputs, block),),
@@ -120,7 +121,7 @@ def _row_launch(
             "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
             "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
         },
-        num_warps=4,
+        num_warps=warps,
         num_stages=1,
     )  # fmt: skip
 
