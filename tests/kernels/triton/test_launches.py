@@ -95,7 +95,7 @@ def test_a_step_of_one_row() -> None:
     with _traced() as trace:
         logits = engine._forward([5], [Row(cache, 1)], logits="likeliest", step=True)
         logits.argmax(dim=-1)
-    assert trace.counts["_linear"] == 4 * LAYERS + 1
+    assert trace.counts["_row_linear"] == 4 * LAYERS + 1
     assert trace.counts["_rope_qkv"] == trace.counts["_attend"] == trace.counts["_merge_parts"] == LAYERS
     assert trace.counts.total() == 172, trace.counts
     assert trace.copies == 2  # the token's id, and where it stands
