@@ -54,14 +54,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             (best,) = least([lambda _, work=work: work()], args.seconds, time.thread_time)  # type: ignore[misc]
             rows.append({"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6})
             print(line(COLUMNS, rows[-1]), flush=True)
+        compiled, later = _compiled()
         besides = min(_besides(256) for _ in range(5)) * 1e3
         print(f"besides its graph a step takes {besides:.3f} ms: locks, 4 bytes read one step late, ends of replies")
+    print(f"{compiled} kernels are compiled when a model is loaded, {later} after that")
     weights = {}
     for name in ("0.5B", "7B"):
         held, file = bytes_held(name)
         weights[name] = {"bytes_held": held, "of_the_file": held / file}
         print(f"weights of a {name} in q4_k_m: {held / 1e6:.0f} MB held, {held / file:.3f} times what the file takes")
-    return {"passes": rows, "ms_besides_a_graph": besides, "weights": weights}
+    counts = {"compiled_at_load": compiled, "compiled_later": later}
+    return {"passes": rows, "ms_besides_a_graph": besides, "weights": weights, **counts}
 
 
 def _passes() -> dict[str, Callable[[], object]]:
@@ -83,6 +86,39 @@ def _passes() -> dict[str, Callable[[], object]]:
         "the same three rows, recorded": three._step,
         f"a chunk of {made.chunk} tokens that is read": read,
     }
+
+
+def _compiled() -> tuple[int, int]:
+    """Kernels that `Engine.warm` compiles, and those that chunks, prompts and steps of many lengths add."""
+    from minimemo.engine.steps import DeviceSteps
+    from minimemo.kernels.triton import launch
+
+    def count() -> int:
+        return len({id(kernel) for kernel, _ in launch._known.values()})
+
+    def computed(*given: Any) -> DeviceSteps:
+        steps = DeviceSteps(*given)
+        steps._compute()
+        return graphed(steps)
+
+    made = engine()
+    with (
+        patch.object(launch, "_known", {}),
+        patch("minimemo.engine.engine._likeliest", lambda logits: [0] * len(logits)),
+        patch("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None)),
+    ):
+        with patch("minimemo.engine.steps.DeviceSteps", computed):
+            made.warm()
+        first = count()
+        cache, tails = made.new_cache(8192), made.new_caches(4, 64)
+        for past in (0, 17, 3000):
+            for tokens in (5, 20, 60, 300, 1500, 4096):
+                cache.length = past
+                made.extend(cache, list(range(tokens)))
+        DeviceSteps(made.decoder, [cache], None)._compute()
+        for some in (tails[:2], tails):
+            DeviceSteps(made.decoder, some, cache)._compute()
+        return first, count() - first
 
 
 def graphed(steps: DeviceSteps) -> DeviceSteps:

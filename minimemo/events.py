@@ -12,10 +12,10 @@ from dataclasses import dataclass
 class Event:
     """`done` of `total` units of a stage (`total` 0: unknown). A stage ends with done == total.
 
-    Stages of a build: load model, tokenize, embed, read, already built; where the model is measured first, calibrate
-    and weigh layers. Of a question: load model, memory, load memory (the blocks of it), choose, recall, walk, retrieve,
-    weigh, answer. Of others: pull NAME, convert NAME, verify. With the unit "note", `stage` is a line for the user and
-    no stage; with "detail" it is one for a user who asked for more.
+    Stages of a build: load model, compile kernels (for a GPU), tokenize, embed, read, already built; where the model is
+    measured first, calibrate and weigh layers. Of a question: load model, memory, load memory (the blocks of it),
+    choose, recall, walk, retrieve, weigh, answer. Of others: pull NAME, convert NAME, verify. With the unit "note",
+    `stage` is a line for the user and no stage; with "detail" it is one for a user who asked for more.
     """
 
     stage: str

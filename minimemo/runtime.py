@@ -187,6 +187,8 @@ def load_model(
             ),
         )  # fmt: skip
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
+    if device.name.startswith("cuda"):
+        engine.warm(on_event)
     return LanguageModel(located, engine, tokenizer.result())
 
 

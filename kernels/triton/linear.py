@@ -21,6 +21,7 @@ from .elementwise import norm_row
 from .launch import Launch, cdiv, power_of_2
 
 _GATES = {None: 0, "silu": 1, "gelu_tanh": 2}
+_TOGETHER = 4  # rows of a program
 _WIDE = 1024  # columns of a program that widens
 
 
@@ -71,12 +72,11 @@ def linear_launch(
     group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
     if rows == 1:
         return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
-    together = min(4, power_of_2(rows))
-    # As quick as any on an H200; more would not fit into registers.
-    block = 4 if together * (2 if gate else 1) > 4 or (matrix.bits == 8 and group == 16) else 8
+    # As quick as any on an H200; more would not fit into registers, and fewer rows would be one more kernel to compile.
+    block = 4 if gate or (matrix.bits == 8 and group == 16) else 8
     return Launch(
         _linear,
-        (cdiv(outputs, block), cdiv(rows, together)),
+        (cdiv(outputs, block), cdiv(rows, _TOGETHER)),
         {
             "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
             "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
@@ -85,7 +85,7 @@ def linear_launch(
             "stride_o": out.stride(0), "eps": 0.0 if norm is None else float(norm[1]),
         },
         {
-            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": together, "BLOCK_N": block,
+            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": _TOGETHER, "BLOCK_N": block,
             "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
         },
         num_warps=4,

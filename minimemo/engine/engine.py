@@ -14,6 +14,7 @@ from torch import Tensor
 from minimemo.engine.cache import KVCache
 from minimemo.engine.lookup import Lookup
 from minimemo.engine.scheduler import Scheduler, Step
+from minimemo.events import Event, Listener, silent
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.device import full
@@ -160,6 +161,36 @@ class Engine:
     def _count(self, tokens: int) -> None:
         self.prefilled += tokens
         self._here.prefilled = self.prefilled_here + tokens
+
+    @torch.inference_mode()
+    def warm(self, on_event: Listener = silent) -> None:
+        """Makes one pass of each kind, on numbers that mean nothing, so that a GPU's kernels are compiled before they
+        are needed: some seconds each, once a machine. Counts nothing."""
+        counted = self.prefilled, self.decoded, self.prefilled_here
+        cache, tokens = self.new_cache(2048), [0] * 1024
+
+        def load() -> None:
+            memory, keys = self.new_memory(256, 512), self.room_for(256).zero_()
+            if self.memory_bits or any(self.decoder.rope.kind):
+                memory.append(self.decoder.rope.rotate(keys, 0), keys)
+            else:
+                memory.append_raw(keys, keys, *self.decoder.rope.of_spans([(0, 256)], keys.device)[0])
+            self.extend(memory, tokens[:32])
+
+        works: list[Callable[[], object]] = [
+            lambda: list(self.read(cache, tokens)),
+            lambda: self.prefill(cache, tokens[:100]),
+            lambda: self.prefill(self.new_cache(64), tokens[:5]),
+            lambda: list(self.generate(cache, tokens[:5], max_tokens=3)),
+            lambda: self.generate_batch(cache, [tokens[:3]] * 2, max_tokens=3),
+            lambda: self.generate_batch(cache, [tokens[:3]] * 3, max_tokens=3),
+            load,
+        ]
+        for done, work in enumerate(works):
+            on_event(Event("compile kernels", done, len(works), "passes"))
+            work()
+        on_event(Event("compile kernels", len(works), len(works), "passes"))
+        self.prefilled, self.decoded, self._here.prefilled = counted
 
     def logits(self, cache: KVCache, ids: Sequence[int]) -> Tensor:
         """Appends ids (at least one) to the cache; logits (n, V) float32 after each of them."""

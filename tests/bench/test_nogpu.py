@@ -25,4 +25,5 @@ def test_a_step_costs_the_processor_little() -> None:
     assert [row["launches"] for row in result["passes"]] == [173, 173, 197, 197, 169]
     assert all(row["ms"] < (20 if "recorded" in row["pass"] else 900) for row in result["passes"]), result["passes"]
     assert result["ms_besides_a_graph"] < 0.5
+    assert 30 < result["compiled_at_load"] <= 40 and result["compiled_later"] == 0  # none in the middle of an answer
     assert all(held["of_the_file"] <= 1.08 for held in result["weights"].values())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minimemo.ask.writer import Writer
+from minimemo.events import Event
 from tests.helpers import assert_close
 from tests.tiny import tiny_engine
 
@@ -194,3 +195,13 @@ def test_likelihoods_are_those_of_the_tokens_and_the_end() -> None:
         end = logs[len(reply), [0, 9]].exp().sum().log()
         assert got == pytest.approx(float(sum(logs[i, token] for i, token in enumerate(reply)) + end), rel=1e-4)
     assert engine.likelihoods(cache, [2], [[3]], [0]) != found[:1], "one token of a prompt is enough"
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_what_is_made_to_compile_kernels_counts_as_nothing(bits: int | None) -> None:
+    engine, events = tiny_engine(seed=3), list[Event]()
+    engine.memory_bits = bits
+    engine.warm(events.append)
+    assert (engine.prefilled, engine.decoded, engine.prefilled_here) == (0, 0, 0)
+    assert [event.done for event in events] == [*range(events[0].total), events[0].total]
+    assert list(engine.generate(engine.new_cache(64), PROMPT, max_tokens=3)) == [29, 13, 48]
