@@ -73,7 +73,8 @@ def linear_launch(
     if rows == 1:
         return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
     # As quick as any on an H200; more would not fit into registers, and fewer rows would be one more kernel to compile.
-    block = 4 if gate or (matrix.bits == 8 and group == 16) else 8
+    halvings = bool(gate) + (matrix.bits == 8 and group == 16)
+    block = 8 >> halvings
     return Launch(
         _linear,
         (cdiv(outputs, block), cdiv(rows, _TOGETHER)),

@@ -38,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gpu_check", description="Kernel tests, parity and benchmarks on a GPU.")
     parser.add_argument("--no-bench", action="store_true", help="tests only")
     parser.add_argument("--model", help="a pulled model, to be run beside the CPU")
+    parser.add_argument("--document", help="a text that it builds a memo of")
     options = parser.parse_args()
     if reason := missing():
         print(f"gpu_check: nothing to check here: {reason}")
@@ -47,6 +48,7 @@ def main() -> int:
         steps["tests"] += ["-n", str(min(12, os.cpu_count() or 1))]
     if options.model:
         steps["model"] = [sys.executable, "-m", "tools.gpu_check.model", "--model", options.model]
+        steps["model"] += ["--document", options.document] if options.document else []
     if not options.no_bench:
         steps["bench"] = [sys.executable, "-m", "bench.gpu", "--seconds", "0.3"]
     environment = os.environ | {"MINIMEMO_TEST_DEVICE": "cuda", "TRITON_INTERPRET": "0"}
