@@ -247,8 +247,21 @@ class Runtime:
         """The decoder, loaded."""
         with self._loading:
             if not isinstance(self.model, LanguageModel):
-                self.model = load_model(self.located(), self.options, self.on_event)
+                beside = self.generator if isinstance(self.generator, LanguageModel) else None
+                self.model = load_model(self.located(), self.options, self.on_event, beside=beside)
             return self.model
+
+    def tokenizer(self) -> Tokenizer:
+        """The decoder's, without loading that; one that is loaded beside it shares its own where that is the same."""
+        from minimemo.models.tokenizer import Tokenizer, same_tokenizer
+
+        with self._loading:
+            if isinstance(self.model, LanguageModel):
+                return self.model.tokenizer
+            directory, beside = self.located().directory, self.generator
+            if isinstance(beside, LanguageModel) and same_tokenizer(beside.located.directory, directory):
+                return beside.tokenizer
+            return Tokenizer(directory)
 
     def opened_embedder(self, default: str | None = None) -> OpenEmbedder:
         """The embedder, loaded. default: the one that is taken where none was named."""

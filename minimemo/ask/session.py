@@ -56,13 +56,14 @@ class Session:
     the retriever's; `place_of` tells the place of a character of one.
     `language` is the documents', `prompts` the texts of each language. Recalled passages and rewritten
     questions are asked for in that language, since they are to be found in it; drafts and answers in the question's.
+    `engine` may be what loads it: where another model writes, many an answer needs no memory.
     `generator` writes what is not written over the memory: answers from passages, summaries, and those of mode
     `closed`. None: the memory's own model.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Callable[[], Engine],
         tokenizer: Tokenizer,
         retriever: Retriever,
         open_memory: Callable[[], Memory],
@@ -316,7 +317,7 @@ class Session:
     def _in_turn(self, question: Question, steps: Steps) -> Iterator[Found | Piece | Answer]:
         """Takes the steps to an answer, and the answer as the last one, when one of the READERS places is free. Adds
         what it took: a prompt that another model than the memory's read counts as prefilled."""
-        engine, prefilled = self._writer.engine, 0
+        prefilled = 0
         step: Found | Piece | Answer | None = None
         try:
             with closing(_with_result(steps)) as whole:
@@ -326,9 +327,9 @@ class Session:
                     with self._turns.step(question):
                         if step is None:
                             question.clock.start()
-                        before = engine.prefilled_here
+                        before = self._writer.prefilled_here
                         step = next(whole)
-                        prefilled += engine.prefilled_here - before
+                        prefilled += self._writer.prefilled_here - before
         finally:
             self._turns.end(question)
         yield dataclasses.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from minimemo.ask.clues import is_looping, is_refusal
@@ -93,11 +94,24 @@ def pieces(
 
 class Writer:
     """Speaks to one model that runs here, through its chat template where it has one: a TextGenerator, and what asks a
-    memory of that model."""
+    memory of that model. engine: the model, or what loads it when it is first asked."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine | Callable[[], Engine], tokenizer: Tokenizer) -> None:
+        self._engine = engine
+        self._loading = Lock()
         self.tokenizer = tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        with self._loading:
+            if callable(self._engine):
+                self._engine = self._engine()
+            return self._engine
+
+    @property
+    def prefilled_here(self) -> int:
+        """What this thread has prefilled so far."""
+        return 0 if callable(self._engine) else self._engine.prefilled_here
 
     @property
     def max_context(self) -> int:

@@ -42,9 +42,11 @@ from minimemo.runtime import DEFAULT_OPTIONS, LanguageModel, OpenEmbedder, RunOp
 from minimemo.text.document import Place, finder
 
 if TYPE_CHECKING:
+    from minimemo.engine.engine import Engine
     from minimemo.memory.codec import Codec
     from minimemo.memory.load import StoredMemory
     from minimemo.memory.reader import ByteSource, MemoryReader
+    from minimemo.models.tokenizer import Tokenizer
     from minimemo.search.embedder import Embedder
     from minimemo.search.retriever import Retriever
     from minimemo.search.vectors import VectorIndex
@@ -171,8 +173,9 @@ class Memo:
         return self.session().summarize(max_tokens)
 
     def prepare(self) -> None:
-        """Loads the models now rather than at the first question."""
+        """Loads the models now rather than at the first question that needs them."""
         self.session()
+        self.memos[0].model()
 
     def session(self) -> Session:
         """Loads the models and gives what answers with them. Raises MemoError when memos were built with others."""
@@ -183,22 +186,33 @@ class Memo:
                     self._search()
                 )  # first, as it checks small files: a damaged memo is named before models load
                 for memo in self.memos:
-                    model = memo.model()
+                    memo.check_model()
+                engine, tokenizer, generator = self._models()
                 # A session that held this very memo would keep its caches after nobody else does.
                 memos = [Memo(m.folder, m.manifest, self.runtime, memory=m._memory) for m in self.memos]
                 self._session = Session(
-                    model.engine,
-                    model.tokenizer,
+                    engine,
+                    tokenizer,
                     retriever,
                     partial(_open_memory, memos, self._readers),
                     documents=self.names(),
                     place_of=self._place_of(),
                     language=self.manifest.document.language,
                     prompts=self.prompts,
-                    generator=_writer(self.runtime, model),
+                    generator=generator,
                     on_event=self.runtime.on_event,
                 )
             return self._session
+
+    def _models(self) -> tuple[Engine | Callable[[], Engine], Tokenizer, TextGenerator | None]:
+        """What asks the memory, loaded when that is first asked where another model writes, its tokenizer, and what
+        writes beside it; None: that itself."""
+        runtime, memo = self.runtime, self.memos[0]
+        second = runtime.second_decoder()
+        if second is None or isinstance(runtime.model, LanguageModel):
+            model = memo.model()
+            return model.engine, model.tokenizer, _writer(runtime, model, second)
+        return lambda: memo.model().engine, runtime.tokenizer(), Writer(second.engine, second.tokenizer)
 
     def memory(self) -> StoredMemory:
         """Opens the memory of all memos; nothing of it is decoded yet."""
@@ -213,9 +227,13 @@ class Memo:
 
     def model(self) -> LanguageModel:
         """The decoder that made the memory. Raises MemoError, before it is loaded, when the one named is another."""
+        self.check_model()
+        return self.runtime.decoder()
+
+    def check_model(self) -> None:
+        """Raises MemoError when the decoder named is not the one that made the memory."""
         located = self.runtime.located(self.manifest.model.source)
         self._check_built_with("model", located.source, located.fingerprint)
-        return self.runtime.decoder()
 
     def embedder(self) -> Embedder:
         """The embedder that made the index. Raises MemoError when the one named is another."""
@@ -381,9 +399,9 @@ def _open_memory(memos: Sequence[Memo], readers: list[MemoryReader]) -> StoredMe
     return StoredMemory(files, memos[0].model().engine, memos[0].runtime.on_event)
 
 
-def _writer(runtime: Runtime, model: LanguageModel) -> TextGenerator | None:
+def _writer(runtime: Runtime, model: LanguageModel, second: LanguageModel | None) -> TextGenerator | None:
     """What writes answers beside the memory's own model; None leaves that to the model itself."""
-    if (second := runtime.second_decoder()) is not None:
+    if second is not None:
         return Writer(second.engine, second.tokenizer) if second.engine is not model.engine else None
     generator = runtime.generator
     if generator is None or hasattr(generator, "write"):

@@ -514,6 +514,24 @@ def test_a_memo_is_closed_and_asked_again(built: Path, tiny_models: TinyModels) 
     memo.close()
 
 
+def test_the_memory_s_model_is_loaded_when_memory_is_asked(
+    built: Path, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    """Where another model writes; its tokenizer serves both where they have the same one, whichever comes first."""
+    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    memo = minimemo.open(built, generator=write_model(tmp_path / "generator", seed=7), **models)
+    found = memo.ask("What did user 3 say?", "rag", max_tokens=4)
+    assert not isinstance(memo.runtime.model, minimemo.LanguageModel) and found.passages
+    recalled = memo.recall("What did user 3 say?")
+    assert isinstance(memo.runtime.model, minimemo.LanguageModel)
+    assert memo.runtime.model.tokenizer is memo.runtime.second_decoder().tokenizer
+    whole = minimemo.open(built, generator=tmp_path / "generator", **models)
+    whole.prepare()
+    assert isinstance(whole.runtime.model, minimemo.LanguageModel)
+    assert whole.recall("What did user 3 say?") == recalled
+    assert whole.ask("What did user 3 say?", "rag", max_tokens=4) == found
+
+
 def test_anything_that_is_given_a_prompt_may_write(built: Path, tiny_models: TinyModels) -> None:
     class Own:
         def generate(self, prompt: str) -> list[str]:
