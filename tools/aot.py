@@ -120,9 +120,9 @@ def _compile(name: str, chip_name: str) -> Report:
         count = len(loop) * options["num_warps"] / weights
         a_weight = f"{count:.3f}"
         problems += [f"more than {case.budget} instructions a weight"] if count > case.budget else []
-        wide = "LDG.E.128" if case.budget < 0.5 else "LDG.E.64"  # of weights, or of inputs
+        wide = ("LDG.E.128",) if case.budget < 0.5 else ("LDG.E.128", "LDG.E.64")  # of weights, or of inputs
         at_once = any(instruction.startswith(wide) for instruction in loop)
-        problems += [] if at_once else [f"no {wide}"]
+        problems += [] if at_once else [f"no {wide[-1]}"]
     return Report(name, chip.name, registers, spills, shared, chip.shared, cores, a_weight, ", ".join(problems))
 
 
