@@ -1,7 +1,7 @@
-"""This kernel multiplies up to 16 rows with a quantized matrix: codes of 8 to 4 bits, scales a group of columns.
+"""These kernels multiply up to 16 rows with a quantized matrix: codes of 8 to 4 bits, scales a group of columns.
 
-With few rows the matrix's bytes decide, and how soon all of them are asked for. So codes become float32 in registers,
-exactly, once for four rows, and no program waits for another. A group may have an offset.
+With few rows the matrix's bytes decide, and how soon all of them are asked for. So codes become numbers in registers,
+once for four rows, and no program waits for another. A group may have an offset. One row has a kernel of its own.
 
 A launch costs a processor more than a small matrix costs a GPU, so what stands around a product goes with it: RMSNorm
 of the rows, which every program does for itself, the residual, and the gated activation of a matrix that holds gate and
