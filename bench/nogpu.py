@@ -105,7 +105,6 @@ def _compiled() -> tuple[int, int]:
     with (
         patch.object(launch, "_known", {}),
         patch("minimemo.engine.engine._likeliest", lambda logits: [0] * len(logits)),
-        patch("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None)),
     ):
         with patch("minimemo.engine.steps.DeviceSteps", computed):
             made.warm()
@@ -137,10 +136,7 @@ def _besides(tokens: int) -> float:
     made = engine()
     cache = made.new_cache(8192)
     cache.length = 5000
-    with (
-        patch("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given))),
-        patch("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None)),
-    ):
+    with patch("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given))):
         following = made._follow(cache, 5, tokens + 1, {7, 8})
         next(following)
         start = time.thread_time()

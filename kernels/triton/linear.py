@@ -70,61 +70,29 @@ def linear_launch(
     if norm is not None:
         check("norm", norm[0], (columns,), (x.dtype,), x.device)
     group, units = columns // max(matrix.scales.shape[1], 1), columns // 32
+    given = {
+        "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
+        "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
+        "residual": residual, "out": out, "outputs": outputs, "units": units,
+        "eps": 0.0 if norm is None else float(norm[1]),
+    }  # fmt: skip
+    compiled_in = {
+        "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "UNITS": min(32, power_of_2(units)),
+        "GATE": _GATES[gate],
+    }  # fmt: skip
+    # Blocks and warps are as quick as any on an H200. Larger blocks would not fit into registers.
     if rows == 1:
-        return _row_launch(x, matrix, group, outputs, bias, out, norm, gate, residual)
-    # As quick as any on an H200; more would not fit into registers, and fewer rows would be one more kernel to compile.
+        block, warps = (4, 8) if outputs < 4096 else (8 if gate and matrix.bits == 8 else 16, 4)
+        grid: tuple[int, ...] = (cdiv(outputs, block),)
+        return Launch(_row_linear, grid, given, {**compiled_in, "BLOCK_N": block}, warps, num_stages=1)
     halvings = bool(gate) + (matrix.bits == 8 and group == 16)
-    block = 8 >> halvings
-    return Launch(
-        _linear,
-        (cdiv(outputs, block), cdiv(rows, _TOGETHER)),
-        {
-            "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
-            "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
-            "residual": residual, "out": out, "rows": rows, "outputs": outputs, "units": units, "one": 1,
-            "stride_x": x.stride(0), "stride_r": 0 if residual is None else residual.stride(0),
-            "stride_o": out.stride(0), "eps": 0.0 if norm is None else float(norm[1]),
-        },
-        {
-            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_M": _TOGETHER, "BLOCK_N": block,
-            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
-        },
-        num_warps=4,
-        num_stages=1,
-    )  # fmt: skip
-
-
-def _row_launch(
-    x: Tensor,
-    matrix: QuantizedMatrix,
-    group: int,
-    outputs: int,
-    bias: Tensor | None,
-    out: Tensor,
-    norm: tuple[Tensor, float] | None,
-    gate: str | None,
-    residual: Tensor | None,
-) -> Launch:
-    """The launch of one row: enough programs for a GPU's processors, and 16 bytes a thread in each of several loads.
-    Of 8 bits, gate and up of 16 outputs would fill all registers."""
-    units = x.shape[1] // 32
-    block, warps = (4, 8) if outputs < 4096 else (8 if gate and matrix.bits == 8 else 16, 4)
-    return Launch(
-        _row_linear,
-        (cdiv(outputs, block),),
-        {
-            "x": x, "codes": matrix.codes.view(torch.int32), "high": matrix.high, "scales": matrix.scales,
-            "offsets": matrix.offsets, **_units(matrix), "bias": bias, "norm": None if norm is None else norm[0],
-            "residual": residual,
-            "out": out, "outputs": outputs, "units": units, "eps": 0.0 if norm is None else float(norm[1]),
-        },
-        {
-            "GROUP": group, "BITS": matrix.bits, "ZERO": matrix.zero, "BLOCK_N": block,
-            "UNITS": min(32, power_of_2(units)), "GATE": _GATES[gate],
-        },
-        num_warps=warps,
-        num_stages=1,
-    )  # fmt: skip
+    block, grid = 8 >> halvings, (cdiv(outputs, 8 >> halvings), cdiv(rows, _TOGETHER))
+    given |= {
+        "rows": rows, "one": 1, "stride_x": x.stride(0), "stride_r": 0 if residual is None else residual.stride(0),
+        "stride_o": out.stride(0),
+    }  # fmt: skip
+    compiled_in |= {"BLOCK_M": _TOGETHER, "BLOCK_N": block}
+    return Launch(_linear, grid, given, compiled_in, num_warps=4, num_stages=1)
 
 
 def _units(matrix: QuantizedMatrix) -> dict[str, Tensor | None]:
@@ -476,29 +444,25 @@ def _row_product(
             word ^= -0x7F7F7F80  # 0x80 in each byte: from -128 .. 127 to 0 .. 255
             for byte in tl.static_range(4):
                 values, squares = _row_inputs(x, norm, first + byte, inside, squares)
-                bits = (_moved(word, 8 * byte, 15) & 0x7F8000) | 0x3F800000
-                sums += (bits.to(tl.float32, bitcast=True) * (scale * 256.0) + shift) * values[None]
+                sums += (_byte(word, 8 * byte) * (scale * 256.0) + shift) * values[None]
         else:
+            plane = word  # what codes of more than 4 bits have above those
             if BITS == 5:
                 plane = tl.load(high + place, mask=both, other=0)[:, :, None] >> (4 * lane)[None, None, :]
             for step in tl.static_range(4):
-                pair = ((word >> (4 * step)) & 0x000F000F) | 0x43004300
-                if BITS == 5:
-                    pair |= _moved(plane, step, 4) & 0x00100010
-                if BITS == 6:
-                    if step % 2 == 0:
-                        plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
-                        plane = plane >> (4 * lane)[None, None, :]
-                    pair |= _moved(plane, 2 * (step % 2), 4) & 0x00300030
+                if BITS == 6 and step % 2 == 0:
+                    plane = tl.load(high + place * 2 + step // 2, mask=both, other=0)[:, :, None]
+                    plane = plane >> (4 * lane)[None, None, :]
+                pair = _pair(word, plane, step, BITS)
                 one_scale, one_shift = scale, shift
                 if step % 2 == 1:
                     one_scale, one_shift = odd_scale, odd_shift
                 at = first + (step // 2 + 16 * (step % 2))
                 values, squares = _row_inputs(x, norm, at, inside, squares)
-                weight = (pair << 16).to(tl.float32, bitcast=True) * one_scale + one_shift
+                weight = _lower(pair) * one_scale + one_shift
                 sums += weight * values[None]
                 values, squares = _row_inputs(x, norm, at + 2, inside, squares)
-                weight = (pair & -0x10000).to(tl.float32, bitcast=True) * one_scale + one_shift
+                weight = _upper(pair) * one_scale + one_shift
                 sums += weight * values[None]
     return tl.sum(tl.sum(sums, axis=2), axis=1), tl.sum(tl.sum(squares, axis=1), axis=0)
 

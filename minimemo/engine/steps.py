@@ -66,7 +66,7 @@ class DeviceSteps:
         """Asks for a step, and for its tokens: 4 bytes a row."""
         at = self._taken % _AHEAD
         with alone():
-            if self._events and self._taken == 1:
+            if self._events and self._taken and self._graph is None:
                 self._graph = captured(self._step, self._decoder.device)
             if self._graph is not None:
                 self._graph.replay()

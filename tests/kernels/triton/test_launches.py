@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,7 +167,6 @@ def test_besides_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     cache.length = 5000
     engine.decoder.rope.whole(9000, engine.decoder.device)
     monkeypatch.setattr("minimemo.engine.steps.DeviceSteps", lambda *given: graphed(DeviceSteps(*given)))
-    monkeypatch.setattr("minimemo.engine.steps.captured", lambda *_: SimpleNamespace(replay=lambda: None))
     with _Operations() as operations:
         following = engine._follow(cache, 5, 12, {7, 8})
         next(following)
