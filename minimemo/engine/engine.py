@@ -142,6 +142,16 @@ class Engine:
             self._count(len(ids))
             self.decoder.forward(ids, [Row(cache, len(ids))], raw_keys=keys, logits="none")
 
+    def append(self, cache: KVCache, keys: Tensor, values: Tensor) -> None:
+        """Adds finished tokens, keys before RoPE and values (L, G, n, D), which are turned to the positions after the
+        cache's end: on a GPU all layers in one launch, where they turn alike and nothing is packed. Raises ValueError
+        as the cache does."""
+        rope = self.decoder.rope
+        if keys.is_cpu or cache.bits or any(rope.kind):
+            cache.append(rope.rotate(keys, cache.length), values)
+        else:
+            cache.append_raw(keys, values, *rope.of_spans([(cache.length, keys.shape[2])], keys.device)[0])
+
     def repeated(self, work: Callable[[], object], tokens: int) -> Callable[[], None]:
         """What a GPU does once more for `work`, asked for in one go. work: passes of so many tokens of prefill, which
         have been computed before, and would be in the same places of the same memory each time."""
@@ -164,19 +174,10 @@ class Engine:
 
     @torch.inference_mode()
     def warm(self, on_event: Listener = silent) -> None:
-        """Makes one pass of each kind, on numbers that mean nothing, so that a GPU's kernels are compiled before they
-        are needed: some seconds each, once a machine. Counts nothing."""
+        """Makes one pass of each kind, so that a GPU's kernels are compiled before they are needed. Counts nothing."""
         counted = self.prefilled, self.decoded, self.prefilled_here
         cache, tokens = self.new_cache(2048), [0] * 1024
-
-        def load() -> None:
-            memory, keys = self.new_memory(256, 512), self.room_for(256).zero_()
-            if self.memory_bits or any(self.decoder.rope.kind):
-                memory.append(self.decoder.rope.rotate(keys, 0), keys)
-            else:
-                memory.append_raw(keys, keys, *self.decoder.rope.of_spans([(0, 256)], keys.device)[0])
-            self.extend(memory, tokens[:32])
-
+        memory, numbers = self.new_memory(256, 512), self.room_for(256).zero_()
         works: list[Callable[[], object]] = [
             lambda: list(self.read(cache, tokens)),
             lambda: self.prefill(cache, tokens[:100]),
@@ -184,7 +185,8 @@ class Engine:
             lambda: list(self.generate(cache, tokens[:5], max_tokens=3)),
             lambda: self.generate_batch(cache, [tokens[:3]] * 2, max_tokens=3),
             lambda: self.generate_batch(cache, [tokens[:3]] * 3, max_tokens=3),
-            load,
+            lambda: self.append(memory, numbers, numbers),
+            lambda: self.extend(memory, tokens[:32]),
         ]
         for done, work in enumerate(works):
             on_event(Event("compile kernels", done, len(works), "passes"))

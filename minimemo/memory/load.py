@@ -136,12 +136,8 @@ class StoredMemory:
             self._on_event(Event(f"{error}; computed from its text for now", 1, 1, "note"))
             return
         keys, values = (x[:, :, part.first : part.end] for x in (keys, values))
-        rope = self._engine.decoder.rope
         try:
-            if not (keys.is_cpu or cache.bits or any(rope.kind)):
-                cache.append_raw(keys, values, *rope.of_spans([(cache.length, keys.shape[2])], keys.device)[0])
-                return
-            cache.append(rope.rotate(keys, cache.length), values)
+            self._engine.append(cache, keys, values)
         except ValueError as error:
             path = self._files[part.memory][0].path
             raise MemoError(f"{path}: block {part.block}: {error}; open it with kv-dtype bfloat16") from None
