@@ -1,7 +1,7 @@
 """This folder is Python's side of the native kernels for a CPU, the C++ in src/: an operation a file.
 
 The library is optional: it is built with the package where a C++ compiler is at hand. `unavailable()` says why it
-cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512) picks a variant.
+cannot be used. MINIMEMO_NATIVE=off turns it off, MINIMEMO_NATIVE=portable (avx2, avx512, amx) picks a variant.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class _Attention(Structure):
 
 def attention_variants() -> tuple[str, ...]:  # reached by: tests, which hold each against the definition
     """Names the instruction sets that attention is compiled for and this processor runs, best last."""
-    names = (library().minimemo_attention_variant(number) for number in range(4))
+    names = (library().minimemo_attention_variant(number) for number in range(5))
     return tuple(name.decode() for name in names if name)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _ABI = 14
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
-_VARIANTS = ("portable", "avx2", "avx512")  # by number, best last
+_VARIANTS = ("portable", "avx2", "avx512", "amx")  # by number, best last
 _FUNCTIONS = {
     "abi": (c_int, []),
     "start": (None, [c_void_p]),
@@ -53,7 +53,7 @@ class NativeUnavailable(RuntimeError):
 class Library(ctypes.CDLL):
     """The functions of src/, which let go of the interpreter's lock while they run.
 
-    variant: of products. attention_variant: the best that attention may take; it has one more, for bfloat16.
+    variant: of products. attention_variant: the best that attention may take; it has one more, for AVX-512 with BF16.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,7 +121,7 @@ def _open() -> Library:
     opened.variant = _VARIANTS.index(choice) if choice else runnable[-1]
     if opened.variant not in runnable:
         raise NativeUnavailable(f"MINIMEMO_NATIVE={choice}: this processor does not run it")
-    opened.attention_variant = 3 if opened.variant == 2 else opened.variant
+    opened.attention_variant = opened.variant + (opened.variant >= 2)
     return opened
 
 

@@ -3,7 +3,9 @@
 A `PackedMatrix` holds integer codes of 4, 5, 6 or 8 bits with a scale (and maybe an offset) a group of 16 or 32
 columns, exactly as given, in the layout of src/format.h. A product rounds each activation to an integer, relative to
 the largest of its 32 neighbours, sums code * integer in integers inside a group, and adds the groups up in float32 in
-column order. A row gives the same bits whatever the other rows, the number of threads, and the instruction set.
+column order. A row gives the same bits whatever the other rows, the number of threads, and the instruction set. Only a
+product of more than 16 rows that need not be exact is another one on AMX: of both factors in bfloat16, added up in
+float32; there too a row depends on nothing but itself.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:
 def packed_linear(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None, *, exact: bool = True) -> Tensor:
     """Multiplies x (..., in) float32 with the matrix's transpose and adds bias (out,) -> (..., out) float32.
 
-    exact: activations are rounded to 14 bits, else to 8. Raises ValueError for shapes or dtypes that do not fit.
+    exact: activations are rounded to 14 bits, else to 8 (many rows on AMX: to bfloat16). Raises ValueError for shapes or dtypes that do not fit.
     """
     width = matrix.in_features
     if x.dtype != torch.float32 or x.shape[-1] != width or x.device.type != "cpu":

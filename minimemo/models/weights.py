@@ -55,8 +55,8 @@ def dense_dtype(device: str = "cpu") -> torch.dtype:
 
 def preferred_dtype(device: str = "cpu") -> torch.dtype:
     """Chooses the number type in which many rows are multiplied: int8, of quantized matrices, where the processor
-    multiplies bytes (AVX2, and faster AVX-512 VNNI): twice the speed of float32 on AVX2 and 1.5x that of bfloat16 on
-    AVX-512, at a KL of 4e-4 (Qwen2.5-Coder-0.5B, four documents)."""
+    multiplies bytes (AVX2, and faster AVX-512 VNNI; AMX takes packed matrices in bfloat16): twice the speed of float32
+    on AVX2 and 1.5x that of bfloat16 on AVX-512, at a KL of 4e-4 (Qwen2.5-Coder-0.5B, four documents)."""
     if device == "cpu" and native.unavailable() is None and native.variants()[-1] != "portable":
         return torch.int8
     return dense_dtype(device)

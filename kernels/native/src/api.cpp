@@ -22,11 +22,17 @@ const Kernels* runnable(int variant) {
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")
                ? avx512_kernels()
                : nullptr;
+#if defined(MINIMEMO_AMX)
+  if (variant == 3) return runnable(2) && __builtin_cpu_supports("avx512bf16") && may_use_tiles() ? amx_kernels() : nullptr;
+#endif
 #endif
   return variant == 0 ? portable_kernels() : nullptr;
 }
 
 const AttentionKernels* attention_kernels(int most) {
+#if defined(MINIMEMO_AMX)
+  if (most >= 4 && runnable(3)) return amx_attention();
+#endif
 #if defined(MINIMEMO_BFLOAT16)
   if (most >= 3 && runnable(2) && __builtin_cpu_supports("avx512bf16")) return avx512bf16_attention();
 #endif
@@ -46,13 +52,13 @@ EXPORT int minimemo_abi() { return kAbi; }
 // Before anything else; `parallel` as in threads.h.
 EXPORT void minimemo_start(void* parallel) { start_threads(parallel); }
 
-// The name of variant 0, 1, 2 if this processor runs it, else null.
+// The name of variant 0 .. 3 if this processor runs it, else null.
 EXPORT const char* minimemo_variant(int variant) {
   const Kernels* kernels = runnable(variant);
   return kernels ? kernels->name : nullptr;
 }
 
-// The name of attention's variant 0, 1, 2, 3 if this processor runs it, else null.
+// The name of attention's variant 0 .. 4 if this processor runs it, else null.
 EXPORT const char* minimemo_attention_variant(int variant) {
   const AttentionKernels* kernels = attention_kernels(variant);
   return kernels && kernels != attention_kernels(variant - 1) ? kernels->name : nullptr;

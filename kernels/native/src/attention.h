@@ -19,6 +19,7 @@ constexpr int kKeys = 64;               // keys of one block; a group of packed 
 constexpr int kMaxDim = 256;            // head dim
 constexpr int kMaxCells = 16384;        // folded rows * padded head dim of one piece: 64 KiB of float32 sums
 constexpr int64_t kNoWindow = INT64_MAX;
+constexpr int64_t kStepRows = 16;       // in jobs of at most so many rows each gets the bits that it has alone
 
 enum Store : int32_t { kStoreFloat = 0, kStoreBfloat16 = 1, kStorePacked8 = 2, kStorePacked4 = 3 };
 
@@ -71,16 +72,17 @@ struct AttentionKernels {
 };
 
 const AttentionKernels* portable_attention();
-const AttentionKernels* avx2_attention();        // these three on x86-64
+const AttentionKernels* avx2_attention();        // these four on x86-64
 const AttentionKernels* avx512_attention();      // F, BW, VL, VNNI
 const AttentionKernels* avx512bf16_attention();  // and BF16
+const AttentionKernels* amx_attention();         // and AMX
 
 // Compilers that know AVX512-BF16; others leave that variant out.
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
 #define MINIMEMO_BFLOAT16 1
 #endif
 
-// The best that this processor runs among variants 0 .. `most` (portable, avx2, avx512, avx512bf16).
+// The best that this processor runs among variants 0 .. `most` (portable, avx2, avx512, avx512bf16, amx).
 const AttentionKernels* attention_kernels(int most);
 
 struct Workspace {  // of partial results, for one job after the other

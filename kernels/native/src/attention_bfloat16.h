@@ -26,6 +26,7 @@ constexpr PairOrder kPairOrder;
 // Head dims that are multiples of 16. Keys: (dim / 2, 64) pairs of dims; values: (32, dim) pairs of tokens.
 struct Bfloat16Way {
   typedef Bfloat16Math Math;
+  static constexpr int kRows = kStrip;
   static constexpr int kWeightCells = kKeys / 2;
   int dim, padded, planes;
   uint32_t *keys, *values, *queries;  // queries: (rows, planes, dim / 2)

@@ -90,6 +90,7 @@ inline void widen_values(const Segment& s, int head, int64_t key, int valid, int
 // How a piece of attention computes: everything in float32. The other ways have the same members.
 struct FloatWay {
   typedef FloatMath Math;
+  static constexpr int kRows = kStrip;  // that are computed at once
   static constexpr int kWeightCells = kKeys;  // of one row
   int dim, padded, planes;
   uint32_t* keys;     // (dim, 64), 64 KiB

@@ -125,15 +125,15 @@ void run_piece(const Attention& job, const Segment& s, const Place& place, Way& 
   first = first - first % kKeys > begin ? first - first % kKeys : begin;
   last = last < end ? last : end;
   const float factor = job.scale * kLog2E;
-  alignas(64) float scores[kStrip * kKeys];
-  alignas(64) uint32_t weights[kStrip * Way::kWeightCells];
+  alignas(64) float scores[Way::kRows * kKeys];
+  alignas(64) uint32_t weights[Way::kRows * Way::kWeightCells];
   alignas(64) float keep[16];
   for (int64_t key = first; key < last; key += kKeys) {
     const int valid = int(s.tokens - key < kKeys ? s.tokens - key : kKeys);
     way.take_block(s, place.head, key, valid);
     const bool more = key + kKeys < last;
-    for (int64_t row = 0; row < folded; row += kStrip) {
-      const int count = int(folded - row < kStrip ? folded - row : kStrip);
+    for (int64_t row = 0; row < folded; row += Way::kRows) {
+      const int count = int(folded - row < Way::kRows ? folded - row : Way::kRows);
       bool any = false, hidden = valid < kKeys;
       for (int r = 0; r < count; r++) {
         any |= rows.low[row + r] < key + kKeys && rows.high[row + r] > key;
@@ -177,10 +177,12 @@ inline int planes_of(const Attention& job, const Segment& s) {
   return alone && keys <= kFineKeys ? 2 : 1;
 }
 
+constexpr int kBeyond = 16 * kMaxDim;  // cells of rows that tiles compute past the last one
+
 template <class Way>
 void run_way(const Attention& job, const Segment& s, int64_t piece) {
-  alignas(64) uint32_t keys[kMaxDim * kKeys], values[kMaxDim * kKeys], queries[kMaxCells];
-  alignas(64) float sums[kMaxCells], totals[kMaxCells / 16 * kLanes], largest[kMaxCells / 16 + 16];
+  alignas(64) uint32_t keys[kMaxDim * kKeys], values[kMaxDim * kKeys], queries[kMaxCells + kBeyond];
+  alignas(64) float sums[kMaxCells + kBeyond], totals[kMaxCells / 16 * kLanes], largest[kMaxCells / 16 + 16];
   alignas(64) int32_t low[kMaxCells / 16], high[kMaxCells / 16];
   const int padded = padded_dim(job.dim);
   const Place place = find_place(job, s, piece);

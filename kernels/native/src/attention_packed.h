@@ -120,6 +120,7 @@ INLINE void direct_code_values(const uint8_t* codes, int dim, const uint32_t* we
 // Head dims that are multiples of 16. Keys: (dim / 4, 64) quads of dims; values: (16, dim) quads of tokens.
 struct PackedWay {
   typedef CodeMath Math;
+  static constexpr int kRows = kStrip;
   static constexpr int kWeightCells = 2 * kKeys / 4;
   int dim, padded, planes;
   uint32_t *keys, *values, *queries;  // queries: (rows, dim) floats

@@ -25,7 +25,7 @@ namespace minimemo {
 constexpr int kTile = 16;     // rows
 constexpr int kBlock = 32;    // columns that share one activation scale
 constexpr int kSuper = 256;   // columns that share one factor of two-level scales
-constexpr int kMaxRows = 64;  // activation rows of one pass: their sums stay in the first-level cache
+constexpr int kMaxRows = 64;  // activation rows of one pass of integers: their sums stay in the first-level cache
 
 enum Kind : int32_t { kNone = 0, kFloat = 1, kHalf = 2, kTwoLevel = 3 };
 
@@ -67,16 +67,25 @@ inline void lay_out(Header& h) {
   h.bytes = h.offsets_at + aligned(tiles_of(h) * param_bytes(h, h.offset_kind));
 }
 
-// Activations of n <= kMaxRows rows, quantized by a variant for itself. Block by block, so that one block of all rows is
-// contiguous. Coarse: 8-bit integers. Fine: 14-bit ones, as two planes of 7 where the machine multiplies bytes.
+// What activations are rounded to, each block of 32 relative to its largest, for a product.
+enum class Numbers {
+  kCoarse,  // 8-bit integers
+  kFine,    // 14-bit ones
+  kMany,    // of many rows: bfloat16, each by itself, where a variant has something quicker for that; else 8-bit integers
+};
+constexpr int kFewRows = 16;  // of more, what is not fine is `many`
+
+// Activations of n rows of one pass, rounded by a variant for itself. Block by block, so that one block of all rows is
+// contiguous. Fine: as two planes of 7 bits where the machine multiplies bytes.
 struct Activations {
   int n;
   int64_t blocks;
   bool fine;
-  int8_t* bytes;    // (blocks, n, 32 or 2 x 32), or null: byte products
-  int16_t* words;   // (blocks, n, 32), or null: 16-bit products
-  float* scales;    // (blocks, n)
-  int32_t* sums;    // (blocks, 2, n): integers summed over 16 columns
+  int8_t* bytes;     // (blocks, n, 32 or 2 x 32), or null: byte products
+  int16_t* words;    // (blocks, n, 32), or null: 16-bit products
+  uint16_t* halves;  // (blocks, n, 32) bfloat16, and nothing else, or null
+  float* scales;     // (blocks, n)
+  int32_t* sums;     // (blocks, 2, n): integers summed over 16 columns
 };
 
 // The part of a product that all tiles of one matrix share: (blocks, 32 / group, n).
@@ -87,6 +96,7 @@ struct GroupSums {
 
 struct Kernels {
   const char* name;
+  int many_rows;                  // of a pass of bfloat16; 0 where many rows are rounded to 8-bit integers
   bool (*meets_bytes)(int bits);  // whether codes of so many bits are multiplied by Activations.bytes, else by words
   void (*quantize)(const float* x, int64_t columns, int first, int last, int64_t first_block, int64_t last_block,
                    const Activations& to);
@@ -100,10 +110,17 @@ struct Kernels {
 };
 
 const Kernels* portable_kernels();
-const Kernels* avx2_kernels();  // these two on x86-64
+const Kernels* avx2_kernels();  // these three on x86-64
 const Kernels* avx512_kernels();
+const Kernels* amx_kernels();
+bool may_use_tiles();  // asks the system
 
-// The kernels of variant 0 .. 2 (portable, avx2, avx512), or null where this processor does not run them.
+// Compilers that know AMX; others leave that variant out. Linux alone: elsewhere nobody was asked for the tiles.
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define MINIMEMO_AMX 1
+#endif
+
+// The kernels of variant 0 .. 3 (portable, avx2, avx512, amx), or null where this processor does not run them.
 const Kernels* runnable(int variant);
 
 }  // namespace minimemo

@@ -14,23 +14,6 @@
 namespace minimemo {
 namespace {
 
-// Scales or offsets of `super`, a tile's next 256 columns, as floats (groups, 16 rows). `tile`: the tile's parameters.
-inline void decode(const uint8_t* tile, int32_t kind, int group, int64_t super, int64_t groups, float* to) {
-  const int per_super = kSuper / group;
-  if (kind == kTwoLevel) {
-    const uint8_t* at = tile + super * (kTile * 4 + per_super * kTile);
-    float factors[kTile];
-    std::memcpy(factors, at, sizeof factors);
-    const int8_t* small = reinterpret_cast<const int8_t*>(at + sizeof factors);
-    for (int64_t g = 0; g < groups; g++)
-      for (int r = 0; r < kTile; r++) to[g * kTile + r] = float(small[g * kTile + r]) * factors[r];
-  } else if (kind == kHalf) {
-    widen_halves(reinterpret_cast<const uint16_t*>(tile) + super * per_super * kTile, groups * kTile, to);
-  } else {
-    std::memcpy(to, tile + super * per_super * kTile * 4, size_t(groups) * kTile * 4);
-  }
-}
-
 constexpr int kAhead = 3072;  // bytes to prefetch ahead: 1024 to 8192 measured; 40 % quicker at one row than without
 
 // kRows: of the activations, whose sums then stay in registers; or 0 for any number of them.
@@ -225,7 +208,7 @@ void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t co
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate};
+const Kernels kKernels = {kName, 0, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate};
 
 }  // namespace
 }  // namespace minimemo

@@ -5,8 +5,11 @@
 #include <cstring>
 
 namespace minimemo {
-Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int count, bool fine, int threads)
-    : kernels_(kernels), threads_(threads), count_(count) {
+Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int count, Numbers numbers, int threads)
+    : kernels_(kernels),
+      many_(numbers == Numbers::kMany && kernels.many_rows > 0),
+      threads_(threads),
+      count_(count) {
   for (int p = 0; p < count; p++) {
     Part& part = parts_[p];
     part.matrix = matrices[p];
@@ -17,17 +20,18 @@ Product::Product(const Kernels& kernels, const uint8_t* const* matrices, int cou
     // 26 in pieces of 16 KiB, 33 of 64, 35 of 256), yet enough pieces to even out threads that are disturbed.
     const int64_t codes = std::max<int64_t>(codes_bytes(part.h), 1), share = codes / (4 * std::max(threads, 1));
     part.chunk = std::max<int64_t>(1, std::clamp<int64_t>(share, 32768, 131072) * tiles_of(part.h) / codes);
+    if (many_) part.chunk = (part.chunk + 3) / 4 * 4;  // tiles are met by fours
     part.first_chunk = chunks_;
     chunks_ += (tiles_of(part.h) + part.chunk - 1) / part.chunk;
     (kernels.meets_bytes(part.h.bits) ? bytes_ : words_) = true;
   }
   columns_ = parts_[0].h.columns;
   x_.blocks = blocks_of(parts_[0].h);
-  x_.fine = fine;
+  x_.fine = numbers == Numbers::kFine;
 }
 
 size_t Product::bytes(int64_t n) {
-  x_.n = int(std::min<int64_t>(n, kMaxRows));
+  x_.n = int(std::min<int64_t>(n, pass()));
   return cut(nullptr);
 }
 
@@ -37,8 +41,8 @@ void Product::bind(uint8_t* memory, int64_t n) {
 }
 
 void Product::run(uint8_t* memory, Work work, const float* x, int64_t n, const float* bias, float* out) {
-  for (int64_t row = 0; row < n; row += kMaxRows) {
-    bind(memory, std::min<int64_t>(n - row, kMaxRows));
+  for (int64_t row = 0; row < n; row += pass()) {
+    bind(memory, std::min<int64_t>(n - row, pass()));
     quantize(work, x + row * columns_);
     multiply(work, bias, out + row * rows_);
   }
@@ -47,6 +51,10 @@ void Product::run(uint8_t* memory, Work work, const float* x, int64_t n, const f
 size_t Product::cut(uint8_t* memory) {
   Cutter cutter{memory};
   const int64_t cells = x_.blocks * x_.n;
+  if (many_) {
+    x_.halves = cutter.take<uint16_t>((cells + kFewRows) * kBlock);  // whole tiles are read, past the last row too
+    return cutter.used;
+  }
   if (bytes_) x_.bytes = cutter.take<int8_t>(cells * kBlock * (x_.fine ? 2 : 1));
   if (words_) x_.words = cutter.take<int16_t>(cells * kBlock);
   x_.scales = cutter.take<float>(cells);
@@ -72,6 +80,7 @@ void Product::quantize_columns(const float* x, int64_t first, int64_t last) {
 }
 
 void Product::sum() {
+  if (many_) return;
   for (int p = 0; p < count_; p++) sum_groups(parts_[p]);
 }
 
@@ -113,7 +122,8 @@ using namespace minimemo;
 EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int count, const float* x, int64_t n,
                            const float* bias, float* out, int fine, int threads) {
   if (count == 0 || n == 0) return 0;
-  Product product(*runnable(variant), matrices, count, fine != 0, threads);
+  const Numbers numbers = fine ? Numbers::kFine : n > kFewRows ? Numbers::kMany : Numbers::kCoarse;
+  Product product(*runnable(variant), matrices, count, numbers, threads);
   const Memory memory = allocate(product.bytes(n));
   if (!memory) return 1;
   product.run(memory.get(), work_of(n), x, n, bias, out);

@@ -12,18 +12,21 @@ constexpr int kMaxParts = 16;  // matrices of one product
 class Product {
  public:
   // The matrices are read through, not copied. `threads` decides how finely the work is cut, not what comes out.
-  Product(const Kernels& kernels, const uint8_t* const* matrices, int count, bool fine, int threads);
+  Product(const Kernels& kernels, const uint8_t* const* matrices, int count, Numbers numbers, int threads);
 
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
 
-  // Of memory for n rows of activations (at most kMaxRows at a time).
+  // Rows of one pass.
+  int64_t pass() const { return many_ ? kernels_.many_rows : kMaxRows; }
+
+  // Of memory for n rows of activations (of one pass at a time).
   size_t bytes(int64_t n);
 
   // out (n, rows) = x (n, columns) times the matrices' transposes, plus bias (rows,) or null, in `memory`.
   void run(uint8_t* memory, Work work, const float* x, int64_t n, const float* bias, float* out);
 
-  // The same in steps: everything below works in `memory`, for n <= kMaxRows rows.
+  // The same in steps: everything below works in `memory`, for n <= pass() rows.
   void bind(uint8_t* memory, int64_t n);
 
   // x (n, columns). The second form rounds columns first .. last - 1, multiples of kBlock; when all are, call sum().
@@ -50,6 +53,7 @@ class Product {
   void sum_groups(const Part& part) const;
 
   const Kernels& kernels_;
+  const bool many_;
   const int threads_;
   Part parts_[kMaxParts];
   int count_;

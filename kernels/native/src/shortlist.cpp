@@ -86,7 +86,7 @@ EXPORT double minimemo_coarsen(const int8_t* codes, const float* scales, const f
 EXPORT int minimemo_shortlist(int variant, const uint8_t* coarse, const uint8_t* exact, float noise, const float* x,
                               int64_t n, float* out, int threads) {
   const Kernels& kernels = *runnable(variant);
-  Product screen(kernels, &coarse, 1, false, threads), ranking(kernels, &exact, 1, true, threads);
+  Product screen(kernels, &coarse, 1, Numbers::kCoarse, threads), ranking(kernels, &exact, 1, Numbers::kFine, threads);
   const Memory memory = allocate(std::max(screen.bytes(n), ranking.bytes(1)));
   if (!memory) return 1;
   const int64_t rows = screen.rows(), columns = screen.columns(), tiles = (rows + kTile - 1) / kTile;

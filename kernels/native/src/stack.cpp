@@ -40,7 +40,7 @@ struct Step {
         m(model),
         c(call),
         work(work_of(call.tokens)),
-        pass(std::min<int64_t>(call.tokens, kMaxRows)) {
+        pass(std::min(call.tokens, product(model.layers[0].down).pass())) {
     const size_t n = size_t(c.tokens);
     normed.resize(n * m.hidden);
     qkv.resize(n * (m.heads + 2 * m.kv_heads) * m.dim);
@@ -62,7 +62,8 @@ struct Step {
   static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
 
   Product product(const StackMatrix& matrix) const {
-    return Product(kernels, matrix.parts, int(matrix.count), c.fine != 0, c.threads);
+    const Numbers numbers = c.fine ? Numbers::kFine : c.tokens > kFewRows ? Numbers::kMany : Numbers::kCoarse;
+    return Product(kernels, matrix.parts, int(matrix.count), numbers, c.threads);
   }
 
   // body(first, last) over all tokens, some at a time where there are many.

@@ -23,3 +23,4 @@
 #define AVX2 "avx2,fma,f16c"
 #define AVX512 "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"
 #define AVX512_BFLOAT16 "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
+#define AVX512_AMX "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16,avx2,fma,f16c"

@@ -69,7 +69,7 @@ void list_entries(const InverseTransform& job, int largest, Spread& spread) {
 Inverse inverse_of(int variant) {
 #if defined(__x86_64__)
   if (variant == 1 && runnable(1)) return avx2_inverse();
-  if (variant == 2 && runnable(2)) return avx512_inverse();
+  if (variant >= 2 && runnable(2)) return avx512_inverse();
 #endif
   return {};
 }

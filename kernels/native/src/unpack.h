@@ -1,5 +1,8 @@
-// From packed codes to vectors of bytes, and from integer sums to float ones: over the operations of a simd_*.h.
+// From packed codes to vectors of bytes, from scales to floats, and from integer sums to float ones: over the operations of
+// a simd_*.h.
 #pragma once
+
+#include <cstring>
 
 #include "format.h"
 
@@ -41,11 +44,28 @@ INLINE void unpack(const uint8_t* p, Bytes u[8]) {
   u[4] = extract<kBits, 4>(v), u[5] = extract<kBits, 5>(v), u[6] = extract<kBits, 6>(v), u[7] = extract<kBits, 7>(v);
 }
 
+// Scales or offsets of `super`, a tile's next 256 columns, as floats (groups, 16 rows). `tile`: the tile's parameters.
+inline void decode(const uint8_t* tile, int32_t kind, int group, int64_t super, int64_t groups, float* to) {
+  const int per_super = kSuper / group;
+  if (kind == kTwoLevel) {
+    const uint8_t* at = tile + super * (kTile * 4 + per_super * kTile);
+    float factors[kTile];
+    std::memcpy(factors, at, sizeof factors);
+    const int8_t* small = reinterpret_cast<const int8_t*>(at + sizeof factors);
+    for (int64_t g = 0; g < groups; g++)
+      for (int r = 0; r < kTile; r++) to[g * kTile + r] = float(small[g * kTile + r]) * factors[r];
+  } else if (kind == kHalf) {
+    widen_halves(reinterpret_cast<const uint16_t*>(tile) + super * per_super * kTile, groups * kTile, to);
+  } else {
+    std::memcpy(to, tile + super * per_super * kTile * 4, size_t(groups) * kTile * 4);
+  }
+}
+
 // body(0) .. body(count - 1). kCount: the same number, where it is known and each is to have its own registers; or 0.
 template <int kCount, typename Body>
 INLINE void each_row(int count, Body body) {
   if constexpr (kCount > 0) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kCount; r++) body(r);
   } else {
     for (int r = 0; r < count; r++) body(r);

@@ -48,6 +48,7 @@ CASES = [
     Case(3, 3, 9, 64, 256),
     Case(14, 2, 133, 300, 64),
     Case(2, 1, 70, 33, 32),
+    Case(12, 2, 43, 700, 128),
 ]
 
 
@@ -58,7 +59,7 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _use(variant: str, patch: pytest.MonkeyPatch) -> None:
-    number = ("portable", "avx2", "avx512", "avx512bf16").index(variant)
+    number = ("portable", "avx2", "avx512", "avx512bf16", "amx").index(variant)
     patch.setattr(library(), "attention_variant", number)
 
 
@@ -88,9 +89,9 @@ def _queries(heads: int, rows: int, dim: int, seed: int = 0) -> Tensor:
 
 def _arithmetic(variant: str, stores: tuple[str, ...], dim: int) -> str:
     """The coarsest numbers that products of such a job take."""
-    if dim % 16 == 0 and variant == "avx512bf16" and "bfloat16" in stores:
+    if dim % 16 == 0 and variant in ("avx512bf16", "amx") and "bfloat16" in stores:
         return "bfloat16"
-    quick = variant.startswith("avx512") and dim % 16 == 0
+    quick = variant.startswith(("avx512", "amx")) and dim % 16 == 0
     return "bytes" if quick and any(store.startswith("packed") for store in stores) else "float"
 
 

@@ -133,8 +133,8 @@ def test_the_same_bits_everywhere(form: Form, use: pytest.MonkeyPatch) -> None:
     """A row's result depends on nothing but the row: not on other rows, threads, or the instruction set."""
     weights = _weights(form, 50, 544)
     matrix = native.pack_weights(*weights[:3])
-    x = _inputs(70, 544)
-    for exact in (True, False):
+    for exact, last in ((True, 69), (False, 15)):
+        x = _inputs(last + 1, 544)
         torch.set_num_threads(1)
         expected = native.packed_linear(x, matrix, exact=exact)
         for name in VARIANTS:
@@ -143,11 +143,33 @@ def test_the_same_bits_everywhere(form: Form, use: pytest.MonkeyPatch) -> None:
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 assert torch.equal(native.packed_linear(x, matrix, exact=exact), expected)
-            for row in (0, 1, 69):
+            for row in (0, 1, last):
                 assert torch.equal(native.packed_linear(x[row], matrix, exact=exact), expected[row])
-            assert torch.equal(native.packed_linear(x[3:6], matrix, exact=exact), expected[3:6])
+            for some in (slice(3, 6), slice(2, 10)):
+                assert torch.equal(native.packed_linear(x[some], matrix, exact=exact), expected[some])
     torch.set_num_threads(1)
     assert torch.equal(native.pack_weights(*weights[:3]).buffers[0], matrix.buffers[0])
+
+
+@needs_library
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_many_rows_do_not_depend_on_each_other(form: Form, variant: str) -> None:
+    """Nor on threads; 300 are more than any variant takes at once."""
+    weights = _weights(form, 170, 800)
+    matrix = native.pack_weights(*weights[:3])
+    x, bias = _inputs(300, 800), torch.linspace(-1, 1, 170)
+    expected = native.packed_linear(x, matrix, bias, exact=False)
+    error = (expected.double() - bias.double() - x.double() @ weights.wide.T).abs()
+    halves = 2**-8 * x.double().abs() @ weights.wide.abs().T  # both factors in bfloat16
+    assert bool((error <= halves.maximum(_bound(x, weights.wide, COARSE_STEPS)) + 1e-7).all())
+    for threads, some in ((1, slice(0, 300)), (2, slice(7, 40)), (3, slice(283, 300))):
+        torch.set_num_threads(threads)
+        assert torch.equal(native.packed_linear(x[some], matrix, bias, exact=False), expected[some])
+    assert bool(
+        native.packed_linear(x.clone().index_fill_(0, torch.tensor([5]), torch.nan), matrix, exact=False)[5]
+        .isnan()
+        .all()
+    )
 
 
 @needs_library
