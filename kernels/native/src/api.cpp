@@ -23,7 +23,8 @@ const Kernels* runnable(int variant) {
                ? avx512_kernels()
                : nullptr;
 #if defined(MINIMEMO_AMX)
-  if (variant == 3) return runnable(2) && __builtin_cpu_supports("avx512bf16") && may_use_tiles() ? amx_kernels() : nullptr;
+  if (variant == 3)
+    return runnable(2) && __builtin_cpu_supports("avx512bf16") && may_use_tiles() ? amx_kernels() : nullptr;
 #endif
 #endif
   return variant == 0 ? portable_kernels() : nullptr;

@@ -1,6 +1,6 @@
-// Chunks of tokens over bfloat16 keys on AMX, whose tiles multiply 16 folded rows with 16 keys, 32 dims at a time. Steps of
-// few rows, and other stores, as with AVX-512: tiles add up in another order, and there each row gets the bits that it
-// would have alone.
+// Chunks of tokens over bfloat16 keys on AMX, whose tiles multiply 16 folded rows with 16 keys, 32 dims at a time. Steps
+// of few rows, and other stores, as with AVX-512: tiles add up in another order, and there each row gets the bits that
+// it would have alone.
 #include "attention.h"
 #include "format.h"
 
@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kStepCells = 16;  // of a row that one product takes: 32 numbers
 
-// c (16, 64) float32 = or += a (16, steps * 32) times b (steps * 32, 64); cells from one row to the next. Reads and writes
-// all 16 rows.
+// c (16, 64) float32 = or += a (16, steps * 32) times b (steps * 32, 64); a_row, b_row, c_row: cells from one row to the
+// next. Reads and writes all 16 rows.
 template <bool kAdd>
 INLINE void multiply_tiles(const uint32_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, int steps, float* c,
                            int64_t c_row) {
@@ -46,9 +46,24 @@ INLINE void multiply_tiles(const uint32_t* a, int64_t a_row, const uint32_t* b, 
 #undef END
 }
 
+// exp2_of within 5e-6, for what is rounded to 8 bits: a polynomial of degree 4 that is 1 at 0, and its exponent.
+INLINE Floats rough_exp2_of(Floats x) {
+  x = maximum(splat(-127.0f), x);
+  const Floats shifted = x + splat(12582912.0f);
+  const Floats f = x - (shifted - splat(12582912.0f));
+  Floats y = splat(9.58285321e-03f);
+  y = multiply_add(y, f, splat(5.59064254e-02f));
+  y = multiply_add(y, f, splat(2.40240986e-01f));
+  y = multiply_add(y, f, splat(6.93124193e-01f));
+  y = multiply_add(y, f, splat(1.0f));
+  return Floats(Ints(y) + (Ints(shifted) << 23));  // -127: 0
+}
+
 // Head dims that are multiples of 64; laid out as in Bfloat16Way.
 struct TileWay : Bfloat16Way {
-  static constexpr int kRows = kTileRows;
+  static constexpr int kRows = kTileRows, kTogether = 2;
+
+  Floats before;  // weights of 16 keys: a row of a tile, 32 of them, is written at once and so read without waiting
 
   void begin(int64_t) {
     direct = false;
@@ -62,10 +77,18 @@ struct TileWay : Bfloat16Way {
     for (int plane = 0; plane < planes; plane++) {
       // The planes of a query meet the same keys; their scores add up.
       if (plane == 0)
-        multiply_tiles<false>(own, planes * cells, keys, kKeys, cells / kStepCells, scores, kKeys);
+        multiply_tiles<false>(own, planes * cells, keys, kKeys, cells / kStepCells, scores, kTogether * kKeys);
       else
-        multiply_tiles<true>(own + plane * cells, planes * cells, keys, kKeys, cells / kStepCells, scores, kKeys);
+        multiply_tiles<true>(own + plane * cells, planes * cells, keys, kKeys, cells / kStepCells, scores,
+                             kTogether * kKeys);
     }
+  }
+  static INLINE Floats weight(Floats x) { return rough_exp2_of(x); }
+  INLINE void take_weights(uint32_t* to, float*, int vector, Floats weights) {
+    if (vector % 2)
+      _mm512_store_si512(to + vector / 2 * 16, __m512i(_mm512_cvtne2ps_pbh(weights, before)));
+    else
+      before = weights;
   }
   void add_values(int count, const uint32_t* weights, float* sums, const float* keep, bool) {
     for (int r = 0; r < count; r++)

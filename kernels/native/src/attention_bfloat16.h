@@ -26,7 +26,7 @@ constexpr PairOrder kPairOrder;
 // Head dims that are multiples of 16. Keys: (dim / 2, 64) pairs of dims; values: (32, dim) pairs of tokens.
 struct Bfloat16Way {
   typedef Bfloat16Math Math;
-  static constexpr int kRows = kStrip;
+  static constexpr int kRows = kStrip, kTogether = 1;
   static constexpr int kWeightCells = kKeys / 2;
   int dim, padded, planes;
   uint32_t *keys, *values, *queries;  // queries: (rows, planes, dim / 2)
@@ -95,6 +95,7 @@ struct Bfloat16Way {
     product<Math, false>(count, queries + row * planes * cells, planes * cells, keys, kKeys, cells, planes, scores,
                          kKeys, kKeys, {}, ahead(key_tokens + kKeys * dim, more ? 128 / planes : 0));
   }
+  static INLINE Floats weight(Floats x) { return exp2_of(x); }
   static INLINE void take_weights(uint32_t* to, float*, int vector, Floats weights) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(to + vector * 8), rounded(weights));
   }

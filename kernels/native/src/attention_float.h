@@ -90,7 +90,7 @@ inline void widen_values(const Segment& s, int head, int64_t key, int valid, int
 // How a piece of attention computes: everything in float32. The other ways have the same members.
 struct FloatWay {
   typedef FloatMath Math;
-  static constexpr int kRows = kStrip;  // that are computed at once
+  static constexpr int kRows = kStrip, kTogether = 1;  // of a strip; strips that are computed together
   static constexpr int kWeightCells = kKeys;  // of one row
   int dim, padded, planes;
   uint32_t* keys;     // (dim, 64), 64 KiB
@@ -121,6 +121,7 @@ struct FloatWay {
     product<Math, false>(count, queries + row * dim, dim, keys, kKeys, dim, 1, scores, kKeys, kKeys, {},
                          ahead(next_keys, more));
   }
+  static INLINE Floats weight(Floats x) { return exp2_of(x); }
   static INLINE void take_weights(uint32_t* to, float*, int vector, Floats weights) {
     store(reinterpret_cast<float*>(to) + vector * kLanes, weights);
   }

@@ -53,7 +53,7 @@ INLINE Floats hide(Floats scores, int32_t first, int32_t low, int32_t high) {
   return Floats((Ints(scores) & seen) | (Ints(splat(kNever)) & ~seen));
 }
 
-// Scores (count, 64) -> weights, and what the sums so far must be multiplied by.
+// Scores (count, 64), those of kTogether strips side by side -> weights, and what the sums so far must be multiplied by.
 template <class Way>
 INLINE void softmax(Way& way, const Rows& rows, int64_t row, int count, int32_t key, bool hidden, float factor,
                     float* scores, uint32_t* weights, float* keep) {
@@ -61,7 +61,7 @@ INLINE void softmax(Way& way, const Rows& rows, int64_t row, int count, int32_t 
   alignas(64) float after[16];
   for (int r = 0; r < 16; r++) after[r] = kNever;
   for (int r = 0; r < count; r++) {
-    float* line = scores + r * kKeys;
+    float* line = scores + r * Way::kTogether * kKeys;
     Floats most = splat(kNever);
     for (int v = 0; v < kVectors; v++) {
       Floats s = load_floats(line + v * kLanes);
@@ -83,11 +83,11 @@ INLINE void softmax(Way& way, const Rows& rows, int64_t row, int count, int32_t 
     store(keep + r, exp2_of(old - base));
   }
   for (int r = 0; r < count; r++) {
-    float* line = scores + r * kKeys;
+    float* line = scores + r * Way::kTogether * kKeys;
     float* total = rows.totals + (row + r) * kLanes;
     Floats sum = load_floats(total) * splat(keep[r]);
     for (int v = 0; v < kVectors; v++) {
-      const Floats w = exp2_of(multiply_add(load_floats(line + v * kLanes), splat(factor), splat(-after[r])));
+      const Floats w = Way::weight(multiply_add(load_floats(line + v * kLanes), splat(factor), splat(-after[r])));
       sum = sum + w;
       way.take_weights(weights + r * Way::kWeightCells, line, v, w);
     }
@@ -125,24 +125,40 @@ void run_piece(const Attention& job, const Segment& s, const Place& place, Way& 
   first = first - first % kKeys > begin ? first - first % kKeys : begin;
   last = last < end ? last : end;
   const float factor = job.scale * kLog2E;
-  alignas(64) float scores[Way::kRows * kKeys];
-  alignas(64) uint32_t weights[Way::kRows * Way::kWeightCells];
-  alignas(64) float keep[16];
+  constexpr int kStrips = Way::kTogether;
+  struct Strip {  // of rows
+    int count;
+    bool hidden;
+    alignas(64) uint32_t weights[Way::kRows * Way::kWeightCells];
+    alignas(64) float keep[16];
+  } strips[kStrips];
+  alignas(64) float scores[Way::kRows * kStrips * kKeys];
   for (int64_t key = first; key < last; key += kKeys) {
     const int valid = int(s.tokens - key < kKeys ? s.tokens - key : kKeys);
     way.take_block(s, place.head, key, valid);
-    const bool more = key + kKeys < last;
-    for (int64_t row = 0; row < folded; row += Way::kRows) {
-      const int count = int(folded - row < Way::kRows ? folded - row : Way::kRows);
-      bool any = false, hidden = valid < kKeys;
-      for (int r = 0; r < count; r++) {
-        any |= rows.low[row + r] < key + kKeys && rows.high[row + r] > key;
-        hidden |= rows.low[row + r] > key || rows.high[row + r] < key + kKeys;
+    for (int64_t top = 0; top < folded; top += kStrips * Way::kRows) {
+      const bool more = key + kKeys < last && top == 0;
+      // What one step writes the next reads: strips take each step together, so that it need not wait.
+      for (int i = 0; i < kStrips; i++) {
+        const int64_t row = top + i * Way::kRows, left = folded - row;
+        Strip& strip = strips[i];
+        bool any = false;
+        strip.count = int(left < 0 ? 0 : left < Way::kRows ? left : Way::kRows), strip.hidden = valid < kKeys;
+        for (int r = 0; r < strip.count; r++) {
+          any |= rows.low[row + r] < key + kKeys && rows.high[row + r] > key;
+          strip.hidden |= rows.low[row + r] > key || rows.high[row + r] < key + kKeys;
+        }
+        if (!any) strip.count = 0;
+        if (any) way.score(row, strip.count, scores + i * kKeys, more && i == 0);
       }
-      if (!any) continue;
-      way.score(row, count, scores, more && row == 0);
-      softmax(way, rows, row, count, int32_t(key), hidden, factor, scores, weights, keep);
-      way.add_values(count, weights, rows.sums + row * padded, keep, more && row == 0);
+      for (int i = 0; i < kStrips; i++)
+        if (Strip& strip = strips[i]; strip.count)
+          softmax(way, rows, top + i * Way::kRows, strip.count, int32_t(key), strip.hidden, factor, scores + i * kKeys,
+                  strip.weights, strip.keep);
+      for (int i = 0; i < kStrips; i++)
+        if (Strip& strip = strips[i]; strip.count)
+          way.add_values(strip.count, strip.weights, rows.sums + (top + i * Way::kRows) * padded, strip.keep,
+                         more && i == 0);
     }
   }
 }

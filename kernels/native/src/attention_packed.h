@@ -120,7 +120,7 @@ INLINE void direct_code_values(const uint8_t* codes, int dim, const uint32_t* we
 // Head dims that are multiples of 16. Keys: (dim / 4, 64) quads of dims; values: (16, dim) quads of tokens.
 struct PackedWay {
   typedef CodeMath Math;
-  static constexpr int kRows = kStrip;
+  static constexpr int kRows = kStrip, kTogether = 1;
   static constexpr int kWeightCells = 2 * kKeys / 4;
   int dim, padded, planes;
   uint32_t *keys, *values, *queries;  // queries: (rows, dim) floats
@@ -245,6 +245,7 @@ struct PackedWay {
   }
 
   // Weights wait as floats where scores were, until all 64 are known.
+  static INLINE Floats weight(Floats x) { return exp2_of(x); }
   static INLINE void take_weights(uint32_t*, float* line, int vector, Floats weights) {
     store(line + vector * 16, weights);
   }

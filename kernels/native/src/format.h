@@ -83,7 +83,7 @@ struct Activations {
   bool fine;
   int8_t* bytes;     // (blocks, n, 32 or 2 x 32), or null: byte products
   int16_t* words;    // (blocks, n, 32), or null: 16-bit products
-  uint16_t* halves;  // (blocks, n, 32) bfloat16, and nothing else, or null
+  uint16_t* halves;  // (n / 16, blocks, 16, 32) bfloat16, and nothing else, or null
   float* scales;     // (blocks, n)
   int32_t* sums;     // (blocks, 2, n): integers summed over 16 columns
 };

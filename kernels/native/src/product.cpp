@@ -52,7 +52,7 @@ size_t Product::cut(uint8_t* memory) {
   Cutter cutter{memory};
   const int64_t cells = x_.blocks * x_.n;
   if (many_) {
-    x_.halves = cutter.take<uint16_t>((cells + kFewRows) * kBlock);  // whole tiles are read, past the last row too
+    x_.halves = cutter.take<uint16_t>(x_.blocks * ((x_.n + kTile - 1) / kTile * kTile) * kBlock);
     return cutter.used;
   }
   if (bytes_) x_.bytes = cutter.take<int8_t>(cells * kBlock * (x_.fine ? 2 : 1));
