@@ -75,7 +75,7 @@ def calibrate(
         ]
         weights = [1 / torch.cat(kind).clamp_min(1e-12) for kind in deviations]
         for number in range(_ROUNDS):
-            transforms = _transforms(statistics, weights, cut)
+            transforms = _transforms(statistics, weights, cut, rough=True)
             weights = [cost.sqrt() for cost in _costs(engine, pieces, transforms, cut, number, on_event)]
         keys, values = _transforms(statistics, weights, cut)
         openings = [_opening(engine, ids) for ids in begins.values()]
@@ -129,11 +129,14 @@ def _statistics(
 
 
 def _transforms(
-    statistics: Sequence[Sequence[Statistics]], weights: Sequence[Tensor], cut: Sequence[range]
+    statistics: Sequence[Sequence[Statistics]], weights: Sequence[Tensor], cut: Sequence[range], *, rough: bool = False
 ) -> list[list[Transform]]:
-    """Of keys and of values, one for each group of layers. weights: (L,) of each kind."""
+    """Of keys and of values, one for each group of layers. weights: (L,) of each kind. rough: see Statistics."""
     return [
-        [group.transform(weight[layers.start : layers.stop]) for group, layers in zip(kind, cut, strict=True)]
+        [
+            group.transform(weight[layers.start : layers.stop], rough=rough)
+            for group, layers in zip(kind, cut, strict=True)
+        ]
         for kind, weight in zip(statistics, weights, strict=True)
     ]
 
@@ -159,6 +162,7 @@ def _costs(
         inputs: list[Tensor] = []
         ids = torch.tensor(piece.ids[-_JUDGED:], device=engine.decoder.device)
         exact = engine.decoder.forward(ids, [Row(cache, _JUDGED)], inputs=inputs, logits="all").log_softmax(-1)
+        likelihood = exact.exp()
         cache.truncate(end)
         for kind, stored in enumerate((cache.keys, cache.values)):
             coded = _rounded(kv[kind][:, :, before:], transforms[kind], cut)
@@ -171,7 +175,7 @@ def _costs(
                 place.copy_(coded[layer])
                 changed = engine.decoder.resume(inputs[layer], layer, cache).log_softmax(-1)
                 place.copy_(kept)
-                divergence = float((exact.exp() * (exact - changed)).sum(-1).mean())
+                divergence = float(changed.sub_(exact).mul_(likelihood).sum()) / -_JUDGED
                 costs[kind, layer] += max(divergence, 1e-6) / max(float(errors[layer]), 1e-12) / len(judged)
                 done += 1
                 on_event(Event("weigh layers", done, total))

@@ -33,6 +33,7 @@ from minimemo.files import content_hash, is_running, parse_json, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"
+_ROWS_AT_ONCE = 2048  # of a text, for its statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +113,35 @@ class Statistics:
         self.count = 0
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._products = torch.zeros(dim, dim, dtype=torch.float64)
+        self._waiting: list[Tensor] = []  # adding products up costs as much as a few hundred rows
 
     def add(self, x: Tensor) -> None:
-        """x (n, C) float32."""
+        """x (n, C) float32, which is kept for a while."""
         self.count += len(x)
-        self._sum += x.sum(0, dtype=torch.float64)
-        self._products += x.T @ x
+        self._waiting.append(x)
+        if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
+            self._take()
+
+    def _take(self) -> None:
+        if self._waiting:
+            x = torch.cat(self._waiting)
+            self._waiting.clear()
+            self._sum += x.sum(0, dtype=torch.float64)
+            self._products += x.T @ x
 
     def mean(self) -> Tensor:
+        self._take()
         return self._sum / self.count
 
-    def transform(self, weight: Tensor) -> Transform:
-        """The basis of the data scaled by weight (layers,). Raises ModelError for too little or unusable data."""
+    def transform(self, weight: Tensor, *, rough: bool = False) -> Transform:
+        """The basis of the data scaled by weight (layers,). rough: in single precision, in half the time.
+        Raises ModelError for too little or unusable data."""
         mean = self.mean()
         if self.count < len(mean):
             raise ModelError(f"calibration: {self.count} tokens for {len(mean)} dimensions; give it more text")
         wide = weight.double().repeat_interleave(len(mean) // len(weight))
         covariance = (self._products / self.count - torch.outer(mean, mean)) * torch.outer(wide, wide)
-        variance, vectors = torch.linalg.eigh(covariance)
+        variance, vectors = torch.linalg.eigh(covariance.float() if rough else covariance)
         basis = vectors.flip(1).T.contiguous()
         # The sign of an eigenvector is the solver's whim: fix it, so that one text gives one profile.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
@@ -138,7 +150,8 @@ class Statistics:
 
     def deviation(self, layers: int) -> Tensor:
         """(layers,) standard deviation of each layer's numbers around their means, float64."""
-        variance = self._products.diagonal() / self.count - self.mean() ** 2
+        mean = self.mean()
+        variance = self._products.diagonal() / self.count - mean**2
         return variance.view(layers, -1).mean(1).clamp_min(0).sqrt()
 
 
