@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from minimemo.engine.engine import Engine
+    from minimemo.models.packed import PackedFile
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.search.embedder import Embedder
 
@@ -160,9 +161,10 @@ def load_model(
     on_event: Listener = silent,
     *,
     beside: LanguageModel | None = None,
+    kept: PackedFile | None = None,
 ) -> LanguageModel:
     """Loads a decoder into memory, to run as `options` say. beside: a loaded one, which shares its tokenizer where that
-    is the same."""
+    is the same. kept: what is kept packed of it, where it is being read already."""
     from minimemo.engine.engine import Engine
     from minimemo.kernels.native.library import unavailable
     from minimemo.models.packed import PackedFile
@@ -183,7 +185,7 @@ def load_model(
             located.directory, device.name,
             lambda: load_decoder(
                 located.directory, located.config, dtype=options.product_dtype(), device=device.name,
-                kept=PackedFile.of(located.fingerprint), on_event=on_event,
+                kept=kept or PackedFile.of(located.fingerprint), on_event=on_event,
             ),
         )  # fmt: skip
     engine = Engine(decoder, kv_dtype=options.cache_dtype(), memory_bits=options.memory_bits())
@@ -234,6 +236,7 @@ class Runtime:
     on_event: Listener = silent
     generator: object = None
     _loading: RLock = field(default_factory=RLock, repr=False)  # threads that need a model first load it once
+    _ahead: dict[str, PackedFile] = field(default_factory=dict, repr=False)  # being read, by the model's fingerprint
 
     def located(self, default: str | None = None) -> LocatedModel:
         """Where the decoder lies, without loading it. default: the one that is taken where none was named."""
@@ -248,8 +251,12 @@ class Runtime:
         with self._loading:
             if not isinstance(self.model, LanguageModel):
                 beside = self.generator if isinstance(self.generator, LanguageModel) else None
-                self.model = load_model(self.located(), self.options, self.on_event, beside=beside)
+                self.model = self._load(self.located(), beside)
             return self.model
+
+    def _load(self, located: LocatedModel, beside: LanguageModel | None) -> LanguageModel:
+        kept = self._ahead.pop(located.fingerprint, None)
+        return load_model(located, self.options, self.on_event, beside=beside, kept=kept)
 
     def tokenizer(self) -> Tokenizer:
         """The decoder's, without loading that; one that is loaded beside it shares its own where that is the same."""
@@ -276,16 +283,30 @@ class Runtime:
         Where none is named, the catalogue's writer writes beside the default decoder's memories, if it was pulled.
         """
         with self._loading:
-            if self.generator is None and self.located().source == defaults()[0]:
-                here = {model.name for model in pulled()}
-                if (name := writer()) and name not in here:
-                    self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
-                self.generator = name if name in here else None
-            if isinstance(self.generator, (str, Path)):
-                located = locate_model(self.generator, self.on_event)
+            if (located := self._generator_located()) is not None:
                 same = located.fingerprint == self.located().fingerprint
                 beside = self.model if isinstance(self.model, LanguageModel) else None
-                self.generator = (
-                    self.decoder() if same else load_model(located, self.options, self.on_event, beside=beside)
-                )
+                self.generator = self.decoder() if same else self._load(located, beside)
             return self.generator if isinstance(self.generator, LanguageModel) else None
+
+    def _generator_located(self) -> LocatedModel | None:
+        """Where the generator lies, if it is a model that is not loaded."""
+        if self.generator is None and self.located().source == defaults()[0]:
+            here = {model.name for model in pulled()}
+            if (name := writer()) and name not in here:
+                self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
+            self.generator = name if name in here else None
+        if isinstance(self.generator, (str, Path)):
+            self.generator = locate_model(self.generator, self.on_event)
+        return self.generator if isinstance(self.generator, LocatedModel) else None
+
+    def read_ahead(self) -> None:
+        """Begins to read, on a CPU, the model that writes answers: what is loaded before it need not wait for that."""
+        from minimemo.models.packed import PackedFile
+
+        with self._loading:
+            located = self._generator_located()
+            if located is None and self.generator is None and not isinstance(self.model, LanguageModel):
+                located = self.located()
+            if located is not None and self.options.place().name == "cpu":
+                self._ahead[located.fingerprint] = PackedFile.of(located.fingerprint).read_ahead()

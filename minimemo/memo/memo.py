@@ -182,9 +182,8 @@ class Memo:
         with self._opening:
             if self._session is None:
                 self.runtime.options.limit_threads()
-                retriever = (
-                    self._search()
-                )  # first, as it checks small files: a damaged memo is named before models load
+                self.runtime.read_ahead()
+                retriever = self._search()  # it checks small files: a damaged memo is named before models load
                 for memo in self.memos:
                     memo.check_model()
                 engine, tokenizer, generator = self._models()

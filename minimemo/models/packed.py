@@ -9,6 +9,7 @@ packed/FINGERPRINT.safetensors   a uint8 tensor for each matrix, as `native.pack
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -32,6 +33,7 @@ class PackedFile:
         self._path, self._noise = path, ""
         self._spans: dict[str, tuple[int, int]] = {}  # bytes of the file
         self._buffers: dict[str, Tensor] = {}
+        self._ahead: dict[str, tuple[Tensor, Future[bool]]] = {}  # buffers, and whether they are filled
         self._new = False
         try:
             if path and path.is_file():
@@ -39,8 +41,9 @@ class PackedFile:
                     size = int.from_bytes(file.read(8), "little")
                     header = parse_json(file.read(min(size, 1 << 24)))
                 self._noise = header.pop(_METADATA, {}).get(_NOISE, "")
-                spans = {name: one["data_offsets"] for name, one in header.items()}
-                self._spans = {name: (8 + size + start, 8 + size + end) for name, (start, end) in spans.items()}
+                spans = [(name, *one["data_offsets"]) for name, one in header.items()]
+                if all(0 <= start < end <= path.stat().st_size for _, start, end in spans):
+                    self._spans = {name: (8 + size + start, 8 + size + end) for name, start, end in spans}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._spans = {}  # no file of ours: another one takes its place
 
@@ -48,6 +51,16 @@ class PackedFile:
     def of(fingerprint: str) -> PackedFile:
         """That of a model whose files have this fingerprint."""
         return PackedFile(cache_dir() / "packed" / f"{fingerprint}.safetensors")
+
+    def read_ahead(self) -> PackedFile:
+        """Begins to read all of it, two buffers at a time, while whoever is to take them loads something else."""
+        if self._path and self._spans and not self._ahead:
+            pool = ThreadPoolExecutor(2)
+            for name, (start, end) in self._spans.items():
+                buffer = self.arena.take(end - start)
+                self._ahead[name] = buffer, pool.submit(_filled, buffer, self._path, start)
+            pool.shutdown(wait=False)
+        return self
 
     def matrix(self, name: str, pack: Callable[[], PackedMatrix]) -> PackedMatrix:
         """The matrix of a name, as it was kept, else as `pack` makes it. Raises what `pack` raises."""
@@ -80,15 +93,17 @@ class PackedFile:
         return ""
 
     def _read(self, name: str) -> PackedMatrix | None:
-        start, end = self._spans.get(name, (0, 0))
-        if self._path is None or end <= start:
+        if name not in self.read_ahead()._ahead:
             return None
+        buffer, filled = self._ahead[name]
         try:
-            with self._path.open("rb") as file:
-                file.seek(start)
-                buffer = self.arena.take(end - start)
-                if file.readinto(buffer.numpy()) < end - start:
-                    return None
-            return PackedMatrix.from_buffers([buffer])
+            return PackedMatrix.from_buffers([buffer]) if filled.result() else None
         except (OSError, ValueError):  # ValueError: of another version of the layout
             return None
+
+
+def _filled(buffer: Tensor, path: Path, start: int) -> bool:
+    """Whether the file had as many bytes from `start` on."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        return file.readinto(buffer.numpy()) == buffer.numel()
