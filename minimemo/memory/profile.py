@@ -33,7 +33,7 @@ from minimemo.files import content_hash, is_running, parse_json, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"
-_ROWS_AT_ONCE = 2048  # of a text, for its statistics
+_ROWS_AT_ONCE = 1024  # of a text, for its statistics
 
 
 @dataclass(frozen=True, slots=True)
