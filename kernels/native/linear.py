@@ -95,7 +95,8 @@ def concatenate(matrices: Sequence[PackedMatrix]) -> PackedMatrix:
 def packed_linear(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None, *, exact: bool = True) -> Tensor:
     """Multiplies x (..., in) float32 with the matrix's transpose and adds bias (out,) -> (..., out) float32.
 
-    exact: activations are rounded to 14 bits, else to 8 (many rows on AMX: to bfloat16). Raises ValueError for shapes or dtypes that do not fit.
+    exact: activations are rounded to 14 bits, else to 8 (many rows on AMX: to bfloat16). Raises ValueError for shapes
+    or dtypes that do not fit.
     """
     width = matrix.in_features
     if x.dtype != torch.float32 or x.shape[-1] != width or x.device.type != "cpu":
