@@ -106,4 +106,4 @@ def _filled(buffer: Tensor, path: Path, start: int) -> bool:
     """Whether the file had as many bytes from `start` on."""
     with path.open("rb") as file:
         file.seek(start)
-        return file.readinto(buffer.numpy()) == buffer.numel()
+        return file.readinto(buffer.numpy().data) == buffer.numel()
