@@ -20,7 +20,7 @@ TARGET_BEGIN(AVX512_AMX)
 namespace minimemo {
 namespace {
 
-constexpr int kLeast = 5;   // rows from which on tiles are quicker than vectors
+constexpr int kLeast[2] = {5, 8};    // rows from which on tiles are quicker than vectors: groups of 32, of 16 columns
 constexpr int kBytes = kBlock * 16;  // of an unpacked block
 
 // Registers 0 and 1: sums of 16 rows; 2 and 3: their activations; 4 and 5: codes. 6 and 7: sums and activations of the
@@ -37,15 +37,15 @@ Tiles tiles_of(int columns, int left) {
   return tiles;
 }
 
-// products (rows, 16) = activations (rows, columns), `step` bytes from one row to the next, times unpacked codes.
+// products (rows, 16) = activations (rows, columns), a block of bytes from one row to the next, times unpacked codes.
 #define MULTIPLY(SUMS, ROWS, CODES)          \
   _tile_zero(SUMS);                          \
-  _tile_loadd(ROWS, activations, step);      \
+  _tile_loadd(ROWS, activations, kBlock);    \
   _tile_loadd(CODES, codes, 64);             \
   _tile_dpbssd(SUMS, ROWS, CODES);           \
   _tile_stored(SUMS, products, 64)
 template <bool kLeft>
-INLINE void multiply(const int8_t* activations, int step, const int8_t* codes, int which, int32_t* products) {
+INLINE void multiply(const int8_t* activations, const int8_t* codes, int which, int32_t* products) {
   if constexpr (kLeft) {
     MULTIPLY(6, 7, 4);
   } else if (which) {
@@ -64,33 +64,31 @@ struct Columns {
   const float* offsets;     // the same, or null
 };
 
-// Rows first .. first + count - 1 of the activations, times those columns, added to sums (count, 16).
+// Rows first .. first + count - 1 of the activations, times those columns, added to sums (count, 16). The two planes of
+// a fine row are two rows of a tile.
 template <int kGroup, bool kFine, bool kLeft>
 INLINE void add_rows(const Columns& at, const Activations& x, const GroupSums& groups, int first, int count,
                      float* to) {
-  constexpr int kPer = kBlock / kGroup, kPlanes = kFine ? 2 : 1, kStep = kBlock * kPlanes;
-  constexpr int kProducts = kPer * kPlanes;  // of a block
-  alignas(64) int32_t products[2][kProducts][kTileRows * kTile];  // one block's while the next one's are computed
+  constexpr int kPer = kBlock / kGroup, kPlanes = kFine ? 2 : 1, kRows = kLeft ? 0 : kTileRows / kPlanes;
+  alignas(64) int32_t products[2][kPer][kTileRows * kTile];  // one block's while the next one's are computed
   const auto compute = [&](int64_t b) INLINE_LAMBDA {
-    const int8_t* own = x.bytes + ((at.first_block + b) * x.n + first) * kStep;
+    const int8_t* own = x.bytes + ((at.first_block + b) * x.n + first) * kBlock * kPlanes;
     for (int g = 0; g < kPer; g++)
-      for (int p = 0; p < kPlanes; p++)
-        multiply<kLeft>(own + p * kBlock + g * kGroup, kStep, at.codes + b * kBytes + g * kGroup * kTile,
-                        (g * kPlanes + p + int(b)) & 1, products[b & 1][g * kPlanes + p]);
+      multiply<kLeft>(own + g * kGroup, at.codes + b * kBytes + g * kGroup * kTile, (g + int(b)) & 1,
+                      products[b & 1][g]);
   };
-  const int rows = kLeft ? count : kTileRows;
   Floats sums[kTileRows];
-  each_row<kLeft ? 0 : kTileRows>(rows, [&](int r) INLINE_LAMBDA { sums[r] = load_floats(to + r * kTile); });
+  each_row<kRows>(count, [&](int r) INLINE_LAMBDA { sums[r] = load_floats(to + r * kTile); });
   compute(0);
   for (int64_t b = 0; b < at.blocks; b++) {
     if (b + 1 < at.blocks) compute(b + 1);
     const float* factor = x.scales + (at.first_block + b) * x.n + first;
     for (int g = 0; g < kPer; g++) {
       const Floats scale = load_floats(at.scales + (b * kPer + g) * kTile);
-      const int32_t* from = products[b & 1][g * kPlanes];
-      each_row<kLeft ? 0 : kTileRows>(rows, [&](int r) INLINE_LAMBDA {
-        __m512i dot = _mm512_load_si512(from + r * kTile);
-        if (kFine) dot = _mm512_add_epi32(_mm512_slli_epi32(dot, 7), _mm512_load_si512(from + (kTileRows + r) * kTile));
+      each_row<kRows>(count, [&](int r) INLINE_LAMBDA {
+        const int32_t* from = products[b & 1][g] + r * kPlanes * kTile;
+        __m512i dot = _mm512_load_si512(from);
+        if (kFine) dot = _mm512_add_epi32(_mm512_slli_epi32(dot, 7), _mm512_load_si512(from + kTile));
         sums[r] = fused_add(_mm512_cvtepi32_ps(dot), scale * splat(factor[r]), sums[r]);
       });
     }
@@ -99,21 +97,20 @@ INLINE void add_rows(const Columns& at, const Activations& x, const GroupSums& g
     for (int64_t g = 0; g < at.blocks * kPer; g++) {
       const Floats offset = load_floats(at.offsets + g * kTile);
       const float* factor = groups.offset + (at.first_block * kPer + g) * x.n + first;
-      each_row<kLeft ? 0 : kTileRows>(rows, [&](int r)
-                                    INLINE_LAMBDA { sums[r] = fused_add(offset, splat(factor[r]), sums[r]); });
+      each_row<kRows>(count, [&](int r) INLINE_LAMBDA { sums[r] = fused_add(offset, splat(factor[r]), sums[r]); });
     }
-  each_row<kLeft ? 0 : kTileRows>(rows, [&](int r) INLINE_LAMBDA { store(to + r * kTile, sums[r]); });
+  each_row<kRows>(count, [&](int r) INLINE_LAMBDA { store(to + r * kTile, sums[r]); });
 }
 
 template <int kBits, int kGroup, bool kFine>
 void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& groups, int64_t first_tile,
                int64_t last_tile, float* out, int64_t stride, const float* bias) {
-  constexpr int kPer = kBlock / kGroup, kAhead = 3072;
+  constexpr int kPer = kBlock / kGroup, kPlanes = kFine ? 2 : 1, kRows = kTileRows / kPlanes, kAhead = 3072;
   const Header h = header_of(matrix);
   const int64_t blocks = blocks_of(h), scale_bytes = param_bytes(h, h.scale_kind);
   const int64_t offset_bytes = param_bytes(h, h.offset_kind);
-  const int whole = x.n / kTileRows * kTileRows;
-  const Tiles tiles = tiles_of(kGroup, x.n - whole);
+  const int whole = x.n / kRows * kRows;
+  const Tiles tiles = tiles_of(kGroup, (x.n - whole) * kPlanes);
   _tile_loadconfig(&tiles);
   const Bytes zero = mask(char(h.zero));
   alignas(64) float scales[kSuper / kGroup * kTile], offsets[kSuper / kGroup * kTile], sums[kMaxRows * kTile];
@@ -135,8 +132,8 @@ void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& gro
       }
       written();
       const Columns at{block, count, unpacked, scales, offset_bytes ? offsets : nullptr};
-      for (int r = 0; r < whole; r += kTileRows)
-        add_rows<kGroup, kFine, false>(at, x, groups, r, kTileRows, sums + r * kTile);
+      for (int r = 0; r < whole; r += kRows)
+        add_rows<kGroup, kFine, false>(at, x, groups, r, kRows, sums + r * kTile);
       if (whole < x.n)
         add_rows<kGroup, kFine, true>(at, x, groups, whole, x.n - whole, sums + whole * kTile);
     }
@@ -318,7 +315,7 @@ void dot_either(const uint8_t* matrix, const Activations& x, const GroupSums& su
 void dot(const uint8_t* matrix, const Activations& x, const GroupSums& sums, int64_t first, int64_t last, float* out,
          int64_t stride, const float* bias) {
   const Header h = header_of(matrix);
-  const auto run = !x.halves && x.n < kLeast ? avx512_kernels()->dot
+  const auto run = !x.halves && x.n < kLeast[h.group == 16] ? avx512_kernels()->dot
                    : h.group == 16 ? (h.bits == 6 ? dot_either<6, 16> : dot_either<8, 16>)
                    : h.bits == 4   ? dot_either<4, 32>
                    : h.bits == 5   ? dot_either<5, 32>
