@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
-from minimemo.errors import InputError
+from minimemo.errors import InputError, MinimemoError
 from minimemo.events import Event, Listener, silent
 from minimemo.hub.catalog import CATALOG, defaults, pulled, resolve, writer
 from minimemo.hub.download import note
@@ -300,11 +301,13 @@ class Runtime:
             self.generator = locate_model(self.generator, self.on_event)
         return self.generator if isinstance(self.generator, LocatedModel) else None
 
-    def read_ahead(self) -> None:
-        """Begins to read, on a CPU, the model that writes answers: what is loaded before it need not wait for that."""
+    def read_ahead(self, default: str | None = None) -> None:
+        """Begins to read, on a CPU, the model that writes answers: what is loaded before it need not wait for that.
+        default: the decoder that is taken where none was named. One that is not found is left to whoever loads it."""
         from minimemo.models.packed import PackedFile
 
-        with self._loading:
+        with self._loading, suppress(MinimemoError):
+            self.located(default)
             located = self._generator_located()
             if located is None and self.generator is None and not isinstance(self.model, LanguageModel):
                 located = self.located()

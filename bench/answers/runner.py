@@ -16,6 +16,7 @@ import numpy as np
 import minimemo
 from bench.common.data import Question
 from bench.common.kept import Kept
+from bench.common.report import variant
 from minimemo.ask import PROMPTS, Conversation, Session, Writer, detect_language
 from minimemo.ask.answer import Found
 from minimemo.ask.endpoint import CalledGenerator
@@ -77,6 +78,7 @@ class Runner:
             *([question.first] if question.first else []),
             [asdict(p) for p in PROMPTS.values()],
             code_version(),
+            variant(),
         ]
         made_of += [self.generator.located.fingerprint] if self.generator else []
         made_of += [question.first_answer, question.held] if question.first else []

@@ -182,7 +182,7 @@ class Memo:
         with self._opening:
             if self._session is None:
                 self.runtime.options.limit_threads()
-                self.runtime.read_ahead()
+                self.runtime.read_ahead(self.manifest.model.source)
                 retriever = self._search()  # it checks small files: a damaged memo is named before models load
                 for memo in self.memos:
                     memo.check_model()
