@@ -304,6 +304,7 @@ class Runtime:
     def read_ahead(self, default: str | None = None) -> None:
         """Begins to read, on a CPU, the model that writes answers: what is loaded before it need not wait for that.
         default: the decoder that is taken where none was named. One that is not found is left to whoever loads it."""
+        from minimemo.kernels.native.library import unavailable
         from minimemo.models.packed import PackedFile
 
         with self._loading, suppress(MinimemoError):
@@ -311,5 +312,5 @@ class Runtime:
             located = self._generator_located()
             if located is None and self.generator is None and not isinstance(self.model, LanguageModel):
                 located = self.located()
-            if located is not None and self.options.place().name == "cpu":
+            if located is not None and self.options.place().name == "cpu" and unavailable() is None:
                 self._ahead[located.fingerprint] = PackedFile.of(located.fingerprint).read_ahead()
