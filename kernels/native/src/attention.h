@@ -19,7 +19,6 @@ constexpr int kKeys = 64;               // keys of one block; a group of packed 
 constexpr int kMaxDim = 256;            // head dim
 constexpr int kMaxCells = 16384;        // folded rows * padded head dim of one piece: 64 KiB of float32 sums
 constexpr int64_t kNoWindow = INT64_MAX;
-constexpr int64_t kStepRows = 16;       // in jobs of at most so many rows each gets the bits that it has alone
 
 enum Store : int32_t { kStoreFloat = 0, kStoreBfloat16 = 1, kStorePacked8 = 2, kStorePacked4 = 3 };
 

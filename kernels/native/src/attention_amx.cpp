@@ -48,15 +48,14 @@ INLINE void multiply_tiles(const uint32_t* a, int64_t a_row, const uint32_t* b, 
 
 // exp2_of within 5e-6, for what is rounded to 8 bits: a polynomial of degree 4 that is 1 at 0, and its exponent.
 INLINE Floats rough_exp2_of(Floats x) {
-  x = maximum(splat(-127.0f), x);
-  const Floats shifted = x + splat(12582912.0f);
-  const Floats f = x - (shifted - splat(12582912.0f));
+  Ints exponent;
+  const Floats f = fraction_of(x, exponent);
   Floats y = splat(9.58285321e-03f);
   y = multiply_add(y, f, splat(5.59064254e-02f));
   y = multiply_add(y, f, splat(2.40240986e-01f));
   y = multiply_add(y, f, splat(6.93124193e-01f));
   y = multiply_add(y, f, splat(1.0f));
-  return Floats(Ints(y) + (Ints(shifted) << 23));  // -127: 0
+  return Floats(Ints(y) + exponent);  // -127: 0
 }
 
 // Head dims that are multiples of 64; laid out as in Bfloat16Way.
@@ -102,7 +101,7 @@ struct TileWay : Bfloat16Way {
 
 inline void run(const Attention& job, int64_t piece) {
   const Segment& s = segment_of(job, piece);
-  if (job.rows <= kStepRows || s.store != kStoreBfloat16 || job.dim % 64 != 0) {
+  if (job.rows <= kFewRows || s.store != kStoreBfloat16 || job.dim % 64 != 0) {
     avx512bf16_attention()->run(job, piece);
     return;
   }

@@ -106,19 +106,26 @@ void product(int rows, const uint32_t* a, int64_t a_row, const uint32_t* b, int6
   product_rows<Math, kStrip, kAdd>(rows, a, a_row, b, b_row, depth, planes, c, c_row, columns, terms, ahead);
 }
 
+// x, at least -127, less the nearest integer, which comes where a float has its exponent.
+INLINE Floats fraction_of(Floats x, Ints& exponent) {
+  x = maximum(splat(-127.0f), x);  // in this order NaN stays NaN
+  const Floats shifted = x + splat(12582912.0f);  // 1.5 * 2^23: rounds to an integer, which its low bits then hold
+  exponent = Ints(shifted) << 23;
+  return x - (shifted - splat(12582912.0f));
+}
+
 // 2^x for x <= 0 (from about 2^-126 down: 0), relative error below 3e-7: powers of two by the exponent's bits, what is
 // left, within [-0.5, 0.5], by the polynomial of degree 5 with the least largest relative error there.
 INLINE Floats exp2_of(Floats x) {
-  x = maximum(splat(-127.0f), x);  // in this order NaN stays NaN
-  const Floats shifted = x + splat(12582912.0f);  // 1.5 * 2^23: rounds to an integer, which its low bits then hold
-  const Floats f = x - (shifted - splat(12582912.0f));
+  Ints exponent;
+  const Floats f = fraction_of(x, exponent);
   Floats y = splat(1.32647273e-3f);
   y = multiply_add(y, f, splat(9.67151299e-3f));
   y = multiply_add(y, f, splat(5.55073358e-2f));
   y = multiply_add(y, f, splat(2.40222424e-1f));
   y = multiply_add(y, f, splat(6.93147004e-1f));
   y = multiply_add(y, f, splat(1.0f));
-  return y * Floats((Ints(shifted) << 23) + (127 << 23));
+  return y * Floats(exponent + (127 << 23));
 }
 
 }  // namespace

@@ -8,6 +8,9 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace minimemo {
+
+constexpr int kFewRows = 16;  // of a step: in jobs of at most so many rows each gets the bits that it has alone
+
 namespace {
 
 INLINE uint32_t bits_of(float value) {

@@ -73,7 +73,9 @@ enum class Numbers {
   kFine,    // 14-bit ones
   kMany,    // of many rows: bfloat16, each by itself, where a variant has something quicker for that; else 8-bit integers
 };
-constexpr int kFewRows = 16;  // of more, what is not fine is `many`
+inline Numbers numbers_of(bool fine, int64_t rows) {
+  return fine ? Numbers::kFine : rows > kFewRows ? Numbers::kMany : Numbers::kCoarse;
+}
 
 // Activations of n rows of one pass, rounded by a variant for itself. Block by block, so that one block of all rows is
 // contiguous. Fine: as two planes of 7 bits where the machine multiplies bytes.

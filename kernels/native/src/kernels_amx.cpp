@@ -102,10 +102,29 @@ INLINE void add_rows(const Columns& at, const Activations& x, const GroupSums& g
   each_row<kRows>(count, [&](int r) INLINE_LAMBDA { store(to + r * kTile, sums[r]); });
 }
 
+// sums (n, kTiles x 16) of tiles `tile` and on, plus bias, to their places in out. All tiles of a row together: rows are
+// pages apart.
+template <int kTiles>
+INLINE void write_rows(const Header& h, int64_t tile, int n, const float* sums, float* out, int64_t stride,
+                       const float* bias) {
+  __mmask16 kept[kTiles];
+  Floats added[kTiles];
+  const int64_t row0 = tile * kTile;
+  for (int t = 0; t < kTiles; t++) {
+    const int64_t left = h.rows - row0 - t * kTile;
+    kept[t] = __mmask16(left < kTile ? (1u << left) - 1 : 0xffff);
+    added[t] = bias ? _mm512_maskz_loadu_ps(kept[t], bias + row0 + t * kTile) : splat(0.0f);
+  }
+  for (int r = 0; r < n; r++)
+    for (int t = 0; t < kTiles; t++)
+      _mm512_mask_storeu_ps(out + r * stride + row0 + t * kTile, kept[t],
+                            load_floats(sums + (r * kTiles + t) * kTile) + added[t]);
+}
+
 template <int kBits, int kGroup, bool kFine>
 void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& groups, int64_t first_tile,
                int64_t last_tile, float* out, int64_t stride, const float* bias) {
-  constexpr int kPer = kBlock / kGroup, kPlanes = kFine ? 2 : 1, kRows = kTileRows / kPlanes, kAhead = 3072;
+  constexpr int kPer = kBlock / kGroup, kPlanes = kFine ? 2 : 1, kRows = kTileRows / kPlanes;
   const Header h = header_of(matrix);
   const int64_t blocks = blocks_of(h), scale_bytes = param_bytes(h, h.scale_kind);
   const int64_t offset_bytes = param_bytes(h, h.offset_kind);
@@ -125,7 +144,7 @@ void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& gro
       if (offset_bytes)
         decode(matrix + h.offsets_at + tile * offset_bytes, h.offset_kind, kGroup, super, count * kPer, offsets);
       for (int64_t b = 0; b < count; b++, codes += kBits * 64) {
-        for (int i = 0; i < kBits; i++) __builtin_prefetch(codes + kAhead + i * 64);
+        fetch_ahead<kBits>(codes);
         Bytes u[8];
         unpack<kBits>(codes, u);
         for (int j = 0; j < 8; j++) store(reinterpret_cast<uint8_t*>(unpacked) + b * kBytes + j * 64, u[j] - zero);
@@ -137,12 +156,7 @@ void dot_tiles(const uint8_t* matrix, const Activations& x, const GroupSums& gro
       if (whole < x.n)
         add_rows<kGroup, kFine, true>(at, x, groups, whole, x.n - whole, sums + whole * kTile);
     }
-    const int64_t row0 = tile * kTile;
-    const int rows = int(h.rows - row0 < kTile ? h.rows - row0 : kTile);
-    const __mmask16 kept = __mmask16((1u << rows) - 1);
-    const Floats added = bias ? _mm512_maskz_loadu_ps(kept, bias + row0) : splat(0.0f);
-    for (int r = 0; r < x.n; r++)
-      _mm512_mask_storeu_ps(out + r * stride + row0, kept, load_floats(sums + r * kTile) + added);
+    write_rows<1>(h, tile, x.n, sums, out, stride, bias);
   }
   _tile_release();
 }
@@ -186,8 +200,9 @@ constexpr int kHalves = kBlock * kTile;  // of a block
 
 // The next `count` blocks of a tile, unpacked and widened: to (count, 16 pairs, 16 rows, 2).
 template <int kBits, int kGroup>
-INLINE void widen_blocks(const Header& h, const uint8_t* matrix, int64_t tile, int64_t block, int64_t count, uint16_t* to) {
-  constexpr int kPer = kBlock / kGroup, kAhead = 3072;
+INLINE void widen_blocks(const Header& h, const uint8_t* matrix, int64_t tile, int64_t block, int64_t count,
+                         uint16_t* to) {
+  constexpr int kPer = kBlock / kGroup;
   alignas(64) float scales[kSuper / kGroup * kTile], offsets[kSuper / kGroup * kTile];
   const int64_t super = block / (kSuper / kBlock);
   const int64_t scale_bytes = param_bytes(h, h.scale_kind), offset_bytes = param_bytes(h, h.offset_kind);
@@ -197,7 +212,7 @@ INLINE void widen_blocks(const Header& h, const uint8_t* matrix, int64_t tile, i
   const uint8_t* codes = matrix + sizeof h + (tile * blocks_of(h) + block) * (kBits * 64);
   const Floats zero = splat(-256.0f - float(h.zero));
   for (int64_t b = 0; b < count; b++, codes += kBits * 64, to += kHalves) {
-    for (int i = 0; i < kBits; i++) __builtin_prefetch(codes + kAhead + i * 64);
+    fetch_ahead<kBits>(codes);
     Bytes u[8];
     unpack<kBits>(codes, u);
     for (int g = 0; g < kPer; g++) {
@@ -258,18 +273,7 @@ void multiply_many(const uint8_t* matrix, const Activations& x, int64_t tile, fl
       add_tiles<kTiles>(x.halves + (g * blocks + block) * kHalves, wide, kBlocks * kHalves, count,
                         sums + g * kTileRows * kColumns);
   }
-  __mmask16 kept[kTiles];
-  Floats added[kTiles];
-  const int64_t row0 = tile * kTile;
-  for (int t = 0; t < kTiles; t++) {
-    const int64_t left = h.rows - row0 - t * kTile;
-    kept[t] = __mmask16(left < kTile ? (1u << left) - 1 : 0xffff);
-    added[t] = bias ? _mm512_maskz_loadu_ps(kept[t], bias + row0 + t * kTile) : splat(0.0f);
-  }
-  for (int r = 0; r < x.n; r++)  // all tiles of a row together: rows are pages apart
-    for (int t = 0; t < kTiles; t++)
-      _mm512_mask_storeu_ps(out + r * stride + row0 + t * kTile, kept[t],
-                            load_floats(sums + r * kColumns + t * kTile) + added[t]);
+  write_rows<kTiles>(h, tile, x.n, sums, out, stride, bias);
 }
 
 template <int kBits, int kGroup>

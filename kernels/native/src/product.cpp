@@ -122,8 +122,7 @@ using namespace minimemo;
 EXPORT int minimemo_linear(int variant, const uint8_t* const* matrices, int count, const float* x, int64_t n,
                            const float* bias, float* out, int fine, int threads) {
   if (count == 0 || n == 0) return 0;
-  const Numbers numbers = fine ? Numbers::kFine : n > kFewRows ? Numbers::kMany : Numbers::kCoarse;
-  Product product(*runnable(variant), matrices, count, numbers, threads);
+  Product product(*runnable(variant), matrices, count, numbers_of(fine != 0, n), threads);
   const Memory memory = allocate(product.bytes(n));
   if (!memory) return 1;
   product.run(memory.get(), work_of(n), x, n, bias, out);

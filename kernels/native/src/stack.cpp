@@ -62,8 +62,7 @@ struct Step {
   static int64_t packed_tokens(const StackCache& cache) { return cache.packed ? cache.packed->tokens : 0; }
 
   Product product(const StackMatrix& matrix) const {
-    const Numbers numbers = c.fine ? Numbers::kFine : c.tokens > kFewRows ? Numbers::kMany : Numbers::kCoarse;
-    return Product(kernels, matrix.parts, int(matrix.count), numbers, c.threads);
+    return Product(kernels, matrix.parts, int(matrix.count), numbers_of(c.fine != 0, c.tokens), c.threads);
   }
 
   // body(first, last) over all tokens, some at a time where there are many.
