@@ -288,15 +288,15 @@ class Runtime:
                 same = located.fingerprint == self.located().fingerprint
                 beside = self.model if isinstance(self.model, LanguageModel) else None
                 self.generator = self.decoder() if same else self._load(located, beside)
+            elif self.generator is None and self.located().source == defaults()[0] and (name := writer()):
+                self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
             return self.generator if isinstance(self.generator, LanguageModel) else None
 
     def _generator_located(self) -> LocatedModel | None:
         """Where the generator lies, if it is a model that is not loaded."""
         if self.generator is None and self.located().source == defaults()[0]:
-            here = {model.name for model in pulled()}
-            if (name := writer()) and name not in here:
-                self.on_event(note(f"{name} would answer better: `minimemo pull` fetches it"))
-            self.generator = name if name in here else None
+            name = writer()
+            self.generator = name if name in {model.name for model in pulled()} else None
         if isinstance(self.generator, (str, Path)):
             self.generator = locate_model(self.generator, self.on_event)
         return self.generator if isinstance(self.generator, LocatedModel) else None

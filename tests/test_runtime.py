@@ -118,3 +118,15 @@ def test_threads_load_a_generator_once(
         decoders = list(pool.map(lambda _: shared.second_decoder(), range(4)))
     assert len({id(decoder) for decoder in decoders}) == 1
     assert len(loads) == 1
+
+
+def test_a_writer_that_is_missing_is_told_once(tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where models are read ahead and again where they are loaded."""
+    located = runtime.locate_model(tiny_models.decoder)
+    monkeypatch.setattr(runtime, "defaults", lambda: (located.source, None))
+    monkeypatch.setattr(runtime, "pulled", lambda: [])
+    told: list[str] = []
+    models = runtime.Runtime(located, on_event=lambda event: told.append(event.stage))
+    models.read_ahead()
+    assert models.second_decoder() is None
+    assert sum("would answer better" in text for text in told) == 1
