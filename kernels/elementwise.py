@@ -61,6 +61,9 @@ def rope_store(
 
         rope.store_launch(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start).run()
         return
+    if keys.is_cpu and cache_keys.dtype in (torch.float32, torch.bfloat16) and native.unavailable() is None:
+        _store_natively(keys, values, cos, sin, cache_keys[:, start:end], cache_values[:, start:end])
+        return
     cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
     cache_values[:, start:end] = values
 
@@ -111,6 +114,18 @@ def rope_rows(
 
     rows = (positions, slots, spacing)
     rope.qkv_launch(qkv, norms, eps, *tables, out, cache_keys, cache_values, 0, None, rows=rows).run()
+
+
+def _store_natively(keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
+    """As `rope_store`, into these places."""
+    opened, (heads, tokens, dim) = library(), keys.shape
+    keys, values = (x.float() if x[0].is_contiguous() else x.float().contiguous() for x in (keys, values))
+    cos, sin = cos.contiguous(), sin.contiguous()
+    opened.minimemo_store_turned(
+        opened.variant, keys.data_ptr(), keys.stride(0), values.data_ptr(), values.stride(0), cos.data_ptr(),
+        sin.data_ptr(), heads, tokens, dim, to_keys.data_ptr(), to_values.data_ptr(), to_keys.stride(0),
+        to_keys.dtype == torch.bfloat16, torch.get_num_threads(),
+    )  # fmt: skip
 
 
 def _native_serves(x: Tensor, weight: Tensor) -> bool:

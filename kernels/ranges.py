@@ -1,34 +1,56 @@
 """These kernels code symbols by tables of their frequencies, in fractions of a bit (native/src/ranges.cpp, or numpy).
 
-Symbol j belongs to state j mod LANES. A stream is the states, u32 each, then what decoding takes in, u16 each, all
-little-endian; every state ends as it began. Source: range asymmetric numeral systems (Duda, arXiv 1311.2540),
-interleaved (Giesen, arXiv 1402.3392).
+Of a symbol all but its lowest bits, as its run says, is looked up; these are as they are, in a stream of bits. What is
+looked up, 0, 1, -1, 2, -2 ..., has the codes 0, 1, 2, 3, 4 ...; where the table lacks it, it stands in a third stream,
+i16 each, and its code is the last. Code j belongs to state j mod LANES. The stream of codes is the states, u32 each,
+then what decoding takes in, u16 each; every state ends as it began. All is little-endian. Source: range asymmetric
+numeral systems (Duda, arXiv 1311.2540), interleaved (Giesen, arXiv 1402.3392).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_int64, c_void_p
+from ctypes import Structure
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from . import native
-from .native.library import library
+from .native.library import fields, library
 
 LANES, BITS, CODES = 16, 12, 128  # kLanes, kBits, kCodes of native/src/ranges.cpp
+LARGEST = 32767  # of a symbol
+Streams = tuple[bytes, bytes, bytes]
 _LEAST = 1 << 16
+_BESIDE = CODES - 1  # the code of what a table lacks
+_SYMBOLS = np.array([code // 2 + 1 if code % 2 else -(code // 2) for code in range(CODES)], np.int16)
 _DAMAGED = "a block's stream of ranges is damaged"
+_COUNT = "a block's symbols beside its ranges are of another count than their marks"
+_OUT_OF_RANGE = "a block holds a symbol out of range"
+_FAULTS = "", _DAMAGED, _COUNT, _OUT_OF_RANGE  # by the library's return value
+
+
+class Run(NamedTuple):
+    """Symbols, one after the other, that share a table. shift: how many low bits of each are not looked up."""
+
+    table: int
+    shift: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
     """frequency (tables, CODES) uint16, each row adding up to 2^BITS; below: the sums of those before; code_of (tables,
-    2^BITS) uint8: the code of each of these slots."""
+    2^BITS) uint8: the code of each of these slots. shares, slots: of each code and slot what native/src/ranges.h says,
+    uint32."""
 
     frequency: np.ndarray
     below: np.ndarray
     code_of: np.ndarray
+    shares: np.ndarray
+    slots: np.ndarray
 
     @classmethod
     def of(cls, frequency: np.ndarray) -> Tables:
@@ -38,60 +60,152 @@ class Tables:
         below = np.cumsum(frequency, axis=1) - frequency
         codes = np.arange(CODES, dtype=np.uint8)
         code_of = np.stack([np.repeat(codes, row) for row in frequency])
-        return cls(frequency.astype(np.uint16), below.astype(np.uint16), code_of)
+        each = np.arange(len(frequency))[:, None]
+        within = np.arange(1 << BITS) - below[each, code_of]
+        slots = within | frequency[each, code_of] << BITS | code_of.astype(np.int64) << (2 * BITS + 1)
+        shares = (frequency | below << 16).astype(np.uint32)
+        return cls(frequency.astype(np.uint16), below.astype(np.uint16), code_of, shares, slots.astype(np.uint32))
 
 
-def encode_ranges(codes: np.ndarray, tables: Tables, runs: Sequence[tuple[int, int]]) -> bytes:
-    """Codes (n,) uint8 -> a stream. runs: table and count of each run of them. Raises ValueError for a code whose table
-    does not have it."""
-    if len(codes) != sum(count for _, count in runs):
-        raise ValueError(f"{len(codes)} codes in runs of {sum(count for _, count in runs)}")
-    if not len(codes):
-        return b""
+def pack_ranges(parts: Sequence[tuple[np.ndarray, Sequence[Run]]], tables: Tables, threads: int = 1) -> list[Streams]:
+    """Packs arrays of symbols (n,) int16, at most LARGEST, side by side -> of each codes, low bits, what stands beside.
+    Raises ValueError for a symbol that its table lacks, with no place beside."""
+    for symbols, runs in parts:
+        if symbols.shape != (_count(runs),) or symbols.dtype != np.int16:
+            raise ValueError(f"{symbols.dtype} symbols {symbols.shape} in runs of {_count(runs)}")
     if native.unavailable() is not None:
-        return _encode(codes, tables, runs)
-    codes, out = np.ascontiguousarray(codes), np.empty(2 * len(codes) + 4 * LANES, np.uint8)
-    written = library().minimemo_encode_ranges(
-        codes.ctypes.data_as(c_void_p), *_runs(runs), tables.frequency.ctypes.data_as(c_void_p),
-        tables.below.ctypes.data_as(c_void_p), out.ctypes.data_as(c_void_p), len(out),
-    )  # fmt: skip
-    if written < 0:
+        return [_pack(symbols, tables, runs) for symbols, runs in parts]
+    held, jobs = [], (_Packing * len(parts))()
+    for job, (symbols, runs) in zip(jobs, parts, strict=True):
+        count = len(symbols)
+        symbols, out = np.ascontiguousarray(symbols), np.empty(2 * count + 4 * LANES, np.uint8)
+        low, beside, table = np.zeros(_low_bytes(runs), np.uint8), np.empty(count, "<i2"), np.array(runs, np.int64)
+        job.symbols, job.runs, job.count, job.shares = _at(symbols), _at(table), len(runs), _at(tables.shares)
+        job.out, job.room, job.low, job.beside = _at(out), len(out), _at(low), _at(beside)
+        held.append((symbols, table, out, low, beside))
+    opened = library()
+    opened.minimemo_pack_ranges(opened.variant, jobs, len(parts), threads)
+    if any(job.written < 0 for job in jobs):
         raise ValueError("a code has no frequency")
-    return out[len(out) - written :].tobytes()
+    return [
+        (out[len(out) - job.written :].tobytes(), low.tobytes(), beside[len(beside) - job.besides :].tobytes())
+        if len(beside) else (b"", b"", b"")
+        for job, (_, _, out, low, beside) in zip(jobs, held, strict=True)
+    ]  # fmt: skip
 
 
-def decode_ranges(stream: bytes, tables: Tables, runs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Undoes `encode_ranges`: (n,) uint8. Raises ValueError when the stream is not one of so many codes."""
-    count = sum(count for _, count in runs)
-    if not count:
-        if stream:
-            raise ValueError(_DAMAGED)
-        return np.empty(0, np.uint8)
-    if native.unavailable() is not None:
-        return _decode(stream, tables, runs)
-    codes = np.empty(count, np.uint8)
-    if library().minimemo_decode_ranges(
-        stream, len(stream), *_runs(runs), tables.frequency.ctypes.data_as(c_void_p),
-        tables.below.ctypes.data_as(c_void_p), tables.code_of.ctypes.data_as(c_void_p), codes.ctypes.data_as(c_void_p),
-    ):  # fmt: skip
-        raise ValueError(_DAMAGED)
-    return codes
+class Packed(NamedTuple):
+    """Streams of `pack_ranges`, and where their symbols go: symbol i to out[places[i]]; int16, int32."""
+
+    streams: Streams
+    runs: Sequence[Run]
+    out: np.ndarray
+    places: np.ndarray
 
 
-def _runs(runs: Sequence[tuple[int, int]]) -> tuple[object, object, int]:
-    numbers = c_int64 * len(runs)
-    return numbers(*(table for table, _ in runs)), numbers(*(count for _, count in runs)), len(runs)
+def unpack_ranges(parts: Sequence[Packed], tables: Tables, threads: int = 1) -> None:
+    """Undoes `pack_ranges`. Raises ValueError when streams are not those of so many symbols."""
+    held, jobs, asked = [], (_Unpacking * len(parts))(), 0
+    for (stream, low, beside), runs, out, places in parts:
+        if len(low) != _low_bytes(runs):
+            raise ValueError(f"a block's low bits have {len(low)} bytes where {_low_bytes(runs)} belong")
+        if not _count(runs):
+            if stream or beside:
+                raise ValueError(_DAMAGED)
+        elif native.unavailable() is not None:
+            out[places] = _unpack((stream, low, beside), tables, runs)
+        else:
+            job, table = jobs[asked], np.array(runs, np.int64)
+            job.bytes, job.length, job.low, job.beside, job.besides = stream, len(stream), low, beside, len(beside)
+            job.runs, job.count, job.slots = _at(table), len(runs), _at(tables.slots)
+            job.places, job.out = _at(places), _at(out)
+            held.append(table)
+            asked += 1
+    if asked:
+        opened = library()
+        opened.minimemo_unpack_ranges(opened.variant, jobs, asked, threads)
+        if fault := max(job.fault for job in jobs):
+            raise ValueError(_FAULTS[fault])
 
 
-def table_of_each(runs: Sequence[tuple[int, int]]) -> np.ndarray:
+class _Packing(Structure):
+    """Packing of native/src/ranges.cpp."""
+
+    _fields_ = fields(
+        "pointer symbols runs; int64 count; pointer shares out; int64 room; pointer low beside; int64 besides written"
+    )
+
+
+class _Unpacking(Structure):
+    """Unpacking of native/src/ranges.cpp."""
+
+    _fields_ = fields(
+        "bytes bytes; int64 length; bytes low beside; int64 besides; pointer runs; int64 count; "
+        "pointer slots places out; int64 fault"
+    )
+
+
+def _count(runs: Sequence[Run]) -> int:
+    return sum(run.length for run in runs)
+
+
+def _low_bytes(runs: Sequence[Run]) -> int:
+    return -(-sum(run.shift * run.length for run in runs) // 8)
+
+
+def _at(x: np.ndarray) -> int:
+    return x.ctypes.data
+
+
+def _table_of_each(runs: Sequence[Run]) -> np.ndarray:
     """(n,) the table of each symbol."""
-    tables, counts = np.array([*runs, (0, 0)]).T
-    return np.repeat(tables, counts)
+    return np.repeat([run.table for run in runs], [run.length for run in runs])
 
 
-def _encode(codes: np.ndarray, tables: Tables, runs: Sequence[tuple[int, int]]) -> bytes:
+def _shifted(symbols: np.ndarray, runs: Sequence[Run]) -> list[tuple[np.ndarray, int]]:
+    """Views of the runs whose low bits are not looked up, each with its shift."""
+    ends = accumulate(run.length for run in runs)
+    return [(symbols[end - run.length : end], run.shift) for run, end in zip(runs, ends, strict=True) if run.shift]
+
+
+def _pack(symbols: np.ndarray, tables: Tables, runs: Sequence[Run]) -> Streams:
+    """In numpy."""
+    upper, low = symbols.astype(np.int32), [np.empty(0, np.uint8)]
+    for part, shift in _shifted(upper, runs):
+        part += 1 << (shift - 1)
+        low.append(((part[:, None] >> np.arange(shift)) & 1).astype(np.uint8).ravel())
+        part >>= shift
+    sizes = np.abs(upper)
+    codes = np.where(sizes < CODES // 2, 2 * sizes - (upper > 0), _BESIDE).astype(np.uint8)
+    codes[tables.frequency[_table_of_each(runs), codes] == 0] = _BESIDE
+    beside = upper[codes == _BESIDE].astype("<i2").tobytes()
+    return _encode(codes, tables, runs), np.packbits(np.concatenate(low)).tobytes(), beside
+
+
+def _unpack(streams: Streams, tables: Tables, runs: Sequence[Run]) -> np.ndarray:
+    """In numpy: (n,) int16."""
+    stream, low, beside = streams
+    codes = _decode(stream, tables, runs)
+    symbols, missing = _SYMBOLS[codes], codes == _BESIDE
+    if len(beside) != 2 * int(missing.sum()):
+        raise ValueError(_COUNT)
+    symbols[missing] = np.frombuffer(beside, "<i2")
+    bits, at = np.unpackbits(np.frombuffer(low, np.uint8)), 0
+    for part, shift in _shifted(symbols, runs):
+        taken = bits[at : at + shift * len(part)].reshape(-1, shift)
+        at += taken.size
+        whole = (part.astype(np.int32) << shift) + (taken @ (1 << np.arange(shift)) - (1 << (shift - 1)))
+        if (np.abs(whole) > LARGEST).any():
+            raise ValueError(_OUT_OF_RANGE)
+        part[:] = whole
+    if (symbols < -LARGEST).any():
+        raise ValueError(_OUT_OF_RANGE)
+    return symbols
+
+
+def _encode(codes: np.ndarray, tables: Tables, runs: Sequence[Run]) -> bytes:
     """In numpy, LANES symbols at a time."""
-    of = table_of_each(runs)
+    of = _table_of_each(runs)
     sizes, firsts = tables.frequency[of, codes].astype(np.int64), tables.below[of, codes].astype(np.int64)
     if not sizes.all():
         raise ValueError("a code has no frequency")
@@ -106,9 +220,9 @@ def _encode(codes: np.ndarray, tables: Tables, runs: Sequence[tuple[int, int]]) 
     return states.astype("<u4").tobytes() + np.concatenate(taken[::-1]).astype("<u2").tobytes()
 
 
-def _decode(stream: bytes, tables: Tables, runs: Sequence[tuple[int, int]]) -> np.ndarray:
+def _decode(stream: bytes, tables: Tables, runs: Sequence[Run]) -> np.ndarray:
     """In numpy, LANES symbols at a time."""
-    of = table_of_each(runs)
+    of = _table_of_each(runs)
     if len(stream) < 4 * LANES or len(stream) % 2:
         raise ValueError(_DAMAGED)
     states = np.frombuffer(stream, "<u4", LANES).astype(np.int64)

@@ -9,9 +9,10 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-_ABI = 14
+_ABI = 15
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512", "amx")  # by number, best last
+TILES = _VARIANTS.index("amx")
 _FUNCTIONS = {
     "abi": (c_int, []),
     "start": (None, [c_void_p]),
@@ -27,17 +28,22 @@ _FUNCTIONS = {
     "stack": (c_int, [c_int, c_int, c_void_p, c_void_p]),
     "inverts": (c_int, [c_int]),
     "unpack_symbols": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
-    "encode_ranges": (c_int64, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64]),
-    "decode_ranges": (c_int, [c_char_p, c_int64, *[c_void_p] * 2, c_int64, *[c_void_p] * 4]),
+    "pack_ranges": (None, [c_int, c_void_p, c_int64, c_int]),
+    "unpack_ranges": (None, [c_int, c_void_p, c_int64, c_int]),
+    "round_symbols": (None, [c_int, c_void_p, c_void_p, c_int64, c_float, c_float, c_void_p, c_int]),
     "inverse_transform": (c_int, [c_int, c_void_p, c_int64, c_int]),
     "frequencies": (c_int, [c_int, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]),
+    "store_turned": (
+        None, [c_int, c_void_p, c_int64, c_void_p, c_int64, *[c_void_p] * 2, *[c_int64] * 3, *[c_void_p] * 2, c_int64,
+               *[c_int] * 2],
+    ),
     "coarsen": (c_double, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_int]),
     "shortlist": (c_int, [c_int, c_void_p, c_void_p, c_float, c_void_p, c_int64, c_void_p, c_int]),
     "expand": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int, c_int64, c_int]),
-}  # results and arguments of minimemo_*, as src/ has them
+}  # fmt: skip  # results and arguments of minimemo_*, as src/ has them
 
 
-_KINDS = {"pointer": c_void_p, "int32": c_int32, "int64": c_int64, "float": c_float}
+_KINDS = {"pointer": c_void_p, "bytes": c_char_p, "int32": c_int32, "int64": c_int64, "float": c_float}
 
 
 def fields(declared: str) -> tuple[tuple[str, type], ...]:

@@ -144,10 +144,10 @@ class Engine:
 
     def append(self, cache: KVCache, keys: Tensor, values: Tensor) -> None:
         """Adds finished tokens, keys before RoPE and values (L, G, n, D), which are turned to the positions after the
-        cache's end: on a GPU all layers in one launch, where they turn alike and nothing is packed. Raises ValueError
-        as the cache does."""
+        cache's end: all layers in one go, where they turn alike and nothing is packed. Raises ValueError as the cache
+        does."""
         rope = self.decoder.rope
-        if keys.is_cpu or cache.bits or any(rope.kind):
+        if cache.bits or any(rope.kind):
             cache.append(rope.rotate(keys, cache.length), values)
         else:
             cache.append_raw(keys, values, *rope.of_spans([(cache.length, keys.shape[2])], keys.device)[0])

@@ -113,7 +113,7 @@ class QualityCard:
             last = (end if block.start >= start else self._opening) - block.start
             for cache, kv in ((exact, (block.keys, block.values)), (stored, back)):
                 keys, values = (x[:, :, : max(0, last)].to(cache.keys.device) for x in kv)
-                cache.append(engine.decoder.rope.rotate(keys, cache.length), values)
+                engine.append(cache, keys, values)
         ids = self._sequence[end : end + JUDGED].tolist()
         divergence, same = _compared(*(engine.logits(cache, ids) for cache in (exact, stored)))
         self._judged[end] = Judged(end, len(ids), float(f"{divergence:.3g}"), round(same, 4))

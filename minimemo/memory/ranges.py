@@ -11,22 +11,17 @@ reader that had others by one would read nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from itertools import accumulate
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
 
 from minimemo.errors import MemoError
-from minimemo.kernels.ranges import BITS, CODES, Tables, decode_ranges, encode_ranges, table_of_each
-from minimemo.memory.symbols import LARGEST
+from minimemo.kernels.ranges import BITS, CODES, Packed, Run, Streams, Tables, pack_ranges, unpack_ranges
 
 STREAMS = 3  # of one kind: ranges, low bits, symbols that stand beside
 _QUARTERS = 1.189207115002721, 1.4142135623730951, 1.681792830507429  # of an octave
 _LOWEST, _TABLED = -4, 7  # octaves of spread with tables: from a 16th of a step to 8 steps
 _BESIDE = CODES - 1  # the code of a symbol that its table does not have
-_SYMBOLS = np.array([code // 2 + 1 if code % 2 else -(code // 2) for code in range(CODES)], np.int16)
-_OUT_OF_RANGE = "a block holds a symbol out of range"
 # For each table, in 4096ths: how many symbols are not 0, of those how many not 1 or -1, of those how many not 2 or -2,
 # and from there on, each time. Counted on ten documents of 4,096 tokens at four tiers, 0.5B, keys and then values.
 _RATIOS = (
@@ -47,14 +42,6 @@ _RATIOS = (
 )  # fmt: skip
 
 
-class Run(NamedTuple):
-    """Symbols, one after the other, that share a table. shift: how many low bits of each are not looked up."""
-
-    table: int
-    shift: int
-    length: int
-
-
 def runs_of(spread: np.ndarray, values: bool) -> tuple[Run, ...]:
     """The runs of symbols whose standard deviations, in steps, are `spread` (n,), falling."""
     mantissa, exponent = np.frexp(np.maximum(spread, 2.0**_LOWEST))
@@ -67,67 +54,22 @@ def runs_of(spread: np.ndarray, values: bool) -> tuple[Run, ...]:
     return tuple(Run(int(table[at]), int(shift[at]), int(count)) for at, count in zip(starts, counts, strict=True))
 
 
-def pack(symbols: np.ndarray, runs: Sequence[Run]) -> tuple[bytes, bytes, bytes]:
-    """Symbols (n,), at most LARGEST, -> STREAMS streams."""
-    upper, low = symbols.astype(np.int32), []
-    for part, shift in _shifted(upper, runs):
-        part += 1 << (shift - 1)
-        low.append(((part[:, None] >> np.arange(shift)) & 1).astype(np.uint8).ravel())
-        part >>= shift
-    codes = 2 * np.minimum(np.abs(upper), CODES // 2).astype(np.uint8) - (upper > 0)
-    codes[codes >= _tabled(tuple(runs))] = _BESIDE
-    stream = encode_ranges(codes, _tables(), _looked_up(runs))
-    bits = np.concatenate([*low, np.empty(0, np.uint8)])
-    return stream, np.packbits(bits).tobytes(), upper[codes == _BESIDE].astype("<i2").tobytes()
+def pack(parts: Sequence[tuple[np.ndarray, Sequence[Run]]], threads: int = 1) -> list[Streams]:
+    """Arrays of symbols (n,) int16, at most kernels.ranges.LARGEST -> of each STREAMS streams."""
+    return pack_ranges(parts, _tables(), threads)
 
 
-def unpack(streams: Sequence[bytes], runs: Sequence[Run]) -> np.ndarray:
-    """Undoes `pack`: (n,) int16. Raises MemoError when the streams do not hold that many symbols."""
-    stream, low, beside = streams
+def unpack(parts: Sequence[Packed], threads: int = 1) -> None:
+    """Undoes `pack`. Raises MemoError when streams do not hold that many symbols."""
     try:
-        codes = decode_ranges(stream, _tables(), _looked_up(runs))
+        unpack_ranges(parts, _tables(), threads)
     except ValueError as error:
         raise MemoError(str(error)) from None
-    symbols, missing = _SYMBOLS[codes], codes == _BESIDE
-    if len(beside) != 2 * int(missing.sum()):
-        raise MemoError("a block's symbols beside its ranges are of another count than their marks")
-    symbols[missing] = np.frombuffer(beside, "<i2")
-    wanted = sum(run.shift * run.length for run in runs)
-    if len(low) != -(-wanted // 8):
-        raise MemoError(f"a block's low bits have {len(low)} bytes where {-(-wanted // 8)} belong")
-    bits, at = np.unpackbits(np.frombuffer(low, np.uint8)), 0
-    for part, shift in _shifted(symbols, runs):
-        taken = bits[at : at + shift * len(part)].reshape(-1, shift)
-        at += taken.size
-        whole = (part.astype(np.int32) << shift) + (taken @ (1 << np.arange(shift)) - (1 << (shift - 1)))
-        if (np.abs(whole) > LARGEST).any():
-            raise MemoError(_OUT_OF_RANGE)
-        part[:] = whole
-    if (symbols[missing] < -LARGEST).any():
-        raise MemoError(_OUT_OF_RANGE)
-    return symbols
-
-
-def _shifted(symbols: np.ndarray, runs: Sequence[Run]) -> list[tuple[np.ndarray, int]]:
-    """Views of the runs whose low bits are not looked up, each with its shift."""
-    ends = accumulate(run.length for run in runs)
-    return [(symbols[end - run.length : end], run.shift) for run, end in zip(runs, ends, strict=True) if run.shift]
-
-
-def _looked_up(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    return [(run.table, run.length) for run in runs]
 
 
 @cache
 def _tables() -> Tables:
     return Tables.of(np.array([_frequencies(ratios) for ratios in _RATIOS]))
-
-
-@lru_cache(maxsize=64)
-def _tabled(runs: Sequence[Run]) -> np.ndarray:
-    """(n,) for each symbol how many codes its table has from 0 on, besides _BESIDE."""
-    counts = (_tables().frequency[:, :_BESIDE] > 0).sum(1).astype(np.uint8)
-    return counts[table_of_each(_looked_up(runs))]
 
 
 def _frequencies(ratios: Sequence[int]) -> list[int]:

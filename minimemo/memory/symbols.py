@@ -16,6 +16,7 @@ import numpy as np
 
 from minimemo.errors import MemoError
 from minimemo.kernels import native
+from minimemo.kernels.ranges import LARGEST
 from minimemo.kernels.transform import unpack_symbols
 
 # (spread in steps from which it applies, symbols a byte); within a kind, finer edges only part the statistics.
@@ -26,7 +27,6 @@ _EDGES = (
 )  # fmt: skip
 _REACH = {1: 127, 2: 7, 3: 2, 5: 1}  # largest symbol held directly; larger ones leave a remainder
 _SPARSE = 0  # "symbols a byte" of a band of gaps
-LARGEST = 2**15 - 1  # a symbol
 _LARGE = 255  # in a byte stream: the number stands among the large ones
 
 

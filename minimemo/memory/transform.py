@@ -19,6 +19,8 @@ from torch import Tensor
 
 from minimemo.errors import MemoError
 from minimemo.kernels import Basis
+from minimemo.kernels.ranges import Packed, Run
+from minimemo.kernels.transform import loud_from, round_symbols
 from minimemo.memory import ranges, symbols
 from minimemo.memory.blocks import BLOCK_TOKENS, KVBlock
 from minimemo.memory.codec import (
@@ -34,7 +36,6 @@ from minimemo.memory.codec import (
 )
 from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
 from minimemo.memory.profile import Profile, Transform, joint
-from minimemo.memory.symbols import LARGEST
 
 SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
 TAIL, FINER = 64, 4.0  # tokens, and by how much their step is finer
@@ -43,17 +44,17 @@ FINE = 8  # steps: the root mean square of numbers from which on products of 8 b
 # From which fraction of a step on a value is rounded up. Attention averages values over many tokens: independent errors
 # average out, the bias of so many small numbers toward zero does not. Keys are the reverse.
 KEYS_UP, VALUES_UP = 0.5, 0.45
-LOUD = 0.3  # steps: 1 symbol in 11 is not zero; whole vectors are quicker from here on (1,000 rows: 4.2 ms either way)
 _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order, on the CPU and wherever blocks came
-    from; None: all as they are. One of bands and runs: what codes them."""
+    """How the symbols of a block of some tokens are laid out. places: of Order, int32; across: where these lie in (n,
+    r), on the CPU and wherever blocks came from; None: all as they are. One of bands and runs: what codes them."""
 
     bands: tuple[symbols.Band, ...]
-    runs: tuple[ranges.Run, ...]
-    places: dict[torch.device, Tensor] | None
+    runs: tuple[Run, ...]
+    places: np.ndarray | None = None
+    across: dict[torch.device, Tensor] | None = None
 
 
 class _Part:
@@ -61,13 +62,12 @@ class _Part:
     frequencies, 1 for none; ranged: whether symbols are coded by ranges."""
 
     def __init__(self, half: Transform, step: float, values: bool, time: int, ranged: bool) -> None:
-        self.half, self.step, self.time = half, step, time
-        self._values, self._ranged = values, ranged
-        self._rounding = 1 - (VALUES_UP if values else KEYS_UP)
+        self.half, self.step, self.time, self.ranged = half, step, time, ranged
+        self._values = values
         self._spread = half.deviation.numpy() / step
         loudest = float(loudness(time)[0]) if time > 1 else 1.0
         kept = int((self._spread >= QUIET / loudest).sum())
-        loud = min(kept, int((self._spread >= LOUD).sum()))
+        loud = min(kept, int((self._spread >= loud_from()).sum()))
         fine = bool((self._spread**2).sum() > FINE**2 * half.mean.numel())
         self.basis = Basis(half.basis[:kept], loud, exact=fine)  # (r, C), only components that are coded
         self._spread = self._spread[:kept]
@@ -75,18 +75,17 @@ class _Part:
         self._plans: dict[int, _Plan] = {}  # by the tokens of a block
         self._there: tuple[Tensor, Tensor, Tensor] | None = None  # of `_on`
 
-    def _plan(self, tokens: int) -> _Plan:
+    def plan(self, tokens: int) -> _Plan:
         """The plan of n tokens, made once."""
         if tokens not in self._plans:
             if self.time == 1:
-                plan = _Plan(symbols.bands(self._spread), (), None)
+                plan = _Plan(symbols.bands(self._spread), ())
             else:
-                found, spread = order(self._spread, tokens, self.time, QUIET)
-                places = {CPU: torch.from_numpy(found)}
-                if self._ranged:
-                    plan = _Plan((), ranges.runs_of(spread, self._values), places)
-                else:
-                    plan = _Plan(symbols.bands(spread, self._loudest), (), places)
+                places, spread = order(self._spread, tokens, self.time, QUIET)
+                across = {CPU: torch.from_numpy((places % tokens * len(self._spread) + places // tokens).astype("i4"))}
+                bands = () if self.ranged else symbols.bands(spread, self._loudest)
+                runs = ranges.runs_of(spread, self._values) if self.ranged else ()
+                plan = _Plan(bands, runs, places.astype(np.int32), across)
             self._plans[tokens] = plan
         return self._plans[tokens]
 
@@ -97,34 +96,22 @@ class _Part:
     def rounded(self, x: Tensor) -> Tensor:
         """x (n, C) float32 -> symbols, where x is, (r, n) int16 or, where some have no place, (N,): on a GPU in float32
         whatever the numbers are."""
-        components = self.basis.components((x - self.half.mean) * self.scale()) if x.is_cpu else self.components_on(x)
+        components = self.components_on(x)
         if self.time > 1:
             to_frequencies(components[None], self.time)
-        sizes = (components.abs() / self.step).add_(self._rounding).floor_().clamp_max_(LARGEST)
-        coded, places = sizes.copysign_(components).to(torch.int16).T, self._places(len(x), x.device)
-        return coded.contiguous() if places is None else coded.reshape(-1)[places]
-
-    def _places(self, tokens: int, device: torch.device) -> Tensor | None:
-        """The plan's, on a device, brought there once."""
-        places = self._plan(tokens).places
-        if places is None:
-            return None
-        if device not in places:
-            places[device] = places[CPU].to(device)
-        return places[device]
+        across = self.plan(len(x)).across
+        if across is not None and x.device not in across:
+            across[x.device] = across[CPU].to(x.device)
+        up = VALUES_UP if self._values else KEYS_UP
+        return round_symbols(components, self.step, up, across and across[x.device])
 
     def components_on(self, x: Tensor) -> Tensor:
-        """(n, r) float32, of x on a GPU."""
+        """(n, r) float32, of x (n, C)."""
+        if x.is_cpu:
+            return self.basis.components(torch.sub(x, self.half.mean).mul_(self.scale()))
         rows, inverse, mean = self._on(x.device)
         scale = (1 / inverse).repeat_interleave(len(mean) // len(inverse))
         return ((x - mean) * scale) @ rows.float().T
-
-    def packed(self, coded: np.ndarray, tokens: int) -> Streams:
-        """The streams of what `rounded` gave of n tokens."""
-        plan = self._plan(tokens)
-        if plan.places is None:
-            return symbols.pack(coded, plan.bands)
-        return ranges.pack(coded, plan.runs) if self._ranged else symbols.pack(coded[:, None], plan.bands, rows=False)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the basis (r, C), 1 / weight (layers,) and mean (C,) on a GPU, brought there once."""
@@ -136,31 +123,13 @@ class _Part:
     @property
     def streams(self) -> int:
         """How many streams every block has."""
-        return ranges.STREAMS if self._ranged else len(self._plan(BLOCK_TOKENS).bands) + 2
+        return ranges.STREAMS if self.ranged else len(self.plan(BLOCK_TOKENS).bands) + 2
 
-    def symbols(self, streams: Sequence[bytes], tokens: int) -> np.ndarray:
-        """What `rounded` gave."""
-        plan = self._plan(tokens)
-        if plan.places is None:
-            return symbols.unpack(streams, plan.bands, tokens)
-        if self._ranged:
-            return ranges.unpack(streams, plan.runs)
-        return symbols.unpack(streams, plan.bands, 1, rows=False)[:, 0]
-
-    def _laid_out(self, coded: Tensor, tokens: int) -> Tensor:
-        """Symbols (r, n) int16, of each component token after token, or frequency after frequency, of `symbols`."""
-        places = self._places(tokens, coded.device)
-        if places is None:
-            return coded
-        out = torch.zeros(len(self.basis.rows) * tokens, dtype=torch.int16, device=coded.device)
-        out[places] = coded
-        return out.view(len(self.basis.rows), tokens)
-
-    def decode(self, streams: Sequence[bytes], out: Tensor) -> None:
-        """Into out (layers, G, n, D) float32, a part of a larger one."""
+    def decode(self, coded: Tensor, out: Tensor) -> None:
+        """Symbols (r, n) int16, of each component token after token, or frequency after frequency, into out (layers, G,
+        n, D) float32, a part of a larger one."""
         mean, heads = self.half.mean, out.flatten(0, 1)
         inverse = (1 / self.half.weight).repeat_interleave(out.shape[1])
-        coded = self._laid_out(torch.from_numpy(self.symbols(streams, out.shape[2])), out.shape[2])
         if self.time == 1:
             self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
             return
@@ -168,12 +137,12 @@ class _Part:
         to_tokens(heads, self.time)
         heads += mean.view(len(heads), 1, -1)
 
-    def restore(self, symbols: Tensor, out: Tensor) -> None:
-        """As `decode`, from what `symbols` gives on a GPU, in float32 whatever the numbers are."""
+    def restore(self, coded: Tensor, out: Tensor) -> None:
+        """As `decode`, on a GPU, in float32 whatever the numbers are."""
         heads = out.flatten(0, 1)
         rows, inverse, mean = self._on(out.device)
         inverse = inverse.repeat_interleave(out.shape[1])[:, None, None]
-        x = (self._laid_out(symbols, out.shape[2]).T.float() * self.step) @ rows.float()
+        x = (coded.T.float() * self.step) @ rows.float()
         x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
         if self.time > 1:
             x = x.contiguous()
@@ -272,8 +241,7 @@ class TransformCodec:
         if symbols and not symbols[0].is_cpu:
             flat = torch.cat([x.flatten() for x in symbols]).cpu().split([x.numel() for x in symbols])
             symbols = [part.view(x.shape) for part, x in zip(flat, symbols, strict=True)]
-        for part, x in zip(parts, symbols, strict=True):
-            yield from part.packed(x.numpy(), keys.shape[2])
+        yield from _packed([(part, x.numpy()) for part, x in zip(parts, symbols, strict=True)], keys.shape[2])
 
     def _by_layers(self, groups: Sequence[tuple[_Part, _Part]]) -> Iterator[tuple[slice, tuple[_Part, _Part]]]:
         layer = 0
@@ -321,31 +289,47 @@ class TransformCodec:
             self._restore(exact, pieces, found)
             return found[0], found[1]
         found[:, :, :, :kept] = exact
-        for groups, coded, span in pieces:
-            self._decode(groups, coded, found[:, :, :, span])
+        for piece in pieces:
+            for part, coded, x in self._unpacked(piece, found, torch.get_num_threads()):
+                part.decode(coded, x)
         return found[0], found[1]
 
     def _restore(self, exact: Tensor, pieces: Sequence[_Piece], out: Tensor) -> None:
         """Into out (2, L, G, n, D) on a GPU, to which exact tokens and all symbols go in one copy."""
-        places: list[tuple[_Part, Tensor]] = []
-        symbols = []
-        for groups, streams, span in pieces:
-            left, (part_keys, part_values) = iter(streams), out[:, :, :, span]
-            for layers, pair in self._by_layers(groups):
-                for part, x in zip(pair, (part_keys, part_values), strict=True):
-                    symbols.append(part.symbols([next(left) for _ in range(part.streams)], x.shape[2]))
-                    places.append((part, x[layers]))
-        first, *rest = brought([exact.contiguous().numpy(), *symbols], out.device)
+        places = [place for piece in pieces for place in self._unpacked(piece, out, 1)]
+        first, *rest = brought([exact.contiguous().numpy(), *(coded.numpy() for _, coded, _ in places)], out.device)
         out[:, :, :, : exact.shape[3]] = first.view(torch.float32).view(exact.shape)
-        for (part, x), numbers, coded in zip(places, symbols, rest, strict=True):
-            part.restore(coded.view(torch.int16).view(numbers.shape), x)
+        for (part, coded, x), there in zip(places, rest, strict=True):
+            part.restore(there.view(torch.int16).view(coded.shape), x)
 
-    def _decode(self, groups: Sequence[tuple[_Part, _Part]], streams: Streams, out: Tensor) -> None:
-        """Into out (2, L, G, n, D)."""
-        left = iter(streams)
-        for layers, parts in self._by_layers(groups):
-            for part, x in zip(parts, out, strict=True):
-                part.decode([next(left) for _ in range(part.streams)], x[layers])
+    def _unpacked(self, piece: _Piece, out: Tensor, threads: int) -> list[tuple[_Part, Tensor, Tensor]]:
+        """Each part of a piece, its symbols (r, n) int16, and where of out (2, L, G, n, D) these are to go."""
+        groups, streams, span = piece
+        left, found, ranged = iter(streams), list[tuple[_Part, Tensor, Tensor]](), list[Packed]()
+        for layers, pair in self._by_layers(groups):
+            for part, x in zip(pair, out[:, :, :, span], strict=True):
+                own, plan = [next(left) for _ in range(part.streams)], part.plan(x.shape[2])
+                coded = torch.zeros(len(part.basis.rows), x.shape[2], dtype=torch.int16)
+                if plan.places is None:
+                    coded = torch.from_numpy(symbols.unpack(own, plan.bands, x.shape[2]))
+                elif part.ranged:
+                    ranged.append(Packed((own[0], own[1], own[2]), plan.runs, coded.view(-1).numpy(), plan.places))
+                else:
+                    coded.view(-1).numpy()[plan.places] = symbols.unpack(own, plan.bands, 1, rows=False)[:, 0]
+                found.append((part, coded, x[layers]))
+        ranges.unpack(ranged, threads)
+        return found
+
+
+def _packed(coded: Sequence[tuple[_Part, np.ndarray]], tokens: int) -> Iterator[bytes]:
+    """The streams of parts, each with what `rounded` gave of n tokens."""
+    if all(part.ranged for part, _ in coded):
+        for streams in ranges.pack([(x, part.plan(tokens).runs) for part, x in coded], torch.get_num_threads()):
+            yield from streams
+        return
+    for part, x in coded:
+        plan = part.plan(tokens)
+        yield from symbols.pack(x if plan.places is None else x[:, None], plan.bands, rows=plan.places is None)
 
 
 def _count(groups: Sequence[tuple[_Part, _Part]]) -> int:

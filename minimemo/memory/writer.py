@@ -22,6 +22,7 @@ from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, tok
 from minimemo.memory.format import CRC, LEVEL, MAX_FRAMES, MAX_RAW_BLOCK, ending, index_entry, prologue, shuffled
 from minimemo.memory.reader import MemoryReader
 
+QUICK, STAYS = 1, 0.98  # a level of zstd, and from which share of a stream on it says that no level makes it smaller
 _FRAMES = struct.Struct("<I")
 
 
@@ -60,7 +61,7 @@ class MemoryWriter:
     def __init__(self, file: BinaryIO, journal: BinaryIO, head: bytes, level: int) -> None:
         """Goes on from the whole blocks of a file that begins with `head`, else begins anew."""
         self._file, self._journal = file, journal
-        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._quick, self._thorough = (zstandard.ZstdCompressor(level=each) for each in (QUICK, level))
         self._entries: list[bytes] = []  # of the index
         self._frames = 1  # of every block
         self._offset = 0
@@ -107,10 +108,15 @@ class MemoryWriter:
         entry["offset"], entry["tokens"] = self._offset, len(tokens)
         entry["hash"] = np.frombuffer(hash_, np.uint8)
         for number, raw in enumerate((shuffled(tokens), *streams)):
-            frame = self._compressor.compress(raw) if raw else b""
+            frame = self._compressed(raw) if raw else b""
             entry["frames"][number] = len(frame), len(raw), crc32c(frame)
             self._write(frame)
         self._enter(entry)
+
+    def _compressed(self, raw: bytes) -> bytes:
+        """What an entropy coder has coded already stays as large as it is, at any level."""
+        frame = self._quick.compress(raw)
+        return frame if len(frame) > STAYS * len(raw) else self._thorough.compress(raw)
 
     def take(self, reader: MemoryReader, blocks: int) -> None:
         """Copies the first `blocks` blocks, all full, of another memory; this one must be empty.

@@ -48,6 +48,18 @@ def test_rope_store() -> None:
         kernels.rope_store(keys, values, angles.cos(), angles.sin(), *caches, 5)
 
 
+@pytest.mark.parametrize("stored", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rope_store_gives_torchs_bits(dtype: torch.dtype, stored: torch.dtype) -> None:
+    """What is decoded comes as a part of a block, what is exact in the cache's dtype."""
+    keys, values = (_random(3, 9, 32, dtype=dtype, seed=seed)[:, 2:] for seed in (1, 2))
+    angles = _random(7, 32, dtype=torch.float32)
+    caches = torch.zeros(2, 3, 11, 32, dtype=stored).unbind(0)
+    kernels.rope_store(keys, values, angles.cos(), angles.sin(), *caches, 4)
+    wide = kernels.apply_rope(keys.float(), angles.cos(), angles.sin())
+    assert torch.equal(caches[0][:, 4:], wide.to(stored)) and torch.equal(caches[1][:, 4:], values.to(stored))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_gated_mlp_activation(activation: str, dtype: torch.dtype) -> None:

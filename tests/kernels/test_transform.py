@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from minimemo.kernels import Basis, native, transform
+from minimemo.kernels.native.library import library
 
 HEADS, DIM = 3, 64  # C = 192
 NATIVE = native.unavailable() is None and transform._inverts()
@@ -123,3 +124,38 @@ def test_what_does_not_fit_is_refused(basis_rows: Tensor, change: str) -> None:
         Basis(basis_rows.float(), 1)
     with pytest.raises(ValueError, match="basis"):
         Basis(basis_rows, 193)
+
+
+TILED = native.unavailable() is None and "amx" in native.variants()
+
+
+@pytest.mark.skipif(not TILED, reason="needs AMX")
+@pytest.mark.parametrize(("tokens", "dense"), [(1, 1), (15, 64), (31, 65), (33, 300), (240, 257), (256, 300)])
+def test_tiles_give_the_bits_of_vectors(tokens: int, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.linalg.qr(torch.randn(512, 512, generator=generator))[0][:300].half()
+    basis, found = Basis(rows, dense), []
+    for number in (2, 3):
+        monkeypatch.setattr(library(), "variant", number)
+        out = torch.full((8, tokens, 64), torch.nan)
+        basis.inverse(_symbols(300, tokens), 0.3, torch.ones(512), torch.full((8,), 0.7), out)
+        found.append(out)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_rounding_of_symbols(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variant as torch: ties, both signs, what is too large."""
+    if native.unavailable() is None:
+        if number >= len(native.variants()):
+            pytest.skip("this processor does not run it")
+        monkeypatch.setattr(library(), "variant", number)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(70, 33, generator=generator) * 3
+    x[0, :6] = torch.tensor([0.25, -0.25, 1e9, -1e9, 0.0, -0.0])
+    places = torch.randperm(70 * 33, generator=generator)[:2000].to(torch.int32)
+    everything = transform.round_symbols(x, 0.5, 0.5)
+    assert everything.shape == (33, 70) and everything[:6, 0].tolist() == [1, -1, 32767, -32767, 0, 0]
+    for up in (0.45, 0.5):
+        found = transform.round_symbols(x, 0.5, up, places)
+        assert torch.equal(found, transform.round_symbols(x, 0.5, up).T.flatten()[places.long()])

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimemo.errors import MemoError
-from minimemo.memory.ranges import STREAMS, Run, _tables, pack, runs_of, unpack
+from minimemo.kernels.ranges import Packed, Run
+from minimemo.memory.ranges import STREAMS, _tables, runs_of
+from minimemo.memory.ranges import pack as pack_parts
+from minimemo.memory.ranges import unpack as unpack_parts
 from minimemo.memory.symbols import LARGEST, bands
 from minimemo.memory.symbols import pack as pack_bytes
 
 
 def _symbols(spread: np.ndarray, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).laplace(size=len(spread))
-    return np.rint(noise * spread / 2**0.5).astype(np.int32)
+    return np.rint(noise * spread / 2**0.5).astype(np.int16)
+
+
+def pack(symbols: np.ndarray, runs: tuple[Run, ...]) -> tuple[bytes, ...]:
+    return pack_parts([(symbols, runs)])[0]
+
+
+def unpack(streams: Sequence[bytes], runs: tuple[Run, ...]) -> np.ndarray:
+    out = np.zeros(sum(run.length for run in runs), np.int16)
+    stream, low, beside = streams
+    unpack_parts([Packed((stream, low, beside), runs, out, np.arange(len(out), dtype=np.int32))])
+    return out
 
 
 def _falling(count: int, seed: int, low: float = -4.0, high: float = 5.0) -> np.ndarray:

@@ -8,7 +8,7 @@
 namespace minimemo {
 namespace {
 
-constexpr int kAbi = 14;  // counts changes of the exported functions
+constexpr int kAbi = 15;  // counts changes of the exported functions
 
 }  // namespace
 
@@ -88,4 +88,23 @@ EXPORT void minimemo_rms_norm(int variant, const float* x, const float* weight, 
   const Kernels& kernels = *runnable(variant);
   for (int64_t row = 0; row < rows; row++)
     kernels.rms_norm(x + row * columns, weight, eps, columns, out + row * columns);
+}
+
+// keys, values: `heads` of (tokens, dim) floats, apart by their strides; to places in a cache of floats or bfloat16, whose
+// heads are cache_stride numbers apart. cosines, sines: (tokens, dim).
+EXPORT void minimemo_store_turned(int variant, const float* keys, int64_t key_stride, const float* values,
+                                  int64_t value_stride, const float* cosines, const float* sines, int64_t heads,
+                                  int64_t tokens, int64_t dim, void* to_keys, void* to_values, int64_t cache_stride,
+                                  int bfloat16, int threads) {
+  const Kernels& kernels = *runnable(variant);
+  for_each(Work::kLong, threads, heads, [&](int64_t h) {
+    const float *k = keys + h * key_stride, *v = values + h * value_stride;
+    const int64_t at = h * cache_stride;
+    if (bfloat16)
+      kernels.store_turned_bfloat16(k, v, cosines, sines, tokens, dim, static_cast<uint16_t*>(to_keys) + at,
+                                    static_cast<uint16_t*>(to_values) + at);
+    else
+      kernels.store_turned(k, v, cosines, sines, tokens, dim, static_cast<float*>(to_keys) + at,
+                           static_cast<float*>(to_values) + at);
+  });
 }

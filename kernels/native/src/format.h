@@ -109,6 +109,14 @@ struct Kernels {
                           int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t columns, float* out);
   void (*gate)(const float* gate, const float* up, int kind, int64_t count, float* out);
+  int64_t max_group;              // of multiply_group; these four are in loops.h
+  void (*multiply_group)(const float* matrix, int64_t group, float* x, int64_t columns);
+  void (*round_symbols)(const float* components, const int32_t* places, int64_t count, float step, float rounding,
+                        int16_t* out);
+  void (*store_turned)(const float* keys, const float* values, const float* cosines, const float* sines, int64_t tokens,
+                       int64_t dim, float* to_keys, float* to_values);
+  void (*store_turned_bfloat16)(const float* keys, const float* values, const float* cosines, const float* sines,
+                                int64_t tokens, int64_t dim, uint16_t* to_keys, uint16_t* to_values);
 };
 
 const Kernels* portable_kernels();

@@ -206,7 +206,8 @@ void expand(const uint8_t* matrix, const int64_t* ids, int64_t first, int64_t co
   run(matrix, h, ids, first, count, out, stride);
 }
 
-const Kernels kKernels = {kName, 0, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate};
+const Kernels kKernels = {kName, 0, meets_bytes, quantize, dot, expand<float>, expand<uint16_t>, rms_norm, gate,
+                          kMaxGroup, multiply_group, round_symbols, store_turned<float>, store_turned<uint16_t>};
 
 }  // namespace
 }  // namespace minimemo

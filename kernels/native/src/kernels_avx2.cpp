@@ -7,6 +7,8 @@ TARGET_BEGIN(AVX2)
 //
 #include "block_avx2.h"
 //
+#include "loops.h"
+//
 #include "kernels.h"
 TARGET_END
 

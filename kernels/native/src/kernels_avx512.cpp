@@ -7,6 +7,8 @@ TARGET_BEGIN(AVX512)
 //
 #include "block.h"
 //
+#include "loops.h"
+//
 #include "kernels.h"
 TARGET_END
 

@@ -2,6 +2,8 @@
 //
 #include "block.h"
 //
+#include "loops.h"
+//
 #include "kernels.h"
 
 namespace minimemo {

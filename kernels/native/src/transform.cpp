@@ -1,4 +1,4 @@
-// Symbols laid out for the inverse transform, and its call from Python.
+// Components rounded to symbols; symbols laid out for the inverse transform; the calls of both from Python.
 #include "transform.h"
 
 #include <algorithm>
@@ -11,8 +11,9 @@
 namespace minimemo {
 namespace {
 
-inline int8_t byte_of(int16_t symbol, int largest) {
-  return int8_t(symbol > largest ? largest : symbol < -largest ? -largest : symbol);
+inline int16_t byte_of(int16_t symbol, int16_t largest) {
+  const int16_t low = symbol < -largest ? int16_t(-largest) : symbol;
+  return low > largest ? largest : low;
 }
 
 // Four components of all tokens at a time.
@@ -21,15 +22,16 @@ void lay_quad(const InverseTransform& job, const Spread& spread, int64_t row, in
   int8_t* to = spread.bytes + group * job.tokens * kComponents + row % kComponents;
   int32_t* sums = spread.sums + group * job.tokens;
   static const int16_t none[kMaxTokens] = {};
-  const int16_t* from[4];
-  for (int i = 0; i < 4; i++) from[i] = row + i < job.dense ? job.symbols + (row + i) * job.tokens : none;
-  for (int64_t t = 0; t < job.tokens; t++, to += kComponents) {
-    int sum = 0;
-    int8_t four[4];
-    for (int i = 0; i < 4; i++) sum += four[i] = byte_of(from[i][t], largest);
-    std::memcpy(to, four, 4);
-    sums[t] += 128 * sum;
+  uint32_t quads[kMaxTokens] = {};
+  for (int i = 0; i < 4; i++) {
+    const int16_t* from = row + i < job.dense ? job.symbols + (row + i) * job.tokens : none;
+    for (int64_t t = 0; t < job.tokens; t++) {
+      const int16_t byte = byte_of(from[t], int16_t(largest));
+      quads[t] |= uint32_t(uint8_t(byte)) << (8 * i);
+      sums[t] += 128 * byte;
+    }
   }
+  for (int64_t t = 0; t < job.tokens; t++, to += kComponents) std::memcpy(to, &quads[t], 4);
 }
 
 // What bytes do not hold of row `row`, some symbols at a time, since most are zero.
@@ -37,7 +39,7 @@ template <typename Function>
 inline void beyond_bytes(const InverseTransform& job, int64_t row, int largest, Function found) {
   constexpr int kAtATime = 32;
   const int16_t* from = job.symbols + row * job.tokens;
-  const int held = row < job.dense ? largest : 0;
+  const int16_t held = row < job.dense ? int16_t(largest) : 0;
   for (int64_t t = 0; t < job.tokens; t += kAtATime, from += kAtATime) {
     const int count = int(std::min<int64_t>(kAtATime, job.tokens - t));
     int16_t rest[kAtATime], any = 0;
@@ -48,27 +50,31 @@ inline void beyond_bytes(const InverseTransform& job, int64_t row, int largest, 
   }
 }
 
-int64_t count_entries(const InverseTransform& job, int largest) {
-  int64_t count = 0;
-  for (int64_t row = 0; row < job.rows; row++) beyond_bytes(job, row, largest, [&](int64_t, int16_t) { count++; });
-  return count;
-}
-
-void list_entries(const InverseTransform& job, int largest, Spread& spread) {
+// Entries of rows with any, row after row. counts: of each row.
+void list_entries(const InverseTransform& job, int largest, int threads, const int64_t* counts, Spread& spread) {
   int64_t count = 0;
   spread.actives = 0;
-  for (int64_t row = 0; row < job.rows; row++) {
-    const int64_t first = count;
-    beyond_bytes(job, row, largest, [&](int64_t t, int16_t symbol) {
-      spread.entries[count++] = {uint32_t(t), float(symbol)};
-    });
-    if (count > first) spread.active[spread.actives++] = {row, first, count};
-  }
+  for (int64_t row = 0; row < job.rows; row++)
+    if (counts[row]) {
+      spread.active[spread.actives++] = {row, count, count + counts[row]};
+      count += counts[row];
+    }
+  constexpr int64_t kChunk = 64;
+  for_each(Work::kLong, threads, (spread.actives + kChunk - 1) / kChunk, [&](int64_t chunk) {
+    for (int64_t i = chunk * kChunk; i < std::min(spread.actives, (chunk + 1) * kChunk); i++) {
+      Entry* to = spread.entries + spread.active[i].first;
+      beyond_bytes(job, spread.active[i].row, largest,
+                   [&](int64_t t, int16_t symbol) { *to++ = {uint32_t(t), float(symbol)}; });
+    }
+  });
 }
 
 Inverse inverse_of(int variant) {
 #if defined(__x86_64__)
   if (variant == 1 && runnable(1)) return avx2_inverse();
+#if defined(MINIMEMO_AMX)
+  if (variant >= 3 && runnable(3)) return amx_inverse();
+#endif
   if (variant >= 2 && runnable(2)) return avx512_inverse();
 #endif
   return {};
@@ -79,6 +85,17 @@ Inverse inverse_of(int variant) {
 
 using namespace minimemo;
 
+// See loops.h.
+EXPORT void minimemo_round_symbols(int variant, const float* components, const int32_t* places, int64_t count,
+                                   float step, float rounding, int16_t* out, int threads) {
+  constexpr int64_t kChunk = 1 << 14;
+  const auto rounded = runnable(variant)->round_symbols;
+  for_each(Work::kLong, threads, (count + kChunk - 1) / kChunk, [&](int64_t chunk) {
+    const int64_t first = chunk * kChunk;
+    rounded(components, places + first, std::min(count - first, kChunk), step, rounding, out + first);
+  });
+}
+
 // Whether minimemo_inverse_transform runs in this variant.
 EXPORT int minimemo_inverts(int variant) { return inverse_of(variant).piece != nullptr; }
 
@@ -88,25 +105,35 @@ EXPORT int minimemo_inverse_transform(int variant, const InverseTransform* job, 
   const Inverse inverse = inverse_of(variant);
   Spread spread;
   spread.groups = (job->dense + kComponents - 1) / kComponents;
-  const int64_t cells = spread.groups * job->tokens, entries = count_entries(*job, inverse.largest);
+  const int64_t cells = spread.groups * job->tokens, chunks = (job->rows + kComponents - 1) / kComponents;
+  int64_t entries = 0;
+  int64_t* counts = nullptr;
   const auto cut = [&](uint8_t* memory) {
     Cutter cutter{memory};
-    spread.bytes = cutter.take<int8_t>(cells * kComponents);
+    spread.bytes = cutter.take<int8_t>((cells + kPadding) * kComponents);
     spread.sums = cutter.take<int32_t>(cells);
     spread.active = cutter.take<Active>(job->rows);
-    spread.entries = cutter.take<Entry>(entries);
+    counts = cutter.take<int64_t>(job->rows);
     return cutter.used;
   };
   const Memory memory = allocate(cut(nullptr));
   if (!memory) return 1;
   cut(memory.get());
   std::memset(spread.sums, 0, size_t(cells) * sizeof(int32_t));
-  for_each(Work::kLong, threads, spread.groups, [&](int64_t group) {
-    const int64_t row = group * kComponents, runs = (job->dense - row + 4 * kRun - 1) / (4 * kRun);
-    const int64_t end = row + std::min<int64_t>(kComponents, runs * 4 * kRun);
+  for_each(Work::kLong, threads, chunks, [&](int64_t chunk) {
+    const int64_t row = chunk * kComponents, runs = (job->dense - row + kLaidOut - 1) / kLaidOut;
+    const int64_t end = row + std::min<int64_t>(kComponents, runs * kLaidOut);
     for (int64_t at = row; at < end; at += 4) lay_quad(*job, spread, at, inverse.largest);
+    for (int64_t at = row; at < std::min(job->rows, row + kComponents); at++) {
+      counts[at] = 0;
+      beyond_bytes(*job, at, inverse.largest, [&](int64_t, int16_t) { counts[at]++; });
+    }
   });
-  list_entries(*job, inverse.largest, spread);
+  for (int64_t row = 0; row < job->rows; row++) entries += counts[row];
+  const Memory listed = allocate(size_t(entries) * sizeof(Entry));
+  if (!listed) return 1;
+  spread.entries = reinterpret_cast<Entry*>(listed.get());
+  list_entries(*job, inverse.largest, threads, counts, spread);
   for_each(Work::kLong, threads, job->columns / kColumns, [&](int64_t tile) { inverse.piece(*job, spread, tile); });
   return 0;
 }

@@ -11,9 +11,10 @@ namespace minimemo {
 
 constexpr int kComponents = 256;  // rows of a basis that share a scale
 constexpr int kQuads = kComponents / 4;
-constexpr int kRun = 4;           // quads that a piece may take at once: whole runs of them are laid out
+constexpr int kLaidOut = 64;      // components that a piece may take at once: whole runs of so many are laid out
 constexpr int kColumns = 32;      // of one piece of work
 constexpr int kMaxTokens = 256;
+constexpr int kPadding = 32;
 
 struct InverseTransform {
   const int16_t* symbols;  // (rows, tokens)
@@ -41,7 +42,7 @@ struct Active {            // a row of the basis that has entries
 };
 struct Spread {
   int64_t groups, actives;
-  int8_t* bytes;           // (groups, tokens, kComponents)
+  int8_t* bytes;           // (groups, tokens, kComponents), and kPadding tokens that may be read
   int32_t* sums;           // (groups, tokens): 128 * sum of the bytes
   Active* active;
   Entry* entries;
@@ -57,7 +58,8 @@ struct Inverse {
   void (*piece)(const InverseTransform& job, const Spread& spread, int64_t tile);
   int largest;  // of a symbol as a byte
 };
-Inverse avx2_inverse();  // these two on x86-64
+Inverse avx2_inverse();  // these on x86-64
 Inverse avx512_inverse();
+Inverse amx_inverse();
 
 }  // namespace minimemo

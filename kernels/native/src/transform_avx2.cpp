@@ -9,6 +9,7 @@ TARGET_BEGIN(AVX2)
 namespace minimemo {
 namespace {
 
+constexpr int kRun = 4;           // quads at once
 constexpr int kLargest = 15;      // of a symbol as a byte, so that the products of a run are added in 16 bits
 constexpr int kStripTokens = 64;  // their bytes and sums stay in the first-level cache
 static_assert(kRun * 2 * 255 * kLargest < 32768 && kQuads % kRun == 0);
