@@ -38,9 +38,9 @@ from minimemo.runtime import LanguageModel
 
 TOKENS = 60_000  # read for the statistics, all of the texts that come with the package
 _SEQUENCE = 2048  # tokens a piece
-_CONTEXT, _JUDGED, _PLACES = 1024, 64, 3  # tokens before the judged ones; judged ones; pieces judged
+_CONTEXT, _JUDGED = 1024, 64  # tokens before the judged ones; judged ones
+_PLACES = 1, 3  # pieces judged in each round: the first one only shapes the errors of the second
 _LEAST = 256  # tokens of a piece that can be judged, where all texts are short
-_ROUNDS = 2
 _BITS = 0.5  # a number, of the errors that are judged: a memory 30 times smaller
 
 
@@ -74,7 +74,7 @@ def calibrate(
             [group.deviation(len(layers)) for group, layers in zip(kind, cut, strict=True)] for kind in statistics
         ]
         weights = [1 / torch.cat(kind).clamp_min(1e-12) for kind in deviations]
-        for number in range(_ROUNDS):
+        for number in range(len(_PLACES)):
             transforms = _transforms(statistics, weights, cut, rough=True)
             weights = [cost.sqrt() for cost in _costs(engine, pieces, transforms, cut, number, on_event)]
         keys, values = _transforms(statistics, weights, cut)
@@ -151,11 +151,11 @@ def _costs(
 ) -> Tensor:
     """(2, L) of keys and values: KL divergence of the next tokens per unit of squared error in a layer."""
     layers = engine.config.num_layers
-    judged = _spread_out(pieces)
+    judged = _spread_out(pieces, _PLACES[number])
     if not judged:
         raise InputError(f"calibration: no text has {_LEAST} tokens; add longer files with `texts`")
     costs = torch.zeros(2, layers, dtype=torch.float64)
-    total, done = _ROUNDS * 2 * layers * len(judged), number * 2 * layers * len(judged)
+    done, total = (2 * layers * sum(len(_spread_out(pieces, most)) for most in _PLACES[:end]) for end in (number, None))
     for piece in judged:
         before, end = len(piece.opening), len(piece.opening) + len(piece.ids) - _JUDGED
         cache, kv = _read(engine, [*piece.opening, *piece.ids[:-_JUDGED]])
@@ -203,10 +203,10 @@ def _rounded(x: Tensor, halves: Sequence[Transform], cut: Sequence[range]) -> Te
     return rounded.to(x.device)
 
 
-def _spread_out(pieces: Sequence[_Piece]) -> list[_Piece]:
-    """Beginnings of at most _PLACES long pieces from all over the list; the last _JUDGED tokens of each are judged."""
+def _spread_out(pieces: Sequence[_Piece], places: int) -> list[_Piece]:
+    """Beginnings of at most so many long pieces from all over the list; the last _JUDGED tokens of each are judged."""
     long = max((len(piece.ids) for piece in pieces), default=0)
     enough = [piece for piece in pieces if len(piece.ids) >= max(_LEAST, min(long, _CONTEXT + _JUDGED))]
-    count = min(_PLACES, len(enough))
+    count = min(places, len(enough))
     chosen = [enough[(2 * at + 1) * len(enough) // (2 * count)] for at in range(count)]
     return [_Piece(piece.opening, piece.ids[: _CONTEXT + _JUDGED]) for piece in chosen]

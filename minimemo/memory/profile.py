@@ -33,7 +33,7 @@ from minimemo.files import content_hash, is_running, parse_json, put
 
 MAX_JOINT = 4608  # numbers of a token that share a basis; eigenvectors of more take minutes
 _FORMAT = "minimemo profile 2"
-_ROWS_AT_ONCE = 1024  # of a text, for its statistics
+_ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 1024, 256  # of a text, for its statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,9 @@ class Statistics:
             x = torch.cat(self._waiting)
             self._waiting.clear()
             self._sum += x.sum(0, dtype=torch.float64)
-            self._products += x.T @ x
+            for first in range(0, x.shape[1], _COLUMNS_AT_ONCE):  # the other half is the same, see `_covariance`
+                columns = slice(first, first + _COLUMNS_AT_ONCE)
+                self._products[columns, first:] += x[:, columns].T @ x[:, first:]
 
     def mean(self) -> Tensor:
         self._take()
@@ -140,13 +142,22 @@ class Statistics:
         if self.count < len(mean):
             raise ModelError(f"calibration: {self.count} tokens for {len(mean)} dimensions; give it more text")
         wide = weight.double().repeat_interleave(len(mean) // len(weight))
-        covariance = (self._products / self.count - torch.outer(mean, mean)) * torch.outer(wide, wide)
-        variance, vectors = torch.linalg.eigh(covariance.float() if rough else covariance)
+        variance, vectors = torch.linalg.eigh(self._covariance(mean, wide, torch.float32 if rough else torch.float64))
         basis = vectors.flip(1).T.contiguous()
         # The sign of an eigenvector is the solver's whim: fix it, so that one text gives one profile.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
         deviation = variance.flip(0).clamp_min(0).sqrt()
         return Transform(mean.float(), weight.float(), (basis * largest.sign()).half(), deviation.float())
+
+    def _covariance(self, mean: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """(C, C) of the data times scale (C,): no more than one such matrix besides what is kept."""
+        found = torch.empty(self._products.shape, dtype=dtype)
+        for first in range(0, len(mean), _COLUMNS_AT_ONCE):
+            rows = slice(first, first + _COLUMNS_AT_ONCE)
+            part = self._products[rows, first:] / self.count - torch.outer(mean[rows], mean[first:])
+            part *= torch.outer(scale[rows], scale[first:])
+            found[rows, first:], found[first:, rows] = part, part.T
+        return found
 
     def deviation(self, layers: int) -> Tensor:
         """(layers,) standard deviation of each layer's numbers around their means, float64."""

@@ -43,7 +43,7 @@ def test_languages_and_scripts() -> None:
 
 def test_layers_are_judged_by_texts_unlike_each_other() -> None:
     texts = shipped_texts()
-    pieces = _spread_out([_Piece([at], [0] * 1500) for at in range(len(texts))])
+    pieces = _spread_out([_Piece([at], [0] * 1500) for at in range(len(texts))], 3)
     judged = [texts[piece.opening[0]] for piece in pieces]
     assert len(set(judged)) == 3 and {detect_language(text) for text in judged} == {"en", "zh"}
 

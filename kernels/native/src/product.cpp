@@ -108,6 +108,19 @@ void Product::multiply(Work work, const float* bias, float* out) const {
   });
 }
 
+void Product::multiply_rows(int64_t first, int64_t last, float* out, int64_t stride) const {
+  int p = count_ - 1;
+  while (parts_[p].first_row > first) p--;
+  const int64_t own = first - parts_[p].first_row;
+  kernels_.dot(parts_[p].matrix, x_, {}, own / kTile, (own + last - first) / kTile, out - own, stride, nullptr);
+}
+
+void Product::round_columns(const float* x, int64_t stride, int64_t first, int64_t last) {
+  Activations to = x_;
+  to.halves += first / kBlock * kBlock * kTile;
+  kernels_.quantize(x, stride, 0, x_.n, 0, (last - first) / kBlock, to);
+}
+
 void Product::multiply_tiles(int64_t first, int64_t last, float* out) const {
   const Part& part = parts_[0];
   kernels_.dot(part.matrix, x_, {part.zero, part.offset}, first, last, out, rows_, nullptr);

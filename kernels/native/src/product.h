@@ -36,6 +36,12 @@ class Product {
 
   void multiply(Work work, const float* bias, float* out) const;
 
+  // Where activations are rounded to bfloat16, `many` of them: rows first .. last - 1 of one matrix, multiples of kTile
+  // among its own, to out (n, stride); and x (n, stride) is columns first .. last - 1, multiples of kBlock.
+  bool many() const { return many_; }
+  void multiply_rows(int64_t first, int64_t last, float* out, int64_t stride) const;
+  void round_columns(const float* x, int64_t stride, int64_t first, int64_t last);
+
   // Of a product of one matrix: only its tiles first .. last - 1, on the caller's thread.
   void multiply_tiles(int64_t first, int64_t last, float* out) const;
 

@@ -31,7 +31,7 @@ struct Step {
   std::vector<int64_t> positions;
   std::vector<Segment> segments;
   int64_t shared = 0;  // tokens of the prefix
-  Memory memory;
+  Memory memory, gated_memory;  // the second one of what many rows are gated to
   Workspace workspace;
 
   Step(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call)
@@ -53,6 +53,7 @@ struct Step {
       for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
         most = std::max(most, product(*matrix).bytes(pass));
     memory = allocate(most);
+    if (work == Work::kLong) gated_memory = allocate(most);
     if (c.prefix) shared = packed_tokens(*c.prefix) + c.prefix->length;
     for (int64_t r = 0; r < c.row_count; r++)
       for (int64_t i = 0; i < c.rows[r].count; i++)
@@ -207,8 +208,33 @@ struct Step {
     return minimemo::attend(attention, job, work, c.threads, workspace);
   }
 
+  // The same of many rows: what is gated goes from a thread's own cache into the rounded rows of the next product.
+  void feed_many_forward(const StackLayer& layer) {
+    constexpr int64_t kColumns = 4 * kBlock;
+    Product ahead = product(layer.gate_up), down = product(layer.down);
+    for (int64_t row = 0; row < c.tokens; row += pass) {
+      const int64_t rows = std::min(c.tokens - row, pass);
+      ahead.bind(memory.get(), rows);
+      down.bind(gated_memory.get(), rows);
+      ahead.quantize(work, normed.data() + row * m.hidden);
+      for_each(work, c.threads, (m.intermediate + kColumns - 1) / kColumns, [&](int64_t piece) {
+        const int64_t first = piece * kColumns, last = std::min<int64_t>(first + kColumns, m.intermediate);
+        thread_local std::vector<float> both;
+        both.resize(size_t(rows) * 2 * kColumns);
+        ahead.multiply_rows(first, last, both.data(), 2 * kColumns);
+        ahead.multiply_rows(m.intermediate + first, m.intermediate + last, both.data() + kColumns, 2 * kColumns);
+        for (float* gate = both.data(); gate < both.data() + rows * 2 * kColumns; gate += 2 * kColumns)
+          kernels.gate(gate, gate + kColumns, m.gate, last - first, gate);
+        down.round_columns(both.data(), 2 * kColumns, first, last);
+      });
+      down.multiply(work, layer.down.bias, added.data() + row * m.hidden);
+    }
+  }
+
   // The gated activations are computed and rounded to integers by all threads, some columns each.
   void feed_forward(const StackLayer& layer) {
+    const bool even = m.intermediate % kBlock == 0 && !layer.gate_up.bias;
+    if (even && product(layer.gate_up).many() && product(layer.down).many()) return feed_many_forward(layer);
     for (int64_t row = 0; row < c.tokens; row += pass) {
       const int64_t rows = std::min(c.tokens - row, pass);
       multiply(layer.gate_up, normed.data() + row * m.hidden, gate_up.data(), rows);
@@ -253,5 +279,5 @@ using namespace minimemo;
 // Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
 EXPORT int minimemo_stack(int variant, int attention_variant, const StackModel* model, const StackCall* call) {
   Step step(*runnable(variant), *attention_kernels(attention_variant), *model, *call);
-  return step.memory && step.run() ? 0 : 1;
+  return step.memory && (step.work == Work::kShort || step.gated_memory) && step.run() ? 0 : 1;
 }
