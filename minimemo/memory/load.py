@@ -21,7 +21,7 @@ from minimemo.memory.codec import Codec
 from minimemo.memory.reader import MemoryReader
 from minimemo.memory.view import MemoryView, Part, whole
 
-KEPT_BYTES = 256 << 20  # of decoded blocks: 40 blocks of the 0.5B model, 10,000 tokens
+KEPT_BYTES = 128 << 20  # of decoded blocks: 21 blocks of the 0.5B model, 5,400 tokens
 _THREADS = 4  # that decode for a GPU
 _AGAIN = "build it again: minimemo build DOCUMENT"
 

@@ -1,5 +1,9 @@
 // Which variant runs here, and the smallest of the C functions that Python calls through ctypes.
 #include <algorithm>
+#include <cstdlib>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "attention.h"
 #include "format.h"
@@ -51,7 +55,14 @@ using namespace minimemo;
 EXPORT int minimemo_abi() { return kAbi; }
 
 // Before anything else; `parallel` as in threads.h.
-EXPORT void minimemo_start(void* parallel) { start_threads(parallel); }
+EXPORT void minimemo_start(void* parallel) {
+  start_threads(parallel);
+#if defined(__GLIBC__)
+  // Else it raises the size from which on memory goes back to the system to 32 MB, and keeps a heap for each thread: 16
+  // readers that were served took 400 MB more.
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
 
 // The name of variant 0 .. 3 if this processor runs it, else null.
 EXPORT const char* minimemo_variant(int variant) {

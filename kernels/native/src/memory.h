@@ -1,22 +1,22 @@
 // Scratch memory of a call.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 namespace minimemo {
 
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<uint8_t, FreeDeleter>;
+void give_back(uint8_t* memory);
 
-// On a cache line; null when there is none to be had.
-inline Memory allocate(size_t bytes) {
-  void* memory = nullptr;
-  return Memory(posix_memalign(&memory, 64, bytes + 64) ? nullptr : static_cast<uint8_t*>(memory));
-}
+struct GiveBack {
+  void operator()(uint8_t* memory) const { give_back(memory); }
+};
+using Memory = std::unique_ptr<uint8_t, GiveBack>;
+
+// On a cache line; null when there is none to be had. What large pieces hold is what an earlier call left there: some are
+// kept for the next one, as their pages are there already.
+Memory allocate(size_t bytes);
 
 // Hands out 64-byte aligned pieces of one allocation; first counts them, then, with memory, cuts them.
 struct Cutter {

@@ -27,11 +27,13 @@ struct Step {
   const StackCall& c;
   const Work work;
   const int64_t pass;  // rows of one product
-  std::vector<float> normed, qkv, mixed, added, gate_up, gated;
+  float *normed, *qkv, *mixed, *added, *gate_up, *gated;  // the last two where rows are few
   std::vector<int64_t> positions;
   std::vector<Segment> segments;
   int64_t shared = 0;  // tokens of the prefix
-  Memory memory, gated_memory;  // the second one of what many rows are gated to
+  const bool many;  // whether what is gated goes straight into the rounded rows of a product
+  Memory numbers;
+  uint8_t *memory, *rounded;  // of a product, and of the one after it where they are many
   Workspace workspace;
 
   Step(const Kernels& kernels, const AttentionKernels& attention, const StackModel& model, const StackCall& call)
@@ -40,20 +42,26 @@ struct Step {
         m(model),
         c(call),
         work(work_of(call.tokens)),
-        pass(std::min(call.tokens, product(model.layers[0].down).pass())) {
-    const size_t n = size_t(c.tokens);
-    normed.resize(n * m.hidden);
-    qkv.resize(n * (m.heads + 2 * m.kv_heads) * m.dim);
-    mixed.resize(n * m.heads * m.dim);
-    added.resize(n * m.hidden);
-    gate_up.resize(size_t(pass) * 2 * m.intermediate);
-    gated.resize(size_t(pass) * m.intermediate);
+        pass(std::min(call.tokens, product(model.layers[0].down).pass())),
+        many(all_many()) {
     size_t most = 0;
     for (int i = 0; i < m.count; i++)
       for (const StackMatrix* matrix : {&m.layers[i].qkv, &m.layers[i].out, &m.layers[i].gate_up, &m.layers[i].down})
         most = std::max(most, product(*matrix).bytes(pass));
-    memory = allocate(most);
-    if (work == Work::kLong) gated_memory = allocate(most);
+    const auto cut = [&](uint8_t* at) {
+      Cutter cutter{at};
+      normed = cutter.take<float>(c.tokens * m.hidden);
+      qkv = cutter.take<float>(c.tokens * (m.heads + 2 * m.kv_heads) * m.dim);
+      mixed = cutter.take<float>(c.tokens * m.heads * m.dim);
+      added = cutter.take<float>(c.tokens * m.hidden);
+      gate_up = cutter.take<float>(many ? 0 : pass * 2 * m.intermediate);
+      gated = cutter.take<float>(many ? 0 : pass * m.intermediate);
+      memory = cutter.take<uint8_t>(int64_t(most));
+      rounded = cutter.take<uint8_t>(many ? int64_t(most) : 0);
+      return cutter.used;
+    };
+    numbers = allocate(cut(nullptr));
+    cut(numbers.get());
     if (c.prefix) shared = packed_tokens(*c.prefix) + c.prefix->length;
     for (int64_t r = 0; r < c.row_count; r++)
       for (int64_t i = 0; i < c.rows[r].count; i++)
@@ -66,6 +74,15 @@ struct Step {
     return Product(kernels, matrix.parts, int(matrix.count), numbers_of(c.fine != 0, c.tokens), c.threads);
   }
 
+  bool all_many() const {
+    for (int i = 0; i < m.count; i++) {
+      const StackLayer& layer = m.layers[i];
+      if (m.intermediate % kBlock || layer.gate_up.bias || !product(layer.gate_up).many() || !product(layer.down).many())
+        return false;
+    }
+    return true;
+  }
+
   // body(first, last) over all tokens, some at a time where there are many.
   template <typename Body>
   void tokens(Body body) const {
@@ -76,7 +93,7 @@ struct Step {
   }
 
   void multiply(const StackMatrix& matrix, const float* x, float* out, int64_t rows) {
-    product(matrix).run(memory.get(), work, x, rows, matrix.bias, out);
+    product(matrix).run(memory, work, x, rows, matrix.bias, out);
   }
 
   void norm(const float* x, const float* weight, float* out) const {
@@ -107,7 +124,7 @@ struct Step {
   void store(const StackLayer& layer, int index, const StackCache& cache, int64_t slot, int64_t token) {
     const float* cosines = c.cosines[layer.rotation] + token * m.dim;
     const float* sines = c.sines[layer.rotation] + token * m.dim;
-    float* q = qkv.data() + token * (m.heads + 2 * m.kv_heads) * m.dim;
+    float* q = qkv + token * (m.heads + 2 * m.kv_heads) * m.dim;
     float* k = q + m.heads * m.dim;
     const float* v = k + m.kv_heads * m.dim;
     for (int h = 0; h < m.heads + m.kv_heads; h++) {
@@ -183,9 +200,9 @@ struct Step {
     segments.clear();
     if (c.prefix) see(*c.prefix, index, c.prefix->length, 0, 0, c.tokens);
     Attention job{};
-    job.q = qkv.data();
+    job.q = qkv;
     job.q_row = int64_t(m.heads + 2 * m.kv_heads) * m.dim;
-    job.out = mixed.data();
+    job.out = mixed;
     job.out_row = int64_t(m.heads) * m.dim;
     job.q_head = job.out_head = m.dim;
     job.kv_heads = m.kv_heads;
@@ -214,9 +231,9 @@ struct Step {
     Product ahead = product(layer.gate_up), down = product(layer.down);
     for (int64_t row = 0; row < c.tokens; row += pass) {
       const int64_t rows = std::min(c.tokens - row, pass);
-      ahead.bind(memory.get(), rows);
-      down.bind(gated_memory.get(), rows);
-      ahead.quantize(work, normed.data() + row * m.hidden);
+      ahead.bind(memory, rows);
+      down.bind(rounded, rows);
+      ahead.quantize(work, normed + row * m.hidden);
       for_each(work, c.threads, (m.intermediate + kColumns - 1) / kColumns, [&](int64_t piece) {
         const int64_t first = piece * kColumns, last = std::min<int64_t>(first + kColumns, m.intermediate);
         thread_local std::vector<float> both;
@@ -227,45 +244,44 @@ struct Step {
           kernels.gate(gate, gate + kColumns, m.gate, last - first, gate);
         down.round_columns(both.data(), 2 * kColumns, first, last);
       });
-      down.multiply(work, layer.down.bias, added.data() + row * m.hidden);
+      down.multiply(work, layer.down.bias, added + row * m.hidden);
     }
   }
 
   // The gated activations are computed and rounded to integers by all threads, some columns each.
   void feed_forward(const StackLayer& layer) {
-    const bool even = m.intermediate % kBlock == 0 && !layer.gate_up.bias;
-    if (even && product(layer.gate_up).many() && product(layer.down).many()) return feed_many_forward(layer);
+    if (many) return feed_many_forward(layer);
     for (int64_t row = 0; row < c.tokens; row += pass) {
       const int64_t rows = std::min(c.tokens - row, pass);
-      multiply(layer.gate_up, normed.data() + row * m.hidden, gate_up.data(), rows);
+      multiply(layer.gate_up, normed + row * m.hidden, gate_up, rows);
       Product down = product(layer.down);
-      down.bind(memory.get(), rows);
+      down.bind(memory, rows);
       constexpr int64_t kColumns = 16 * kBlock;
       for_each(work, c.threads, (m.intermediate + kColumns - 1) / kColumns, [&](int64_t piece) {
         const int64_t first = piece * kColumns, last = std::min<int64_t>(first + kColumns, m.intermediate);
         for (int64_t t = 0; t < rows; t++) {
-          const float* gate = gate_up.data() + t * 2 * m.intermediate + first;
-          kernels.gate(gate, gate + m.intermediate, m.gate, last - first, gated.data() + t * m.intermediate + first);
+          const float* gate = gate_up + t * 2 * m.intermediate + first;
+          kernels.gate(gate, gate + m.intermediate, m.gate, last - first, gated + t * m.intermediate + first);
         }
-        down.quantize_columns(gated.data(), first, last);
+        down.quantize_columns(gated, first, last);
       });
       down.sum();
-      down.multiply(work, layer.down.bias, added.data() + row * m.hidden);
+      down.multiply(work, layer.down.bias, added + row * m.hidden);
     }
   }
 
   bool run() {
     for (int index = 0; index < m.count; index++) {
       const StackLayer& layer = m.layers[index];
-      norm(c.x, layer.attention_norm, normed.data());
-      multiply(layer.qkv, normed.data(), qkv.data(), c.tokens);
+      norm(c.x, layer.attention_norm, normed);
+      multiply(layer.qkv, normed, qkv, c.tokens);
       store(layer, index);
       if (!attend(layer, index)) return false;
-      multiply(layer.out, mixed.data(), added.data(), c.tokens);
-      add(added.data(), layer.post_attention_norm);
-      norm(c.x, layer.mlp_norm, normed.data());
+      multiply(layer.out, mixed, added, c.tokens);
+      add(added, layer.post_attention_norm);
+      norm(c.x, layer.mlp_norm, normed);
       feed_forward(layer);
-      add(added.data(), layer.post_mlp_norm);
+      add(added, layer.post_mlp_norm);
     }
     return true;
   }
@@ -279,5 +295,5 @@ using namespace minimemo;
 // Returns 0, or 1 without memory. Every pointer, shape and stride is the caller's word.
 EXPORT int minimemo_stack(int variant, int attention_variant, const StackModel* model, const StackCall* call) {
   Step step(*runnable(variant), *attention_kernels(attention_variant), *model, *call);
-  return step.memory && (step.work == Work::kShort || step.gated_memory) && step.run() ? 0 : 1;
+  return step.numbers && step.run() ? 0 : 1;
 }
