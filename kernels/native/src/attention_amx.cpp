@@ -1,6 +1,5 @@
-// Chunks of tokens over bfloat16 keys on AMX, whose tiles multiply 16 folded rows with 16 keys, 32 dims at a time. Steps
-// of few rows, and other stores, as with AVX-512: tiles add up in another order, and there each row gets the bits that
-// it would have alone.
+// bfloat16 keys on AMX, whose tiles multiply 16 folded rows with 16 keys, 32 dims at a time; other stores as with AVX-512.
+// A row of a tile does not know the others: in a step of several readers each gets the bits that it would have alone.
 #include "attention.h"
 #include "format.h"
 
@@ -101,7 +100,7 @@ struct TileWay : Bfloat16Way {
 
 inline void run(const Attention& job, int64_t piece) {
   const Segment& s = segment_of(job, piece);
-  if (job.rows <= kFewRows || s.store != kStoreBfloat16 || job.dim % 64 != 0) {
+  if (s.store != kStoreBfloat16 || job.dim % 64 != 0) {
     avx512bf16_attention()->run(job, piece);
     return;
   }
