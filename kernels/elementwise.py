@@ -61,7 +61,7 @@ def rope_store(
 
         rope.store_launch(keys, values, cos.contiguous(), sin.contiguous(), cache_keys, cache_values, start).run()
         return
-    if keys.is_cpu and cache_keys.dtype in (torch.float32, torch.bfloat16) and native.unavailable() is None:
+    if _stores_natively(keys, values, cos, sin, cache_keys, cache_values) and native.unavailable() is None:
         _store_natively(keys, values, cos, sin, cache_keys[:, start:end], cache_values[:, start:end])
         return
     cache_keys[:, start:end] = torch_ops.apply_rope(keys, cos, sin)
@@ -114,6 +114,17 @@ def rope_rows(
 
     rows = (positions, slots, spacing)
     rope.qkv_launch(qkv, norms, eps, *tables, out, cache_keys, cache_values, 0, None, rows=rows).run()
+
+
+def _stores_natively(*given: Tensor) -> bool:
+    """Whether keys, values, cos, sin and two caches are what `_store_natively` takes."""
+    keys, values, cos, sin, cache_keys, cache_values = given
+    fits = values.shape == keys.shape and cos.shape == sin.shape == keys.shape[1:]
+    fits &= cache_keys.shape == cache_values.shape == (keys.shape[0], cache_keys.shape[1], keys.shape[2])
+    laid = cache_keys.stride() == cache_values.stride() and cache_keys.stride()[1:] == (keys.shape[2], 1)
+    typed = cos.dtype == sin.dtype == torch.float32 and cache_keys.dtype == cache_values.dtype
+    known = cache_keys.dtype in (torch.float32, torch.bfloat16)
+    return fits and laid and typed and known and all(x.is_cpu for x in given)
 
 
 def _store_natively(keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, to_keys: Tensor, to_values: Tensor) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from . import native
 from .native.library import fields, library
 
-LANES, BITS, CODES = 16, 12, 128  # kLanes, kBits, kCodes of native/src/ranges.cpp
+LANES, BITS, CODES = 16, 12, 128  # kLanes, kBits, kCodes of native/src/ranges.h
 LARGEST = 32767  # of a symbol
 Streams = tuple[bytes, bytes, bytes]
 _LEAST = 1 << 16
@@ -29,7 +29,7 @@ _SYMBOLS = np.array([code // 2 + 1 if code % 2 else -(code // 2) for code in ran
 _DAMAGED = "a block's stream of ranges is damaged"
 _COUNT = "a block's symbols beside its ranges are of another count than their marks"
 _OUT_OF_RANGE = "a block holds a symbol out of range"
-_FAULTS = "", _DAMAGED, _COUNT, _OUT_OF_RANGE  # by the library's return value
+_FAULTS = "", _DAMAGED, _COUNT, _OUT_OF_RANGE  # by a job's `fault`
 
 
 class Run(NamedTuple):
@@ -55,6 +55,7 @@ class Tables:
     @classmethod
     def of(cls, frequency: np.ndarray) -> Tables:
         """Raises ValueError for rows that do not add up."""
+        frequency = frequency.astype(np.int64)
         if frequency.shape[1:] != (CODES,) or (frequency.sum(1) != 1 << BITS).any():
             raise ValueError(f"tables of frequencies {frequency.shape} do not add up to {1 << BITS}")
         below = np.cumsum(frequency, axis=1) - frequency
@@ -73,8 +74,9 @@ def pack_ranges(parts: Sequence[tuple[np.ndarray, Sequence[Run]]], tables: Table
     for symbols, runs in parts:
         if symbols.shape != (_count(runs),) or symbols.dtype != np.int16:
             raise ValueError(f"{symbols.dtype} symbols {symbols.shape} in runs of {_count(runs)}")
+        _check(runs, tables)
     if native.unavailable() is not None:
-        return [_pack(symbols, tables, runs) for symbols, runs in parts]
+        return [_pack(symbols, tables, runs) if len(symbols) else (b"", b"", b"") for symbols, runs in parts]
     held, jobs = [], (_Packing * len(parts))()
     for job, (symbols, runs) in zip(jobs, parts, strict=True):
         count = len(symbols)
@@ -107,6 +109,7 @@ def unpack_ranges(parts: Sequence[Packed], tables: Tables, threads: int = 1) -> 
     """Undoes `pack_ranges`. Raises ValueError when streams are not those of so many symbols."""
     held, jobs, asked = [], (_Unpacking * len(parts))(), 0
     for (stream, low, beside), runs, out, places in parts:
+        _check(runs, tables)
         if len(low) != _low_bytes(runs):
             raise ValueError(f"a block's low bits have {len(low)} bytes where {_low_bytes(runs)} belong")
         if not _count(runs):
@@ -145,6 +148,12 @@ class _Unpacking(Structure):
     )
 
 
+def _check(runs: Sequence[Run], tables: Tables) -> None:
+    """Runs follow from steps and spreads, which may come from a stranger's file."""
+    if any(not (0 <= run.table < len(tables.frequency) and 0 <= run.shift <= 16) for run in runs):
+        raise ValueError(_OUT_OF_RANGE)
+
+
 def _count(runs: Sequence[Run]) -> int:
     return sum(run.length for run in runs)
 
@@ -159,7 +168,8 @@ def _at(x: np.ndarray) -> int:
 
 def _table_of_each(runs: Sequence[Run]) -> np.ndarray:
     """(n,) the table of each symbol."""
-    return np.repeat([run.table for run in runs], [run.length for run in runs])
+    tables, _, lengths = np.array(runs, np.int64).reshape(-1, 3).T
+    return np.repeat(tables, lengths)
 
 
 def _shifted(symbols: np.ndarray, runs: Sequence[Run]) -> list[tuple[np.ndarray, int]]:

@@ -56,8 +56,9 @@ class Transform:
         if [x.dim() for x in tensors] != [1, 1, 2, 1] or not len(self.weight):
             return False
         dtypes = [x.dtype for x in tensors] == [torch.float32, torch.float32, torch.float16, torch.float32]
-        shapes = self.basis.shape == (len(self.deviation), len(self.mean)) and len(self.mean) % len(self.weight) == 0
-        return dtypes and shapes and bool((self.weight > 0).all())
+        shapes = self.basis.shape == (len(self.deviation), len(self.mean)) and len(self.deviation) <= len(self.mean)
+        shapes &= len(self.mean) % len(self.weight) == 0
+        return dtypes and shapes and bool((self.weight > 0).all() and self.deviation.isfinite().all())
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,13 +309,15 @@ class TransformCodec:
         for layers, pair in self._by_layers(groups):
             for part, x in zip(pair, out[:, :, :, span], strict=True):
                 own, plan = [next(left) for _ in range(part.streams)], part.plan(x.shape[2])
-                coded = torch.zeros(len(part.basis.rows), x.shape[2], dtype=torch.int16)
                 if plan.places is None:
                     coded = torch.from_numpy(symbols.unpack(own, plan.bands, x.shape[2]))
-                elif part.ranged:
-                    ranged.append(Packed((own[0], own[1], own[2]), plan.runs, coded.view(-1).numpy(), plan.places))
                 else:
-                    coded.view(-1).numpy()[plan.places] = symbols.unpack(own, plan.bands, 1, rows=False)[:, 0]
+                    coded = torch.zeros(len(part.basis.rows), x.shape[2], dtype=torch.int16)
+                    flat = coded.view(-1).numpy()
+                    if part.ranged:
+                        ranged.append(Packed((own[0], own[1], own[2]), plan.runs, flat, plan.places))
+                    else:
+                        flat[plan.places] = symbols.unpack(own, plan.bands, 1, rows=False)[:, 0]
                 found.append((part, coded, x[layers]))
         ranges.unpack(ranged, threads)
         return found

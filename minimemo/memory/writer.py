@@ -22,7 +22,7 @@ from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash, tok
 from minimemo.memory.format import CRC, LEVEL, MAX_FRAMES, MAX_RAW_BLOCK, ending, index_entry, prologue, shuffled
 from minimemo.memory.reader import MemoryReader
 
-QUICK, STAYS = 1, 0.98  # a level of zstd, and from which share of a stream on it says that no level makes it smaller
+QUICK, STAYS = 1, 0.98  # a level of zstd, and the share of a stream from which on another is not worth its time
 _FRAMES = struct.Struct("<I")
 
 

@@ -151,6 +151,24 @@ def test_damage_is_named(damage: bytes) -> None:
         _unpack((stream, b"1", beside), runs)
 
 
+def test_nothing_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a block has no more tokens than its opening and its tail."""
+    nothing = np.empty(0, np.int16)
+    for _ in range(2):
+        assert pack_ranges([(nothing, [])], TABLES) == [(b"", b"", b"")]
+        assert len(_unpack((b"", b"", b""), [])) == 0
+        monkeypatch.setattr(native, "unavailable", lambda: "off")
+
+
+@pytest.mark.parametrize("run", [Run(3, 0, 1), Run(-1, 0, 1), Run(0, 17, 1), Run(0, -1, 1)])
+def test_runs_that_no_symbol_needs(run: Run) -> None:
+    """They follow from a stranger's steps and spreads."""
+    with pytest.raises(ValueError, match="out of range"):
+        pack_ranges([(np.zeros(1, np.int16), [run])], TABLES)
+    with pytest.raises(ValueError, match="out of range"):
+        unpack_ranges([Packed((b"", b"\0\0\0", b""), [run], np.zeros(1, np.int16), np.zeros(1, np.int32))], TABLES)
+
+
 def test_what_is_refused() -> None:
     tables = _tables({0: ONE})
     three = np.array([3], np.int16)

@@ -109,7 +109,7 @@ struct Kernels {
                           int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t columns, float* out);
   void (*gate)(const float* gate, const float* up, int kind, int64_t count, float* out);
-  int64_t max_group;              // of multiply_group; these four are in loops.h
+  int64_t max_group;              // of multiply_group; the four functions that follow are in loops.h
   void (*multiply_group)(const float* matrix, int64_t group, float* x, int64_t columns);
   void (*round_symbols)(const float* components, const int32_t* places, int64_t count, float step, float rounding,
                         int16_t* out);

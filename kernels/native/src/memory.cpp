@@ -14,7 +14,7 @@ struct Piece {  // stands before its memory
   Piece* next;
 };
 
-std::mutex lock;
+std::mutex lock;  // never waited for: who was forked may find it taken for ever
 Piece* kept = nullptr;  // the last one given back first
 size_t kept_bytes = 0;
 
@@ -27,7 +27,8 @@ Piece* unlink(Piece** at) {
 
 // The smallest piece that is kept and large enough, or null.
 Piece* found(size_t bytes) {
-  const std::lock_guard<std::mutex> locked(lock);
+  const std::unique_lock<std::mutex> locked(lock, std::try_to_lock);
+  if (!locked) return nullptr;
   Piece** best = nullptr;
   for (Piece** at = &kept; *at; at = &(*at)->next)
     if ((*at)->bytes >= bytes && (!best || (*at)->bytes < (*best)->bytes)) best = at;
@@ -50,7 +51,8 @@ Memory allocate(size_t bytes) {
 void give_back(uint8_t* memory) {
   Piece* piece = reinterpret_cast<Piece*>(memory - kHead);
   if (piece->bytes < kLeast || piece->bytes > kMost) return std::free(piece);
-  const std::lock_guard<std::mutex> locked(lock);
+  const std::unique_lock<std::mutex> locked(lock, std::try_to_lock);
+  if (!locked) return std::free(piece);
   piece->next = kept;
   kept = piece;
   kept_bytes += piece->bytes;

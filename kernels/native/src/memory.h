@@ -14,8 +14,8 @@ struct GiveBack {
 };
 using Memory = std::unique_ptr<uint8_t, GiveBack>;
 
-// On a cache line; null when there is none to be had. What large pieces hold is what an earlier call left there: some are
-// kept for the next one, as their pages are there already.
+// On a cache line, not zeroed; null when there is none to be had. Some large pieces are kept for the calls to come, as
+// their pages are there already.
 Memory allocate(size_t bytes);
 
 // Hands out 64-byte aligned pieces of one allocation; first counts them, then, with memory, cuts them.

@@ -82,7 +82,7 @@ int64_t pack(Packing& job, bool vectors) {
       int code = code_of_symbol(upper);
       if (code == kBeside || (shares[code] & 0xffff) == 0) {
         code = kBeside;
-        *--beside = int16_t(upper);
+        put_two(reinterpret_cast<uint8_t*>(--beside), uint32_t(upper));
         job.besides++;
       }
       const uint32_t size = shares[code] & 0xffff;

@@ -26,9 +26,14 @@ struct Encoding {
   uint8_t* at;            // of what is written already, from the end of the stream on
 };
 
+#if defined(__x86_64__)
 // slots: of their table; symbol i of them goes to out[places[i]].
 int64_t decode_avx512(Decoding& stream, const uint32_t* slots, int64_t vectors, const int32_t* places, int16_t* out);
 // shares: of their table, each code's frequency and, 16 bits up, the sum of those before; symbols: the end of them.
 int64_t encode_avx512(Encoding& stream, const uint32_t* shares, int64_t vectors, const int16_t* symbols);
+#else
+inline int64_t decode_avx512(Decoding&, const uint32_t*, int64_t, const int32_t*, int16_t*) { return 0; }
+inline int64_t encode_avx512(Encoding&, const uint32_t*, int64_t, const int16_t*) { return 0; }
+#endif
 
 }  // namespace minimemo

@@ -77,7 +77,7 @@ struct Step {
   bool all_many() const {
     for (int i = 0; i < m.count; i++) {
       const StackLayer& layer = m.layers[i];
-      if (m.intermediate % kBlock || layer.gate_up.bias || !product(layer.gate_up).many() || !product(layer.down).many())
+      if (layer.gate_up.count > 2 || m.intermediate % kBlock || layer.gate_up.bias || !product(layer.gate_up).many() || !product(layer.down).many())
         return false;
     }
     return true;
@@ -236,7 +236,7 @@ struct Step {
       ahead.quantize(work, normed + row * m.hidden);
       for_each(work, c.threads, (m.intermediate + kColumns - 1) / kColumns, [&](int64_t piece) {
         const int64_t first = piece * kColumns, last = std::min<int64_t>(first + kColumns, m.intermediate);
-        thread_local std::vector<float> both;
+        thread_local std::vector<float> both;  // kept: 256 KiB, of the second-level cache
         both.resize(size_t(rows) * 2 * kColumns);
         ahead.multiply_rows(first, last, both.data(), 2 * kColumns);
         ahead.multiply_rows(m.intermediate + first, m.intermediate + last, both.data() + kColumns, 2 * kColumns);

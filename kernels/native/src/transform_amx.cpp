@@ -4,12 +4,12 @@
 
 #if defined(MINIMEMO_AMX)
 #include "target.h"
+#include "transform.h"
 
 TARGET_BEGIN(AVX512_AMX)
 #include "simd_avx512.h"
 //
 #include "tiles.h"
-#include "transform.h"
 
 namespace minimemo {
 namespace {
