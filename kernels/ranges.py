@@ -24,7 +24,7 @@ LANES, BITS, CODES = 16, 12, 128  # kLanes, kBits, kCodes of native/src/ranges.h
 LARGEST = 32767  # of a symbol
 Streams = tuple[bytes, bytes, bytes]
 _LEAST = 1 << 16
-_BESIDE = CODES - 1  # the code of what a table lacks
+BESIDE = CODES - 1  # the code of what a table lacks
 _SYMBOLS = np.array([code // 2 + 1 if code % 2 else -(code // 2) for code in range(CODES)], np.int16)
 _DAMAGED = "a block's stream of ranges is damaged"
 _COUNT = "a block's symbols beside its ranges are of another count than their marks"
@@ -186,9 +186,9 @@ def _pack(symbols: np.ndarray, tables: Tables, runs: Sequence[Run]) -> Streams:
         low.append(((part[:, None] >> np.arange(shift)) & 1).astype(np.uint8).ravel())
         part >>= shift
     sizes = np.abs(upper)
-    codes = np.where(sizes < CODES // 2, 2 * sizes - (upper > 0), _BESIDE).astype(np.uint8)
-    codes[tables.frequency[_table_of_each(runs), codes] == 0] = _BESIDE
-    beside = upper[codes == _BESIDE].astype("<i2").tobytes()
+    codes = np.where(sizes < CODES // 2, 2 * sizes - (upper > 0), BESIDE).astype(np.uint8)
+    codes[tables.frequency[_table_of_each(runs), codes] == 0] = BESIDE
+    beside = upper[codes == BESIDE].astype("<i2").tobytes()
     return _encode(codes, tables, runs), np.packbits(np.concatenate(low)).tobytes(), beside
 
 
@@ -196,7 +196,7 @@ def _unpack(streams: Streams, tables: Tables, runs: Sequence[Run]) -> np.ndarray
     """In numpy: (n,) int16."""
     stream, low, beside = streams
     codes = _decode(stream, tables, runs)
-    symbols, missing = _SYMBOLS[codes], codes == _BESIDE
+    symbols, missing = _SYMBOLS[codes], codes == BESIDE
     if len(beside) != 2 * int(missing.sum()):
         raise ValueError(_COUNT)
     symbols[missing] = np.frombuffer(beside, "<i2")

@@ -16,12 +16,11 @@ from functools import cache
 import numpy as np
 
 from minimemo.errors import MemoError
-from minimemo.kernels.ranges import BITS, CODES, Packed, Run, Streams, Tables, pack_ranges, unpack_ranges
+from minimemo.kernels.ranges import BESIDE, BITS, CODES, Packed, Run, Streams, Tables, pack_ranges, unpack_ranges
 
 STREAMS = 3  # of one kind: ranges, low bits, symbols that stand beside
 _QUARTERS = 1.189207115002721, 1.4142135623730951, 1.681792830507429  # of an octave
 _LOWEST, _TABLED = -4, 7  # octaves of spread with tables: from a 16th of a step to 8 steps
-_BESIDE = CODES - 1  # the code of a symbol that its table does not have
 # For each table, in 4096ths: how many symbols are not 0, of those how many not 1 or -1, of those how many not 2 or -2,
 # and from there on, each time. Counted on ten documents of 4,096 tokens at four tiers, 0.5B, keys and then values.
 _RATIOS = (
@@ -73,7 +72,7 @@ def _tables() -> Tables:
 
 
 def _frequencies(ratios: Sequence[int]) -> list[int]:
-    """One of each code, out of 2^BITS: 0, 1, -1, 2, -2 ... as far as they are one in 2^BITS, and _BESIDE."""
+    """One of each code, out of 2^BITS: 0, 1, -1, 2, -2 ... as far as they are one in 2^BITS, and BESIDE."""
     whole, unit = 1 << 24, 1 << (24 - BITS)
     found, left = [0] * CODES, whole
     for size in range(CODES // 2):
@@ -84,6 +83,6 @@ def _frequencies(ratios: Sequence[int]) -> list[int]:
             break
         for code in {2 * size, max(2 * size - 1, 0)}:
             found[code] = max(each, 1)
-    found[_BESIDE] = 1
+    found[BESIDE] = 1
     found[0] += (1 << BITS) - sum(found)
     return found
