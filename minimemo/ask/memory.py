@@ -76,6 +76,9 @@ class Memory(Protocol):
     def load(self, view: MemoryView, room: int) -> KVCache:
         """Fills a cache with a view; it has room for so many tokens more."""
 
+    def ids(self, view: MemoryView) -> list[int]:
+        """The tokens of a view, which a reply may copy."""
+
 
 class DocumentMemory:
     """The memory of one or several documents, asked in words.
@@ -119,7 +122,7 @@ class DocumentMemory:
         rows = [self._row(p.system, text, question) for p, text in zip(books, templates, strict=True)]
         room = max(map(len, rows)) + CLUE_TOKENS
         writer, view = self._writer, self._choose(question, VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.clock.stage("recall"):
+        with self._lend(question, view, room) as (memory, _), question.clock.stage("recall"):
             written = writer.engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=writer.tokenizer.stop_ids)
         items: dict[ClueKind, list[str]] = {}
         draft = ""
@@ -136,8 +139,8 @@ class DocumentMemory:
         writer, ids = self._writer, self._writer.turn(question.prompts.system, prompt, begun=True)
         room = len(ids) + question.max_tokens
         view = self._choose(question, VIEW_TOKENS if question.kind == "paragraph" else ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.clock.stage("answer", report=False):
-            tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens)
+        with self._lend(question, view, room) as (memory, told), question.clock.stage("answer", report=False):
+            tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens, source=told)
             text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.clock.on_event)
         return Written(text, len(ids), count)
 
@@ -206,9 +209,9 @@ class DocumentMemory:
         ids = self._row(question.prompts.system, question.prompts.memory_answer, question)
         room = len(ids) + max_tokens
         view = self._choose(question, ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as memory, question.clock.stage("weigh"):
+        with self._lend(question, view, room) as (memory, told), question.clock.stage("weigh"):
             length, decode = memory.length, writer.tokenizer.decode
-            second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop))
+            second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop, source=told))
             if second in ([], first) or _is_part(decode(second), decode(first)):
                 return second, []
             memory.truncate(length + len(ids) - 1)
@@ -231,8 +234,8 @@ class DocumentMemory:
             question.clock.on_event(Event("walk", number, len(views), "views"))
             if view in replies:
                 continue
-            with self._lend(question, view, len(row) + limit) as memory, question.clock.stage("recall", report=False):
-                tokens = self._writer.tokens(memory, row, limit, min(least, view.tokens // 4))
+            with self._lend(question, view, len(row) + limit) as lent, question.clock.stage("recall", report=False):
+                tokens = self._writer.tokens(lent[0], row, limit, min(least, view.tokens // 4), source=lent[1])
                 replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
         question.clock.on_event(Event("walk", len(views), len(views), "views"))
         return [replies[view] for view in views]
@@ -301,9 +304,9 @@ class DocumentMemory:
         return self._opened
 
     @contextmanager
-    def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[KVCache]:
-        """Lends a cache that holds a view, with room for `room` tokens more at least, and removes what the question
-        added. A view that is loaded already, and that no other question has, is not loaded again."""
+    def _lend(self, question: Question, view: MemoryView, room: int) -> Iterator[tuple[KVCache, list[int]]]:
+        """Lends a cache that holds a view, with room for `room` tokens more at least, and the view's ids; removes what
+        the question added. A view that is loaded already, and that no other question has, is not loaded again."""
         question.views.add(view)
         with self._lock:
             at = next(
@@ -317,7 +320,7 @@ class DocumentMemory:
                 memory = self._open().load(view, max(room, self._room))
         length = memory.length
         try:
-            yield memory
+            yield memory, self._open().ids(view)
         finally:
             memory.truncate(length)
             with self._lock:

@@ -80,17 +80,19 @@ class FakeMemory:
     """Blocks of one token. Views are made of the ids themselves, so a test sees what a prompt stands behind."""
 
     def __init__(self, documents, openings):
-        self.ids = documents
+        self.documents = documents
         self.extents = [Extent(len(ids), opening, 1) for ids, opening in zip(documents, openings, strict=True)]
         self.views = []
         self.cache = None
 
     def load(self, view, room):
         self.views.append(view)
-        ids = [self.ids[part.memory][part.block] for part in view.parts]
-        self.loaded = ids
-        self.cache = FakeCache(len(ids) + room, ids)
+        self.loaded = self.ids(view)
+        self.cache = FakeCache(len(self.loaded) + room, self.loaded)
         return self.cache
+
+    def ids(self, view):
+        return [self.documents[part.memory][part.block] for part in view.parts]
 
 
 class FakeEngine:

@@ -68,6 +68,7 @@ struct AttentionKernels {
   const char* name;
   void (*run)(const Attention& job, int64_t piece);
   void (*merge)(const Attention& job, int64_t index);
+  bool alike = false;  // few rows get the same bits from one bfloat16 segment as from one each
 };
 
 const AttentionKernels* portable_attention();

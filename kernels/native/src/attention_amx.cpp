@@ -45,6 +45,19 @@ INLINE void multiply_tiles(const uint32_t* a, int64_t a_row, const uint32_t* b, 
 #undef END
 }
 
+INLINE void configure_tiles() {
+  Tiles tiles;
+  for (int i = 0; i < 7; i++) tiles.shape(i, kTileRows, 64);
+  _tile_loadconfig(&tiles);
+}
+
+INLINE void keep_sums(int count, float* sums, const float* keep, int padded) {
+  for (int r = 0; r < count; r++)
+    if (keep[r] != 1.0f)
+      for (int d = 0; d < padded; d += kLanes)
+        store(sums + r * padded + d, load_floats(sums + r * padded + d) * splat(keep[r]));
+}
+
 // exp2_of within 5e-6, for what is rounded to 8 bits: a polynomial of degree 4 that is 1 at 0, and its exponent.
 INLINE Floats rough_exp2_of(Floats x) {
   Ints exponent;
@@ -65,9 +78,7 @@ struct TileWay : Bfloat16Way {
 
   void begin(int64_t) {
     direct = false;
-    Tiles tiles;
-    for (int i = 0; i < 6; i++) tiles.shape(i, kTileRows, 64);
-    _tile_loadconfig(&tiles);
+    configure_tiles();
   }
   void score(int64_t row, int, float* scores, bool) {
     const int cells = dim / 2;
@@ -89,13 +100,134 @@ struct TileWay : Bfloat16Way {
       before = weights;
   }
   void add_values(int count, const uint32_t* weights, float* sums, const float* keep, bool) {
-    for (int r = 0; r < count; r++)
-      if (keep[r] != 1.0f)
-        for (int d = 0; d < padded; d += kLanes)
-          store(sums + r * padded + d, load_floats(sums + r * padded + d) * splat(keep[r]));
+    keep_sums(count, sums, keep, padded);
     for (int d = 0; d < dim; d += 64)
       multiply_tiles<true>(weights, kWeightCells, values + d, padded, kWeightCells / kStepCells, sums + d, padded);
   }
+};
+
+// Of 16 keys the scores with 8 rows, both planes in a line, planes added up -> to[row * kKeys + key].
+INLINE void turn_scores(const float* from, float* to) {
+  __m512 r[8], t[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {  // keys i and 8 + i
+    const auto sum = [&](const float* line) INLINE_LAMBDA {
+      return _mm512_castps256_ps512(_mm256_add_ps(_mm256_load_ps(line), _mm256_load_ps(line + 8)));
+    };
+    r[i] = _mm512_shuffle_f32x4(sum(from + i * 16), sum(from + (8 + i) * 16), 0x44);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  const auto pairs = [](__m512 a, __m512 b, bool second) INLINE_LAMBDA {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return second ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y);
+  };
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+#pragma GCC unroll 4
+  for (int row = 0; row < 4; row++) {
+    const __m512d first = pairs(t[row / 2], t[row / 2 + 2], row % 2);       // keys 0 to 3 and 8 to 11
+    const __m512d second = pairs(t[row / 2 + 4], t[row / 2 + 6], row % 2);  // keys 4 to 7 and 12 to 15
+    _mm512_store_pd(to + row * kKeys, _mm512_permutex2var_pd(first, even, second));
+    _mm512_store_pd(to + (row + 4) * kKeys, _mm512_permutex2var_pd(first, odd, second));
+  }
+}
+
+// Steps, whose few rows leave most of a tile empty: keys and values are read as they lie, which spares laying them out.
+// Keys are the rows of a product, and queries its columns, 8 with either plane. Of the values' pairs, two dims of a token,
+// a row of weights takes the first and another the second.
+struct StepWay {
+  static constexpr int kRows = 8, kTogether = 1;
+  static constexpr int kWeightCells = 2 * kKeys;  // meant for the even dims, and for the odd ones
+  int dim, padded, planes;
+  uint32_t *keys, *values, *queries;  // queries: (strips, dim / 2, 16); keys, values: a last block
+  const uint16_t *key_tokens, *value_tokens;
+  alignas(64) float turned[kKeys * 16];
+
+  void begin(int64_t rows) {
+    __builtin_memset(queries, 0, size_t(rows + kRows - 1) / kRows * kRows * dim * 4);
+    configure_tiles();
+  }
+  void take_query(const float* q, int64_t row) {
+    uint32_t* to = queries + row / kRows * kRows * dim + row % kRows;
+    alignas(32) uint32_t pairs[8];
+    for (int d = 0; d < dim; d += 16, to += 8 * 16) {
+      const Floats x = load_floats(q + d);
+      const __m256i high = rounded(x);
+      const Floats rest = x - Floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), high);
+      for (int i = 0; i < 8; i++) to[i * 16] = pairs[i];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), rounded(rest));
+      for (int i = 0; i < 8; i++) to[i * 16 + kRows] = pairs[i];
+    }
+  }
+  void take_block(const Segment& s, int head, int64_t key, int count) {
+    key_tokens = static_cast<const uint16_t*>(s.keys) + head * s.key_stride + key * dim;
+    value_tokens = static_cast<const uint16_t*>(s.values) + head * s.value_stride + key * dim;
+    if (count == kKeys) return;
+    key_tokens = whole_block(key_tokens, count, keys);  // tiles read 64 tokens
+    value_tokens = whole_block(value_tokens, count, values);
+  }
+  const uint16_t* whole_block(const uint16_t* tokens, int count, uint32_t* to) const {
+    __builtin_memcpy(to, tokens, size_t(count) * dim * 2);
+    __builtin_memset(to + count * dim / 2, 0, size_t(kKeys - count) * dim * 2);
+    return reinterpret_cast<const uint16_t*>(to);
+  }
+#define EACH_PART(DO) DO(0) DO(1) DO(2) DO(3)
+  void score(int64_t row, int, float* scores, bool) {
+#define BEGIN(I) _tile_zero(I);
+#define MULTIPLY(I)                                   \
+  _tile_loadd(5, key_tokens + I * 16 * dim + d, dim * 2); \
+  _tile_dpbf16ps(I, 5, 4);
+#define END(I)                              \
+  _tile_stored(I, turned + I * 16 * 16, 64);
+    written();
+    EACH_PART(BEGIN)
+    for (int d = 0; d < dim; d += 32) {
+      _tile_loadd(4, queries + row * dim + d / 2 * 16, 64);
+      EACH_PART(MULTIPLY)
+    }
+    EACH_PART(END)
+#undef BEGIN
+#undef MULTIPLY
+#undef END
+    written();
+    for (int t = 0; t < kKeys; t += 16) turn_scores(turned + t * 16, scores + t);
+  }
+  static INLINE Floats weight(Floats x) { return rough_exp2_of(x); }
+  static INLINE void take_weights(uint32_t* to, float*, int vector, Floats weights) {
+    const __m512i low = _mm512_cvtepu16_epi32(rounded(weights));
+    _mm512_store_si512(to + vector * 16, low);
+    _mm512_store_si512(to + kKeys + vector * 16, _mm512_slli_epi32(low, 16));
+  }
+  void finish_weights(int, uint32_t*, const float*) {}
+  void add_values(int count, const uint32_t* weights, float* sums, const float* keep, bool) {
+    keep_sums(count, sums, keep, padded);
+    written();
+    for (int d = 0; d < dim; d += 64, sums += 32) {  // rows of even dims and of odd ones in turn
+      const uint16_t* at = value_tokens + d;
+      _tile_loadd(0, sums, dim * 2);
+      _tile_loadd(1, sums + 16, dim * 2);
+      for (int t = 0; t < kKeys; t += 16, at += 16 * dim) {
+        _tile_loadd(4, weights + t, kKeys * 4);
+        _tile_loadd(5, at, dim * 2);
+        _tile_loadd(6, at + 32, dim * 2);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 6);
+      }
+      _tile_stored(0, sums, dim * 2);
+      _tile_stored(1, sums + 16, dim * 2);
+    }
+    written();
+  }
+  static void arrange(float* sums, int dim) {
+    alignas(64) float halves[kMaxDim];
+    __builtin_memcpy(halves, sums, size_t(dim) * 4);
+    for (int i = 0; i < dim / 2; i++) sums[2 * i] = halves[i], sums[2 * i + 1] = halves[dim / 2 + i];
+  }
+#undef EACH_PART
 };
 
 inline void run(const Attention& job, int64_t piece) {
@@ -104,11 +236,14 @@ inline void run(const Attention& job, int64_t piece) {
     avx512bf16_attention()->run(job, piece);
     return;
   }
-  run_way<TileWay>(job, s, piece);
+  if (job.rows <= kFewRows)
+    run_way<StepWay>(job, s, piece);
+  else
+    run_way<TileWay>(job, s, piece);
   _tile_release();
 }
 
-constexpr AttentionKernels kAttention{"amx", run, merge};
+constexpr AttentionKernels kAttention{"amx", run, merge, true};
 
 }  // namespace
 TARGET_END

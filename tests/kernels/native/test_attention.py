@@ -24,7 +24,7 @@ STORES = ("float32", "bfloat16", "packed8", "packed4")
 # Of the largest output, by what products take: float32; weights rounded to 8 bits (bfloat16); all rounded to 14 bits.
 TOLERANCE = {"float": 4e-6, "bfloat16": 3e-3, "bytes": 1e-3}
 LSE_TOLERANCE = {"float": 2e-5, "bfloat16": 5e-5, "bytes": 2e-3}  # bfloat16: a query as the sum of two, 16 bits
-FINE_KEYS = 4096  # that a single row meets so
+FINE_KEYS, FEW_ROWS = 4096, 16  # keys that a single row meets so; rows of a step
 AnySource: TypeAlias = Source | PackedSource
 
 
@@ -95,9 +95,12 @@ def _arithmetic(variant: str, stores: tuple[str, ...], dim: int) -> str:
     return "bytes" if quick and any(store.startswith("packed") for store in stores) else "float"
 
 
-def _wide(q: Tensor, arithmetic: str, tokens: int) -> Tensor:
-    """The query that a job meets, in float64: rounded where all of its keys are bfloat16, but for one row over few."""
-    rounded = arithmetic == "bfloat16" and (q.shape[1] > 1 or tokens > FINE_KEYS)
+def _wide(q: Tensor, arithmetic: str, tokens: int, variant: str) -> Tensor:
+    """The query that a job meets, in float64: rounded where all of its keys are bfloat16, but for one row over few, and
+    in tiles for the rows of a step."""
+    fine = q.shape[1] == 1 and tokens <= FINE_KEYS
+    fine |= variant == "amx" and q.shape[1] <= FEW_ROWS and q.shape[2] % 64 == 0
+    rounded = arithmetic == "bfloat16" and not fine
     return (q.bfloat16() if rounded else q).double()
 
 
@@ -120,7 +123,7 @@ def test_against_float64(case: Case, store: str, variant: str) -> None:
     q, arithmetic = _queries(heads, rows, dim, rows), _arithmetic(variant, (store,), dim)
     for last_seen, window in ((None, None), (tokens - rows, None), (tokens - rows, 50), (tokens - rows, 1)):
         source, wide = _source(kv_heads, tokens, dim, store, 0, rows, last_seen, window)
-        expected = reference.attention(_wide(q, arithmetic, tokens), [wide], dim**-0.5)
+        expected = reference.attention(_wide(q, arithmetic, tokens, variant), [wide], dim**-0.5)
         _check(attention(q, [source], dim**-0.5), expected, arithmetic)
 
 
@@ -129,7 +132,7 @@ def test_shared_prefix_and_own_tails(prefix: str, variant: str) -> None:
     """Three sequences over one memory: each row sees the prefix and its own tail, up to its position."""
     heads, kv_heads, dim, shared, rows = 14, 2, 64, 1216, 5
     q, arithmetic = _queries(heads, rows, dim, 1), _arithmetic(variant, (prefix, "bfloat16"), dim)
-    query = _wide(q, arithmetic, shared) if prefix == "bfloat16" else q.double()
+    query = _wide(q, arithmetic, shared, variant) if prefix == "bfloat16" else q.double()
     pairs = [_source(kv_heads, shared, dim, prefix, 0, rows)]
     for first, count, tokens in ((0, 2, 30), (2, 1, 1), (3, 2, 65)):  # a row's tokens sit at its tail's end
         pairs.append(_source(kv_heads, tokens, dim, "bfloat16", first, count, tokens - count, seed=first + 1))
@@ -226,7 +229,7 @@ def test_shapes_at_random(data: st.DataObject) -> None:
         pairs.append(_source(kv_heads, tokens, dim, store, rows, count, seen, window))
         rows += count
     q, arithmetic = _queries(kv_heads * draw(st.integers(1, 9)), rows, dim, rows), _arithmetic(variant, (store,), dim)
-    expected = reference.attention(_wide(q, arithmetic, tokens), [wide for _, wide in pairs], dim**-0.5)
+    expected = reference.attention(_wide(q, arithmetic, tokens, variant), [wide for _, wide in pairs], dim**-0.5)
     with pytest.MonkeyPatch.context() as patch:
         _use(variant, patch)
         _check(attention(q, [source for source, _ in pairs], dim**-0.5), expected, arithmetic)
