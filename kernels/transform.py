@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .native.library import TILES, fields, library
+from .native.library import fields, has_tiles, library
 from .ranges import LARGEST
 
 _GROUP, _COLUMNS, _MAX_TOKENS = 256, 32, 256  # kComponents, kColumns, kMaxTokens of native/src/transform.h
@@ -178,8 +178,7 @@ def unpack_symbols(
 def loud_from() -> float:
     """From which standard deviation of their symbols on the inverse is quicker with whole vectors of components: 0.3,
     where 1 symbol in 11 is not zero, or, in tiles (AMX), 0.08, where 1 in 7,000 is not."""
-    tiles = native.unavailable() is None and library().variant == TILES
-    return 0.08 if tiles else 0.3
+    return 0.08 if has_tiles() else 0.3
 
 
 def round_symbols(components: Tensor, step: float, up: float, places: Tensor | None = None) -> Tensor:

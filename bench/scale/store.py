@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minimemo.ask.memory import ANSWER_VIEW_TOKENS, VIEW_TOKENS
+from minimemo.ask.memory import ANSWER_VIEW_TOKENS, CLUE_VIEW_TOKENS
 from minimemo.memo.manifest import CHUNKS, INDEX, MEMORY, PLACES, Manifest, file_info
 from minimemo.memo.memo import open_memo
 from minimemo.memory.blocks import BLOCK_TOKENS, FIRST_PREVIOUS, block_hash
@@ -26,7 +26,10 @@ from minimemo.scale.objects import open_places, upload
 from minimemo.scale.ranges import forget, objects_dir
 from minimemo.search.vectors import VectorIndex
 
-VIEW = (VIEW_TOKENS, ANSWER_VIEW_TOKENS)  # the largest views that a question gets; the second lies within the first
+VIEW = (
+    CLUE_VIEW_TOKENS,
+    ANSWER_VIEW_TOKENS,
+)  # the largest views that a question gets; the second lies within the first
 
 
 def measure(memo: Path, tokens: int, question: str | None) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 _ABI = 15
 _AGAIN = "run: pip install --no-cache-dir --force-reinstall --no-deps minimemo"  # pip keeps wheels without it
 _VARIANTS = ("portable", "avx2", "avx512", "amx")  # by number, best last
-TILES = _VARIANTS.index("amx")
 _FUNCTIONS = {
     "abi": (c_int, []),
     "start": (None, [c_void_p]),
@@ -81,6 +80,11 @@ def variants() -> tuple[str, ...]:
     """Names the instruction sets that this processor runs, best last."""
     opened = _found()
     return tuple(name for number, name in enumerate(_VARIANTS) if opened.minimemo_variant(number))
+
+
+def has_tiles() -> bool:
+    """Whether products of many rows take tiles here."""
+    return unavailable() is None and library().variant == _VARIANTS.index("amx")
 
 
 def library() -> Library:

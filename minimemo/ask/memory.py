@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 # Tokens of memory that stand before a question. 16,711 tokens of xquad_en, 0.5B: answers from memory alone have F1
 # 0.195 with the whole before them, 0.211 with 4,096 tokens, 0.299 with 1,024 (40 questions); answers with clues 0.515
 # with the whole, 0.528 with 4,096 (14 questions).
-VIEW_TOKENS = 4096  # for clues and paragraphs
+CLUE_VIEW_TOKENS = 4096
+VIEW_TOKENS = 2048  # for paragraphs: ROUGE-L on qmsum and squality (67 questions, 0.5B) is 17.7, with 4,096 tokens 17.8
 ANSWER_VIEW_TOKENS = 1024  # for a short answer from memory alone
 VIEW_HITS = 4  # So many passages' blocks come first into a view, then their neighbours, then those of other passages.
 
@@ -121,7 +122,7 @@ class DocumentMemory:
         templates: list[str] = [getattr(prompts, kind) for kind, prompts in zip(kinds, books, strict=True)]
         rows = [self._row(p.system, text, question) for p, text in zip(books, templates, strict=True)]
         room = max(map(len, rows)) + CLUE_TOKENS
-        writer, view = self._writer, self._choose(question, VIEW_TOKENS, room)
+        writer, view = self._writer, self._choose(question, CLUE_VIEW_TOKENS, room)
         with self._lend(question, view, room) as (memory, _), question.clock.stage("recall"):
             written = writer.engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=writer.tokenizer.stop_ids)
         items: dict[ClueKind, list[str]] = {}

@@ -63,7 +63,7 @@ class Engine:
         self.memory_bits = memory_bits
         self.prefilled = 0
         self.decoded = 0
-        self.scheduler = Scheduler(self._steps, decoder.rows_are_alone)
+        self.scheduler = Scheduler(self._steps, decoder.rows_are_alone, decoder.rows_are_cheap)
         self._here = local()
         self._batch = Lock()  # a batch lengthens its memory for a while
 

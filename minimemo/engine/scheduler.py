@@ -6,7 +6,8 @@ batching (Orca, OSDI 2022) with a leader among the callers in place of a thread 
 the next step, one that nobody goes on with posts no rows and so stops nobody.
 
 A step may bring drafts along, guesses at the tokens after its own (lookup.py): where it is the only one, they are rows
-of the pass as well, and their logits stand ready if the guess was right. Among others they would make those wait.
+of the pass as well, and their logits stand ready if the guess was right. Among others they would make those wait, but
+where a row more costs less than it saves, as in tiles.
 
 Rule of this file: it knows no weights; what a pass computes it is given.
 """
@@ -56,16 +57,18 @@ class Scheduler:
     """Gives the model to one thread at a time, first come first served, and batches steps.
 
     together: whether a row's numbers are the same alone and among others; where they are not, each step is a pass.
-    drafts: how many rows a reply has at most, with drafts; 1: none are checked. steps, rows: running
-    counts of passes that were steps, and of the replies in them, for anyone who wants to know how full they were.
+    cheap: whether drafts are checked among other replies too. drafts: how many rows a reply has at most, with drafts;
+    1: none are checked. steps, rows: running counts of passes that were steps, and of the replies in them, for anyone
+    who wants to know how full they were.
     """
 
-    def __init__(self, run: Pass, together: bool) -> None:
+    def __init__(self, run: Pass, together: bool, cheap: bool = False) -> None:
         self.steps = 0
         self.rows = 0
         self.drafts = DRAFT_ROWS if together else 1
         self._run = run
         self._most = MOST_ROWS if together else 1
+        self._cheap = cheap
         self._changed = Condition()
         self._line: deque[object] = deque()  # who has the model stands first
         self._owner = 0
@@ -166,8 +169,10 @@ class Scheduler:
         whose cache is full fails by itself."""
         with self.alone():
             try:
+                spare = self._most - len(steps) if self._cheap or len(steps) == 1 else 0
                 for step in steps:
-                    step.tokens = step.tokens[: self.drafts if len(steps) == 1 else 1]
+                    step.tokens = step.tokens[: 1 + spare]
+                    spare -= len(step.tokens) - 1
                 logits = self._run(steps)
                 self.steps += 1
                 self.rows += len(steps)

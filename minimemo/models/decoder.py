@@ -25,6 +25,7 @@ from minimemo.kernels import (
     triton,
 )
 from minimemo.kernels.formats import MAX_DIM
+from minimemo.kernels.native.library import has_tiles
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
 from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, PackedLinear, Projection, project
@@ -57,6 +58,11 @@ class Decoder:
         """Whether a row's numbers do not depend on which other rows, FEW_ROWS at most, are in the pass: true of packed
         matrices, while torch's products of one row and of several add in other orders."""
         return self._stack is not None and isinstance(self.weights.head, PackedLinear)
+
+    @property
+    def rows_are_cheap(self) -> bool:
+        """Whether a pass of a few rows more costs little more: where tiles multiply, a sixth of a pass of one row."""
+        return self.rows_are_alone and has_tiles()
 
     @torch.inference_mode()
     def forward(

@@ -14,6 +14,7 @@ FACTS = ["The report was written for the king of France.", "The harbour was dug 
 FILLER = tuple(f"Sheep number {n} ate the grass of field {n * 3} again. " for n in range(80))
 LONG = (*FILLER[:30], FACTS[0] + " ", *FILLER[30:70], FACTS[1] + " ", *FILLER[70:])
 SMALL = {
+    "CLUE_VIEW_TOKENS": 500,
     "VIEW_TOKENS": 500,
     "ANSWER_VIEW_TOKENS": 500,
     "VIEW_HITS": 1,
@@ -48,7 +49,7 @@ def test_a_question_stands_behind_the_opening_and_the_blocks_it_leads_to(mode: s
     house.session.ask(f"What of this: {fact}", mode)
     (view,) = house.memory.views
     assert fact in shown(house, view)
-    assert view.tokens <= SMALL["VIEW_TOKENS"]
+    assert view.tokens <= SMALL["CLUE_VIEW_TOKENS"]
     opening = memory_opening("en").ids(house.tokenizer)
     assert house.memory.cache.ids[: len(opening)] == opening
     assert [part.block for part in view.parts] == sorted(part.block for part in view.parts)
@@ -67,10 +68,10 @@ def test_the_same_blocks_are_loaded_once_and_kept_beside_others() -> None:
 def test_a_small_memory_is_taken_whole_and_the_context_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
     set_limits(monkeypatch, CLUE_TOKENS=60)
     house = long_house()
-    assert len(house.ids) > memory.VIEW_TOKENS
+    assert len(house.ids) > memory.CLUE_VIEW_TOKENS
     house.session.ask("Who dug the harbour?", "memory")
     assert house.memory.views[0].tokens < len(house.ids)
-    set_limits(monkeypatch, VIEW_TOKENS=10_000, ANSWER_VIEW_TOKENS=10_000)
+    set_limits(monkeypatch, CLUE_VIEW_TOKENS=10_000, ANSWER_VIEW_TOKENS=10_000)
     short = House()
     short.session.ask("Who was the report for?", "memory")
     assert short.memory.views[0].tokens == len(short.ids)  # a view may hold all there is
@@ -81,7 +82,7 @@ def test_a_small_memory_is_taken_whole_and_the_context_decides_too(monkeypatch: 
 
 def test_neighbours_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake's blocks are tokens: a budget that holds more than the passage holds what is near."""
-    set_limits(monkeypatch, VIEW_TOKENS=400, ANSWER_VIEW_TOKENS=400, VIEW_HITS=1, CLUE_TOKENS=60)
+    set_limits(monkeypatch, CLUE_VIEW_TOKENS=400, ANSWER_VIEW_TOKENS=400, VIEW_HITS=1, CLUE_TOKENS=60)
     near = long_house()
     near.session.ask(f"What of this: {FACTS[1]}", "memory")
     at = near.document.index(FACTS[1])

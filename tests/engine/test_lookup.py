@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from minimemo.engine.engine import Engine
 from minimemo.engine.lookup import Lookup
+from minimemo.engine.scheduler import MOST_ROWS, Scheduler, Step
 from minimemo.kernels import native
 from minimemo.models.decoder import Row
 from tests.engine.test_threads import IDS, _packed
@@ -77,14 +79,37 @@ def test_logits_of_drafts_have_the_bits_of_steps(dtype: torch.dtype, tmp_path: P
 
 
 @needs_library
-def test_replies_that_draft_change_nobody_elses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cheap", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_replies_that_draft_change_nobody_elses(dtype: torch.dtype, cheap: bool, tmp_path: Path) -> None:
     engine = _packed(tmp_path)
+    engine.kv_dtype = dtype
+    engine.scheduler = Scheduler(engine._steps, together=True, cheap=cheap)
     alone = [_reply(engine, number, None) for number in range(8)]
     sources: list[list[int] | None] = [reply if number % 2 else None for number, reply in enumerate(alone)]
     for readers in (2, 8):
         with ThreadPoolExecutor(readers) as pool:
             jobs = pool.map(lambda number: _reply(engine, number, sources[number]), range(8))
             assert list(jobs) == alone
+
+
+@needs_library
+def test_drafts_take_the_rows_that_replies_leave(tmp_path: Path) -> None:
+    """Where rows are cheap; the first replies' come first."""
+    engine, sizes = _packed(tmp_path), list[list[int]]()
+
+    def run(steps: Sequence[Step]) -> torch.Tensor:
+        sizes.append([len(step.tokens) for step in steps])
+        return engine._steps(steps)
+
+    for cheap in (False, True):
+        for count in (1, 3, 14, 16):
+            steps = [Step([5, 6, 7, 8], engine.new_cache(4), "last") for _ in range(count)]
+            Scheduler(run, together=True, cheap=cheap)._lead(steps)
+            assert all(
+                step.logits is not None and len(step.logits) == n for step, n in zip(steps, sizes[-1], strict=True)
+            )
+    assert sizes == [[4], [1] * 3, [1] * 14, [1] * MOST_ROWS, [4], [4] * 3, [3, *[1] * 13], [1] * MOST_ROWS]
 
 
 @needs_library
