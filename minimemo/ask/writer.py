@@ -175,7 +175,7 @@ class Writer:
         """
         odds = []
         for ids in (self.turn(prompts.system, text) for text in (prompt, blank)):
-            yes, no = self._likely(self.engine.new_cache(len(ids) + 1), [], ids, self._first(prompts), ())
+            yes, no = self._likely(self.engine.new_cache(len(ids)), [], ids, self._first(prompts), ())
             odds.append(yes - no)
         return odds[0] - odds[1], self.prompt_tokens(prompts.system, prompt)
 
@@ -185,8 +185,8 @@ class Writer:
         """Likelihoods of replies to a prompt; what it begins with in common with the tokens `read`, those in the cache,
         is not read again."""
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(read, ids[:-1], strict=False)))
-        if len(ids) + max(map(len, replies)) > cache.capacity:
-            cache, same = self.engine.new_cache(len(ids) + max(map(len, replies))), 0
+        if len(ids) > cache.capacity:
+            cache, same = self.engine.new_cache(len(ids)), 0
         cache.truncate(same)
         return self.engine.likelihoods(cache, ids[same:], replies, stop)
 

@@ -337,19 +337,29 @@ class Engine:
     ) -> list[float]:
         """Log-probability of each reply to `ids`: of its tokens, and of its end with one of `stop`, if any are given.
 
-        The cache, with room for ids and the longest reply, has its length back afterwards.
+        The cache, with room for ids, has its length back afterwards. Replies are read in one pass behind it, and none
+        for those of one token whose end does not count.
         """
-        likely = list[float]()
-        ends = torch.tensor(list(stop), dtype=torch.long, device=self.decoder.device)
+        read = [reply if stop else reply[:-1] for reply in replies]
         length = cache.length
-        self.extend(cache, ids[:-1])
-        begin = cache.length
-        for reply in replies:
-            logs = self.logits(cache, [ids[-1], *reply]).log_softmax(-1)
-            told = logs[:-1].gather(1, torch.tensor(reply, dtype=torch.long, device=logs.device)[:, None]).sum()
+        try:
+            if any(read):
+                self.extend(cache, ids[:-1])
+                tails = self.new_caches(len(read), 1 + max(map(len, read)))
+                rows = [Row(tail, 1 + len(reply)) for tail, reply in zip(tails, read, strict=True)]
+                follow = [token for reply in read for token in (ids[-1], *reply)]
+                after = self._forward(follow, rows, prefix=cache, logits="all").split([row.count for row in rows])
+            else:
+                after = (self.prefill(cache, ids),) * len(replies)
+        finally:
+            cache.truncate(length)
+        ends = torch.tensor(list(stop), dtype=torch.long, device=self.decoder.device)
+        likely = list[float]()
+        for reply, logits in zip(replies, after, strict=True):
+            logs = logits.log_softmax(-1)
+            tokens = torch.tensor(reply, dtype=torch.long, device=logs.device)
+            told = logs[: len(reply)].gather(1, tokens[:, None]).sum()
             likely.append(float(told + logs[-1, ends].logsumexp(0) if stop else told))
-            cache.truncate(begin)
-        cache.truncate(length)
         return likely
 
     def _steps(self, steps: Sequence[Step]) -> Tensor:

@@ -27,7 +27,7 @@ TO_DEVICE = {
     "minimemo/search/embedder:_vectors", "minimemo/memory/codec:brought", "minimemo/memory/transform",
     "minimemo/memory/frequencies:_along", "minimemo/memo/quality:_kept", "minimemo/memo/quality:<genexpr>",
     "minimemo/engine/steps:follow", "minimemo/engine/engine:_forward", "minimemo/engine/engine:likelihoods",
-    "minimemo/models/places:of", "minimemo/engine/reading:_taken",
+    "minimemo/models/places:of", "minimemo/models/rope:of_spans", "minimemo/engine/reading:_taken",
 }  # fmt: skip
 # Vectors of texts, exact keys and values for a build that is killed, symbols, tokens, whether a number was refused.
 TO_CPU = {
