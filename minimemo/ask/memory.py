@@ -27,7 +27,7 @@ from minimemo.ask.clues import (
 )
 from minimemo.ask.prompts import Prompts
 from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
-from minimemo.ask.writer import Piece, Writer, Written, pieces
+from minimemo.ask.writer import CHECK_TOKENS, Piece, Writer, Written, pieces
 from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.memory.view import Extent, MemoryView, Span, chosen, held, ranked, walk, whole
@@ -176,17 +176,17 @@ class DocumentMemory:
         nothing = tuple(filter(None, [normalize(prompts.not_found)]))  # a user's prompts may have no such words
         return [part for part in parts if is_informative(part) and not normalize(part).startswith(nothing)], joined
 
-    def agreed(self, question: Question, prompt: str) -> str:
+    def agreed(self, question: Question, prompt: str) -> tuple[str, KVCache]:
         """Gives the answer to a whole prompt with passages, or the memory's short answer where passages and memory
-        together find that likelier. Where the answer from passages has more than AGREED_TOKENS, the memory is not
-        asked.
+        together find that likelier, and the cache that read the prompt. Where the answer from passages has more than
+        AGREED_TOKENS, the memory is not asked.
 
         Either source misleads a small model in its own way: passages that do not hold the answer, a memory that is seen
         as a whole. An answer is weighed by its log-probability given each source, as sequences are in
         retrieval-augmented generation (RAG-Sequence; Lewis et al., arXiv:2005.11401, section 2.1).
         """
         writer, ids, most = self._writer, self._writer.turn(question.prompts.system, prompt), question.max_tokens
-        fresh = writer.engine.new_cache(len(ids) + most)
+        fresh = writer.engine.new_cache(len(ids) + most + CHECK_TOKENS)
         tokens = writer.engine.generate(fresh, ids, max_tokens=most, stop=writer.tokenizer.stop_ids, source=())
         with question.clock.stage("answer", report=False):
             first = list(islice(tokens, AGREED_TOKENS + 1))
@@ -200,7 +200,7 @@ class DocumentMemory:
                     first = second
         with question.clock.stage("answer", report=False):
             texts = writer.texts(chain(first, tokens))
-            return "".join(piece.text for piece in pieces(texts, most, question.clock.on_event))
+            return "".join(piece.text for piece in pieces(texts, most, question.clock.on_event)), fresh
 
     def _weigh(self, question: Question, first: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
         """Asks the memory for a short answer, in tokens, and how likely it finds `first` and that. No likelihoods where

@@ -31,6 +31,7 @@ from minimemo.text.scripts import Language
 from minimemo.threads import Turns
 
 if TYPE_CHECKING:
+    from minimemo.engine.cache import KVCache
     from minimemo.engine.engine import Engine
     from minimemo.models.tokenizer import Tokenizer
     from minimemo.search.retriever import Retriever
@@ -164,9 +165,9 @@ class Session:
         yield Piece(answer.text)
         return answer
 
-    def _attempt(self, question: Question, found: Found, told: str = "") -> Answer:
+    def _attempt(self, question: Question, found: Found, told: tuple[str, KVCache] | None = None) -> Answer:
         """Answers with a phrase, or yes or no, from passages; says that the document does not where that is likelier to
-        be right. told: the answer to weigh, in place of one that is written."""
+        be right. told: the answer to weigh, in place of one that is written, and the cache that read the prompt."""
         writer, prompts, passages = self._generator, question.prompts, found.passages
         assert isinstance(writer, Writer)
         if not passages:
@@ -200,9 +201,8 @@ class Session:
             return dataclasses.replace(Answer.of(question, found, cast(Written, told)), confidence=0.0, supported=False)
         second = first
         if question.kind == "phrase" and self._generator is self._writer:
-            second = self._attempt(
-                question, found, self._memory.agreed(question, prompt_with(question, found.passages))
-            )
+            agreed = self._memory.agreed(question, prompt_with(question, found.passages))
+            second = self._attempt(question, found, agreed)
         elif [p.start for p in found.passages] != [p.start for p in first.passages]:
             second = self._attempt(question, found)
         better = second.supported if first.guess is not None else second.confidence > first.confidence

@@ -145,12 +145,14 @@ class Writer:
         check: Callable[[str], str],
         max_tokens: int,
         on_event: Listener,
-        told: str = "",
+        told: tuple[str, KVCache] | None = None,
     ) -> tuple[Written, Weighed]:
-        """Writes a whole answer from passages and weighs it, or weighs the one that is `told`; check: writes the prompt
-        that asks whether the passages state it. What the prompts begin with in common, the passages, is read once."""
+        """Writes a whole answer from passages and weighs it, or weighs the one that is `told`, with the cache that the
+        prompt is in; check: writes the prompt that asks whether the passages state it. What the prompts begin with in
+        common, the passages, is read once."""
         ids, stop, yes_no = self.turn(prompts.system, prompt), self.tokenizer.stop_ids, self._first(prompts)
-        cache = self.engine.new_cache(len(ids) + max_tokens + CHECK_TOKENS)
+        room = len(ids) + max_tokens + CHECK_TOKENS
+        given, cache = told if told and told[0] else ("", self.engine.new_cache(room))
         reply: list[int] = []
 
         def noted(tokens: Iterable[int]) -> Iterator[int]:
@@ -158,7 +160,7 @@ class Writer:
                 reply.append(token)
                 yield token
 
-        tokens = self.tokenizer.encode(told)[:max_tokens] if told else self.tokens(cache, ids, max_tokens, source=())
+        tokens = self.tokenizer.encode(given)[:max_tokens] if given else self.tokens(cache, ids, max_tokens, source=())
         text = "".join(piece.text for piece in pieces(self.texts(noted(tokens)), max_tokens, on_event))
         refusal = self.tokenizer.encode(prompts.not_found)
         likely, refused = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
