@@ -123,9 +123,12 @@ def soak(
                 counts.add(answers=1, wrong=int(text != alone[which]))
                 counts.waits.append(time.monotonic() - asked)
 
+        def due() -> float:
+            return begun + 60 * minutes * counts.left / LEAVERS
+
         def leaving(number: int) -> None:
             pick = random.Random(99 + number)
-            while not ended.wait(60 * minutes / LEAVERS * pick.uniform(0.5, 1.0)) and counts.left < LEAVERS:
+            while not ended.wait(due() - time.monotonic()) and counts.left < LEAVERS:
                 with suppress(OSError, ValueError):
                     for count, _ in enumerate(server.events(pick.choice(bodies))):
                         if count >= pick.randrange(1, 8):
@@ -144,7 +147,7 @@ def soak(
                 elif not ended.wait(1):
                     counts.add(failed=1)
 
-        left = (lambda n=n: leaving(n) for n in range(2))  # one alone waits too long for what it will not hear out
+        left = (lambda n=n: leaving(n) for n in range(2))  # one alone, which waits for first events, is too few
         jobs = [*(lambda n=n: asking(n) for n in range(readers)), *left, building]
         threads = [threading.Thread(target=job) for job in jobs]
         for thread in threads:

@@ -83,7 +83,7 @@ def variants() -> tuple[str, ...]:
 
 
 def has_tiles() -> bool:
-    """Whether products of many rows take tiles here."""
+    """Whether products take tiles here."""
     return unavailable() is None and library().variant == _VARIANTS.index("amx")
 
 

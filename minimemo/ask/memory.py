@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # 0.195 with the whole before them, 0.211 with 4,096 tokens, 0.299 with 1,024 (40 questions); answers with clues 0.515
 # with the whole, 0.528 with 4,096 (14 questions).
 CLUE_VIEW_TOKENS = 4096
-VIEW_TOKENS = 2048  # for paragraphs: ROUGE-L on qmsum and squality (67 questions, 0.5B) is 17.7, with 4,096 tokens 17.8
+VIEW_TOKENS = 2048  # for paragraphs: ROUGE-L on qmsum and squality (67 questions, 0.5B) is 17.8, as with 4,096
 ANSWER_VIEW_TOKENS = 1024  # for a short answer from memory alone
 VIEW_HITS = 4  # So many passages' blocks come first into a view, then their neighbours, then those of other passages.
 
@@ -103,7 +103,7 @@ class DocumentMemory:
         self._opened: Memory | None = None
         self._prompts = prompts
         self._room = memory_room()  # behind every view, so that a longer question need not load it again
-        self._idle: list[tuple[MemoryView, KVCache]] = []  # used last at the end
+        self._idle: list[tuple[MemoryView, KVCache, list[int]]] = []  # with their tokens; used last at the end
         self._lock = Lock()
         self._spans: tuple[str, list[Span]] = ("", [])  # the last question, and the passages that it leads to
         self._asked: tuple[list[int], int] = ([], 0)  # what the last walk asked each view, and its limit
@@ -311,21 +311,22 @@ class DocumentMemory:
         question.views.add(view)
         with self._lock:
             at = next(
-                (i for i, (one, c) in enumerate(self._idle) if one == view and c.capacity >= c.length + room), None
+                (i for i, (one, c, _) in enumerate(self._idle) if one == view and c.capacity >= c.length + room), None
             )
-            memory = None if at is None else self._idle.pop(at)[1]
-            if memory is None:  # room for one as large as the largest, before it is made
-                self._drop(VIEW_BYTES - max((c.nbytes for _, c in self._idle), default=0))
-        if memory is None:
+            idle = None if at is None else self._idle.pop(at)
+            if idle is None:  # room for one as large as the largest, before it is made
+                self._drop(VIEW_BYTES - max((c.nbytes for _, c, _ in self._idle), default=0))
+        if idle is None:
             with question.clock.stage("memory"):
-                memory = self._open().load(view, max(room, self._room))
+                idle = view, self._open().load(view, max(room, self._room)), self._open().ids(view)
+        _, memory, ids = idle
         length = memory.length
         try:
-            yield memory, self._open().ids(view)
+            yield memory, ids
         finally:
             memory.truncate(length)
             with self._lock:
-                self._idle.append((view, memory))
+                self._idle.append(idle)
                 self._drop(VIEW_BYTES, least=1)
 
     def spans(self, question: Question) -> list[Span]:
@@ -334,7 +335,7 @@ class DocumentMemory:
 
     def _drop(self, most: int, least: int = 0) -> None:
         """Forgets the views that were used the longest ago, until those left have `most` bytes, or are `least`."""
-        while len(self._idle) > least and sum(c.nbytes for _, c in self._idle) > most:
+        while len(self._idle) > least and sum(c.nbytes for _, c, _ in self._idle) > most:
             del self._idle[0]
 
 

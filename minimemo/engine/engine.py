@@ -18,6 +18,7 @@ from minimemo.events import Event, Listener, silent
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
 from minimemo.models.device import full
+from minimemo.models.layers import FEW_ROWS
 
 PREFILL_CHUNK = 512  # tokens; 256 to 1024 run within 5 % of each other on two cores, activations stay small
 GPU_CHUNK = 4096  # the launches of a chunk, some 20 ms of the processor, are as many however long it is
@@ -337,20 +338,18 @@ class Engine:
     ) -> list[float]:
         """Log-probability of each reply to `ids`: of its tokens, and of its end with one of `stop`, if any are given.
 
-        The cache, with room for ids, has its length back afterwards. Replies are read in one pass behind it, and none
-        for those of one token whose end does not count.
+        The cache, with room for ids, has its length back afterwards. Short replies are read in one pass behind it, and
+        none for those of one token whose end does not count.
         """
-        read = [reply if stop else reply[:-1] for reply in replies]
+        read = [(ids[-1], *(reply if stop else reply[:-1])) for reply in replies]
         length = cache.length
         try:
-            if any(read):
-                self.extend(cache, ids[:-1])
-                tails = self.new_caches(len(read), 1 + max(map(len, read)))
-                rows = [Row(tail, 1 + len(reply)) for tail, reply in zip(tails, read, strict=True)]
-                follow = [token for reply in read for token in (ids[-1], *reply)]
-                after = self._forward(follow, rows, prefix=cache, logits="all").split([row.count for row in rows])
+            if max(map(len, read)) == 1:
+                after = [self.prefill(cache, ids)] * len(replies)
             else:
-                after = (self.prefill(cache, ids),) * len(replies)
+                self.extend(cache, ids[:-1])
+                passes = [read] if sum(map(len, read)) <= FEW_ROWS else [[tokens] for tokens in read]
+                after = [logits for texts in passes for logits in self._behind(cache, texts)]
         finally:
             cache.truncate(length)
         ends = torch.tensor(list(stop), dtype=torch.long, device=self.decoder.device)
@@ -361,6 +360,13 @@ class Engine:
             told = logs[: len(reply)].gather(1, tokens[:, None]).sum()
             likely.append(float(told + logs[-1, ends].logsumexp(0) if stop else told))
         return likely
+
+    def _behind(self, memory: KVCache, texts: Sequence[Sequence[int]]) -> Sequence[Tensor]:
+        """Logits after each token of several texts, each of which stands behind a memory that is only read."""
+        tails = self.new_caches(len(texts), max(map(len, texts)))
+        rows = [Row(tail, len(text)) for tail, text in zip(tails, texts, strict=True)]
+        logits = self._forward([token for text in texts for token in text], rows, prefix=memory, logits="all")
+        return logits.split([row.count for row in rows])
 
     def _steps(self, steps: Sequence[Step]) -> Tensor:
         """One pass of replies' next tokens and drafts, each a row of its own, all of one kind of logits: a row of

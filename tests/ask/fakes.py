@@ -106,6 +106,7 @@ class FakeEngine:
         self.decoded = 0
         self.read = Counter()  # prefilled tokens of each thread
         self.prompts, self.batches = [], []
+        self.sources, self.weighed = [], []  # what replies may copy; what stood before those that were weighed
 
     @property
     def prefilled(self):
@@ -129,6 +130,7 @@ class FakeEngine:
         assert cache.length + len(ids) + max_tokens <= self.config.max_context
         if not min_tokens:
             self.prompts.append(FakeTokenizer().decode(ids))
+        self.sources.append(source)
         cache.extend(ids)
         self.read[get_ident()] += len(ids)
         for token in (FakeTokenizer().encode(self.more) if min_tokens else self.reply_to(ids))[:max_tokens]:
@@ -144,6 +146,7 @@ class FakeEngine:
 
     def likelihoods(self, cache, ids, replies, stop):
         assert cache.length + len(ids) <= cache.capacity
+        self.weighed.append(FakeTokenizer().decode([*cache.ids, *ids]))
         self.read[get_ident()] += len(ids)
         return [-1.0 if FakeTokenizer().decode(reply) in self.likely else -2.0 for reply in replies]
 

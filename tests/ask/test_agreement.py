@@ -25,6 +25,8 @@ def test_the_likelier_answer_is_given(likely: list[str], text: str, monkeypatch:
     assert answer.text == text and answer.passages
     assert "".join(step.text for step in steps if isinstance(step, Piece)) == text
     assert house.untouched() and answer.timings["weigh"] >= 0
+    written = [prompt for prompt in house.engine.prompts if "Write only the answer" in prompt]
+    assert written and {*written} < {*house.engine.weighed}, "an answer is weighed behind the prompt that it answers"
 
 
 @pytest.mark.parametrize("recalled", [KING, "", "King of France.", "France"])

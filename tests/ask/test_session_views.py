@@ -91,6 +91,15 @@ def test_neighbours_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(range(opening + at - 1, opening + at + len(FACTS[1]) + 1)) <= blocks
 
 
+def test_a_paragraph_gets_a_smaller_view_than_clues_and_may_copy_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, CLUE_VIEW_TOKENS=900, VIEW_TOKENS=600, ANSWER_VIEW_TOKENS=300, CLUE_TOKENS=60)
+    house = long_house()
+    house.session.ask(f"Explain in detail: {FACTS[0]}", "memory", max_tokens=50)
+    (view,) = house.memory.views
+    assert 300 < view.tokens <= 600
+    assert house.engine.sources[0] == house.memory.ids(view)
+
+
 @pytest.mark.usefixtures("small")
 def test_an_interrupted_stream_goes_on_over_its_own_view() -> None:
     house = long_house()

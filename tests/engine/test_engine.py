@@ -197,6 +197,18 @@ def test_likelihoods_are_those_of_the_tokens_and_the_end() -> None:
     assert engine.likelihoods(cache, [2], [[3]], [0]) != found[:1], "one token of a prompt is enough"
 
 
+@pytest.mark.parametrize("replies", [[[5], [8]], [[5, 6], [8]], [[], [5]], [[5, 6, 7] * 4, [8, 9] * 3]])
+def test_likelihoods_need_no_end_and_no_room(replies: list[list[int]]) -> None:
+    engine = tiny_engine()
+    cache = engine.new_cache(len(PROMPT) + 2)
+    engine.prefill(cache, PROMPT)
+    found = engine.likelihoods(cache, [1, 2], replies, ())
+    assert cache.length == len(PROMPT)
+    for reply, got in zip(replies, found, strict=True):
+        logs = engine.logits(engine.new_cache(64), [*PROMPT, 1, 2, *reply]).double().log_softmax(-1)[len(PROMPT) + 1 :]
+        assert got == pytest.approx(float(sum(logs[i, token] for i, token in enumerate(reply))), rel=1e-4)
+
+
 @pytest.mark.parametrize("bits", [None, 8])
 def test_what_is_made_to_compile_kernels_counts_as_nothing(bits: int | None) -> None:
     engine, events = tiny_engine(seed=3), list[Event]()

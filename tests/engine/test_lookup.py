@@ -61,10 +61,11 @@ def test_replies_with_drafts_are_those_without_in_fewer_steps(dtype: torch.dtype
 
 
 @needs_library
+@pytest.mark.parametrize("head_dim", [12, 16, 64, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_logits_of_drafts_have_the_bits_of_steps(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_logits_of_drafts_have_the_bits_of_steps(dtype: torch.dtype, head_dim: int, tmp_path: Path) -> None:
     """Wherever the keys end: before and behind the edges of blocks and of the pieces that attention is cut into."""
-    engine = _packed(tmp_path)
+    engine = _packed(tmp_path) if head_dim == 12 else _packed(tmp_path, head_dim=head_dim)
     engine.kv_dtype = dtype
     random = torch.Generator().manual_seed(5)
     for length in (3, 62, 300, 510, 1023, 4095, 8190, 9000):
@@ -82,7 +83,7 @@ def test_logits_of_drafts_have_the_bits_of_steps(dtype: torch.dtype, tmp_path: P
 @pytest.mark.parametrize("cheap", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_replies_that_draft_change_nobody_elses(dtype: torch.dtype, cheap: bool, tmp_path: Path) -> None:
-    engine = _packed(tmp_path)
+    engine = _packed(tmp_path, head_dim=64)
     engine.kv_dtype = dtype
     engine.scheduler = Scheduler(engine._steps, together=True, cheap=cheap)
     alone = [_reply(engine, number, None) for number in range(8)]

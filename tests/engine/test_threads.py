@@ -25,9 +25,9 @@ from tests.tiny import dense, tiny_decoder, tiny_engine
 IDS = [(37 * i) % 60 + 3 for i in range(70)]
 
 
-def _packed(folder: Path) -> Engine:
+def _packed(folder: Path, **shape: Any) -> Engine:
     """Packed weights, which products of many rows widen into one bfloat16 buffer that all layers share."""
-    _reference("qwen2", folder)
+    _reference("qwen3" if shape else "qwen2", folder, **shape)
     decoder, scratch = _pack(load_decoder(folder, dtype=torch.float32)), Scratch(torch.bfloat16)
     decoder.weights = replace(decoder.weights, head=_packed_matrix(dense(decoder.weights.head), scratch, 8))
     for layer in decoder.weights.layers:

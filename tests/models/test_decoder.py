@@ -50,12 +50,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _reference(name: str, directory: Path) -> Any:
-    """A seeded transformers model of the family, saved into `directory`. Biases and norms are made to matter."""
+def _reference(name: str, directory: Path, **more: Any) -> Any:
+    """A seeded transformers model of the family, saved into `directory`, with `more` of its configuration. Biases and
+    norms are made to matter."""
     import transformers
 
     kind, extra = FAMILIES[name]
-    config = getattr(transformers, f"{kind}Config")(**(_SIZE | extra))
+    config = getattr(transformers, f"{kind}Config")(**(_SIZE | extra | more))
     torch.manual_seed(11)
     model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval()
     with torch.no_grad():

@@ -68,7 +68,8 @@ struct AttentionKernels {
   const char* name;
   void (*run)(const Attention& job, int64_t piece);
   void (*merge)(const Attention& job, int64_t index);
-  bool alike = false;  // few rows get the same bits from one bfloat16 segment as from one each
+  // Whether kFewRows rows at most get the same bits from one bfloat16 segment as from one each, for multiples of 64 dims.
+  bool alike = false;
 };
 
 const AttentionKernels* portable_attention();

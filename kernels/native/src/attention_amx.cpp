@@ -1,4 +1,5 @@
-// bfloat16 keys on AMX, whose tiles multiply 16 folded rows with 16 keys, 32 dims at a time; other stores as with AVX-512.
+// bfloat16 keys on AMX: tiles multiply 16 folded rows with 16 keys, and in steps 16 keys with 8 folded rows, 32 dims at a
+// time; other stores as with AVX-512.
 // A row of a tile does not know the others: in a step of several readers each gets the bits that it would have alone.
 #include "attention.h"
 #include "format.h"
@@ -48,6 +49,7 @@ INLINE void multiply_tiles(const uint32_t* a, int64_t a_row, const uint32_t* b, 
 INLINE void configure_tiles() {
   Tiles tiles;
   for (int i = 0; i < 7; i++) tiles.shape(i, kTileRows, 64);
+  written();
   _tile_loadconfig(&tiles);
 }
 
@@ -136,12 +138,12 @@ INLINE void turn_scores(const float* from, float* to) {
 }
 
 // Steps, whose few rows leave most of a tile empty: keys and values are read as they lie, which spares laying them out.
-// Keys are the rows of a product, and queries its columns, 8 with either plane. Of the values' pairs, two dims of a token,
-// a row of weights takes the first and another the second.
+// Keys are the rows of a product, and queries its columns: 8 first planes, then 8 second ones. Of the values' pairs, two
+// dims of a token, a row of weights takes the first and another the second.
 struct StepWay {
   static constexpr int kRows = 8, kTogether = 1;
-  static constexpr int kWeightCells = 2 * kKeys;  // meant for the even dims, and for the odd ones
-  int dim, padded, planes;
+  static constexpr int kWeightCells = 2 * kKeys;  // in the low halves of cells for even dims, in the high ones for odd
+  int dim, padded, planes;  // planes: always two here
   uint32_t *keys, *values, *queries;  // queries: (strips, dim / 2, 16); keys, values: a last block
   const uint16_t *key_tokens, *value_tokens;
   alignas(64) float turned[kKeys * 16];

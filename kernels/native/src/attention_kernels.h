@@ -180,6 +180,7 @@ constexpr int64_t kFineKeys = 4096;
 // Rounding a query shifts its scores of all keys by what the keys have in common, which can be large. Keys that are met
 // by the same rounded query keep their weights; where other segments are met by an exact one, the query is taken as the
 // sum of two rounded numbers. What decides are the segments that a row sees, whichever rows are in the job beside it.
+// Steps in tiles (attention_amx.cpp) always take two.
 inline int planes_of(const Attention& job, const Segment& s) {
   int64_t keys = 0;
   bool alone = true;
