@@ -26,7 +26,7 @@ from minimemo.ask.clues import (
     select_clues,
 )
 from minimemo.ask.prompts import Prompts
-from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question, memory_room
+from minimemo.ask.question import CLUE_TOKENS, SUMMARY_TOKENS, Question
 from minimemo.ask.writer import CHECK_TOKENS, Piece, Writer, Written, pieces
 from minimemo.errors import InputError
 from minimemo.events import Event
@@ -64,8 +64,9 @@ AGREED_TOKENS = 64  # A longer answer from passages stands without being weighed
 # -0.6; .5: +10.6, +6.0, +1.9, -3.0. The mean a token in place of the sum: xquad_en -7.9.
 MEMORY_WEIGHT = 0.2
 
+ROOM_TOKENS = 512  # behind every view, so that a longer question need not load it again
 # Bytes of caches with views that wait for the next question; the last one is kept whatever its size.
-VIEW_BYTES = 192 << 20
+VIEW_BYTES = 96 << 20
 
 
 class Memory(Protocol):
@@ -102,7 +103,6 @@ class DocumentMemory:
         self._open_memory = open_memory
         self._opened: Memory | None = None
         self._prompts = prompts
-        self._room = memory_room()  # behind every view, so that a longer question need not load it again
         self._idle: list[tuple[MemoryView, KVCache, list[int]]] = []  # with their tokens; used last at the end
         self._lock = Lock()
         self._spans: tuple[str, list[Span]] = ("", [])  # the last question, and the passages that it leads to
@@ -318,7 +318,7 @@ class DocumentMemory:
                 self._drop(VIEW_BYTES - max((c.nbytes for _, c, _ in self._idle), default=0))
         if idle is None:
             with question.clock.stage("memory"):
-                idle = view, self._open().load(view, max(room, self._room)), self._open().ids(view)
+                idle = view, self._open().load(view, max(room, ROOM_TOKENS)), self._open().ids(view)
         _, memory, ids = idle
         length = memory.length
         try:

@@ -289,7 +289,8 @@ def test_what_is_asked_about_the_whole_walks_through_a_long_memory(mode: Mode, m
     assert len(house.memory.views) == 6, "the same walk is not walked again"
 
 
-def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary() -> None:
+def test_what_is_asked_about_the_whole_of_a_short_memory_is_its_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, ROOM_TOKENS=3000)
     house = House(script={**EN_SCRIPT, "What happens, or is discussed": "A king and three planets."})
     answer = house.session.ask("What is this document about?")
     assert answer.text == "A king and three planets." == house.session.summarize().text

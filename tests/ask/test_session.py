@@ -149,8 +149,9 @@ def test_the_prompt_and_the_answer_fit_the_context(mode, monkeypatch):
     assert answer.passages
 
 
-def test_the_memory_is_never_copied_nor_changed():
+def test_the_memory_is_never_copied_nor_changed(monkeypatch):
     """Defect: every question deep-copied the whole cache. Here the same cache serves all, and keeps its length."""
+    set_limits(monkeypatch, ROOM_TOKENS=3000)
     house = House()
     for mode in ("memorag", "memory", "memorag"):
         house.session.ask(QUESTION, mode)
