@@ -123,8 +123,9 @@ class DocumentMemory:
         rows = [self._row(p.system, text, question) for p, text in zip(books, templates, strict=True)]
         room = max(map(len, rows)) + CLUE_TOKENS
         writer, view = self._writer, self._choose(question, CLUE_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as (memory, _), question.clock.stage("recall"):
-            written = writer.engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=writer.tokenizer.stop_ids)
+        engine, stop = writer.engine, writer.tokenizer.stop_ids
+        with self._lend(question, view, room) as (memory, told), question.clock.stage("recall"):
+            written = engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=stop, source=told)
         items: dict[ClueKind, list[str]] = {}
         draft = ""
         for kind, reply in zip(kinds, map(writer.tokenizer.decode, written), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from threading import Lock, local
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minimemo.engine.cache import KVCache
 from minimemo.engine.lookup import Lookup
-from minimemo.engine.scheduler import Scheduler, Step
+from minimemo.engine.scheduler import MOST_ROWS, Scheduler, Step
 from minimemo.events import Event, Listener, silent
 from minimemo.models.config import ModelConfig
 from minimemo.models.decoder import Decoder, Row
@@ -273,12 +273,19 @@ class Engine:
         return self.decoder.steps_on_gpu([Row(cache, 1) for cache in caches], prefix)
 
     def generate_batch(
-        self, memory: KVCache, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Collection[int] = ()
+        self,
+        memory: KVCache,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop: Collection[int] = (),
+        source: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continues one shared memory with several prompts at once, each by its likeliest tokens, which are returned.
 
         What the prompts begin with in common is computed once, behind the memory, which has its length back afterwards
-        and needs room for it; so is attention over both.
+        and needs room for it; so is attention over both. source: ids that replies may copy beside their prompts'; they
+        are drafted where rows are cheap (`Scheduler`).
         """
         if not prompts or not all(prompts):
             raise ValueError("engine: a batch needs at least one prompt and a token in each")
@@ -287,12 +294,18 @@ class Engine:
             length = memory.length
             try:
                 self.extend(memory, prompts[0][:shared])
-                return self._continue(memory, [prompt[shared:] for prompt in prompts], max_tokens, stop)
+                lookups = [Lookup([*source, *prompt], max_tokens) for prompt in prompts]
+                return self._continue(memory, [prompt[shared:] for prompt in prompts], lookups, max_tokens, stop)
             finally:
                 memory.truncate(length)
 
     def _continue(
-        self, memory: KVCache, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Collection[int]
+        self,
+        memory: KVCache,
+        prompts: Sequence[Sequence[int]],
+        lookups: Sequence[Lookup],
+        max_tokens: int,
+        stop: Collection[int],
     ) -> list[list[int]]:
         """`generate_batch` without a common beginning; `memory` is only read."""
         tails = self.new_caches(len(prompts), max(map(len, prompts)) + max_tokens)
@@ -301,17 +314,26 @@ class Engine:
         logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
         if self._steps_on_gpu(tails, memory):
             return self._follow_batch(tails, memory, _likeliest(logits), max_tokens, stop)
-        alive = list(range(len(prompts)))
-        for count in range(1, max_tokens + 1):
-            chosen = zip(alive, _likeliest(logits), strict=True)
-            kept = [(row, token) for row, token in chosen if token not in stop]
-            for row, token in kept:
-                replies[row].append(token)
-            alive = [row for row, _ in kept]
-            if not alive or count == max_tokens:
-                break
-            rows = [Row(tails[row], 1) for row in alive]
-            logits = self._forward([token for _, token in kept], rows, prefix=memory, logits="likeliest", step=True)
+        drafts = min(self.scheduler.drafts, MOST_ROWS // len(prompts)) if self.scheduler.cheap else 1
+        drafted: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
+        while drafted:
+            found, steps = iter(_likeliest(logits)), dict[int, list[int]]()
+            for row, draft in drafted.items():
+                likeliest = [*islice(found, 1 + len(draft))]  # before the drafts, and after each of them
+                right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(draft, likeliest, strict=False)))
+                tails[row].advance(right)
+                tokens = [*takewhile(lambda token: token not in stop, likeliest[: 1 + right])]
+                for token in tokens:
+                    lookups[row].push(token)
+                replies[row] += tokens
+                left = max_tokens - len(replies[row])
+                if left and len(tokens) > right:
+                    steps[row] = [tokens[-1], *lookups[row].draft(min(drafts, left) - 1)]
+            if steps:
+                rows = [_ahead(tails[row], n) for row, tokens in steps.items() for n in range(len(tokens))]
+                ids = [token for tokens in steps.values() for token in tokens]
+                logits = self._forward(ids, rows, prefix=memory, logits="likeliest", step=True)
+            drafted = {row: tokens[1:] for row, tokens in steps.items()}
         return replies
 
     def _follow_batch(
@@ -371,7 +393,7 @@ class Engine:
     def _steps(self, steps: Sequence[Step]) -> Tensor:
         """One pass of replies' next tokens and drafts, each a row of its own, all of one kind of logits: a row of
         several tokens adds in another order, and near ties would fall otherwise."""
-        rows = [Row(step.cache.ahead(n) if n else step.cache, 1) for step in steps for n in range(len(step.tokens))]
+        rows = [_ahead(step.cache, n) for step in steps for n in range(len(step.tokens))]
         ids = [token for step in steps for token in step.tokens]
         return self._forward(ids, rows, logits=steps[0].kind, step=True)
 
@@ -392,6 +414,11 @@ class Engine:
                 self._count(len(ids))
             tensor = torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
             return self.decoder.forward(tensor, rows, prefix=prefix, logits=logits)
+
+
+def _ahead(cache: KVCache, tokens: int) -> Row:
+    """A row of a step: its next token, and of drafts the one so many tokens later."""
+    return Row(cache.ahead(tokens) if tokens else cache, 1)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

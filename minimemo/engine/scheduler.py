@@ -68,7 +68,7 @@ class Scheduler:
         self.drafts = DRAFT_ROWS if together else 1
         self._run = run
         self._most = MOST_ROWS if together else 1
-        self._cheap = cheap
+        self.cheap = cheap
         self._changed = Condition()
         self._line: deque[object] = deque()  # who has the model stands first
         self._owner = 0
@@ -169,7 +169,7 @@ class Scheduler:
         whose cache is full fails by itself."""
         with self.alone():
             try:
-                spare = self._most - len(steps) if self._cheap or len(steps) == 1 else 0
+                spare = self._most - len(steps) if self.cheap or len(steps) == 1 else 0
                 for step in steps:
                     step.tokens = step.tokens[: 1 + spare]
                     spare -= len(step.tokens) - 1

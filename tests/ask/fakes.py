@@ -138,7 +138,7 @@ class FakeEngine:
             cache.extend([token])
             self.decoded += 1
 
-    def generate_batch(self, memory, prompts, *, max_tokens, stop):
+    def generate_batch(self, memory, prompts, *, max_tokens, stop, source=()):
         assert memory.length + max(map(len, prompts)) + max_tokens <= self.config.max_context
         self.batches.append([FakeTokenizer().decode(ids) for ids in prompts])
         self.read[get_ident()] += sum(map(len, prompts))

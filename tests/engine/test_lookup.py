@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -92,6 +95,32 @@ def test_replies_that_draft_change_nobody_elses(dtype: torch.dtype, cheap: bool,
         with ThreadPoolExecutor(readers) as pool:
             jobs = pool.map(lambda number: _reply(engine, number, sources[number]), range(8))
             assert list(jobs) == alone
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_batch_with_drafts_is_that_without_in_fewer_steps(dtype: torch.dtype, tmp_path: Path) -> None:
+    engine = _packed(tmp_path, head_dim=64)
+    engine.kv_dtype = dtype
+    memory, prompts = engine.new_cache(90), [IDS[:30], [*IDS[:20], 5], [7]]
+    engine.extend(memory, IDS)
+    engine.scheduler = Scheduler(engine._steps, together=True, cheap=False)
+    alone = engine.generate_batch(memory, prompts, max_tokens=40)
+    assert {*map(len, alone)} == {40}
+    stop = (alone[0][25], alone[1][9])
+    ended, passes = engine.generate_batch(memory, prompts, max_tokens=40, stop=stop), list[int]()
+    forward = engine._forward
+
+    def counted(ids: Sequence[int], *arguments: Any, **options: Any) -> torch.Tensor:
+        passes.append(len(ids))
+        return forward(ids, *arguments, **options)
+
+    engine.scheduler = Scheduler(engine._steps, together=True, cheap=True)
+    with patch.object(engine, "_forward", counted):
+        assert engine.generate_batch(memory, prompts, max_tokens=40, source=[*chain(*alone)]) == alone
+    assert len(passes) < 30 and max(passes[2:]) <= MOST_ROWS
+    assert engine.generate_batch(memory, prompts, max_tokens=40, stop=stop, source=[*chain(*alone)]) == ended
+    assert memory.length == len(IDS)
 
 
 @needs_library
