@@ -40,7 +40,7 @@ def test_every_mode_answers(mode: str, memo: minimemo.Memo) -> None:
     answer = memo.ask("What did user number 33 say of room 231?", mode, max_tokens=8)  # type: ignore[arg-type]
     assert answer.prompt_tokens > 0
     assert engine.prefilled - before == answer.prefilled_tokens < CONTEXT * (3 if mode == "gist" else 1)
-    _, cache = memo.session()._memory._idle[-1]
+    _, cache, _ = memo.session()._memory._idle[-1]
     assert 500 < cache.length <= cache.capacity <= CONTEXT
 
 
@@ -68,7 +68,7 @@ def test_the_view_holds_the_passage_that_the_question_finds(memo: minimemo.Memo)
     (passage,) = memo.ask(question, "rag", max_tokens=4).passages[:1]
     chunk = next(chunk for chunk in memo.chunks() if chunk.start == passage.start)
     memo.ask(question, "memory", max_tokens=4)
-    view, _ = memo.session()._memory._idle[-1]
+    view, *_ = memo.session()._memory._idle[-1]
     extents = memo.memory().extents
     held = {(part.memory, part.block) for part in view.parts}
     assert set(blocks_of(extents, [Span(0, chunk.token_start, chunk.token_end)])) <= held
