@@ -314,7 +314,7 @@ class Engine:
         logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
         if self._steps_on_gpu(tails, memory):
             return self._follow_batch(tails, memory, _likeliest(logits), max_tokens, stop)
-        drafts = min(self.scheduler.drafts, MOST_ROWS // len(prompts)) if self.scheduler.cheap else 1
+        drafts = max(1, min(self.scheduler.drafts, MOST_ROWS // len(prompts))) if self.scheduler.cheap else 1
         drafted: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
         while drafted:
             found, steps = iter(_likeliest(logits)), dict[int, list[int]]()

@@ -191,8 +191,9 @@ struct Step {
   // keys together. Each sees what it would see as the only row, in the same order.
   bool continues(const StackLayer& layer, const Attention& job, int64_t first, int64_t next) const {
     const StackCache &a = c.rows[first], &b = c.rows[next];
-    return !layer.window && !a.packed && (!a.bfloat16 || (attention.alike && m.dim % 64 == 0 && c.tokens <= kFewRows)) &&
-           a.keys == b.keys && a.count == 1 && b.count == 1 && b.length == a.length + next - first && cut_alike(job, a.length + 1, next - first + 1);
+    const bool alike = !a.bfloat16 || (attention.alike && m.dim % 64 == 0 && c.tokens <= kFewRows);
+    return alike && !layer.window && !a.packed && a.keys == b.keys && a.count == 1 && b.count == 1 &&
+           b.length == a.length + next - first && cut_alike(job, a.length + 1, next - first + 1);
   }
 
   // False without memory for partial results.
