@@ -26,10 +26,8 @@ from minimemo.scale.objects import open_places, upload
 from minimemo.scale.ranges import forget, objects_dir
 from minimemo.search.vectors import VectorIndex
 
-VIEW = (
-    CLUE_VIEW_TOKENS,
-    ANSWER_VIEW_TOKENS,
-)  # the largest views that a question gets; the second lies within the first
+# The largest views that a question gets; the second lies within the first.
+VIEW = (CLUE_VIEW_TOKENS, ANSWER_VIEW_TOKENS)
 
 
 def measure(memo: Path, tokens: int, question: str | None) -> dict[str, Any]:

@@ -124,8 +124,8 @@ class DocumentMemory:
         room = max(map(len, rows)) + CLUE_TOKENS
         writer, view = self._writer, self._choose(question, CLUE_VIEW_TOKENS, room)
         engine, stop = writer.engine, writer.tokenizer.stop_ids
-        with self._lend(question, view, room) as (memory, told), question.clock.stage("recall"):
-            written = engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=stop, source=told)
+        with self._lend(question, view, room) as (memory, source), question.clock.stage("recall"):
+            written = engine.generate_batch(memory, rows, max_tokens=CLUE_TOKENS, stop=stop, source=source)
         items: dict[ClueKind, list[str]] = {}
         draft = ""
         for kind, reply in zip(kinds, map(writer.tokenizer.decode, written), strict=True):
@@ -141,8 +141,8 @@ class DocumentMemory:
         writer, ids = self._writer, self._writer.turn(question.prompts.system, prompt, begun=True)
         room = len(ids) + question.max_tokens
         view = self._choose(question, VIEW_TOKENS if question.kind == "paragraph" else ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as (memory, told), question.clock.stage("answer", report=False):
-            tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens, source=told)
+        with self._lend(question, view, room) as (memory, source), question.clock.stage("answer", report=False):
+            tokens = writer.tokens(memory, ids, question.max_tokens, question.min_tokens, source=source)
             text, count = yield from pieces(writer.texts(tokens), question.max_tokens, question.clock.on_event)
         return Written(text, len(ids), count)
 
@@ -211,9 +211,9 @@ class DocumentMemory:
         ids = self._row(question.prompts.system, question.prompts.memory_answer, question)
         room = len(ids) + max_tokens
         view = self._choose(question, ANSWER_VIEW_TOKENS, room)
-        with self._lend(question, view, room) as (memory, told), question.clock.stage("weigh"):
+        with self._lend(question, view, room) as (memory, source), question.clock.stage("weigh"):
             length, decode = memory.length, writer.tokenizer.decode
-            second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop, source=told))
+            second = list(writer.engine.generate(memory, ids, max_tokens=max_tokens, stop=stop, source=source))
             if second in ([], first) or _is_part(decode(second), decode(first)):
                 return second, []
             memory.truncate(length + len(ids) - 1)
@@ -232,12 +232,13 @@ class DocumentMemory:
             if (row, limit) != self._asked:
                 self._asked, self._replies = (row, limit), {}
             replies = self._replies
+        room = len(row) + limit
         for number, view in enumerate(views):
             question.clock.on_event(Event("walk", number, len(views), "views"))
             if view in replies:
                 continue
-            with self._lend(question, view, len(row) + limit) as lent, question.clock.stage("recall", report=False):
-                tokens = self._writer.tokens(lent[0], row, limit, min(least, view.tokens // 4), source=lent[1])
+            with self._lend(question, view, room) as (memory, source), question.clock.stage("recall", report=False):
+                tokens = self._writer.tokens(memory, row, limit, min(least, view.tokens // 4), source=source)
                 replies[view] = "".join(piece.text for piece in pieces(self._writer.texts(tokens), limit))
         question.clock.on_event(Event("walk", len(views), len(views), "views"))
         return [replies[view] for view in views]

@@ -151,8 +151,7 @@ class Writer:
         prompt is in; check: writes the prompt that asks whether the passages state it. What the prompts begin with in
         common, the passages, is read once."""
         ids, stop, yes_no = self.turn(prompts.system, prompt), self.tokenizer.stop_ids, self._first(prompts)
-        room = len(ids) + max_tokens + CHECK_TOKENS
-        given, cache = told if told and told[0] else ("", self.engine.new_cache(room))
+        given, cache = told if told and told[0] else ("", self.engine.new_cache(len(ids) + max_tokens + CHECK_TOKENS))
         reply: list[int] = []
 
         def noted(tokens: Iterable[int]) -> Iterator[int]:

@@ -294,8 +294,8 @@ class Engine:
             length = memory.length
             try:
                 self.extend(memory, prompts[0][:shared])
-                lookups = [Lookup([*source, *prompt], max_tokens) for prompt in prompts]
-                return self._continue(memory, [prompt[shared:] for prompt in prompts], lookups, max_tokens, stop)
+                copied = [*source, *prompts[0][:shared]]
+                return self._continue(memory, [prompt[shared:] for prompt in prompts], max_tokens, stop, copied)
             finally:
                 memory.truncate(length)
 
@@ -303,9 +303,9 @@ class Engine:
         self,
         memory: KVCache,
         prompts: Sequence[Sequence[int]],
-        lookups: Sequence[Lookup],
         max_tokens: int,
         stop: Collection[int],
+        source: Sequence[int],
     ) -> list[list[int]]:
         """`generate_batch` without a common beginning; `memory` is only read."""
         tails = self.new_caches(len(prompts), max(map(len, prompts)) + max_tokens)
@@ -314,11 +314,12 @@ class Engine:
         logits = self._forward([token for prompt in prompts for token in prompt], rows, prefix=memory)
         if self._steps_on_gpu(tails, memory):
             return self._follow_batch(tails, memory, _likeliest(logits), max_tokens, stop)
+        lookups = [Lookup([*source, *prompt], max_tokens) for prompt in prompts]
         drafts = max(1, min(self.scheduler.drafts, MOST_ROWS // len(prompts))) if self.scheduler.cheap else 1
-        drafted: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
-        while drafted:
-            found, steps = iter(_likeliest(logits)), dict[int, list[int]]()
-            for row, draft in drafted.items():
+        steps: dict[int, list[int]] = {row: [*prompt[-1:]] for row, prompt in enumerate(prompts)}
+        while steps:
+            found, read, steps = iter(_likeliest(logits)), steps, {}
+            for row, (_, *draft) in read.items():
                 likeliest = [*islice(found, 1 + len(draft))]  # before the drafts, and after each of them
                 right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(draft, likeliest, strict=False)))
                 tails[row].advance(right)
@@ -333,7 +334,6 @@ class Engine:
                 rows = [_ahead(tails[row], n) for row, tokens in steps.items() for n in range(len(tokens))]
                 ids = [token for tokens in steps.values() for token in tokens]
                 logits = self._forward(ids, rows, prefix=memory, logits="likeliest", step=True)
-            drafted = {row: tokens[1:] for row, tokens in steps.items()}
         return replies
 
     def _follow_batch(

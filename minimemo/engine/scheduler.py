@@ -66,9 +66,9 @@ class Scheduler:
         self.steps = 0
         self.rows = 0
         self.drafts = DRAFT_ROWS if together else 1
+        self.cheap = cheap
         self._run = run
         self._most = MOST_ROWS if together else 1
-        self.cheap = cheap
         self._changed = Condition()
         self._line: deque[object] = deque()  # who has the model stands first
         self._owner = 0
