@@ -25,11 +25,12 @@ import numpy.typing as npt
 from bench.common.report import command, parser, show
 from minimemo.ask.answer import REFUSED, SURE
 
-PARTS = ("large", "small", "words")
+PARTS = ("large", "whole", "small", "words")
 PENALTY = 1.0
 WORDS = ("held", "around", "figures", "named", "zh")
 WRITER = ("around", "figures", "named", "zh", "margin", "stated")
-SURES, REFUSALS = (0.5, 0.55, 0.6, 0.65), (0.25, 0.3, 0.33, 0.4, 0.45)
+WHOLE = ("zh", "margin", "stated", "same", "first")
+SURES, REFUSALS = (0.55, 0.6, 0.65, 0.7), (0.25, 0.3, 0.33, 0.4, 0.45)
 COLUMNS = (("figure", "<28"), ("n", "5"), ("share", "7.3f"))
 BINS = (("from", "5.1f"), ("n", "5"), ("told", "7.3f"), ("right", "7.3f"))
 BARS = (
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     rows = [json.loads(line) for path in args.answers for line in path.open(encoding="utf-8")]
-    rows = [row for row in rows if "stated" in row.get("signals", ())]
-    names = WORDS if args.part == "words" else WRITER
+    names = {"words": WORDS, "whole": WHOLE}.get(args.part, WRITER)
+    rows = [r for r in rows if "stated" in r.get("signals", ()) and ("same" in r["signals"]) == (names == WHOLE)]
     x = np.array([[1.0, *(row["signals"][name] for name in names)] for row in rows])
     y = np.array([row["right"] for row in rows], np.float64)
     is_open, said_none = (np.array([row["signals"][name] for row in rows], bool) for name in ("open", "refused"))

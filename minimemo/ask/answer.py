@@ -22,7 +22,7 @@ SUPPORTED = 0.5  # This share of an answer's content words must stand in the pas
 RELATED = 0.5  # The answer's sentence must share this much with the question, of what the passages' best one shares.
 CITED = 0.8  # A passage is cited when it holds at least this share of what the best passage holds.
 
-SURE = 0.55  # A phrase this likely to be right is shown without a word of doubt,
+SURE = 0.65  # A phrase this likely to be right is shown without a word of doubt,
 REFUSED = 0.4  # and one that is less likely than this not at all.
 
 DECIDED = 0.6  # Log-odds of "yes" or "no" nearer to even than this are shown with a word of doubt.

@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
-from minimemo.ask.answer import Found, Passage
+from minimemo.ask.answer import Answer, Found, Passage, cite
 from minimemo.ask.question import Question
 from minimemo.text.document import Place
 from minimemo.text.tables import named_rows
@@ -35,6 +35,10 @@ CLUE_HITS = 3  # Each clue retrieves so many.
 # model takes answers from passages that do not hold them: F1 on xquad_en 0.57 from the best passage alone, 0.42 and
 # 0.40 from two and three (40 questions).
 STAND_OUT = 0.8
+
+# A document of at most so many tokens is read whole, but by small models (docs/decisions/34).
+WHOLE_TOKENS = 1500
+_TOKEN_CHARACTERS = 8  # a longer text is not counted
 
 LABEL = "[{number}] "  # Passages are numbered so in a prompt.
 SEPARATOR = "\n\n"
@@ -119,6 +123,21 @@ class Evidence:
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
         return self.placed(fit(question, ranked, budget, prompt))
 
+    def whole(self, question: Question) -> Passage | None:
+        """Gives the one document that is searched as one passage, where it takes at most WHOLE_TOKENS and fits into a
+        prompt."""
+        text, _ = self._retriever.whole(_TOKEN_CHARACTERS * WHOLE_TOKENS)
+        passage = Passage(0, len(text), text, 1.0, document=self._documents[0])
+        room = min(WHOLE_TOKENS, question.left(prompt_with(question, ())))
+        return passage if text and _cost(passage, question.generator.count) <= room else None
+
+    def holding(self, answer: Answer, whole: Passage) -> tuple[Passage, ...]:
+        """Gives the passages of a whole document that hold an answer; where none does, those of the answer."""
+        _, hits = self._retriever.whole(len(whole.text))
+        every = rank_passages(["question"], [hits], documents=self._documents)
+        cited = [passage for passage in cite(answer.text, answer.asked, every) if passage.cited]
+        return self.placed(cited) if cited and answer.guess is None else answer.passages
+
     def computed(self, question: Question) -> tuple[str, Found] | None:
         """Counts, lists or compares, where the documents' words settle it, with the passages that hold what it was
         computed from."""
@@ -183,9 +202,20 @@ def prompt_with(question: Question, passages: Sequence[Passage] | None, template
     """Writes the prompt for an answer from passages, or another `template` on them (and an `answer`); None: "..." in
     their place."""
     shown = "..." if passages is None else render_passages(passages, question.text)
-    return (template or question.template).format(
-        passages=shown, question=question.text, not_found=question.prompts.not_found, answer=answer
-    )
+    return _filled(question, template or question.template, shown, answer)
+
+
+def prompts_on(question: Question, whole: Passage) -> tuple[str, Callable[..., str]]:
+    """What the prompts on a whole document begin with, and what writes one, as `prompt_with` does, from a template and
+    an answer. The rows of a table that the question names stand behind the document."""
+    text, rows = _shown(whole), named_rows(whole.text, "", question.text)
+    shown = "\n\n".join(filter(None, [text, rows]))
+    begins = _filled(question, question.template.split("{passages}")[0], "", "") + text
+    return begins, lambda template="", answer="": _filled(question, template or question.template, shown, answer)
+
+
+def _filled(question: Question, template: str, shown: str, answer: str) -> str:
+    return template.format(passages=shown, question=question.text, not_found=question.prompts.not_found, answer=answer)
 
 
 def fit(

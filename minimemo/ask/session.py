@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from minimemo.ask.answer import Answer, Found, Passage
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, fit, prompt_with, render_passages
+from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, fit, prompt_with, prompts_on, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.polarity import telling, weight
 from minimemo.ask.prompts import PROMPTS, Prompts
 from minimemo.ask.question import CLUE_TOKENS, MIN_EVIDENCE, AnswerMode, Mode, Question
-from minimemo.ask.trust import probability, signals
+from minimemo.ask.trust import beside, probability, signals
 from minimemo.ask.wording import names_within
 from minimemo.ask.writer import Piece, TextGenerator, Writer, Written
 from minimemo.events import Listener, silent
@@ -159,8 +159,12 @@ class Session:
         if not isinstance(self._generator, Writer):
             return (yield from self._elsewhere(question))
         answer = self._attempt(question, self._evidence.find(question, Found()))
-        if question.mode == "memorag" and (answer.guess is not None or answer.confidence < SETTLED):
-            answer = self._second(question, answer)
+        if question.mode == "memorag":
+            reads = question.kind == "phrase" and not self._generator.is_small
+            if reads and (whole := self._evidence.whole(question)):
+                answer = self._whole(question, answer, whole)
+            elif answer.guess is not None or answer.confidence < SETTLED:
+                answer = self._second(question, answer)
         yield Found(answer.clues, answer.draft, answer.passages)
         yield Piece(answer.text)
         return answer
@@ -188,6 +192,19 @@ class Session:
             small = writer.is_small
         values = signals(question.text, written.text, passages, weighed)
         return Answer.weighed(question, found, written, values, probability(values, small))
+
+    def _whole(self, question: Question, first: Answer, whole: Passage) -> Answer:
+        """Answers with a phrase from the whole document, weighed with the `first` answer, that passages gave."""
+        writer, prompts, found = self._generator, question.prompts, Found(passages=first.passages)
+        assert isinstance(writer, Writer)
+        begins, prompt = prompts_on(question, whole)
+        with question.clock.stage("answer", report=False):
+            check = partial(prompt, prompts.check)
+            room, on_event = question.max_tokens, question.clock.on_event
+            written, weighed = writer.answer(prompts, prompt(), check, room, on_event, beginning=begins)
+        values = signals(question.text, written.text, [whole], weighed) | beside(written.text, first)
+        answer = Answer.weighed(question, found, written, values, probability(values))
+        return dataclasses.replace(answer, passages=self._evidence.holding(answer, whole))
 
     def _second(self, question: Question, first: Answer) -> Answer:
         """Answers from the passages that memory's clues find as well, or from memory where passages and memory together

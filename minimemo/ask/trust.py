@@ -2,7 +2,8 @@
 
 The weights in trust.toml are of a logistic regression, fitted to questions with known answers and to questions that
 their documents do not answer; `python -m bench.answers.fit` fits and prints them. There is a set for writers of more
-than writer.SMALL parameters, one for smaller ones, and one for those of whom nothing but their text is known.
+than writer.SMALL parameters, one for what they write from a whole document, one for smaller ones, and one for those of
+whom nothing but their text is known.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import pairwise
 from math import exp
 from pathlib import Path
 
-from minimemo.ask.answer import Passage
+from minimemo.ask.answer import Answer, Passage
 from minimemo.ask.wording import ASKS, NAME, asked_roots, in_figures, word_roots
 from minimemo.ask.writer import Weighed
 from minimemo.text.scripts import HAN
@@ -78,10 +79,20 @@ def signals(question: str, answer: str, passages: Sequence[Passage], weighed: We
     return values
 
 
+def beside(answer: str, first: Answer) -> dict[str, float]:
+    """Two more signals of an answer from a whole document: same: whether it and the first one, from passages, say the
+    same, by their words; first: how likely that one is."""
+    refused = first.signals.get("refused", 0.0)
+    one, other = word_roots(answer), word_roots(first.guess or first.text)
+    same = bool(one) and not refused and (one <= other or other <= one)
+    return {"same": float(same), "first": first.confidence if first.guess is None else 1 - first.confidence}
+
+
 def probability(values: Mapping[str, float], small: bool = False) -> float:
     """Gives the probability, 0 to 1, that an answer with such signals is right, OPEN at most where the question leaves
     something open; small: whether its writer has less than writer.SMALL parameters."""
-    weights = _weights()["words" if "stated" not in values else "small" if small else "large"]
+    part = "words" if "stated" not in values else "whole" if "same" in values else "small" if small else "large"
+    weights = _weights()[part]
     total = weights["bias"] + sum(weight * values[name] for name, weight in weights.items() if name != "bias")
     return min(1 / (1 + exp(-total)), OPEN if values["open"] else 1.0)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHECK_TOKENS = 64  # Asking whether the passages state an answer takes about so many more than the answer's prompt.
 SMALL = 10**9  # parameters
+KEPT_ROOM = 512  # Behind a document that is kept in a cache there is room for a question, a reply and a check.
 LOOP_CHECK = 16  # A reply is looked at for a loop every so many tokens: the look costs about a millisecond.
 
 
@@ -99,6 +100,7 @@ class Writer:
     def __init__(self, engine: Engine | Callable[[], Engine], tokenizer: Tokenizer) -> None:
         self._engine = engine
         self._loading = Lock()
+        self._kept: tuple[list[int], KVCache | None] = ([], None)
         self.tokenizer = tokenizer
 
     @property
@@ -146,25 +148,28 @@ class Writer:
         max_tokens: int,
         on_event: Listener,
         told: tuple[str, KVCache] | None = None,
+        beginning: str = "",
     ) -> tuple[Written, Weighed]:
         """Writes a whole answer from passages and weighs it, or weighs the one that is `told`, with the cache that the
         prompt is in; check: writes the prompt that asks whether the passages state it. What the prompts begin with in
-        common, the passages, is read once."""
-        ids, stop, yes_no = self.turn(prompts.system, prompt), self.tokenizer.stop_ids, self._first(prompts)
-        given, cache = told if told and told[0] else ("", self.engine.new_cache(len(ids) + max_tokens + CHECK_TOKENS))
-        reply: list[int] = []
+        common, the passages, is read once; beginning: see `_begun`."""
+        stop, yes_no, reply = self.tokenizer.stop_ids, self._first(prompts), list[int]()
+        begun, ids = self._begun(prompts.system, prompt, beginning)
+        given, cache = told if told and told[0] else ("", self._lent(begun, len(ids) + max_tokens + CHECK_TOKENS))
 
         def noted(tokens: Iterable[int]) -> Iterator[int]:
             for token in tokens:
                 reply.append(token)
                 yield token
 
-        tokens = self.tokenizer.encode(given)[:max_tokens] if given else self.tokens(cache, ids, max_tokens, source=())
+        following = self.tokens(cache, ids[cache.length :], max_tokens, source=begun)
+        tokens = self.tokenizer.encode(given)[:max_tokens] if given else following
         text = "".join(piece.text for piece in pieces(self.texts(noted(tokens)), max_tokens, on_event))
         refusal = self.tokenizer.encode(prompts.not_found)
         likely, refused = self._likely(cache, ids[: cache.length], ids, [reply, refusal], stop)
-        checked = self.turn(prompts.system, check(text))
+        _, checked = self._begun(prompts.system, check(text), beginning)
         yes, no = self._likely(cache, ids[: cache.length], checked, yes_no, ())
+        self._keep(begun, cache)
         return Written(text, len(ids), len(reply)), Weighed(likely, refused, yes - no)
 
     def decide(self, prompts: Prompts, prompt: str, blank: str) -> tuple[float, int]:
@@ -179,6 +184,34 @@ class Writer:
             yes, no = self._likely(self.engine.new_cache(len(ids)), [], ids, self._first(prompts), ())
             odds.append(yes - no)
         return odds[0] - odds[1], self.prompt_tokens(prompts.system, prompt)
+
+    def _begun(self, system: str, text: str, beginning: str) -> tuple[list[int], list[int]]:
+        """Encodes a turn; gives what it begins with up to the end of `beginning`, and all of it. What begins so is read
+        by itself, and kept: the next question on the same document goes on from there, with the same bits."""
+        if not (beginning and text.startswith(beginning)):
+            return [], self.turn(system, text)
+        opening, _ = self.tokenizer.turn(system or None)
+        begun = [*opening, *self.tokenizer.encode(beginning)]
+        return begun, [*begun, *self.turn(system, text[len(beginning) :], begun=True)]
+
+    def _lent(self, begun: list[int], room: int) -> KVCache:
+        """A cache for `room` tokens that holds those of `begun`: the one that is kept, if it does and nobody has it."""
+        if not begun:
+            return self.engine.new_cache(room)
+        with self._loading:
+            (ids, kept), self._kept = self._kept, ([], None)
+        if kept is not None and ids == begun and kept.capacity >= room:
+            return kept
+        cache = self.engine.new_cache(max(room, len(begun) + KEPT_ROOM))
+        self.engine.extend(cache, begun)
+        return cache
+
+    def _keep(self, begun: list[int], cache: KVCache) -> None:
+        """Keeps a cache for the next prompt that begins so."""
+        if begun:
+            cache.truncate(len(begun))
+            with self._loading:
+                self._kept = begun, cache
 
     def _likely(
         self, cache: KVCache, read: Sequence[int], ids: list[int], replies: list[list[int]], stop: Collection[int]

@@ -106,20 +106,27 @@ class Retriever:
         searched settle it (see text.cells and text.figures), and the passages that it was computed from."""
         if len(set(self._documents)) != 1:
             return None
-        if not (found := self._tables.told(question) or figured(self._whole, question)):
+        if not (found := self._tables.told(question) or figured(self._text, question)):
             return None
         holding = (at for start, _ in found.spans for at, c in enumerate(self._chunks) if c.start <= start < c.end)
         return found, [self._hit(at) for at in dict.fromkeys(holding)]
 
+    def whole(self, most: int) -> tuple[str, list[Hit]]:
+        """The text of the one document that is searched, where it ends before `most` characters, and all its passages;
+        else nothing."""
+        if len(set(self._documents)) != 1 or self._chunks[-1].end > most:
+            return "", []
+        return self._text, [self._hit(at) for at in range(len(self._chunks))]
+
     @cached_property
-    def _whole(self) -> str:
+    def _text(self) -> str:
         """The text of the one document, where its passages stand in it."""
         ends = [0, *(chunk.end for chunk in self._chunks[:-1])]
         return "".join("\n" * (c.start - end) + c.text for c, end in zip(self._chunks, ends, strict=True))
 
     @cached_property
     def _tables(self) -> Tables:
-        return Tables(self._whole)
+        return Tables(self._text)
 
     def _hit(self, at: int) -> Hit:
         return Hit(self._chunks[at], 1.0, ("lexical",), self._documents[at], self._headers[at])

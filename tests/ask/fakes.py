@@ -179,6 +179,11 @@ class FakeRetriever:
     def figured(self, question):
         return None
 
+    def whole(self, most):
+        text = "".join(chunk.text for chunk in self.chunks)
+        hits = [SimpleNamespace(chunk=c, score=1.0, sources=(), document=0, header="") for c in self.chunks]
+        return (text, hits) if len(text) <= most else ("", [])
+
     def quote(self, query, hits, k=3):
         return hits[:1]
 
