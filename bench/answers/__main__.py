@@ -7,10 +7,11 @@ Means with 95 % bootstrap intervals, in points (0 to 100) of the set's metric, a
 questions. Memos and answers are kept in minimemo's cache folder: a run may be stopped at any moment, goes on where it
 was, and costs nothing when it is run again. Each set begins with its smallest documents.
 
-everyday (files and patterns of --cases) and unanswerable (bench/data) are judged by rules instead, in percent: right,
-of that with doubt, wrong with doubt and without, says no where the document does not say, refuses wrongly. followups
-(bench/data) is about retrieval: how often a question that follows up another finds its passage, alone and after it;
-in mode search nobody writes, and the first question has the answer that the set gives.
+everyday (files and patterns of --cases), unanswerable (bench/data) and needles_4k to needles_150k (needles at 20 depths
+of a haystack, bench/common/needles.py) are judged by rules instead, in percent: right, of that with doubt, wrong with
+doubt and without, says no where the document does not say, refuses wrongly. followups (bench/data) is about retrieval:
+how often a question that follows up another finds its passage, alone and after it; in mode search nobody writes, and
+the first question has the answer that the set gives.
 
 Exit codes: 0 done, 1 stopped before all was answered, 2 a mistake.
 """
@@ -32,6 +33,7 @@ from bench.answers.runner import MODES, Runner
 from bench.answers.verdicts import JUDGED, figures
 from bench.common.data import DATA, EVERYDAY, Question, questions
 from bench.common.intervals import interval
+from bench.common.needles import needle_questions
 from bench.common.report import command, parser, show
 from minimemo.errors import InputError
 from minimemo.memory.tiers import DEFAULT, TIERS
@@ -71,7 +73,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     names, modes = args.sets.split(","), args.modes.split(",")
     if unknown := sorted(set(modes) - set(MODES)):
         raise InputError(f"--modes {','.join(unknown)}: unknown; choose from {','.join(MODES)}")
-    asked = {name: questions(args.data, name, args.limit, args.docs, args.cases) for name in names}
+    asked = {
+        name: needle_questions(args.data, name, args.limit)
+        or questions(args.data, name, args.limit, args.docs, args.cases)
+        for name in names
+    }
     runner = Runner(args.model, args.embedder, args.memory, args.fresh, args.generator)
     answered = answer_all(runner, asked, modes, args.max_tokens, args.out)
     tables = {name: TABLES.get(rows[0].type, compared) for name, rows in asked.items() if rows}

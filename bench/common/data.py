@@ -58,6 +58,11 @@ def questions(
         sizes = {doc: path.stat().st_size for doc, path in paths.items()}
         smallest = sorted(sizes, key=lambda doc: (sizes[doc], doc))[:documents]
         rows = [row for row in rows if row["doc_id"] in smallest]
+    return spread_over([{**row, "path": paths[row["doc_id"]]} for row in rows], limit)
+
+
+def spread_over(rows: Sequence[dict[str, Any]], limit: int) -> list[Question]:
+    """`limit` of a set's rows, each with the `path` of its document, as questions."""
     spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1)  # every beginning of it covers the set evenly
     return [
         Question(
@@ -68,7 +73,7 @@ def questions(
             tuple((start, end) for start, end in r.get("evidence", ())),
             (r["answer_span"][0], r["answer_span"][1]) if "answer_span" in r else None,
             r.get("type", "extractive"),
-            paths[r["doc_id"]],
+            r["path"],
             r.get("why", ""),
             r.get("first", ""),
             r.get("first_answer", ""),
