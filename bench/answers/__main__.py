@@ -30,7 +30,7 @@ from typing import Any
 
 from bench.answers.measures import SEARCHED, WAYS, Row, summary
 from bench.answers.runner import MODES, Runner
-from bench.answers.verdicts import JUDGED, figures
+from bench.answers.verdicts import JUDGED, cites, figures
 from bench.common.data import DATA, EVERYDAY, Question, questions
 from bench.common.intervals import interval
 from bench.common.needles import needle_questions
@@ -139,7 +139,7 @@ def verdicts(rows: Sequence[dict[str, Row]]) -> dict[str, list[dict[str, Any]]]:
     """mode -> its figures (see `figures`), and what each mode gains over rag in right answers."""
     table: dict[str, list[dict[str, Any]]] = {}
     for mode, judged in by_mode(rows).items():
-        table[mode] = figures([(row.question, row.verdict, row.record["seconds"]) for row in judged])
+        table[mode] = figures([(row.question, row.verdict, row.record["seconds"], cites(row.record)) for row in judged])
         pairs = [(r[mode], r["rag"]) for r in rows if {mode, "rag"} <= r.keys() and r[mode].question.answers]
         if mode != "rag" and pairs:
             gains = [100.0 * (one.is_right - rag.is_right) for one, rag in pairs]

@@ -76,27 +76,41 @@ def _plain(text: str) -> str:
     return re.sub(r"(?<=\d)[,，](?=\d{3}(?!\d))", "", text)
 
 
-def figures(rows: Sequence[tuple[Question, str, float]]) -> list[dict[str, Any]]:
-    """Shares in percent with their intervals, of questions with their verdicts and seconds.
+def cites(record: Mapping[str, Any]) -> bool | None:
+    """Whether a sentence that an answer cites holds it; None where it is not in the words of a passage."""
+    answer = " ".join(record["text"].casefold().split()).strip(" .。")
+    texts = [(" ".join(p["text"].casefold().split()), p) for p in record["passages"]]
+    if not answer or not any(answer in text for text, _ in texts):
+        return None
+    cut = [p["text"][p["span"][0] - p["start"] : p["span"][1] - p["start"]] for _, p in texts if p["span"]]
+    return any(answer in " ".join(sentence.casefold().split()) for sentence in cut)
+
+
+def figures(rows: Sequence[tuple[Question, str, float, bool | None]]) -> list[dict[str, Any]]:
+    """Shares in percent with their intervals, of questions with their verdicts, seconds, and whether what is cited
+    holds the answer (`cites`).
 
     right (with or without doubt), right, doubted and refuses wrongly: of those that the document answers; says no: of
-    the others, and of each reason why they have none; wrong, doubted and wrong, sure: of all. s: of an answer (median).
+    the others, and of each reason why they have none; wrong, doubted and wrong, sure: of all; citation holds it: of
+    right answers in the words of a passage. s: of an answer (median).
     """
-    answered = [each for question, each, _ in rows if question.answers]
-    others: dict[str, list[str]] = {"says no": [each for question, each, _ in rows if not question.answers]}
-    for question, each, _ in rows:
+    answered = [each for question, each, *_ in rows if question.answers]
+    others: dict[str, list[str]] = {"says no": [each for question, each, *_ in rows if not question.answers]}
+    for question, each, *_ in rows:
         if question.why and not question.answers:
             others.setdefault(f"says no: {question.why}", []).append(each)
-    every = [each for _, each, _ in rows]
+    every = [each for _, each, *_ in rows]
+    held = [str(held) for _, each, _, held in rows if held is not None and each.startswith("right")]
     parts = [
         ("right", answered, ("right", "right, doubted")),
         ("right, doubted", answered, ("right, doubted",)),
         ("wrong, doubted", every, ("wrong, doubted",)),
         ("wrong, sure", every, ("wrong, sure",)),
         ("refuses wrongly", answered, ("refused",)),
+        ("citation holds it", held, ("True",)),
         *((name, of, ("said no",)) for name, of in others.items()),
     ]
-    seconds = statistics.median(took for *_, took in rows)
+    seconds = statistics.median(took for _, _, took, _ in rows)
     return [
         {"figure": name, "n": len(of), **interval([100.0 * (each in counted) for each in of]), "s": seconds}
         for name, of, counted in parts

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.answers import __main__ as command
-from bench.answers.verdicts import figures, refuses, verdict
+from bench.answers.verdicts import cites, figures, refuses, verdict
 from bench.common.data import DATA, EVERYDAY, SETS, Question, document_text, questions, read_rows
 from tests.conftest import TinyModels
 
@@ -78,14 +78,27 @@ def test_patterns() -> None:
 def test_figures() -> None:
     """Two thirds right of what is answered, a third of them doubted; one wrong and sure of all five."""
     answered, other = Question("1", "doc", "?", ("Oslo",), ()), Question("2", "doc", "?", (), (), why="year")
-    rows = [(answered, "right", 1.0), (answered, "right, doubted", 2.0), (answered, "refused", 9.0)]
-    table = figures([*rows, (other, "said no", 3.0), (other, "wrong, sure", 3.0)])
+    rows = [(answered, "right", 1.0, True), (answered, "right, doubted", 2.0, None), (answered, "refused", 9.0, False)]
+    table = figures([*rows, (other, "said no", 3.0, None), (other, "wrong, sure", 3.0, False)])
     shares = {row["figure"]: (row["n"], round(row["mean"], 1)) for row in table}
     assert shares == {
         "right": (3, 66.7), "right, doubted": (3, 33.3), "wrong, doubted": (5, 0.0), "wrong, sure": (5, 20.0),
-        "refuses wrongly": (3, 33.3), "says no": (2, 50.0), "says no: year": (2, 50.0),
+        "refuses wrongly": (3, 33.3), "citation holds it": (1, 100.0), "says no": (2, 50.0), "says no: year": (2, 50.0),
     }  # fmt: skip
     assert all(row["low"] <= row["mean"] <= row["high"] and row["s"] == 3.0 for row in table)
+
+
+@pytest.mark.parametrize(
+    ("answer", "span", "cited"),
+    [("1852", (109, 133), True), ("1852.", (109, 133), True), ("1852", (134, 149), False), ("1852", None, False),
+     ("1853", (109, 133), None), ("", None, None)],
+)  # fmt: skip
+def test_what_is_cited_holds_the_answer(answer: str, span: tuple[int, int] | None, cited: bool | None) -> None:
+    passages = [
+        {"start": 0, "text": "Ann was born.", "span": None},
+        {"start": 109, "text": "The mill burned in  1852. It made paper.", "span": span},
+    ]
+    assert cites({"text": answer, "passages": passages}) is cited
 
 
 @NOT_HERE
