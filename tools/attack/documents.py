@@ -3,69 +3,53 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
+import resource
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from ground import Case, Ground, child
+from archives import changed, zipped
+from ground import Case, Ground, bounded, child
 
 _MEMORY = 1_500_000  # kB that reading a document may take
 _SECONDS = 40.0
 Make = Callable[[], bytes]
 _SECRET = "the year's work"
+_zip = partial(zipped, compression=zipfile.ZIP_DEFLATED)
 
 
 def documents(ground: Ground) -> Iterator[Case]:
     """Each is read, or refused in one line, in bounded time and memory; nothing of another file is in its text."""
 
-    def case(name: str, make: Make) -> Callable[[], str]:
-        def run() -> str:
-            place = ground.fresh()
-            (place / "thesis.txt").write_text(_SECRET)
-            path = place / name
-            path.write_bytes(make().replace(b"$THESIS", os.fsencode(place / "thesis.txt")))
+    def case(name: str, make: Make) -> str:
+        place = ground.fresh()
+        (place / "thesis.txt").write_text(_SECRET)
+        path = place / name
+        path.write_bytes(make().replace(b"$THESIS", os.fsencode(place / "thesis.txt")))
 
-            def read() -> None:
-                import resource
+        def read() -> None:
+            from minimemo.readers import read_document
+            from minimemo.readers.pdf import MEMORY
 
-                from minimemo.errors import MinimemoError
-                from minimemo.readers import read_document
-                from minimemo.readers.pdf import MEMORY
+            with bounded(_MEMORY):
+                text = read_document(path).text
+                text.encode()
+                print(len(text))
+                assert _SECRET not in text, "it has another file's text"
+            used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+            assert used < MEMORY >> 10, f"{used} kB in the child that reads PDFs"
 
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                try:
-                    text = read_document(path).text
-                    text.encode()
-                    print(len(text))
-                    assert _SECRET not in text, "it has another file's text"
-                except MinimemoError as error:
-                    print(str(error).encode("ascii", "backslashreplace").decode())
-                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-                assert grown < _MEMORY, f"{grown} kB more memory"
-                used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-                assert used < MEMORY >> 10, f"{used} kB in the child that reads PDFs"
-
-            ended = child(read, seconds=_SECONDS)
-            if ended.out.count("\n") > 1:
-                return f"said {ended.out[:200]!r}"
-            left = {entry.name for entry in place.iterdir()} - {name, "thesis.txt"}
-            return ended.fell(0) or (f"left {left}" if left else "")
-
-        return run
+        ended = child(read, seconds=_SECONDS)
+        if ended.out.count("\n") > 1:
+            return f"said {ended.out[:200]!r}"
+        left = {entry.name for entry in place.iterdir()} - {name, "thesis.txt"}
+        return ended.fell(0) or (f"left {left}" if left else "")
 
     for group in (_word, _books, _pages, _mails, _plain, _pdfs):
         for name, (file, make) in group().items():
-            yield Case(name, case(file, make))
-
-
-def _zip(parts: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as writer:
-        for name, content in parts.items():
-            writer.writestr(name, content)
-    return out.getvalue()
+            yield Case(name, case, file, make)
 
 
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -91,13 +75,7 @@ def _docx(body: str, head: str = "", **more: str | bytes) -> bytes:
 
 def _lied(content: bytes, size: int) -> bytes:
     """A zip file that says that each of its members unpacks to so many bytes."""
-    changed, begin = bytearray(content), 0
-    for mark, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
-        begin = 0
-        while (begin := changed.find(mark, begin)) >= 0:
-            changed[begin + at : begin + at + 4] = size.to_bytes(4, "little")
-            begin += 4
-    return bytes(changed)
+    return changed(changed(content, 24, "<L", size), 22, "<L", size, mark=b"PK\x03\x04")
 
 
 def _word() -> dict[str, tuple[str, Make]]:

@@ -22,7 +22,7 @@ def folders(ground: Ground) -> Iterator[Case]:
     """Each is synced, its good document has a memo, and nothing outside is read, written or deleted."""
 
     def sync(*more: str, before: Callable[[], object] = lambda: None) -> Ended:
-        words = ("sync", ground.folder / "case" / "reports", *ground.models, "--memory", "exact")
+        words = ("sync", ground.case / "reports", *ground.models, "--memory", "exact")
         return command(*words, *more, before=before, seconds=90)
 
     def laid() -> tuple[Path, Path]:
@@ -48,118 +48,103 @@ def folders(ground: Ground) -> Iterator[Case]:
         secret = [path for path in ground.home.rglob("*") if path.is_file() and _SECRET.encode() in path.read_bytes()]
         return f"{secret} holds what lies outside" if secret else ""
 
-    def planted(lay: Lay) -> Callable[[], str]:
-        def run() -> str:
-            reports, outside = laid()
-            before = digest(outside)
-            lay(reports, outside)
-            for _ in range(2):
-                ended = sync()
-                if wrong := fell(ended, outside, before):
-                    return wrong
-                if "good.txt.memo" not in memos() and ended.code != 2:
-                    return f"the good document has no memo; {memos()}"
-            shutil.rmtree(reports)
-            reports.mkdir()
-            (reports / "good.txt").write_text(prose(400))
-            if wrong := fell(sync("--forget"), outside, before):
-                return wrong
-            return "" if memos() == ["good.txt.memo"] else f"then {memos()}"
-
-        return run
-
-    def moving(seed: int) -> Callable[[], str]:
-        """Documents come, change, go and become folders while they are synced; a sync of what is left then is right."""
-
-        def run() -> str:
-            reports, outside = laid()
-            before, chance = digest(outside), random.Random(seed)
-            for number in range(4):
-                (reports / f"{number}.txt").write_text(prose(200 + number, number))
-
-            def stir() -> None:
-                for _ in range(400):
-                    _stir(reports / f"{chance.randrange(4)}.txt", outside / "thesis.txt", chance)
-                    time.sleep(chance.uniform(0, 0.01))
-
-            stirring = start(stir)
-            first = sync("--forget")
-            finish(stirring, 60)
-            if wrong := fell(first, outside, before):
-                return wrong
-            for path in reports.iterdir():
-                if path.is_symlink() or path.name != "good.txt":
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-            (reports / "last.txt").write_text(prose(300, 9))
-            last = sync("--forget")
-            if wrong := fell(last, outside, before) or last.code:
-                return f"the next sync: {wrong}"
-            return "" if memos() == ["good.txt.memo", "last.txt.memo"] else f"then {memos()}"
-
-        return run
-
-    def emptied(empty: Callable[[Path], None]) -> Callable[[], str]:
-        """A folder of seven documents that is suddenly without them: nothing is forgotten unasked."""
-
-        def run() -> str:
-            reports, outside = laid()
-            before = digest(outside)
-            for number in range(6):
-                (reports / f"{number}.txt").write_text(prose(200 + number, number))
-            if wrong := fell(sync(), outside, before):
-                return wrong
-            had = memos()
-            empty(reports)
+    def planted(lay: Lay) -> str:
+        reports, outside = laid()
+        before = digest(outside)
+        lay(reports, outside)
+        for _ in range(2):
             ended = sync()
             if wrong := fell(ended, outside, before):
                 return wrong
-            if not ended.code or memos() != had:
-                return f"exit {ended.code}, {len(memos())} of {len(had)} memos left"
-            return ""
+            if "good.txt.memo" not in memos() and ended.code != 2:
+                return f"the good document has no memo; {memos()}"
+        shutil.rmtree(reports)
+        reports.mkdir()
+        (reports / "good.txt").write_text(prose(400))
+        if wrong := fell(sync("--forget"), outside, before):
+            return wrong
+        return "" if memos() == ["good.txt.memo"] else f"then {memos()}"
 
-        return run
+    def moving(seed: int) -> str:
+        """Documents come, change, go and become folders while they are synced; a sync of what is left then is right."""
+        reports, outside = laid()
+        before, chance = digest(outside), random.Random(seed)
+        for number in range(4):
+            (reports / f"{number}.txt").write_text(prose(200 + number, number))
 
-    def unreadable(number: int) -> Callable[[], str]:
+        def stir() -> None:
+            for _ in range(400):
+                _stir(reports / f"{chance.randrange(4)}.txt", outside / "thesis.txt", chance)
+                time.sleep(chance.uniform(0, 0.01))
+
+        stirring = start(stir)
+        first = sync("--forget")
+        finish(stirring, 60)
+        if wrong := fell(first, outside, before):
+            return wrong
+        for path in reports.iterdir():
+            if path.is_symlink() or path.name != "good.txt":
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        (reports / "last.txt").write_text(prose(300, 9))
+        last = sync("--forget")
+        if wrong := fell(last, outside, before) or last.code:
+            return f"the next sync: {wrong}"
+        return "" if memos() == ["good.txt.memo", "last.txt.memo"] else f"then {memos()}"
+
+    def emptied(empty: Callable[[Path], None]) -> str:
+        """A folder of seven documents that is suddenly without them: nothing is forgotten unasked."""
+        reports, outside = laid()
+        before = digest(outside)
+        for number in range(6):
+            (reports / f"{number}.txt").write_text(prose(200 + number, number))
+        if wrong := fell(sync(), outside, before):
+            return wrong
+        had = memos()
+        empty(reports)
+        ended = sync()
+        if wrong := fell(ended, outside, before):
+            return wrong
+        if not ended.code or memos() != had:
+            return f"exit {ended.code}, {len(memos())} of {len(had)} memos left"
+        return ""
+
+    def unreadable(number: int) -> str:
         """As permissions have it for all but root: a document, or a folder, whose reading is refused."""
+        reports, outside = laid()
+        (reports / "sub").mkdir()
+        for seed, name in enumerate(("secret.txt", "sub/other.txt")):
+            (reports / name).write_text(prose(300, seed))
 
-        def run() -> str:
-            reports, outside = laid()
-            (reports / "sub").mkdir()
-            for seed, name in enumerate(("secret.txt", "sub/other.txt")):
-                (reports / name).write_text(prose(300, seed))
+        def refuse() -> None:
+            real = {name: getattr(os, name) for name in ("open", "scandir")}
+            import builtins
+            import io
 
-            def refuse() -> None:
-                real = {name: getattr(os, name) for name in ("open", "scandir")}
-                import builtins
-                import io
+            real["builtins"] = builtins.open
+            target = ("secret.txt", "sub", "other.txt")[number]
 
-                real["builtins"] = builtins.open
-                target = ("secret.txt", "sub", "other.txt")[number]
+            def refusing(name: str) -> Callable[..., object]:
+                def call(path: object = ".", *a: object, **k: object) -> object:
+                    if isinstance(path, str | os.PathLike) and os.path.basename(os.fspath(path)) == target:
+                        raise PermissionError(13, "Permission denied", os.fspath(path))
+                    return real[name](path, *a, **k)
 
-                def refusing(name: str) -> Callable[..., object]:
-                    def call(path: object = ".", *a: object, **k: object) -> object:
-                        if isinstance(path, str | os.PathLike) and os.path.basename(os.fspath(path)) == target:
-                            raise PermissionError(13, "Permission denied", os.fspath(path))
-                        return real[name](path, *a, **k)
+                return call
 
-                    return call
+            os.open, os.scandir, builtins.open = map(refusing, ("open", "scandir", "builtins"))
+            io.open = builtins.open
 
-                os.open, os.scandir, builtins.open = map(refusing, ("open", "scandir", "builtins"))
-                io.open = builtins.open
-
-            ended = sync(before=refuse)
-            return fell(ended, outside, digest(outside)) or ("" if ended.code else "what cannot be read is not told")
-
-        return run
+        ended = sync(before=refuse)
+        return fell(ended, outside, digest(outside)) or ("" if ended.code else "what cannot be read is not told")
 
     for name, lay in _LAID.items():
-        yield Case(name, planted(lay))
+        yield Case(name, planted, lay)
     for name, empty in _EMPTIED.items():
-        yield Case(name, emptied(empty))
+        yield Case(name, emptied, empty)
     for number in range(3):
-        yield Case(f"unreadable {number}", unreadable(number))
+        yield Case(f"unreadable {number}", unreadable, number)
     for seed in range(12):
-        yield Case(f"changes meanwhile, seed {seed}", moving(seed))
+        yield Case(f"changes meanwhile, seed {seed}", moving, seed)
 
 
 def _stir(path: Path, outside: Path, chance: random.Random) -> None:

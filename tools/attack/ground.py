@@ -10,14 +10,16 @@ import hashlib
 import io
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +32,11 @@ _PROSE = (
 )
 
 
-class Case(NamedTuple):
-    """One try. `run` says what went wrong, or "" where minimemo held."""
+class Case:
+    """One try. `run` calls `attempt` with what is given: it says what went wrong, or "" where minimemo held."""
 
-    name: str
-    run: Callable[[], str]
+    def __init__(self, name: str, attempt: Callable[..., str], *given: Any, **named: Any) -> None:
+        self.name, self.run = name, partial(attempt, *given, **named)
 
 
 class Ended(NamedTuple):
@@ -62,39 +64,24 @@ def _last(text: str) -> str:
     return (text.strip().splitlines() or ["nothing said"])[-1][:200]
 
 
-@dataclass(frozen=True)
 class Ground:
-    """`folder`: all that attacks write. decoder, embedder: tiny models; home: a minimemo folder with their profile."""
+    """`folder`: all that attacks write, case: what one of them does. decoder, embedder: tiny models, models: these as
+    options of a command; home: a minimemo folder with their profile."""
 
-    folder: Path
-
-    @property
-    def decoder(self) -> Path:
-        return self.folder / "models" / "decoder"
-
-    @property
-    def embedder(self) -> Path:
-        return self.folder / "models" / "embedder"
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "home"
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models as options of a command."""
-        return "--model", str(self.decoder), "--embedder", str(self.embedder)
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.case, self.home = folder, folder / "case", folder / "home"
+        self.decoder, self.embedder = folder / "models" / "decoder", folder / "models" / "embedder"
+        self.models = ("--model", str(self.decoder), "--embedder", str(self.embedder))
 
     def fresh(self) -> Path:
         """An empty folder for a case; minimemo's own folder holds the profile alone again."""
-        place = self.folder / "case"
-        for old in (place, self.home):
+        for old in (self.case, self.home):
             shutil.rmtree(old, ignore_errors=True)
             if old.exists():  # something in it may not be read
                 old.rename(Path(tempfile.mkdtemp(dir=self.folder)) / "old")
-        place.mkdir()
+        self.case.mkdir()
         shutil.copytree(self.folder / "profiles", self.home / "profiles")
-        return place
+        return self.case
 
     def build(self, document: Path, out: Path, **options: Any) -> Any:
         """`minimemo.build` with the tiny models; for use in a child."""
@@ -105,7 +92,7 @@ class Ground:
 
     def memo(self, chars: int = 900, name: str = "m", **options: Any) -> Path:
         """A memo of a document beside it, built in a child."""
-        document = self.folder / "case" / f"{name}.txt"
+        document = self.case / f"{name}.txt"
         document.write_text(prose(chars))
         memo = document.with_suffix(".memo")
         ended = child(lambda: self.build(document, memo, **options))
@@ -164,7 +151,21 @@ def digest(folder: Path) -> str | None:
     return state.hexdigest()
 
 
-def start(body: Callable[[], Any], streams: Sequence[int] = (), limits: Mapping[int, int] | None = None) -> int:
+@contextmanager
+def bounded(most: int) -> Iterator[None]:
+    """In a child: a MinimemoError is printed, and the block may take `most` kB of memory more than there was."""
+    from minimemo.errors import MinimemoError
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        yield
+    except MinimemoError as error:
+        print(error)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < most, f"{grown} kB more memory"
+
+
+def start(body: Callable[[], Any], streams: Sequence[int] = ()) -> int:
     """Forks a child that runs `body` and ends: its exit code 0, an int that `body` returns, or 1 with a traceback."""
     pid = os.fork()
     if pid:
@@ -176,10 +177,6 @@ def start(body: Callable[[], Any], streams: Sequence[int] = (), limits: Mapping[
         sys.stdin = io.TextIOWrapper(io.FileIO(0, "r", closefd=False), errors="replace")
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
-        for kind, most in (limits or {}).items():
-            import resource
-
-            resource.setrlimit(kind, (most, most))
         result = body()
         code = result if type(result) is int else 0
     except BaseException:
@@ -211,25 +208,19 @@ def _computed(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def child(
-    body: Callable[[], Any], *, seconds: float = 60, stdin: bytes = b"", limits: Mapping[int, int] | None = None
-) -> Ended:
-    """Runs `body` in a forked child of its own; limits: of the resource module, by kind."""
+def child(body: Callable[[], Any], *, seconds: float = 60, stdin: bytes = b"") -> Ended:
+    """Runs `body` in a forked child of its own."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin)
         given.seek(0)
-        code = finish(start(body, (given.fileno(), out.fileno(), err.fileno()), limits), seconds)
+        code = finish(start(body, (given.fileno(), out.fileno(), err.fileno())), seconds)
         for stream in (out, err):
             stream.seek(0)
         return Ended(code, out.read().decode(errors="replace"), err.read().decode(errors="replace"))
 
 
 def command(
-    *words: str | Path,
-    seconds: float = 60,
-    stdin: bytes = b"",
-    limits: Mapping[int, int] | None = None,
-    before: Callable[[], Any] = lambda: None,
+    *words: str | Path, seconds: float = 60, stdin: bytes = b"", before: Callable[[], Any] = lambda: None
 ) -> Ended:
     """Runs a command line in a child; `before` is called there first."""
 
@@ -243,4 +234,12 @@ def command(
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else 1
 
-    return child(body, seconds=seconds, stdin=stdin, limits=limits)
+    return child(body, seconds=seconds, stdin=stdin)
+
+
+def commands(*lines: Sequence[str | Path], codes: Sequence[int] = (), seconds: float = 60) -> str:
+    """Runs command lines one after the other; says which one fell, and how (see `Ended.fell`)."""
+    for words in lines:
+        if wrong := command(*words, seconds=seconds).fell(*codes):
+            return f"{words[0]}: {wrong}"
+    return ""

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ground import Case, Ground, child, digest, finish, prose, start
@@ -32,7 +32,7 @@ class _Kills:
 
     @property
     def target(self) -> Path:
-        return self.ground.folder / "case" / "doc.memo"
+        return self.ground.case / "doc.memo"
 
     def lay(self, mode: str) -> tuple[str | None, str | None]:
         """The place as it is before the kill; digests of the memo there and of the one that is to come."""
@@ -95,7 +95,7 @@ class _Kills:
             return f"the next build failed: {ended.fell()}"
         if digest(self.target) != whole:
             return "the next build gives other bytes"
-        left = [path for path in (self.ground.folder / "case").iterdir() if path.name not in ("doc.txt", "doc.memo")]
+        left = [path for path in self.ground.case.iterdir() if path.name not in ("doc.txt", "doc.memo")]
         kept = {"profiles": 1, "hashes": None, "memos": 2, "tails": 1}  # the list and its lock
         kept |= dict.fromkeys(("store.bin", "store.f32", "store.lock"))
         for folder in self.ground.home.iterdir():
@@ -110,29 +110,18 @@ def sweep(ground: Ground) -> list[Case]:
     """Every operation of every kind of build."""
     kills = _Kills(ground)
 
-    def case(mode: str, number: int) -> Callable[[], str]:
-        def run() -> str:
-            if number > kills.longest.get(mode, _MOST):
-                return ""  # there is no such operation
-            before, whole = kills.lay(mode)
-            if child(kills.body(mode, kill_at=number)).code == 0:
-                kills.longest[mode] = number - 1
-            return kills.check(before, whole) or kills.check_next(mode, whole)
+    def case(mode: str, number: int) -> str:
+        if number > kills.longest.get(mode, _MOST):
+            return ""  # there is no such operation
+        before, whole = kills.lay(mode)
+        if child(kills.body(mode, kill_at=number)).code == 0:
+            kills.longest[mode] = number - 1
+        return kills.check(before, whole) or kills.check_next(mode, whole)
 
-        return run
-
-    # The kinds in turn, and in each the operations in steps that halve: a short run sees all of a build.
-    return [Case(f"{mode}, operation {n}", case(mode, n)) for n in _spread(_MOST) for mode in _MODES]
-
-
-def _spread(count: int) -> Iterator[int]:
-    step, seen = 64, set[int]()
-    while step:
-        for number in range(step, count + 1, step):
-            if number not in seen:
-                seen.add(number)
-                yield number
-        step //= 2
+    # The kinds in turn, and in each the operations in steps that halve (64, then 32 and 96, then 16, 48, ...), by the
+    # largest power of two that divides each: a short run sees all of a build.
+    spread = sorted(range(1, _MOST + 1), key=lambda number: -(number & -number))
+    return [Case(f"{mode}, operation {n}", case, mode, n) for n in spread for mode in _MODES]
 
 
 def at_random(ground: Ground, count: int = 1000) -> list[Case]:
@@ -140,30 +129,27 @@ def at_random(ground: Ground, count: int = 1000) -> list[Case]:
     kills = _Kills(ground)
     seconds: dict[str, float] = {}
 
-    def case(seed: int) -> Callable[[], str]:
-        def run() -> str:
-            chance = random.Random(seed)
-            mode = chance.choice(_MODES[:4])
-            if mode not in seconds:
-                kills.lay(mode)
-                begin = time.monotonic()
-                child(kills.body(mode))
-                seconds[mode] = time.monotonic() - begin
-            before, whole = kills.lay(mode)
-            null = os.open(os.devnull, os.O_RDWR)
-            try:
-                for _ in range(chance.randint(1, 5)):
-                    pid = start(kills.body(mode), (null, null, null))
-                    time.sleep(chance.uniform(0, 1.1 * seconds[mode]))
-                    os.kill(pid, signal.SIGKILL)
-                    if finish(pid, 10) == 0:
-                        before = whole
-                    if wrong := kills.check(before, whole):
-                        return wrong
-            finally:
-                os.close(null)
-            return kills.check_next(mode, whole)
+    def case(seed: int) -> str:
+        chance = random.Random(seed)
+        mode = chance.choice(_MODES[:4])
+        if mode not in seconds:
+            kills.lay(mode)
+            begin = time.monotonic()
+            child(kills.body(mode))
+            seconds[mode] = time.monotonic() - begin
+        before, whole = kills.lay(mode)
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            for _ in range(chance.randint(1, 5)):
+                pid = start(kills.body(mode), (null, null, null))
+                time.sleep(chance.uniform(0, 1.1 * seconds[mode]))
+                os.kill(pid, signal.SIGKILL)
+                if finish(pid, 10) == 0:
+                    before = whole
+                if wrong := kills.check(before, whole):
+                    return wrong
+        finally:
+            os.close(null)
+        return kills.check_next(mode, whole)
 
-        return run
-
-    return [Case(f"seed {seed}", case(seed)) for seed in range(count)]
+    return [Case(f"seed {seed}", case, seed) for seed in range(count)]

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ground import Case, Ground, child
+from ground import Case, Ground, bounded, child
 
 KEY = "sk-SECRET-0123456789"
 Script = Callable[[socket.socket, str], None]
@@ -160,74 +160,55 @@ def _scripts(other: int) -> dict[str, Script]:
 
 def endpoints(ground: Ground) -> list[Case]:
     """Each is a GeneratorError of one line, or an answer, in bounded time and memory, and nothing goes elsewhere."""
-    other: list[str] = []
+    elsewhere = Server(lambda *_: None)
 
-    def stolen(connection: socket.socket, head: str) -> None:
-        other.append(head)
+    def case(script: Script) -> str:
+        with Server(script) as server:
 
-    elsewhere = Server(stolen)
+            def ask() -> None:
+                from minimemo.ask.endpoint import Endpoint, EndpointGenerator
+                from minimemo.events import silent
 
-    def case(script: Script) -> Callable[[], str]:
-        def run() -> str:
-            with Server(script) as server:
+                os.environ["MINIMEMO_API_KEY"] = KEY
+                url = f"http://127.0.0.1:{server.port}/v1"
+                writer = EndpointGenerator(Endpoint(url, timeout=_PATIENCE, total=2 * _PATIENCE), len)
+                with bounded(300_000):
+                    text = "".join(piece.text for piece in writer.write("be brief", "Who?", 64, silent))
+                    print("answer", len(text))
+                    assert len(text) < 10_000, len(text)
+                    text.encode()
 
-                def ask() -> None:
-                    import resource
+            ended = child(ask, seconds=3 * _PATIENCE + 20)
+        if KEY in ended.out:
+            return "the key is in a message"
+        if "\x1b" in ended.out or ended.out.count("\n") != 1:
+            return f"said {ended.out[:200]!r}"
+        return ended.fell(0) or ("asked another server" if elsewhere.seen else "")
 
-                    from minimemo.ask.endpoint import Endpoint, EndpointGenerator
-                    from minimemo.errors import MinimemoError
-                    from minimemo.events import silent
-
-                    os.environ["MINIMEMO_API_KEY"] = KEY
-                    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    url = f"http://127.0.0.1:{server.port}/v1"
-                    writer = EndpointGenerator(Endpoint(url, timeout=_PATIENCE, total=2 * _PATIENCE), len)
-                    try:
-                        text = "".join(piece.text for piece in writer.write("be brief", "Who?", 64, silent))
-                        print("answer", len(text))
-                        assert len(text) < 10_000, len(text)
-                        text.encode()
-                    except MinimemoError as error:
-                        print(error)
-                    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-                    assert grown < 300_000, f"{grown} kB more memory"
-
-                ended = child(ask, seconds=3 * _PATIENCE + 20)
-            if KEY in ended.out:
-                return "the key is in a message"
-            if "\x1b" in ended.out or ended.out.count("\n") != 1:
-                return f"said {ended.out[:200]!r}"
-            return ended.fell(0) or ("asked another server" if other else "")
-
-        return run
-
-    return [Case(name, case(script)) for name, script in _scripts(elsewhere.port).items()]
+    return [Case(name, case, script) for name, script in _scripts(elsewhere.port).items()]
 
 
 def keys(ground: Ground) -> list[Case]:
     """Where a key and a document's passages may go."""
 
-    def case(variables: dict[str, str], expected: str | None, **options: Any) -> Callable[[], str]:
-        def run() -> str:
-            with Server(_just(_HEAD + _event("fine", "stop"))) as server:
+    def case(variables: dict[str, str], expected: str | None, **options: Any) -> str:
+        with Server(_just(_HEAD + _event("fine", "stop"))) as server:
 
-                def ask() -> None:
-                    from minimemo.ask.endpoint import Endpoint
+            def ask() -> None:
+                from minimemo.ask.endpoint import Endpoint
 
-                    os.environ.update({k: v.replace("PORT", str(server.port)) for k, v in variables.items()})
-                    list(Endpoint(f"http://127.0.0.1:{server.port}/v1", **options).stream([], 9))
+                os.environ.update({k: v.replace("PORT", str(server.port)) for k, v in variables.items()})
+                list(Endpoint(f"http://127.0.0.1:{server.port}/v1", **options).stream([], 9))
 
-                ended = child(ask)
-                sent = [line for line in server.seen[0].splitlines() if KEY in line] if server.seen else None
-            if wrong := ended.fell(0):
-                return wrong
-            if sent is None or bool(sent) != (expected is not None):
-                return f"sent {sent}"
-            return "by a proxy" if " http://" in server.seen[0].splitlines()[0] else ""
+            ended = child(ask)
+            sent = [line for line in server.seen[0].splitlines() if KEY in line] if server.seen else None
+        if wrong := ended.fell(0):
+            return wrong
+        if sent is None or bool(sent) != (expected is not None):
+            return f"sent {sent}"
+        return "by a proxy" if " http://" in server.seen[0].splitlines()[0] else ""
 
-        return run
-
-    def refused(url: str) -> Callable[[], str]:
+    def refused(url: str) -> str:
         def ask() -> None:
             from minimemo.ask.endpoint import Endpoint
             from minimemo.errors import MinimemoError
@@ -239,16 +220,16 @@ def keys(ground: Ground) -> list[Case]:
                 return
             raise AssertionError("answered")
 
-        return lambda: child(ask).fell(0)
+        return child(ask).fell(0)
 
     urls = ("http://user:s3cret@127.0.0.1:1/v1", "http://127.0.0.1:1/v1?key=s3cret", "http://[::1", "http://a\tb/")
     urls += ("http://127.0.0.1:99999/v1", "http://\u202e/", "https://127.0.0.1:1/\r\nX: y", "http://example.com/v1")
     return [
-        Case("$OPENAI_API_KEY and another's address", case({"OPENAI_API_KEY": KEY}, None)),
-        Case("$MINIMEMO_API_KEY", case({"MINIMEMO_API_KEY": KEY}, "sent")),
-        Case("a key of its own", case({}, "sent", key=KEY)),
-        Case("a proxy and this machine", case({"http_proxy": "http://127.0.0.1:PORT/"}, None)),
-        *(Case(url, refused(url)) for url in urls),
+        Case("$OPENAI_API_KEY and another's address", case, {"OPENAI_API_KEY": KEY}, None),
+        Case("$MINIMEMO_API_KEY", case, {"MINIMEMO_API_KEY": KEY}, "sent"),
+        Case("a key of its own", case, {}, "sent", key=KEY),
+        Case("a proxy and this machine", case, {"http_proxy": "http://127.0.0.1:PORT/"}, None),
+        *(Case(url, refused, url) for url in urls),
     ]
 
 
@@ -313,102 +294,84 @@ def hubs(ground: Ground) -> list[Case]:
         "a listing of null": said(lambda: b"null"),
         "a listing without files": said(lambda: b'{"sha":"x","siblings":null}'),
         "a listing of numbers": said(lambda: b'{"sha":"x","siblings":[1]}'),
-        **{
-            f"a size of {size}": said(lambda size=size: listing(size=size))
-            for size in (float("inf"), -1, 10**30, [], 0)
-        },
+        **{f"a size of {n}": said(lambda n=n: listing(size=n)) for n in (float("inf"), -1, 10**30, [], 0)},
         **{f"a digest of {d!r}": said(lambda d=d: listing(lfs={"sha256": d})) for d in ("", None, 5)},
         "lfs of text": said(lambda: listing(lfs="x")),
         "a commit with a line break": said(lambda: listing(sha="../../x\r\nHost: evil")),
         **{
             f"a file {name!r}": said(lambda name=name: listing(entry(name, b"evil")))
-            for name in (
-                "../../evil.txt",
-                "/evil.txt",
-                "1_P/../../x/config.json",
-                "config.json\n",
-                "minimemo.json",
-                "\ud800.gguf",
-            )
+            for name in ("../../evil.txt", "/evil.txt", "1_P/../../x/config.json", "config.json\n", "minimemo.json",
+                         "\ud800.gguf")
         },
         "300,000 files": said(
             lambda: listing(*({"rfilename": f"x{n}", "size": 1, "blobId": ""} for n in range(300_000)))
         ),
-    }
+    }  # fmt: skip
 
-    def case(script: Script, right: bool) -> Callable[[], str]:
-        def run() -> str:
-            ground.fresh()
-            (ground.folder / "case" / "stays").touch()
-            with Server(script) as server:
+    def case(script: Script, right: bool) -> str:
+        ground.fresh()
+        (ground.case / "stays").touch()
+        with Server(script) as server:
 
-                def pull() -> None:
-                    from huggingface_hub import constants
+            def pull() -> None:
+                from huggingface_hub import constants
 
-                    import minimemo.hub.sources as sources
+                import minimemo.hub.sources as sources
 
-                    constants.ENDPOINT = f"http://127.0.0.1:{server.port}"
-                    path = "/{repo_id}/resolve/{revision}/{filename}"
-                    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + path
-                    sources._SAYING_SECONDS, sources._WINDOW = 3.0, 2.0
-                    import minimemo
-                    from minimemo.errors import MinimemoError
-
-                    try:
-                        folder = minimemo.pull("evil/model")
-                    except MinimemoError as error:
-                        assert not right and "\n  " in f"{error}\n  ", error
-                        return
-                    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-                        assert (folder / name).read_bytes() == model()[name], f"pulled other bytes: {name}"
-
-                ended = child(pull, seconds=60)
-            places = {
-                path for path in ground.folder.rglob("*evil*") if "models" not in path.relative_to(ground.folder).parts
-            }
-            return ended.fell(0) or (f"wrote {places}" if places else "")
-
-        return run
-
-    def noted(change: Callable[[dict[str, Any]], Any]) -> Callable[[], str]:
-        """A minimemo.json of the cache that has other types."""
-
-        def run() -> str:
-            ground.fresh()
-            folder = ground.home / "models" / "a--b"
-            folder.mkdir(parents=True)
-            (folder / "config.json").write_text("{}")
-            status = (folder / "config.json").stat()
-            file = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": "0" * 40}
-            good = {"name": "a/b", "result": ".", "conversion": None, "files": {"config.json": file}}
-            changed = change(good)
-            (folder / "minimemo.json").write_bytes(
-                changed if isinstance(changed, bytes) else json.dumps(changed).encode()
-            )
-
-            def use() -> None:
+                constants.ENDPOINT = f"http://127.0.0.1:{server.port}"
+                path = "/{repo_id}/resolve/{revision}/{filename}"
+                constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + path
+                sources._SAYING_SECONDS, sources._WINDOW = 3.0, 2.0
+                import minimemo
                 from minimemo.errors import MinimemoError
-                from minimemo.hub.catalog import pulled, resolve
 
-                pulled()
-                with suppress(MinimemoError):
-                    assert Path(resolve("a/b")).is_relative_to(folder)
+                try:
+                    folder = minimemo.pull("evil/model")
+                except MinimemoError as error:
+                    assert not right and "\n  " in f"{error}\n  ", error
+                    return
+                for name in ("config.json", "tokenizer.json", "model.safetensors"):
+                    assert (folder / name).read_bytes() == model()[name], f"pulled other bytes: {name}"
 
-            return child(use).fell(0)
+            ended = child(pull, seconds=60)
+        places = {
+            path for path in ground.folder.rglob("*evil*") if "models" not in path.relative_to(ground.folder).parts
+        }
+        return ended.fell(0) or (f"wrote {places}" if places else "")
 
-        return run
+    def noted(change: Callable[[dict[str, Any]], Any]) -> str:
+        """A minimemo.json of the cache that has other types."""
+        ground.fresh()
+        folder = ground.home / "models" / "a--b"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        status = (folder / "config.json").stat()
+        file = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": "0" * 40}
+        good = {"name": "a/b", "result": ".", "conversion": None, "files": {"config.json": file}}
+        changed = change(good)
+        (folder / "minimemo.json").write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
+
+        def use() -> None:
+            from minimemo.errors import MinimemoError
+            from minimemo.hub.catalog import pulled, resolve
+
+            pulled()
+            with suppress(MinimemoError):
+                assert Path(resolve("a/b")).is_relative_to(folder)
+
+        return child(use).fell(0)
 
     values: tuple[Any, ...] = (None, 5, "x", [], {}, "../..", -1, float("inf"), "/", "\0")
-    cases = [Case(name, case(script, name == "as it should be")) for name, script in scripts.items()]
+    cases = [Case(name, case, script, name == "as it should be") for name, script in scripts.items()]
     cases += [
-        Case(f"a noted {key} of {value!r}", noted(lambda good, key=key, value=value: {**good, key: value}))
+        Case(f"a noted {key} of {value!r}", noted, lambda good, key=key, value=value: {**good, key: value})
         for key in ("name", "result", "conversion", "files")
         for value in values
     ]
     cases += [
-        Case(f"a noted file of {value!r}", noted(lambda good, value=value: {**good, "files": {"config.json": value}}))
+        Case(f"a noted file of {value!r}", noted, lambda good, value=value: {**good, "files": {"config.json": value}})
         for value in values
     ]
     return cases + [
-        Case(f"a note {raw[:9]!r}", noted(lambda _, raw=raw: raw)) for raw in (_DEEP, b"\xff", b"", b"null")
+        Case(f"a note {raw[:9]!r}", noted, lambda _, raw=raw: raw) for raw in (_DEEP, b"\xff", b"", b"null")
     ]

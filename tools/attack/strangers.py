@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ground import Case, Ground, child, command, prose
@@ -36,7 +38,7 @@ def _read(ground: Ground) -> None:
     """Loads the model in the case's folder and reads with it."""
     from minimemo.runtime import load_model
 
-    model = load_model(ground.folder / "case" / "model")
+    model = load_model(ground.case / "model")
     text = "the lamp was lit " * 20 + "a" * 3000 + "!" + " " * 3000 + "x"
     ids, _ = model.tokenizer.encode_with_offsets(text)
     model.tokenizer.decode(ids[:50].tolist())
@@ -46,26 +48,22 @@ def _read(ground: Ground) -> None:
         pass
 
 
-def _with(ground: Ground, change: Callable[[Any], Any], name: str, kind: str = "decoder") -> Callable[[], str]:
+def _with(ground: Ground, change: Callable[[Any], Any], name: str, kind: str = "decoder") -> str:
     """A model whose file `name` is changed: JSON, or bytes where `change` gives bytes."""
+    folder = ground.fresh() / "model"
+    shutil.copytree(getattr(ground, kind), folder)
+    raw = (folder / name).read_bytes() if (folder / name).exists() else b"{}"
+    changed = change(json.loads(raw) if name.endswith(".json") else raw)
+    (folder / name).write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
 
-    def run() -> str:
-        folder = ground.fresh() / "model"
-        shutil.copytree(getattr(ground, kind), folder)
-        raw = (folder / name).read_bytes() if (folder / name).exists() else b"{}"
-        changed = change(json.loads(raw) if name.endswith(".json") else raw)
-        (folder / name).write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
+    def embed() -> None:
+        from minimemo.search.embedder import Embedder
 
-        def embed() -> None:
-            from minimemo.search.embedder import Embedder
+        embedder = Embedder.load(folder)
+        embedder.embed_passages(["the lamp", "lit"])
+        embedder.fingerprint()
 
-            embedder = Embedder.load(folder)
-            embedder.embed_passages(["the lamp", "lit"])
-            embedder.fingerprint()
-
-        return _bounded(embed if kind == "embedder" else lambda: _read(ground))
-
-    return run
+    return _bounded(embed if kind == "embedder" else lambda: _read(ground))
 
 
 def tokenizers(ground: Ground) -> list[Case]:
@@ -104,10 +102,7 @@ def tokenizers(ground: Ground) -> list[Case]:
         return json.dumps({**good, "normalizer": "NESTED"}).replace('"NESTED"', nested).encode()
 
     patterns = ("(a+)+$", "(a|aa)+$", "(?:a|a)*b", "(.*)*(.*)*(.*)*Z", r"(a*)*\1\1\1Z", "(a", "", r"a\g<0>b|a")
-    patterns += (
-        "(?<=a+)b",
-        "(?:(?:(?:a{1,100}){1,100}){1,100}){1,100}b",
-    )
+    patterns += ("(?<=a+)b", "(?:(?:(?:a{1,100}){1,100}){1,100}){1,100}b")
     changes: dict[str, Callable[[Any], Any]] = {
         "as it should be": put(),
         **{f"the pattern {pattern!r}": split(pattern) for pattern in patterns},
@@ -144,7 +139,7 @@ def tokenizers(ground: Ground) -> list[Case]:
         "a list": lambda _: [],
         "null": lambda _: None,
     }  # fmt: skip
-    return [Case(name, _with(ground, change, "tokenizer.json")) for name, change in changes.items()]
+    return [Case(name, _with, ground, change, "tokenizer.json") for name, change in changes.items()]
 
 
 def _tensors(raw: bytes) -> tuple[dict[str, Any], bytes]:
@@ -164,48 +159,37 @@ def weights(ground: Ground) -> list[Case]:
     names = (*vectors, f"{layer}mlp.down_proj.weight", "model.embed_tokens.weight", "lm_head.weight")
     sizes = {"I64": 8, "I32": 4, "U8": 1, "BOOL": 1, "F16": 2, "BF16": 2, "F64": 8, "F8_E4M3": 1, "C64": 8, "X9": 4}
 
-    def typed(name: str, dtype: str) -> Callable[[bytes], bytes]:
-        def change(raw: bytes) -> bytes:
-            head, data = _tensors(raw)
-            entry = head[name]
-            begin, end = entry["data_offsets"]
-            rows = entry["shape"][0] if len(entry["shape"]) == 2 else 1
-            columns = (end - begin) // sizes[dtype] // rows
-            entry |= {"dtype": dtype, "shape": [rows, columns] if len(entry["shape"]) == 2 else [columns]}
-            return _packed(head, data)
+    def typed(name: str, dtype: str, raw: bytes) -> bytes:
+        head, data = _tensors(raw)
+        entry = head[name]
+        begin, end = entry["data_offsets"]
+        rows = entry["shape"][0] if len(entry["shape"]) == 2 else 1
+        columns = (end - begin) // sizes[dtype] // rows
+        entry |= {"dtype": dtype, "shape": [rows, columns] if len(entry["shape"]) == 2 else [columns]}
+        return _packed(head, data)
 
-        return change
+    def shaped(name: str, shape: list[int], raw: bytes) -> bytes:
+        head, data = _tensors(raw)
+        count = math.prod(shape)
+        old = head[name]["data_offsets"]
+        head[name]["shape"] = shape
+        if 0 <= count < 10**5:
+            head[name]["data_offsets"] = [len(data), len(data) + 4 * count]
+            head["filler"] = {"dtype": "F32", "shape": [(old[1] - old[0]) // 4], "data_offsets": old}
+            data += bytes(4 * count)
+        return _packed(head, data)
 
-    def shaped(name: str, shape: list[int]) -> Callable[[bytes], bytes]:
-        def change(raw: bytes) -> bytes:
-            head, data = _tensors(raw)
-            count = 1
-            for size in shape:
-                count *= size
-            old = head[name]["data_offsets"]
-            head[name]["shape"] = shape
-            if 0 <= count < 10**5:
-                head[name]["data_offsets"] = [len(data), len(data) + 4 * count]
-                head["filler"] = {"dtype": "F32", "shape": [(old[1] - old[0]) // 4], "data_offsets": old}
-                data += bytes(4 * count)
-            return _packed(head, data)
+    def coded(codes: tuple[int, ...], scales: tuple[int, ...], raw: bytes, kind: str = "int8") -> bytes:
+        import torch
+        from safetensors.torch import load, save
 
-        return change
-
-    def coded(codes: tuple[int, ...], scales: tuple[int, ...], kind: str = "int8") -> Callable[[bytes], bytes]:
-        def change(raw: bytes) -> bytes:
-            import torch
-            from safetensors.torch import load, save
-
-            tensors = load(raw)
-            name = f"{layer}mlp.down_proj.weight"
-            rows, columns = tensors.pop(name).shape
-            fit = {-1: rows, -2: columns, -3: columns // 16}
-            for part, shape, dtype in (("codes", codes, getattr(torch, kind)), ("scales", scales, torch.float32)):
-                tensors[f"{name}.{part}"] = torch.zeros([fit.get(n, n) for n in shape], dtype=dtype)
-            return save(tensors)
-
-        return change
+        tensors = load(raw)
+        name = f"{layer}mlp.down_proj.weight"
+        rows, columns = tensors.pop(name).shape
+        fit = {-1: rows, -2: columns, -3: columns // 16}
+        for part, shape, dtype in (("codes", codes, getattr(torch, kind)), ("scales", scales, torch.float32)):
+            tensors[f"{name}.{part}"] = torch.zeros([fit.get(n, n) for n in shape], dtype=dtype)
+        return save(tensors)
 
     raws: dict[str, Callable[[bytes], bytes]] = {
         "a header of 2**63 bytes": lambda raw: _packed(*_tensors(raw), 2**63),
@@ -215,21 +199,21 @@ def weights(ground: Ground) -> list[Case]:
         "a header of null": lambda raw: _packed(b"null", b""),
         "cut off": lambda raw: raw[: len(raw) // 2],
         "empty": lambda raw: b"",
-        "codes without groups": coded((-1, -2), (-1, 0)),
-        "codes of another width": coded((-1, 32), (-1, 2)),
-        "codes of floats": coded((-1, -2), (-1, -3), "float32"),
-        "scales of fewer rows": coded((-1, -2), (1, -3)),
-        "scales of one dimension": coded((-1, -2), (48,)),
-        "no codes": coded((0, 0), (0, 0)),
+        "codes without groups": partial(coded, (-1, -2), (-1, 0)),
+        "codes of another width": partial(coded, (-1, 32), (-1, 2)),
+        "codes of floats": partial(coded, (-1, -2), (-1, -3), kind="float32"),
+        "scales of fewer rows": partial(coded, (-1, -2), (1, -3)),
+        "scales of one dimension": partial(coded, (-1, -2), (48,)),
+        "no codes": partial(coded, (0, 0), (0, 0)),
     }
-    cases = [Case(name, _with(ground, change, "model.safetensors")) for name, change in raws.items()]
+    cases = [Case(name, _with, ground, change, "model.safetensors") for name, change in raws.items()]
     cases += [
-        Case(f"{name} of {shape}", _with(ground, shaped(name, shape), "model.safetensors"))
+        Case(f"{name} of {shape}", _with, ground, partial(shaped, name, shape), "model.safetensors")
         for name in names
         for shape in ([], [1], [0], [1, 1], [16], [64], [2**40, 2**40], [-1], [32, 32, 1])
     ]
     return cases + [
-        Case(f"{name} as {dtype}", _with(ground, typed(name, dtype), "model.safetensors"))
+        Case(f"{name} as {dtype}", _with, ground, partial(typed, name, dtype), "model.safetensors")
         for name in names
         for dtype in sizes
     ]
@@ -255,9 +239,9 @@ def configurations(ground: Ground) -> list[Case]:
                         body[key] = value
                         return body
 
-                    yield Case(f"{kind}, {name}: {key} = {str(value)[:20]}", _with(ground, change, name, kind))
+                    yield Case(f"{kind}, {name}: {key} = {str(value)[:20]}", _with, ground, change, name, kind)
             for raw in raws:
-                yield Case(f"{kind}, {name}: {raw[:9]!r}", _with(ground, lambda _, raw=raw: raw, name, kind))
+                yield Case(f"{kind}, {name}: {raw[:9]!r}", _with, ground, lambda _, raw=raw: raw, name, kind)
 
     more = ("rope_scaling", "sliding_window", "layer_types", "rope_parameters", "attention_bias", "hidden_act")
     more += ("text_config",)
@@ -294,36 +278,27 @@ def texts(ground: Ground) -> list[Case]:
     }  # fmt: skip
     questions = ("When was the lamp lit?", "\0", "\ud800", " ", "a" * 20_000, '"' * 500, "\u0301" * 999, "<|im_end|>")
 
-    def document(content: bytes) -> Callable[[], str]:
-        def run() -> str:
-            case = ground.fresh()
-            (case / "doc.txt").write_bytes(content)
-            run = (*ground.models, "-q")
-            ended = command("build", case / "doc.txt", *run, "--memory", "int4", seconds=90)
-            if ended.code == 0:
-                ended = command("ask", case / "doc.memo", "When?", *run, "--max-tokens", "4", seconds=90)
-            return ended.fell() or ("an escape reaches the terminal" if "\x1b" in ended.out + ended.err else "")
+    def document(content: bytes) -> str:
+        case = ground.fresh()
+        (case / "doc.txt").write_bytes(content)
+        run = (*ground.models, "-q")
+        ended = command("build", case / "doc.txt", *run, "--memory", "int4", seconds=90)
+        if ended.code == 0:
+            ended = command("ask", case / "doc.memo", "When?", *run, "--max-tokens", "4", seconds=90)
+        return ended.fell() or ("an escape reaches the terminal" if "\x1b" in ended.out + ended.err else "")
 
-        return run
+    def question(text: str, mode: str) -> str:
+        ground.fresh()
+        words = ("ask", ground.memo(), "-", *ground.models, "--max-tokens", "4", "-q", "--mode", mode)
+        return command(*words, stdin=text.encode("utf-8", "surrogatepass"), seconds=90).fell()
 
-    def question(text: str, mode: str) -> Callable[[], str]:
-        def run() -> str:
-            ground.fresh()
-            words = ("ask", ground.memo(), "-", *ground.models, "--max-tokens", "4", "-q", "--mode", mode)
-            return command(*words, stdin=text.encode("utf-8", "surrogatepass"), seconds=90).fell()
+    def encoding(name: str) -> str:
+        case = ground.fresh()
+        (case / "doc.txt").write_text(plain)
+        words = ("build", case / "doc.txt", *ground.models, "--memory", "int4", "-q", "--encoding", name)
+        return command(*words).fell()
 
-        return run
-
-    def encoding(name: str) -> Callable[[], str]:
-        def run() -> str:
-            case = ground.fresh()
-            (case / "doc.txt").write_text(plain)
-            words = ("build", case / "doc.txt", *ground.models, "--memory", "int4", "-q", "--encoding", name)
-            return command(*words).fell()
-
-        return run
-
-    def long(text: str, seconds: float = 60) -> Callable[[], str]:
+    def long(text: str) -> str:
         def encode() -> None:
             from minimemo.models.tokenizer import Tokenizer
             from minimemo.search.embedder import Embedder
@@ -333,13 +308,13 @@ def texts(ground: Ground) -> list[Case]:
             assert len(ids)
             Embedder.load(ground.embedder).offsets(text)
 
-        return lambda: _bounded(encode, seconds)
+        return _bounded(encode, 60)
 
     encodings = ("undefined", "idna", "punycode", "base64_codec", "zlib", "rot13", "unicode_escape", "utf-7", "mbcs")
     encodings += ("../x", "a" * 5000, "utf-8\x01", "é", "utf-8-sig", "cp037")
-    cases = [Case(f"a document of {name}", document(content)) for name, content in documents.items()]
-    cases += [Case("11 million spaces", long("lamp" + " " * 11_000_000 + "x"))]
-    cases += [Case("3 million letters without a break", long("abcdefghij" * 300_000))]
-    cases += [Case(f"--encoding {name[:20]!r}", encoding(name)) for name in encodings]
+    cases = [Case(f"a document of {name}", document, content) for name, content in documents.items()]
+    cases += [Case("11 million spaces", long, "lamp" + " " * 11_000_000 + "x")]
+    cases += [Case("3 million letters without a break", long, "abcdefghij" * 300_000)]
+    cases += [Case(f"--encoding {name[:20]!r}", encoding, name) for name in encodings]
     modes = ("memorag", "rag", "memory", "closed", "gist")
-    return cases + [Case(f"{mode}: {text[:9]!r}", question(text, mode)) for text in questions for mode in modes]
+    return cases + [Case(f"{mode}: {text[:9]!r}", question, text, mode) for text in questions for mode in modes]
