@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bench.common.shapes import meta, quantized
 from minimemo.kernels.formats import PackedSource, QuantizedMatrix, Rows, Source, empty_packed
 from minimemo.kernels.triton import installed
 
@@ -114,7 +115,7 @@ def _compile(name: str, chip_name: str) -> Report:
     problems += ["no tensor core instruction"] if case.products and cores == "-" else []
     a_weight = ""
     if case.budget and chip.name == "sm_90":
-        loop = longest_loop(_disassembled(compiled.asm["cubin"]))
+        loop = longest_loop(_told("nvdisasm", "-c", compiled.asm["cubin"]))
         outputs = constants["BLOCK_N"] * (2 if constants["GATE"] else 1)
         weights = outputs * constants["UNITS"] * 32  # of a program, in a turn of the loop
         count = len(loop) * options["num_warps"] / weights
@@ -159,31 +160,25 @@ def _amd_resources(code: str) -> tuple[int, int]:
 
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Asks triton's cuobjdump for (registers of a thread, bytes of its local memory: spilled registers and arrays)."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = _told("cuobjdump", "--dump-resource-usage", cubin)
     counts = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return counts["REG"], counts["STACK"] + counts["LOCAL"]
 
 
-def _disassembled(cubin: bytes) -> str:
-    """Asks triton's nvdisasm for the machine code, one instruction or label a line."""
+def _told(tool: str, option: str, cubin: bytes) -> str:
+    """What one of NVIDIA's programs in triton's package says of a cubin."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([str(program), option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def longest_loop(code: str) -> list[str]:
-    """The instructions, without predicates, of the longest stretch that a branch goes back over."""
+    """The instructions of machine code (one, or a label, a line), without predicates, of the longest stretch that a
+    branch goes back over."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     loops: list[list[str]] = [[]]
@@ -203,10 +198,6 @@ def cases() -> list[Case]:
     return [*_attention_cases(), *_packed_cases(), *_row_cases()]
 
 
-def _meta(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
 def _attention_cases() -> Iterator[Case]:
     from minimemo.kernels.triton.attention import attention_launches
 
@@ -216,23 +207,24 @@ def _attention_cases() -> Iterator[Case]:
 
     variants = [(dim, torch.bfloat16) for dim in (64, 80, 96, 128, 256)]
     for dim, dtype in (*variants, (128, torch.float16), (128, torch.float32), (256, torch.float32)):
-        q, k = _meta(16, 512, dim, dtype=dtype), _meta(4, 8192, dim, dtype=dtype)
+        q, k = meta(16, 512, dim, dtype=dtype), meta(4, 8192, dim, dtype=dtype)
         yield case(f"prefill {_SHORT[dtype]} D={dim}", q, k, 7680)
         yield case(f"decode {_SHORT[dtype]} D={dim}", q[:, :3], k, None)
     for dim in (128, 256):
         for queries in (8, 16):  # 32 and 64 rows
-            q, k = _meta(16, queries, dim, dtype=torch.bfloat16), _meta(4, 8192, dim, dtype=torch.bfloat16)
+            q, k = meta(16, queries, dim), meta(4, 8192, dim)
             yield case(f"{queries} queries bf16 D={dim}", q, k, 8000)
-    yield case("prefill window fp16 D=128", _meta(16, 512, 128), _meta(4, 8192, 128), 7680, 1024)
-    q, k = _meta(16, 3, 256, dtype=torch.bfloat16), _meta(4, 8192, 256, dtype=torch.bfloat16)
+    q, k = meta(16, 512, 128, dtype=torch.float16), meta(4, 8192, 128, dtype=torch.float16)
+    yield case("prefill window fp16 D=128", q, k, 7680, 1024)
+    q, k = meta(16, 3, 256), meta(4, 8192, 256)
     yield replace(case("decode bf16 D=256 unaligned", q, k, None), aligned=False)
-    half, wide = _meta(16, 512, 128, dtype=torch.bfloat16), _meta(4, 8192, 128, dtype=torch.bfloat16)
-    yield replace(case("prefill bf16 D=128 unaligned", half, wide, 7680), aligned=False)
+    chunk = case("prefill bf16 D=128 unaligned", meta(16, 512, 128), meta(4, 8192, 128), 7680)
+    yield replace(chunk, aligned=False)
     launches, _ = attention_launches(q, [Source(k, k, 0, 3)], 0.1)
     yield Case("merge bf16 D=256", launches[-1], False)
-    number = _meta(3, dtype=torch.int32)
+    number = meta(3, dtype=torch.int32)
     for dim in (64, 128, 256):
-        q, k = _meta(16, 3, dim, dtype=torch.bfloat16), _meta(4, 8192, dim, dtype=torch.bfloat16)
+        q, k = meta(16, 3, dim), meta(4, 8192, dim)
         for name, rows in (("rows", Rows(number, number, k.numel())), ("rows over a memory", Rows(number[:1]))):
             launches, _ = attention_launches(q, [Source(k, k, 0, 3, rows=rows)], 0.1)
             yield Case(f"{name} bf16 D={dim}", launches[0], True)
@@ -244,13 +236,13 @@ def _packed_cases() -> Iterator[Case]:
 
     for bits in (8, 4):
         for dim in (64, 96, 128, 256) if bits == 8 else (64, 128, 256):
-            packed, q = empty_packed(4, 8192, dim, bits, "meta"), _meta(16, 512, dim, dtype=torch.bfloat16)
+            packed, q = empty_packed(4, 8192, dim, bits, "meta"), meta(16, 512, dim)
             counts = {"prefill": (512, 7680), "decode": (3, None)} | ({"16 queries": (16, 8000)} if dim >= 128 else {})
             for name, (count, last_seen) in counts.items():
                 launches, _ = attention_launches(q[:, :count], [PackedSource(packed, 0, count, last_seen)], 0.1)
                 yield Case(f"packed {name} {bits} bits bf16 D={dim}", launches[0], True)
-        x, packed = _meta(4, 512, 128, dtype=torch.bfloat16), empty_packed(4, 8192, 128, bits, "meta")
-        refused = _meta(2, 4, 8, dtype=torch.int32)
+        x, packed = meta(4, 512, 128), empty_packed(4, 8192, 128, bits, "meta")
+        refused = meta(2, 4, 8, dtype=torch.int32)
         yield Case(f"pack {bits} bits bf16 D=128", pack_launch(packed, 64, x, x, refused), False)
 
 
@@ -261,22 +253,20 @@ def _row_cases() -> Iterator[Case]:
     from minimemo.kernels.triton.rope import qkv_launch, store_launch
 
     for dim in (128, 256):
-        x, table = _meta(4, 512, dim, dtype=torch.bfloat16), _meta(512, dim, dtype=torch.float32)
-        cache = _meta(4, 8192, dim, dtype=torch.bfloat16)
+        x, table, cache = meta(4, 512, dim), meta(512, dim, dtype=torch.float32), meta(4, 8192, dim)
         yield Case(f"rope store bf16 D={dim}", store_launch(x, x, table, table, cache, cache, 100), False)
-        qkv, out = _meta(512, 24, dim, dtype=torch.bfloat16), _meta(16, 512, dim, dtype=torch.bfloat16)
-        weight = _meta(dim, dtype=torch.bfloat16)
+        qkv, out, weight = meta(512, 24, dim), meta(16, 512, dim), meta(dim)
         launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 100, x)
         yield Case(f"norm, rope and store bf16 D={dim}", launch, False)
-        number = _meta(512, dtype=torch.int32)
+        number = meta(512, dtype=torch.int32)
         rows = (number, number, cache.numel())
         launch = qkv_launch(qkv, (weight, weight), 1e-6, table, table, out, cache, cache, 0, None, rows=rows)
         yield Case(f"norm, rope and store rows bf16 D={dim}", launch, False)
     for width in (896, 16384):
-        x, weight = _meta(512, width, dtype=torch.bfloat16), _meta(width, dtype=torch.bfloat16)
+        x, weight = meta(512, width), meta(width)
         yield Case(f"rms norm bf16 C={width}", norm_launch(x, weight, 1e-6, x), False)
     for activation in ("silu", "gelu_tanh"):
-        gate_up, out = _meta(512, 9728, dtype=torch.bfloat16), _meta(512, 4864, dtype=torch.bfloat16)
+        gate_up, out = meta(512, 9728), meta(512, 4864)
         yield Case(f"{activation} bf16", gate_launch(gate_up, activation, out), False)
     kinds = {"8 bits": (8, 32, False), "5 bits": (5, 32, False), "6 bits g16": (6, 16, False)}
     kinds |= {"4 bits": (4, 32, True), "8 bits g16": (8, 16, False), "4 bits g128": (4, 128, False)}
@@ -284,8 +274,7 @@ def _row_cases() -> Iterator[Case]:
         for outputs, columns in ((896, 4864), (4864, 896)):
             matrix = _matrix(outputs, columns, group, bits, offsets=offsets)
             for rows in (1, 3, 8):
-                x, out = _meta(rows, columns, dtype=torch.bfloat16), _meta(rows, outputs, dtype=torch.bfloat16)
-                norm = (_meta(columns, dtype=torch.bfloat16), 1e-6)
+                x, out, norm = meta(rows, columns), meta(rows, outputs), (meta(columns), 1e-6)
                 name = f"{rows} rows, {kind} out={outputs}"
                 # Where outputs are few, many programs are quicker than few instructions.
                 budget = 0.7 if rows > 1 or outputs < 4096 else 0.25 if group >= 32 else 0.31
@@ -295,31 +284,21 @@ def _row_cases() -> Iterator[Case]:
                 yield Case(f"norm and linear {name}", launch, False, budget)
         matrix = _matrix(9728, 896, group, bits, offsets=offsets)
         for rows in (1, 3, 8):
-            x, out = _meta(rows, 896, dtype=torch.bfloat16), _meta(rows, 4864, dtype=torch.bfloat16)
-            norm = (_meta(896, dtype=torch.bfloat16), 1e-6)
+            x, out, norm = meta(rows, 896), meta(rows, 4864), (meta(896), 1e-6)
             launch = linear_launch(x, matrix, None, out, norm=norm, gate="gelu_tanh")
             yield Case(f"norm, linear and gelu_tanh {rows} rows, {kind}", launch, False)
-        wide, x = _meta(9728, 896, dtype=torch.bfloat16), _meta(512, 896, dtype=torch.bfloat16)
+        wide, x = meta(9728, 896), meta(512, 896)
         yield Case(f"widen {kind}", widen_launch(matrix, wide), False)
         yield Case(f"norm and widen {kind}", widen_launch(matrix, wide, norm=(x, norm[0], 1e-6, x)), False)
-    for launch in choose_launches(_meta(3, 151936, dtype=torch.float32), *_numbers()):
+    numbers = (meta(3, dtype=torch.int32), meta(4, 3, dtype=torch.int32))
+    for launch in choose_launches(meta(3, 151936, dtype=torch.float32), *numbers):
         yield Case(f"choose {launch.kernel.__name__}", launch, False)
-
-
-def _numbers() -> tuple[Tensor, Tensor]:
-    return _meta(3, dtype=torch.int32), _meta(4, 3, dtype=torch.int32)
 
 
 def _matrix(outputs: int, columns: int, group: int, bits: int, *, offsets: bool) -> QuantizedMatrix:
     in_units = columns % 256 == 0 and (bits, group) in ((4, 32), (6, 16))  # of K-quants
-    grid = _meta(outputs, columns // group, dtype=torch.int8 if in_units else torch.float16)
-    unit = _meta(outputs, columns // 256) if in_units else None
-    codes = _meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
-    high = _meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
-    zero, more = 2 ** (bits - 1) % 128, (None, None)
-    if offsets:
-        zero, more = 0, (grid, unit)
-    return QuantizedMatrix(bits, codes, grid, more[0], high, zero, unit, more[1])
+    zero = 0 if offsets else 2 ** (bits - 1) % 128
+    return quantized(outputs, columns, bits, group, in_units=in_units, offsets=offsets, zero=zero)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -36,13 +36,21 @@ def matrix(outputs: int, columns: int, name: str, bits: int = 0) -> QuantizedLin
     """A matrix that a file has in the format `name`, as weights.py makes it; bits: of a code, where it takes more than
     it needs."""
     group, least, offsets, _ = FORMATS[name]
-    bits = bits or least
-    unit = meta(outputs, columns // 256, dtype=torch.float16) if name.endswith("K") else None
-    grid = meta(outputs, columns // group, dtype=torch.float16 if unit is None else torch.int8)
+    part = quantized(outputs, columns, bits or least, group, in_units=name.endswith("K"), offsets=offsets)
+    return QuantizedLinear([part], None)
+
+
+def quantized(
+    outputs: int, columns: int, bits: int, group: int, *, in_units: bool, offsets: bool, zero: int = 0
+) -> QuantizedMatrix:
+    """A matrix as kernels take it, its groups with offsets or without; in_units: scales and offsets as K-quants have
+    them, in bytes."""
+    unit = meta(outputs, columns // 256, dtype=torch.float16) if in_units else None
+    grid = meta(outputs, columns // group, dtype=torch.int8 if in_units else torch.float16)
     codes = meta(outputs, columns if bits == 8 else columns // 2, dtype=torch.int8 if bits == 8 else torch.uint8)
     high = meta(outputs, columns // 32 * (bits - 4), dtype=torch.int32) if bits in (5, 6) else None
     more = (grid, unit) if offsets else (None, None)
-    return QuantizedLinear([QuantizedMatrix(bits, codes, grid, more[0], high, 0, unit, more[1])], None)
+    return QuantizedMatrix(bits, codes, grid, more[0], high, zero, unit, more[1])
 
 
 def engine() -> Engine:

@@ -20,17 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("kernels/native", "kernels/test_transform.py", "memory/test_packed_memory.py", "memory/test_symbols.py")
 # They start processes that have limits of memory or compile, which says nothing about kernels.
 LEFT_OUT = "not a_memo_is_asked and not exact_memory and not command_line"
-FLAGS = (
-    "-std=c++17",
-    "-O1",
-    "-g",
-    "-ffp-contract=off",
-    "-fno-omit-frame-pointer",
-    "-pthread",
-    "-fPIC",
-    "-shared",
-    "-Wno-psabi",
-)
+FLAGS = ("-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fno-omit-frame-pointer", "-pthread", "-fPIC", "-Wno-psabi")
 # Leaks: the interpreter's own. Operators new and delete: torch's allocations are not instrumented.
 SANITIZERS = {
     "address,undefined": (
