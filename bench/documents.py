@@ -49,7 +49,7 @@ from minimemo.text.scripts import is_cjk
 LINES = 50  # drawn from each PDF
 COLUMNS = (
     ("file", "<38.38"), ("verdict", "<9"), ("chars", "7,"), ("pages", "5"), ("s/page", "6.2f"), ("ms/page", "7.1f"),
-    ("PDFium", "6.1f"), ("quoted", "<7"), ("broken", "<9"), ("heads", "5"),
+    ("PDFium", "6.1f"), ("quoted", "<7"), ("broken", "<9"), ("heads", "5"), ("says", "<"),
 )  # fmt: skip
 _PRINTED_TWICE = re.compile(r"(.{4,}) ?\1$")  # how PDFium says what is printed twice to look bold
 
@@ -66,12 +66,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.questions:
         return asked(args.files)
     rows = [measure(path, args.password) for path in sorted(args.files.rglob("*.*")) if path.suffix != ".md"]
-    print(report.heading(COLUMNS))
-    for row in rows:
-        told = {**row, "s/page": row["s_page"], "ms/page": row.get("ms_page"), "PDFium": row.get("pdfium_ms_page")}
-        if "drawn" in row:
-            told |= {"quoted": f"{row['quoted']:3}/{row['drawn']}", "broken": f"{row['broken']:3}/{row['words']}"}
-        print(f"{report.line(COLUMNS, told)}  {row['says']}".rstrip())
+    report.show(COLUMNS, map(_told, rows))
     read = [row for row in rows if "drawn" in row]
     total = {name: sum(row[name] for row in read) for name in ("quoted", "drawn", "broken", "words", "heads", "pages")}
     return {
@@ -83,6 +78,13 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "ms_page": round(sum(row["ms_page"] * row["pages"] for row in read) / max(total["pages"], 1), 2),
         "rows": rows,
     }
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    told = {**row, "s/page": row["s_page"], "ms/page": row.get("ms_page"), "PDFium": row.get("pdfium_ms_page")}
+    if "drawn" in row:
+        told |= {"quoted": f"{row['quoted']:3}/{row['drawn']}", "broken": f"{row['broken']:3}/{row['words']}"}
+    return told
 
 
 def asked(files: Path) -> dict[str, Any]:

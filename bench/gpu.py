@@ -16,13 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.common.report import command, heading, line, parser
+from bench.common.report import command, parser, show
 from minimemo.errors import InputError
 from minimemo.kernels import PackedSource, Source, empty_packed, pack_into
 from minimemo.kernels.formats import quantized_matrix
@@ -65,17 +66,17 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     copy, product = _milliseconds([lambda i: target.copy_(source), lambda i: square @ square], args.seconds)
     bandwidth, arithmetic = 2 * source.numel() / copy / 1e6, 2 * 8192**3 / product / 1e9
     print(f"{device.name}, copies past {cache >> 20} MiB, copy {bandwidth:.0f} GB/s, product {arithmetic:.0f} TFLOP/s")
-    print(heading(COLUMNS))
-    rows = []
-    for cases in (_attention_cases, _store_cases, _row_cases):
-        for case in (case for case in cases(cache) if args.only in case.name):
-            run = [lambda i, w=work: w(i % case.copies) for work in (case.run, case.peer) if work]  # noqa: B023
-            ms, *theirs = _milliseconds(run, args.seconds)
-            gb_s, tflop_s = case.nbytes / ms / 1e6, case.flops / ms / 1e9
-            row = {"kernel": case.name, "ms": ms, "gb_s": gb_s, "gb_share": gb_s / bandwidth, "tflop_s": tflop_s}
-            row |= {"tflop_share": tflop_s / arithmetic}
-            rows.append(row | ({"torch_ms": theirs[0], "gain": theirs[0] / ms} if theirs else {}))
-            print(line(COLUMNS, rows[-1]), flush=True)
+
+    def row(case: Case) -> dict[str, Any]:
+        run = [lambda i, w=work: w(i % case.copies) for work in (case.run, case.peer) if work]
+        ms, *theirs = _milliseconds(run, args.seconds)
+        gb_s, tflop_s = case.nbytes / ms / 1e6, case.flops / ms / 1e9
+        told = {"kernel": case.name, "ms": ms, "gb_s": gb_s, "gb_share": gb_s / bandwidth, "tflop_s": tflop_s}
+        told |= {"tflop_share": tflop_s / arithmetic}
+        return told | ({"torch_ms": theirs[0], "gain": theirs[0] / ms} if theirs else {})
+
+    cases = chain(_attention_cases(cache), _store_cases(), _row_cases(cache))
+    rows = show(COLUMNS, (row(case) for case in cases if args.only in case.name))
     return {"device": device.name, "copy_gb_s": bandwidth, "product_tflop_s": arithmetic, "kernels": rows}
 
 
@@ -139,7 +140,7 @@ def _attention_cases(cache: int) -> Iterator[Case]:
             yield Case(f"{name}, {bits} bits", narrow, size * bits // 16 + beside, flops, None, len(k))
 
 
-def _store_cases(cache: int) -> Iterator[Case]:
+def _store_cases() -> Iterator[Case]:
     from minimemo.kernels.triton import rope
 
     tokens = 8192
@@ -170,13 +171,8 @@ def _row_cases(cache: int) -> Iterator[Case]:
             packed = [quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
             for rows in (1, 3):
                 y = _random(rows, columns)
-
-                def run(i: int, y: Tensor = y, packed: list = packed) -> object:
-                    return linear.quantized_linear(y, packed[i])
-
-                def peer(i: int, y: Tensor = y, dense: list = dense) -> object:
-                    return F.linear(y, dense[i])
-
+                run = lambda i, y=y, packed=packed: linear.quantized_linear(y, packed[i])  # noqa: E731
+                peer = lambda i, y=y, dense=dense: F.linear(y, dense[i])  # noqa: E731
                 name = f"matmul {outputs} x {columns}, {rows} rows, {bits} bits"
                 nbytes = outputs * columns * bits // 8 + 2 * scales.numel()
                 yield Case(name, run, nbytes, 2 * rows * outputs * columns, peer, count)

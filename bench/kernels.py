@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.common.machine import clock, last_level_cache, least, memory_gb_s, products_gflop_s
-from bench.common.report import command, heading, line, numbers, parser
+from bench.common.report import command, numbers, parser, show
 from minimemo.errors import InputError
 from minimemo.kernels import PackedSource, Source, native, torch_ops
 from minimemo.kernels.native.attention import attention
@@ -80,7 +81,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     peaks = {name: products_gflop_s(getattr(torch, name), args.seconds) for name in dtypes}
     products = ", ".join(f"{peak:.0f} in {name}" for name, peak in peaks.items())
     print(f"memory {memory:.1f} GB/s; GFLOP/s of products: {products}; {torch.get_num_threads()} threads")
-    print(heading(COLUMNS))
     few = [count for count in args.rows if count <= 3]
     made: dict[str, Iterator[dict[str, Any]]] = {
         "linear": (row for name in args.matrices.split(",") for row in _linear(name, args.rows, memory, args.seconds)),
@@ -93,11 +93,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             for row in _decode(store, at, few, memory, args.seconds)
         ),
     }
-    rows = []
-    for kernel in [args.only] if args.only else made:
-        for row in made[kernel]:
-            print(line(COLUMNS, row), flush=True)
-            rows.append(row)
+    rows = show(COLUMNS, chain.from_iterable(made[kernel] for kernel in ([args.only] if args.only else made)))
     return {"memory_gb_s": memory, "products_gflop_s": peaks, "kernels": rows}
 
 

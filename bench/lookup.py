@@ -15,14 +15,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from bench.common.data import DATA, document_text, questions
-from bench.common.report import command, heading, line, parser, positive
+from bench.common.report import command, parser, positive, show
 from bench.serve import memo_of
 from minimemo import Memo
 from minimemo.ask.question import CLUE_TOKENS
@@ -72,13 +72,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             "recall": lambda: [_clues(memo, text) for text in texts],
             "walk": lambda: (memo.ask(texts[0], mode="gist", max_tokens=1), memo.summarize()),
         }
-        print(heading(COLUMNS), flush=True)
-        rows = []
-        for use, ask in uses.items():
-            with _recorded() as batches:
-                ask()
-            rows.append({"use": use, **_saved(memo.model().engine, batches)})
-            print(line(COLUMNS, rows[-1]), flush=True)
+        engine = memo.model().engine
+        rows = show(COLUMNS, ({"use": use, **_saved(engine, _recorded(ask))} for use, ask in uses.items()))
     return {"doc": args.doc, "rows": rows}
 
 
@@ -92,8 +87,7 @@ def _clues(memo: Memo, text: str) -> object:
     return session._memory.clues(session._question(text, "memorag", CLUE_TOKENS), ("recall", "rewrite", "draft"))
 
 
-@contextmanager
-def _recorded() -> Iterator[list[Batch]]:
+def _recorded(ask: Callable[[], object]) -> list[Batch]:
     """What engines write meanwhile. The ids of the view that was loaded last stand before a reply over a memory."""
     batches: list[Batch] = []
     views: dict[int, list[int]] = {}  # by the cache that holds them
@@ -126,14 +120,14 @@ def _recorded() -> Iterator[list[Batch]]:
         patch.object(Engine, "generate", generating),
         patch.object(Engine, "generate_batch", batching),
     ):
-        yield batches
+        ask()
+    return batches
 
 
 def _saved(engine: Engine, batches: Sequence[Batch]) -> dict[str, Any]:
-    with_drafts, without = Counter[int](), Counter[int]()
-    for batch in batches:
-        with_drafts += _passes(batch, DRAFT_ROWS)
-        without += _passes(batch, 1)
+    with_drafts, without = (
+        sum((_passes(batch, drafts) for batch in batches), Counter[int]()) for drafts in (DRAFT_ROWS, 1)
+    )
     depth = int(median(batch.depth for batch in batches))
     most = max(with_drafts)
     seconds = _timed(engine, depth, most, shared=any(len(batch.replies) > 1 for batch in batches))
@@ -152,9 +146,8 @@ def _saved(engine: Engine, batches: Sequence[Batch]) -> dict[str, Any]:
 
 def _passes(batch: Batch, drafts: int) -> Counter[int]:
     """How many passes of how many rows a batch takes; `drafts` rows at most of each reply."""
-    left = [
-        (Lookup(source, len(reply)), reply, [0]) for source, reply in zip(batch.sources, batch.replies, strict=True)
-    ]
+    pairs = zip(batch.sources, batch.replies, strict=True)
+    left = [(Lookup(source, len(reply)), reply, [0]) for source, reply in pairs]
     passes = Counter[int]()
     while left := [(lookup, reply, at) for lookup, reply, at in left if at[0] < len(reply)]:
         rows = 0
@@ -176,20 +169,18 @@ def _timed(engine: Engine, depth: int, most: int, shared: bool) -> Callable[[int
     """Seconds of a pass of so many rows behind `depth` tokens, which are a memory of their own where it is `shared`."""
     memory = engine.new_cache(depth + most)
     engine.extend(memory, [at % engine.config.vocab_size for at in range(depth)])
-    took: dict[int, float] = {}
 
+    @cache
     def seconds(rows: int) -> float:
-        if rows not in took:
-            times = []
-            for _ in range(PASSES):
-                tail = engine.new_cache(most) if shared else memory
-                each = [Row(tail.ahead(number), 1) for number in range(rows)]
-                begin = time.perf_counter()
-                prefix = memory if shared else None
-                engine._forward([7] * rows, each, prefix=prefix, logits="likeliest", step=True)
-                times.append(time.perf_counter() - begin)
-            took[rows] = median(times)
-        return took[rows]
+        times = []
+        for _ in range(PASSES):
+            tail = engine.new_cache(most) if shared else memory
+            each = [Row(tail.ahead(number), 1) for number in range(rows)]
+            begin = time.perf_counter()
+            prefix = memory if shared else None
+            engine._forward([7] * rows, each, prefix=prefix, logits="likeliest", step=True)
+            times.append(time.perf_counter() - begin)
+        return median(times)
 
     return seconds
 

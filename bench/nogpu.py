@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 
 from bench.common.machine import least
-from bench.common.report import command, heading, line, parser
+from bench.common.report import command, parser, show
 from bench.common.shapes import bytes_held, engine
 from minimemo.errors import InputError
 from minimemo.kernels import triton as served
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if not served.installed():
         raise InputError("triton is not installed: pip install 'minimemo[gpu]' on Linux")
-    rows = []
-    print(heading(COLUMNS))
+
+    def row(name: str, work: Callable[[], object]) -> dict[str, Any]:
+        work()
+        before = count()
+        work()
+        launches = count() - before
+        (best,) = least([lambda _: work()], args.seconds, time.thread_time)
+        return {"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6}
+
     with nothing_launched() as count:
-        for name, work in _passes().items():
-            work()
-            before = count()
-            work()
-            launches = count() - before
-            (best,) = least([lambda _, work=work: work()], args.seconds, time.thread_time)  # type: ignore[misc]
-            rows.append({"pass": name, "launches": launches, "ms": best * 1e3, "us_a_launch": best / launches * 1e6})
-            print(line(COLUMNS, rows[-1]), flush=True)
+        rows = show(COLUMNS, (row(*one) for one in _passes().items()))
         compiled, later = _compiled()
         besides = min(_besides(256) for _ in range(5)) * 1e3
         print(f"besides its graph a step takes {besides:.3f} ms: locks, 4 bytes read one step late, ends of replies")

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from bench.answers.measures import covered
 from bench.common.data import DATA, Question, document_text, questions, read_rows
-from bench.common.report import command, heading, line, parser
+from bench.common.report import command, parser, show
 from minimemo.errors import InputError
 from minimemo.hub.catalog import CATALOG, defaults
 from minimemo.runtime import open_embedder
@@ -73,8 +73,10 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     every = [defaults()[1]] if args.passages else [n for n, model in CATALOG.items() if model.kind == "embedder"]
     names = args.embedders.split(",") if args.embedders else every
     columns = PASSAGE_COLUMNS if args.passages else COLUMNS
-    rows: list[dict[str, Any]] = []
-    print(heading(columns))
+    return {"passages" if args.passages else "collections": show(columns, _rows(args, names))}
+
+
+def _rows(args: argparse.Namespace, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name in names:
         embedder = open_embedder(name).embedder
         for set_name in (args.sets or (SETS if args.passages else COLLECTIONS)).split(","):
@@ -83,10 +85,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
                 some = evidence(args.data, asked, embedder, args.size)
             else:
                 some = judged(read_collection(args.data / "embed" / set_name), embedder)
-            for row in some:
-                rows.append({"embedder": name, "set": set_name, **row})
-                print(line(columns, rows[-1]), flush=True)
-    return {"passages" if args.passages else "collections": rows}
+            yield from ({"embedder": name, "set": set_name, **row} for row in some)
 
 
 # -- judged collections ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ import minimemo
 from bench import slots
 from bench.common.data import DATA, document_text, questions
 from bench.common.machine import peak_rss_bytes
-from bench.common.report import command, heading, line, numbers, parser, positive
+from bench.common.report import command, numbers, parser, positive, show
 from bench.soak import soak
 from minimemo import Answer, Memo
 from minimemo.ask import Piece
@@ -67,9 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--model", help="of the memo (default: the catalogue's)")
     made.add_argument("--embedder", help="of the memo (default: the catalogue's)")
     made.add_argument("--doc", default="xquad_en", metavar="SET", help="a set whose smallest document is asked")
-    made.add_argument(
-        "--readers", type=numbers, default=[1, 4, 8, 16], help="so many threads ask, one row for each number"
-    )
+    made.add_argument("--readers", type=numbers, default=[1, 4, 8, 16], help="threads that ask, a row for each number")
     made.add_argument("--kind", default="paragraph", choices=KINDS)
     made.add_argument("--each", type=positive, default=2, help="questions of each reader")
     made.add_argument("--max-tokens", type=positive, default=96)
@@ -94,9 +92,8 @@ def _soak(args: argparse.Namespace) -> dict[str, Any]:
         source, memo = Path(folder) / "doc.txt", Path(folder) / "doc.memo"
         source.write_text(text := document_text(args.data, asked[0].doc_id), encoding="utf-8")
         subprocess.run([sys.executable, "-m", "minimemo", "build", source, "-o", memo, *options, "--quiet"], check=True)
-        print(heading(SOAK))
-        rows = soak(memo, bodies, text, args.soak, 8, options, lambda row: print(line(SOAK, row), flush=True))
-    return {"doc": args.doc, "readers": 8, **rows}
+        *_, last = show(SOAK, soak(memo, bodies, text, args.soak, 8, options))
+    return {"doc": args.doc, "readers": 8, **last}
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,16 +104,17 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.peer and not program:
         raise InputError(f"{args.peer}: no such program; give --peer PATH of llama-server")
     texts = [KINDS[args.kind].format(question.text) for question in asked]
-    rows: list[dict[str, Any]] = []
     document = document_text(args.data, asked[0].doc_id)
     with memo_of(document, args.doc, Runtime(args.model, args.embedder)) as (memo, build_s):
         memo.ask(texts[0], max_tokens=8)  # models and files are loaded before anyone counts
-        print(heading(COLUMNS), flush=True)
-        alone = {text: _ask(memo, text, args.max_tokens) for text in texts}
-        for readers in args.readers:
-            rows.append(_row(memo, readers, texts[: readers * args.each], alone, args.max_tokens))
-            rows[-1]["gain"] = rows[-1]["tokens_s"] / (rows[0]["tokens_s"] or math.nan)
-            print(line(COLUMNS, rows[-1]), flush=True)
+        alone, speeds = {text: _ask(memo, text, args.max_tokens) for text in texts}, list[float]()
+
+        def row(readers: int) -> dict[str, Any]:
+            told = _row(memo, readers, texts[: readers * args.each], alone, args.max_tokens)
+            speeds.append(told["tokens_s"])
+            return {**told, "gain": speeds[-1] / (speeds[0] or math.nan)}
+
+        rows = show(COLUMNS, map(row, args.readers))
     result = {"doc": args.doc, "kind": args.kind, "max_tokens": args.max_tokens, "build_s": build_s, "rows": rows}
     if program:
         del memo
@@ -147,7 +145,8 @@ def _row(memo: Memo, readers: int, texts: Sequence[str], alone: dict[str, Asked]
     return {
         "readers": readers,
         "questions": len(texts),
-        **{f"{name}_p{share}": value for name in ("first", "whole") for share, value in _shares(told, name)},
+        **_shares("first", [one.first for one in told]),
+        **_shares("whole", [one.whole for one in told]),
         "per_minute": 60 * len(texts) / seconds,
         "tokens_s": sum(one.answer.generated_tokens for one in told) / seconds,
         "rows": rows / steps if steps else 0.0,
@@ -166,10 +165,8 @@ def _ask(memo: Memo, text: str, max_tokens: int) -> Asked:
     return Asked(step, first or whole, whole)
 
 
-def _shares(told: Sequence[Asked], name: str) -> Iterator[tuple[int, float]]:
-    values = [getattr(one, name) for one in told]
-    yield 50, statistics.median(values)
-    yield 95, sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
+def _shares(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_p50": statistics.median(values), f"{name}_p95": sorted(values)[int(0.95 * len(values))]}
 
 
 if __name__ == "__main__":

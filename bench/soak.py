@@ -1,8 +1,7 @@
 """Readers ask a server for minutes while it builds: is every answer the one that a reader alone gets?
 
-`python -m bench.serve --soak MINUTES` runs it. The server is a process of its own, which readers speak HTTP
-with. Some leave in the middle of an answer, one reads slowly; documents are built and deleted all the
-time.
+`python -m bench.serve --soak MINUTES` runs it. The server is a process of its own, which readers speak HTTP with. Some
+leave in the middle of an answer, one reads slowly; documents are built and deleted all the time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -85,31 +85,21 @@ class Server:
             connection.close()
 
 
-class Counts:
-    """What happened so far; every number of the table."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.answers = self.wrong = self.unanswered = self.left = self.builds = self.failed = 0
-        self.waits: list[float] = []
-
-    def add(self, **more: int) -> None:
-        with self.lock:
-            for name, number in more.items():
-                setattr(self, name, getattr(self, name) + number)
-
-
 def soak(
-    memo: Path, bodies: Sequence[dict[str, Any]], built: str, minutes: float, readers: int, options: Sequence[str],
-    tell: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Soaks a server of one memo. bodies: what is asked. built: the text that is built again and again. tell: called
-    with a row every half minute. The result is the last row, with the `growth` of memory after WARM."""
+    memo: Path, bodies: Sequence[dict[str, Any]], built: str, minutes: float, readers: int, options: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Soaks a server of one memo. bodies: what is asked. built: the text that is built again and again. Gives a row
+    every half minute, the last one with the `growth` of memory after WARM."""
     with serving([sys.executable, "-m", "minimemo", "serve", str(memo), *options]) as server:
         alone = [_answer(server, body) for body in bodies]
-        counts, ended, sizes = Counts(), threading.Event(), list[tuple[float, int]]()
+        counts, waits, lock = Counter[str](), list[float](), threading.Lock()
+        ended, sizes = threading.Event(), list[tuple[float, int]]()
         begun = time.monotonic()
         end = begun + 60 * minutes
+
+        def add(*names: str) -> None:
+            with lock:
+                counts.update(names)
 
         def asking(number: int) -> None:
             pick, slow = random.Random(number), SLOW if number == 0 else 0.0
@@ -118,34 +108,34 @@ def soak(
                 try:
                     text = _answer(server, bodies[which], slow)
                 except (OSError, ValueError, MinimemoError):
-                    counts.add(unanswered=1)
+                    add("lost")
                     continue
-                counts.add(answers=1, wrong=int(text != alone[which]))
-                counts.waits.append(time.monotonic() - asked)
+                add("answers", *["wrong"] * (text != alone[which]))
+                waits.append(time.monotonic() - asked)
 
         def due() -> float:
-            return begun + 60 * minutes * counts.left / LEAVERS
+            return begun + 60 * minutes * counts["left"] / LEAVERS
 
         def leaving(number: int) -> None:
             pick = random.Random(99 + number)
-            while not ended.wait(due() - time.monotonic()) and counts.left < LEAVERS:
+            while not ended.wait(due() - time.monotonic()) and counts["left"] < LEAVERS:
                 with suppress(OSError, ValueError):
                     for count, _ in enumerate(server.events(pick.choice(bodies))):
                         if count >= pick.randrange(1, 8):
                             break
-                    counts.add(left=1)
+                    add("left")
 
         def building() -> None:
             while not ended.is_set():
-                path = f"/api/documents?name=built-{counts.builds}.txt"
+                path = f"/api/documents?name=built-{counts['builds']}.txt"
                 job = (server.request("POST", path, built.encode()) or {}).get("job")
                 while job and job["state"] in ("waiting", "running") and not ended.wait(0.2):
                     job = server.request("GET", f"/api/jobs/{job['id']}")
                 if job and job["state"] == "done":
-                    counts.add(builds=1)
+                    add("builds")
                     server.request("DELETE", f"/api/documents/{job['document']}")
                 elif not ended.wait(1):
-                    counts.add(failed=1)
+                    add("failed")
 
         left = (lambda n=n: leaving(n) for n in range(2))  # one alone, which waits for first events, is too few
         jobs = [*(lambda n=n: asking(n) for n in range(readers)), *left, building]
@@ -157,14 +147,12 @@ def soak(
             sizes.append((now - begun, rss_bytes(server.process.pid)))
             if now - told >= 30:
                 told = now
-                tell(_row(counts, sizes))
+                yield _row(counts, waits, sizes)
             time.sleep(0.5)
         ended.set()
         for thread in threads:
             thread.join(_WAIT)
-    last = _row(counts, sizes)
-    tell(last)
-    return {**last, "growth": _growth(sizes)}
+    yield {**_row(counts, waits, sizes), "growth": _growth(sizes)}
 
 
 def _growth(sizes: Sequence[tuple[float, int]]) -> float | None:
@@ -176,16 +164,11 @@ def _growth(sizes: Sequence[tuple[float, int]]) -> float | None:
     return sorted(warm[-quarter:])[quarter // 2] / sorted(warm[:quarter])[quarter // 2] - 1
 
 
-def _row(counts: Counts, sizes: Sequence[tuple[float, int]]) -> dict[str, Any]:
-    waits = sorted(counts.waits) or [0.0]
+def _row(counts: Counter[str], waits: Sequence[float], sizes: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    waits = sorted(waits) or [0.0]
     return {
         "minutes": sizes[-1][0] / 60,
-        "answers": counts.answers,
-        "wrong": counts.wrong,
-        "lost": counts.unanswered,
-        "left": counts.left,
-        "builds": counts.builds,
-        "failed": counts.failed,
+        **{name: counts[name] for name in ("answers", "wrong", "lost", "left", "builds", "failed")},
         "whole_p50": waits[len(waits) // 2],
         "whole_p95": waits[int(0.95 * len(waits))],
         "rss_mb": sizes[-1][1] / 1e6,

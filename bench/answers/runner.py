@@ -71,15 +71,8 @@ class Runner:
             made_of.append(question.evidence)
         elif mode not in _NO_MEMORY:
             made_of.append(asdict(self._with_memory().manifest.recipe))
-        made_of += [
-            mode,
-            question.text,
-            max_tokens,
-            *([question.first] if question.first else []),
-            [asdict(p) for p in PROMPTS.values()],
-            code_version(),
-            variant(),
-        ]
+        made_of += [mode, question.text, max_tokens, *([question.first] if question.first else [])]
+        made_of += [[asdict(p) for p in PROMPTS.values()], code_version(), variant()]
         made_of += [self.generator.located.fingerprint] if self.generator else []
         made_of += [question.first_answer, question.held] if question.first else []
         record = self._kept.result(made_of, lambda: self._ask(question, mode, max_tokens))
@@ -152,15 +145,10 @@ class Runner:
             vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
             self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
         second = Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None
-        return Session(
-            self.model.engine,
-            self.model.tokenizer,
-            self._retriever,
-            _no_memory,
-            documents=[self._document.name],
-            language=detect_language(text),
-            generator=generator or second,
-        )
+        known: dict[str, Any] = {"documents": [self._document.name], "language": detect_language(text)}
+        writer = generator or second
+        engine, tokenizer = self.model.engine, self.model.tokenizer
+        return Session(engine, tokenizer, self._retriever, _no_memory, generator=writer, **known)
 
     def _count(self, text: str) -> int:
         return len(self.model.tokenizer.encode(text))

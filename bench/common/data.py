@@ -64,23 +64,17 @@ def questions(
 def spread_over(rows: Sequence[dict[str, Any]], limit: int) -> list[Question]:
     """`limit` of a set's rows, each with the `path` of its document, as questions."""
     spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1)  # every beginning of it covers the set evenly
-    return [
-        Question(
-            r["id"],
-            r["doc_id"],
-            r["question"],
-            tuple(r["answers"]),
-            tuple((start, end) for start, end in r.get("evidence", ())),
-            (r["answer_span"][0], r["answer_span"][1]) if "answer_span" in r else None,
-            r.get("type", "extractive"),
-            r["path"],
-            r.get("why", ""),
-            r.get("first", ""),
-            r.get("first_answer", ""),
-            r.get("held", ""),
-        )
-        for r in (rows[at] for at in sorted(spread[:limit]))
-    ]
+    return [_question(rows[at]) for at in sorted(spread[:limit])]
+
+
+def _question(row: dict[str, Any]) -> Question:
+    spans = tuple((start, end) for start, end in row.get("evidence", ()))
+    more: dict[str, Any] = {
+        name: row[name] for name in ("type", "path", "why", "first", "first_answer", "held") if name in row
+    }
+    if "answer_span" in row:
+        more["answer_span"] = tuple(row["answer_span"])
+    return Question(row["id"], row["doc_id"], row["question"], tuple(row["answers"]), spans, **more)
 
 
 def _everyday_rows(folder: Path) -> list[dict[str, Any]]:
@@ -93,7 +87,7 @@ def _everyday_rows(folder: Path) -> list[dict[str, Any]]:
             "type": "pattern",
             "path": folder / "files" / row["file"],
         }
-        for number, row in enumerate(read_rows(folder / "questions.jsonl", "--cases"))
+        for number, row in enumerate(read_rows(folder / "questions.jsonl"))
     ]
 
 
@@ -127,11 +121,10 @@ def hide(hay: str, start: int, places: Sequence[int], needles: Sequence[str]) ->
     return "".join((*parts, hay[start:]))
 
 
-def read_rows(path: Path, option: str = "--data") -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file. Raises InputError where there is none."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error.strerror}; give --data or --cases FOLDER laid out so"
-        ) from error
+        how = "give --data or --cases FOLDER laid out so"
+        raise InputError(f"{path}: cannot be read: {error.strerror}; {how}") from error

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,23 +65,17 @@ def variant() -> str:
     return "torch" if native.unavailable() else os.environ.get("MINIMEMO_NATIVE") or native.variants()[-1]
 
 
-def heading(columns: Columns) -> str:
-    return " ".join(_aligned(name, name, form) for name, form in columns)
-
-
-def line(columns: Columns, row: Mapping[str, Any]) -> str:
-    """A row of a table; "-" for what is None or not there."""
-    cells = []
-    for name, form in columns:
-        value = row.get(name)
-        cells.append(_aligned(name, "-" if value is None else format(value, form), form))
-    return " ".join(cells)
-
-
-def show(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a whole table, unless it has no rows."""
-    if rows:
-        print(heading(columns), *(line(columns, row) for row in rows), sep="\n")
+def show(columns: Columns, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prints a table, every row as soon as it comes, unless it has none; "-" for what is None or not there. Returns the
+    rows."""
+    shown: list[dict[str, Any]] = []
+    for row in rows:
+        if not shown:
+            print(*(_aligned(name, name, form) for name, form in columns))
+        values = {name: "-" if row.get(name) is None else format(row[name], form) for name, form in columns}
+        print(*(_aligned(name, values[name], form) for name, form in columns), flush=True)
+        shown.append(row)
+    return shown
 
 
 def _aligned(name: str, cell: str, form: str) -> str:

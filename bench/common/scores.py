@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 FREE = {"query-summary", "gist"}  # long free answers, which share few exact words in any order: their order counts
@@ -59,15 +60,9 @@ def _f1(found: list[str], right: list[str]) -> float:
     return 2 * common / (len(found) + len(right)) if common else 0.0
 
 
-class _Units:
-    """What rouge-score calls a tokenizer."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return units(text)
-
-
 @cache
 def _rouge(by_character: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=_Units()) if by_character else RougeScorer(["rougeL"], use_stemmer=True)
+    tokenizer = SimpleNamespace(tokenize=units) if by_character else None
+    return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=tokenizer)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,17 +75,7 @@ class Rival:
         return keys.to(device), values.to(device)
 
 
-class Quantizer(Protocol):
-    """(L, n, C) float32 <-> `streams` byte strings."""
-
-    streams: int
-
-    def quantize(self, x: Tensor) -> Streams: ...
-
-    def rebuild(self, streams: Streams, shape: tuple[int, int, int]) -> Tensor: ...
-
-
-class Half(Quantizer):
+class Half:
     """fp16."""
 
     streams = 1
@@ -98,7 +88,7 @@ class Half(Quantizer):
 
 
 @dataclass(frozen=True)
-class Scaled(Quantizer):
+class Scaled:
     """llama.cpp's q8_0 and q4_0, by its own package: groups of 32 codes, their fp16 scales apart."""
 
     kind: GGMLQuantizationType
@@ -114,7 +104,7 @@ class Scaled(Quantizer):
 
 
 @dataclass(frozen=True)
-class MinMax(Quantizer):
+class MinMax:
     """Groups of 32 along `dim`: 1 over tokens, 2 over channels. A short last group is padded, and counted so."""
 
     bits: int
@@ -122,7 +112,9 @@ class MinMax(Quantizer):
     streams = 3
 
     def quantize(self, x: Tensor) -> Streams:
-        grouped = _grouped(self._turned(x))
+        if self.dim == 1:  # the groups' dimension last, the last row repeated to a multiple of them
+            x = torch.cat((x, x[:, -1:].expand(-1, -x.shape[1] % GROUP, -1)), dim=1).transpose(1, 2)
+        grouped = _grouped(x)
         zero = grouped.amin(-1, keepdim=True).half().float()
         step = ((grouped.amax(-1, keepdim=True) - zero) / (2**self.bits - 1)).half().float()
         inverse = torch.where(step > 0, 1 / step, 0.0)
@@ -138,16 +130,9 @@ class MinMax(Quantizer):
         x = (codes.view(*groups, GROUP) * step + zero).flatten(2)
         return x.transpose(1, 2)[:, :tokens] if self.dim == 1 else x
 
-    def _turned(self, x: Tensor) -> Tensor:
-        """The dimension of the groups last, its length a multiple of them: the last row is repeated as needed."""
-        if self.dim == 2:
-            return x
-        missing = -x.shape[1] % GROUP
-        return torch.cat((x, x[:, -1:].expand(-1, missing, -1)), dim=1).transpose(1, 2)
-
 
 @dataclass(frozen=True)
-class Rotated(Quantizer):
+class Rotated:
     """Norm and direction of each head's vector; the direction rotated, so that its numbers are nearly normal."""
 
     bits: int
@@ -168,6 +153,9 @@ class Rotated(Quantizer):
         codes = torch.from_numpy(unpack(streams[0], self.bits, math.prod(shape))).view(*heads, self.dim)
         unit = lloyd_max(self.bits)[codes.int()] / math.sqrt(self.dim) @ rotation(self.dim).T
         return (unit * _halves(streams[1], (*heads, 1)).float()).flatten(2)
+
+
+Quantizer = Half | Scaled | MinMax | Rotated  # (L, n, C) float32 <-> `streams` byte strings
 
 
 @cache

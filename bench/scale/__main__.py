@@ -45,12 +45,12 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from bench.common.data import DATA
-from bench.common.report import command, heading, line, numbers, parser, positive
+from bench.common.report import command, numbers, parser, positive, show
 from bench.scale import answers, folder, jobs, library, nearest, picking, store
 from minimemo.ask import Mode
 from minimemo.errors import InputError
@@ -82,29 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Namespace) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    if "library" in args.parts:
-        print(heading(library.COLUMNS), flush=True)
-        result["library"] = []
-        for count in args.memos:
-            result["library"].append(library.row(count, args.passages))
-            print(line(library.COLUMNS, result["library"][-1]), flush=True)
-    if "folder" in args.parts:
-        result["folder"] = folder.run(args.files, args.kills)
-    if "picking" in args.parts:
-        result["picking"] = picking.run(args.data, args.characters, args.spread)
-    if "answers" in args.parts:
-        result["answers"] = answers.run(args.data, args.articles, args.each, args.mode)
-    if "jobs" in args.parts:
-        count = args.files if args.tiny else args.articles
-        result["jobs"] = jobs.run(args.data, args.jobs, count, args.ray, args.tiny)
-    if "nearest" in args.parts:
-        result["nearest"] = nearest.run(args.data, args.characters, args.vectors)
-    if "store" in args.parts:
-        if args.memo is None:
-            raise InputError("store: name a memo with --memo")
-        result["store"] = store.measure(args.memo, args.tokens, args.question)
-    return result
+    if "store" in args.parts and args.memo is None:
+        raise InputError("store: name a memo with --memo")
+    built = args.files if args.tiny else args.articles
+    parts: dict[str, Callable[[], Any]] = {
+        "library": lambda: show(library.COLUMNS, (library.row(count, args.passages) for count in args.memos)),
+        "folder": lambda: folder.run(args.files, args.kills),
+        "picking": lambda: picking.run(args.data, args.characters, args.spread),
+        "answers": lambda: answers.run(args.data, args.articles, args.each, args.mode),
+        "jobs": lambda: jobs.run(args.data, args.jobs, built, args.ray, args.tiny),
+        "nearest": lambda: nearest.run(args.data, args.characters, args.vectors),
+        "store": lambda: store.measure(args.memo, args.tokens, args.question),
+    }
+    return {name: parts[name]() for name in PARTS if name in args.parts}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from bench.answers.runner import code_version
 from bench.common.data import Question, document_text, questions
 from bench.common.intervals import interval
 from bench.common.kept import Kept
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.common.scores import f1
 from minimemo.ask import Mode
 from minimemo.files import cache_dir
@@ -76,7 +76,7 @@ def run(data: Path, count: int, each: int, mode: Mode) -> dict[str, Any]:
             })  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     summary = [figures(language, rows) for language in (*LANGUAGES, "all")]
-    print(heading(COLUMNS), *(line(COLUMNS, row) for row in summary if row["n"]), sep="\n", flush=True)
+    show(COLUMNS, (row for row in summary if row["n"]))
     return {"documents": len(memos), "mode": mode, "figures": summary, "rows": rows}
 
 
@@ -101,8 +101,7 @@ def articles(data: Path, count: int, each: int) -> tuple[dict[str, str], dict[st
     starts = [match.start() for match in re.finditer(r"^= .+ =$", english, re.M)]
     sets = {language: questions(data, f"xquad_{language}", 99999) for language in LANGUAGES}
     numbers = {one.id[-4:]: sum(at <= one.evidence[0][0] for at in starts) for one in sets["en"]}  # of both languages
-    texts: dict[str, str] = {}
-    asked: dict[str, list[Question]] = {}
+    texts, asked = dict[str, str](), dict[str, list[Question]]()
     for number in range(1, min(count, len(starts)) + 1):
         language = LANGUAGES[number % len(LANGUAGES)]
         own = [one for one in sets[language] if numbers.get(one.id[-4:]) == number]

@@ -38,12 +38,9 @@ def run(files: int, kills: int) -> dict[str, Any]:
 def _steps(place: Path, models: list[str], files: int) -> dict[str, Any]:
     folder = write_documents(place / "many", files)
     home = place / "home"
-    begun = time.perf_counter()
-    _sync(home, folder, models)
-    first = time.perf_counter() - begun
-    begun = time.perf_counter()
-    assert not _done(_sync(home, folder, models))
-    nothing = time.perf_counter() - begun
+    first, _ = _sync(home, folder, models)
+    nothing, done = _sync(home, folder, models)
+    assert not done
     paths = sorted(folder.rglob("*.txt"))
     random.Random(1).shuffle(paths)
     expected = set()
@@ -56,13 +53,10 @@ def _steps(place: Path, models: list[str], files: int) -> dict[str, Any]:
     for path in paths[CHANGED + BROKEN : CHANGED + BROKEN + GONE]:
         path.unlink()
         expected.add(("gone", str(path.relative_to(folder))))
-    begun = time.perf_counter()
-    done = _done(_sync(home, folder, models, code=2))
+    second, done = _sync(home, folder, models, code=2)
     assert done == expected, (done - expected, expected - done)
-    return {
-        "files": files, "first_sync_s": first, "nothing_changed_s": nothing,
-        "done_exactly": len(expected), "second_sync_s": time.perf_counter() - begun,
-    }  # fmt: skip
+    seconds = {"first_sync_s": first, "nothing_changed_s": nothing, "second_sync_s": second}
+    return {"files": files, "done_exactly": len(expected), **seconds}
 
 
 def _kills(place: Path, models: list[str], files: int, kills: int) -> dict[str, Any]:
@@ -111,14 +105,12 @@ def _environment(home: Path) -> dict[str, str]:
     return {**os.environ, "MINIMEMO_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _sync(home: Path, folder: Path, models: list[str], code: int = 0) -> str:
+def _sync(home: Path, folder: Path, models: list[str], code: int = 0) -> tuple[float, set[tuple[str, str]]]:
+    """Seconds, and what it says that it did with which documents."""
+    begun = time.perf_counter()
     done = subprocess.run(_command(folder, models, 1), env=_environment(home), capture_output=True, text=True)
     assert done.returncode == code, done.stderr
-    return done.stdout
-
-
-def _done(told: str) -> set[tuple[str, str]]:
-    return {(what, path) for what, path in _LINE.findall(told)}
+    return time.perf_counter() - begun, set(_LINE.findall(done.stdout))
 
 
 def _state(home: Path) -> dict[str, str]:
@@ -126,9 +118,6 @@ def _state(home: Path) -> dict[str, str]:
     with patch.dict(os.environ, {"MINIMEMO_HOME": str(home)}):
         (name,) = (path.stem for path in (home / "collections").glob("*.table") if path.stem in ("few", "many"))
         known = {path: one.sha256 + one.error for path, one in load(name).documents.items()}
-        files = {
-            str(path.relative_to(memos_of(name))): content_hash(path)
-            for path in memos_of(name).rglob("*")
-            if path.is_file()
-        }
+        root = memos_of(name)
+        files = {str(path.relative_to(root)): content_hash(path) for path in root.rglob("*") if path.is_file()}
         return known | files

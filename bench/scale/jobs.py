@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.scale.answers import articles
 from bench.scale.folder import write_documents
 from minimemo.files import content_hash
@@ -35,7 +35,6 @@ def run(data: Path, jobs: list[int], count: int, ray: bool, tiny: bool) -> dict[
     """Builds `count` documents in each number of processes, and, `ray`, on a cluster of this machine that has as many
     cores as the largest of them. tiny: models with random weights and documents of their words, else articles of the
     data and the default models."""
-    rows = []
     os.environ[_MARK] = str(os.getpid())
     with TemporaryDirectory(prefix="minimemo-scale-") as name:
         place = Path(name)
@@ -50,31 +49,30 @@ def run(data: Path, jobs: list[int], count: int, ray: bool, tiny: bool) -> dict[
             for title, text in articles(data, count, 1)[0].items():
                 paths.append(place / "in" / f"{title}.txt")
                 paths[-1].write_text(text, encoding="utf-8")
-        print(heading(COLUMNS), flush=True)
         ways = [(f"--jobs {number}", number) for number in jobs] + [("--ray", max(jobs))] * ray
-        for way, number in ways:
-            out = place / way
-            out.mkdir()
-            tasks = [(path, out / f"{path.stem}.memo", content_hash(path)) for path in paths]
-            options = RunOptions(threads=1 if way == "--ray" else number)
-            with _cluster(number) if way == "--ray" else nullcontext("") as address, _watched() as memory:
-                begun, done, used = time.perf_counter(), list[float](), list[float]()
-                if way == "--ray":
-                    builds = build_on_cluster(tasks, address, options, settings)
-                else:
-                    builds = build_in_processes(tasks, number, options, settings)
-                for path, why in builds:
-                    assert not why, f"{path}: {why}"
-                    done.append(time.perf_counter() - begun)
-                    if len(done) in (len(tasks) // 3, len(tasks)):  # all workers have begun
-                        used.append(_cpu())
-            remove_all([memo for _, memo, _ in tasks])
-            each = 1e3 * (done[-1] - done[0]) / max(1, len(done) - 1)
-            row = {"way": way, "documents": len(done), "seconds": done[-1], "first_s": done[0], "each_ms": each}
-            row["each_cpu_ms"] = 1e3 * (used[-1] - used[0]) / max(1, len(tasks) - len(tasks) // 3)
-            rows.append({**row, **memory})
-            print(line(COLUMNS, rows[-1]), flush=True)
-    return {"rows": rows}
+        return {"rows": show(COLUMNS, (_row(way, number, paths, place / way, settings) for way, number in ways))}
+
+
+def _row(way: str, number: int, paths: Sequence[Path], out: Path, settings: dict[str, str]) -> dict[str, Any]:
+    out.mkdir()
+    tasks = [(path, out / f"{path.stem}.memo", content_hash(path)) for path in paths]
+    options = RunOptions(threads=1 if way == "--ray" else number)
+    with _cluster(number) if way == "--ray" else nullcontext("") as address, _watched() as memory:
+        begun, done, used = time.perf_counter(), list[float](), list[float]()
+        if way == "--ray":
+            builds = build_on_cluster(tasks, address, options, settings)
+        else:
+            builds = build_in_processes(tasks, number, options, settings)
+        for path, why in builds:
+            assert not why, f"{path}: {why}"
+            done.append(time.perf_counter() - begun)
+            if len(done) in (len(tasks) // 3, len(tasks)):  # all workers have begun
+                used.append(_cpu())
+    remove_all([memo for _, memo, _ in tasks])
+    each = 1e3 * (done[-1] - done[0]) / max(1, len(done) - 1)
+    each_cpu = 1e3 * (used[-1] - used[0]) / max(1, len(tasks) - len(tasks) // 3)
+    row = {"way": way, "documents": len(done), "seconds": done[-1], "first_s": done[0]}
+    return {**row, "each_ms": each, "each_cpu_ms": each_cpu, **memory}
 
 
 @contextmanager
@@ -102,12 +100,9 @@ def _watched() -> Iterator[dict[str, float]]:
     def look() -> None:
         while not ended.wait(0.5):
             sizes = [_memory(pid) for pid in _workers()]
-            now = {
-                "rss_mb": max((one["Rss"] for one in sizes), default=0),
-                "pss_mb": sum(one["Pss"] for one in sizes),
-                "private_mb": sum(one["Private_Clean"] + one["Private_Dirty"] for one in sizes),
-            }
-            for key, value in now.items():
+            private = sum(one["Private_Clean"] + one["Private_Dirty"] for one in sizes)
+            now = {"rss_mb": max((one["Rss"] for one in sizes), default=0), "private_mb": private}
+            for key, value in {**now, "pss_mb": sum(one["Pss"] for one in sizes)}.items():
                 most[key] = max(most[key], value)
 
     watching = Thread(target=look, daemon=True)

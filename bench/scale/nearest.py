@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import faiss
 import numpy as np
 
 from bench.common.data import questions
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.scale.picking import SETS, documents, embedded, embedder
 from minimemo.search import sketch
 
@@ -24,28 +25,25 @@ def run(data: Path, characters: int, count: int) -> dict[str, Any]:
     vectors = synthetic(np.concatenate([*embedded(documents(data, characters), None).values()]), count)
     asked = [question.text for name in SETS for question in questions(data, name, 99999)]
     queries = embedder().embedder.embed_queries(asked[:: max(1, len(asked) // QUESTIONS)][:QUESTIONS])
+    return {"vectors": count, "rows": show(COLUMNS, _rows(vectors, queries))}
+
+
+def _rows(vectors: np.ndarray, queries: np.ndarray) -> Iterator[dict[str, Any]]:
     begun = time.process_time()
     nearest = [{*np.argpartition(-(vectors @ query), K)[:K].tolist()} for query in queries]
     milliseconds = 1e3 * (time.process_time() - begun) / len(queries)
-    print(heading(COLUMNS), flush=True)
-    rows: list[dict[str, Any]] = []
-
-    def tell(index: str, setting: int | None, build: float | None, ms: float, recall: float) -> None:
-        rows.append({"index": index, "setting": setting, "build_s": build, "ms": ms, "recall": recall})
-        print(line(COLUMNS, rows[-1]), flush=True)
-
-    tell("exact", None, None, milliseconds, 1.0)
+    yield {"index": "exact", "setting": None, "build_s": None, "ms": milliseconds, "recall": 1.0}
     begun = time.process_time()
     made = sketch.Sketch([vectors])
-    built = time.process_time() - begun
+    row = {"index": "sketch", "build_s": time.process_time() - begun}
     for compared in (400, 1000, 2000):
         sketch.COMPARED = compared
         begun, right = time.process_time(), 0
         for query, wanted in zip(queries, nearest, strict=True):
             some = made.nearest(query)
             right += len(wanted & {*some[np.argsort(-(vectors[some] @ query))[:K]].tolist()})
-        tell("sketch", compared, built, 1e3 * (time.process_time() - begun) / len(queries), right / K / len(queries))
-    return {"vectors": count, "rows": rows}
+        milliseconds = 1e3 * (time.process_time() - begun) / len(queries)
+        yield {**row, "setting": compared, "ms": milliseconds, "recall": right / K / len(queries)}
 
 
 def synthetic(real: np.ndarray, count: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ import torch
 from bench.common.data import SETS as QUESTIONS
 from bench.common.data import questions, read_rows
 from bench.common.kept import Kept
-from bench.common.report import heading, line
+from bench.common.report import show
 from bench.scale.library import MODELS, memo
 from minimemo.ask import detect_language
 from minimemo.errors import InputError
@@ -51,34 +51,34 @@ def run(data: Path, characters: int, spread: int | None) -> dict[str, Any]:
     kinds = {**_asked(data, texts), **_words(texts)}
     texts_of = [text for some in kinds.values() for _, text in some]
     vectors = dict(zip(texts_of, embedder().embedder.embed_queries(texts_of), strict=True))
-    print(f"{len(passages)} documents, {sum(map(len, passages.values()))} passages\n{heading(COLUMNS)}", flush=True)
-    rows = []
+    count = sum(map(len, passages.values()))
+    print(f"{len(passages)} documents, {count} passages", flush=True)
     with (
         TemporaryDirectory(prefix="minimemo-scale-") as folder,
         patch.dict(os.environ, {"MINIMEMO_HOME": f"{folder}/home"}),
     ):
-        for name, own in passages.items():
-            memo(Path(folder) / f"{name}.memo", own, [texts[name]])
-        remember_all([Path(folder) / f"{name}.memo" for name in passages])
-        index = StoreIndex(store_file())
-        for kind, language, some in _by_language(kinds):
-            for way in WAYS:
-                places = [
-                    [path.stem for path in index.pick(vectors[text], *MODELS, PICKED, question=text * (way != WAYS[0]))]
-                    for _, text in some
-                ]
-                first, among = (
-                    sum(name in names[:count] for (name, _), names in zip(some, places, strict=True)) / len(some)
-                    for count in (1, PICKED)
-                )
-                row = {
-                    "kind": kind, "language": language, "documents": len({name for name, _ in some}),
-                    "questions": len(some), "picked_by": way, "first": first, "picked": among,
-                    "missed": [one for one, names in zip(some, places, strict=True) if one[0] not in names],
-                }  # fmt: skip
-                rows.append(row)
-                print(line(COLUMNS, row), flush=True)
-    return {"documents": len(passages), "passages": sum(map(len, passages.values())), "rows": rows}
+        memos = {name: Path(folder) / f"{name}.memo" for name in passages}
+        for name, place in memos.items():
+            memo(place, passages[name], [texts[name]])
+        remember_all([*memos.values()])
+        rows = show(COLUMNS, _rows(StoreIndex(store_file()), kinds, vectors))
+    return {"documents": len(passages), "passages": count, "rows": rows}
+
+
+def _rows(
+    index: StoreIndex, kinds: Mapping[str, Sequence[Asked]], vectors: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    for kind, language, some in _by_language(kinds):
+        row = {"kind": kind, "language": language, "documents": len({name for name, _ in some}), "questions": len(some)}
+        for way in WAYS:
+            places = [
+                [path.stem for path in index.pick(vectors[text], *MODELS, PICKED, question=text * (way != WAYS[0]))]
+                for _, text in some
+            ]
+            told = list(zip(some, places, strict=True))
+            first, among = (sum(one[0] in names[:k] for one, names in told) / len(some) for k in (1, PICKED))
+            missed = [one for one, names in told if one[0] not in names]
+            yield {**row, "picked_by": way, "first": first, "picked": among, "missed": missed}
 
 
 def documents(data: Path, characters: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import minimemo
 from bench.common.machine import RSS_UNIT
-from bench.common.report import heading, line
+from bench.common.report import show
 from minimemo.errors import InputError, MinimemoError
 
 ASKED = {"en": "Who is named first in this document?", "zh": "最先出现的人物叫什么名字？"}
@@ -34,21 +34,18 @@ def measure(documents: Sequence[Path], options: dict[str, Any], repeat: int) -> 
     process, imports included; warm: the same question again in that process. Peaks are as the kernel counted them
     (getrusage(2)): the mapped weights are in them.
     """
-    print(heading(COLUMNS))
-    rows: list[dict[str, Any]] = []
+
+    def row(number: int, document: Path) -> dict[str, Any]:
+        memo = f"{scratch}/{number}.memo"
+        built = child("build", {**options, "document": str(document), "memo": memo})
+        asked = {**options, "memo": memo, "question": ASKED[built.pop("language")]}
+        answers = [child("ask", asked) for _ in range(repeat)]
+        medians = {key: statistics.median(one[key] for one in answers) for key in answers[0]}
+        peaks = {"build_peak_mb": built.pop("peak_mb"), "ask_peak_mb": medians.pop("peak_mb")}
+        return {"document": document.name, **built, **peaks, **medians}
+
     with tempfile.TemporaryDirectory() as scratch:
-        for document in documents:
-            memo = str(Path(scratch) / f"{len(rows)}.memo")
-            built = child("build", {**options, "document": str(document), "memo": memo})
-            row = {"document": document.name, **built}
-            asked = {**options, "memo": memo, "question": ASKED[row.pop("language")]}
-            answers = [child("ask", asked) for _ in range(repeat)]
-            row["build_peak_mb"] = row.pop("peak_mb")
-            for key in ("open_s", "first_token_s", "warm_token_s", "warm_answer_s", "peak_mb"):
-                row["ask_peak_mb" if key == "peak_mb" else key] = statistics.median(one[key] for one in answers)
-            print(line(COLUMNS, row), flush=True)
-            rows.append(row)
-    return {"documents": rows}
+        return {"documents": show(COLUMNS, (row(*one) for one in enumerate(documents)))}
 
 
 def child(what: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minimemo.errors import InputError
 from minimemo.threads import SPINS
@@ -37,20 +35,17 @@ def run(program: Path, model: Path, *, threads: int, depth: int, prefill_tokens:
     it fails or says something else than two results."""
     options = {"-m": model, "-t": threads, "-fa": 1, "-p": prefill_tokens, "-n": decode_tokens, "-d": depth, "-r": 1}
     command = [str(program), *(str(word) for pair in options.items() for word in pair), "-o", "jsonl"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=environment(program), check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment(program))
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise InputError(f"{program}: failed ({done.returncode}): {said}")
     try:
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    except ValueError:
-        lines = []
-    prefill = _speed(lines, n_prompt=prefill_tokens, n_gen=0, n_depth=depth)
-    decode = _speed(lines, n_prompt=0, n_gen=decode_tokens, n_depth=depth)
-    if prefill is None or decode is None:
-        raise InputError(f"{program}: no results of a prefill and a decode at depth {depth}; is it llama-bench?")
+        speeds = {(line["n_prompt"], line["n_gen"], line["n_depth"]): float(line["avg_ts"]) for line in lines}
+        prefill, decode = speeds[prefill_tokens, 0, depth], speeds[0, decode_tokens, depth]
+    except (ValueError, KeyError) as error:
+        how = f"no results of a prefill and a decode at depth {depth}; is it llama-bench?"
+        raise InputError(f"{program}: {how}") from error
     build = f"{lines[0].get('build_number', '?')} ({lines[0].get('build_commit', '?')})"
     return PeerSpeeds(prefill, decode, build)
 
@@ -64,11 +59,3 @@ def environment(program: Path) -> dict[str, str]:
         return inherited
     before = inherited.get("LD_LIBRARY_PATH")
     return {**inherited, "LD_LIBRARY_PATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
-
-
-def _speed(lines: Sequence[dict[str, Any]], **asked: int) -> float | None:
-    """avg_ts of the line for what was asked."""
-    for line in lines:
-        if all(line.get(name) == value for name, value in asked.items()) and isinstance(line.get("avg_ts"), float):
-            return line["avg_ts"]
-    return None

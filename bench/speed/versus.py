@@ -76,16 +76,12 @@ def compare(other: Path, model: str, embedder: str | None, document: Path | None
 
 
 def compared(figure: str, here: Sequence[dict[str, Any]], there: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def speed(a: float, b: float) -> float:
+        return b / a if figure.endswith("_s") else a / b
+
     ours, theirs = ([one[figure] for one in turns] for turns in (here, there))
-    ratios = [b / a if figure.endswith("_s") else a / b for a, b in zip(ours, theirs, strict=True)]
+    ratios = list(map(speed, ours, theirs))
     a, b = statistics.median(ours), statistics.median(theirs)
-    return {
-        "figure": figure,
-        "here": a,
-        "there": b,
-        "speed": b / a if figure.endswith("_s") else a / b,
-        "low": min(ratios),
-        "high": max(ratios),
-        "spread_here": (max(ours) - min(ours)) / a,
-        "spread_there": (max(theirs) - min(theirs)) / b,
-    }
+    spreads = {"spread_here": (max(ours) - min(ours)) / a, "spread_there": (max(theirs) - min(theirs)) / b}
+    row = {"figure": figure, "here": a, "there": b, "speed": speed(a, b)}
+    return {**row, "low": min(ratios), "high": max(ratios), **spreads}
