@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.data import HAY_SHARE, Question, document_text, hide, needle_groups, spread_over
+from minimemo.ask.wording import in_figures
 from minimemo.errors import InputError
 from minimemo.files import cache_dir
 
 DEPTHS = 20
 HAYSTACKS = {"en": ("haystack_the_federalist_papers", 4.6), "zh": ("zhnovel_xiyouji", 1.4)}  # and characters a token
+_LITTLE = re.compile(r"^(?:(?:a|an|the|at|by|for|from|in|of|on|to|with)\s+)+", re.IGNORECASE)
 _NAME = re.compile(r"needles_(\d+)k(?:_(zh))?")
 
 
@@ -50,13 +52,16 @@ def _haystack(name: str, hay: str, groups: Sequence[Sequence[dict[str, Any]]]) -
     path = cache_dir() / "bench" / "needles" / f"{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(hide(straw, 0, places, needles), encoding="utf-8", newline="")
+    rows = [of for of, *_ in groups]
     return [
-        {
-            "id": f"{name}/{n}",
-            "doc_id": name,
-            "path": path,
-            "type": "held",
-            **{k: of[k] for k in ("question", "answers")},
-        }
-        for n, (of, *_) in enumerate(groups)
-    ]
+        {"id": f"{name}/{n}", "doc_id": name, "path": path, "type": "held", "question": row["question"],
+         "answers": [form for answer in row["answers"] for form in _forms(answer)]}
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _forms(answer: str) -> list[str]:
+    """An answer, each of those that it joins by "or", without the little words that it begins with, in figures."""
+    parts = [answer, *re.split(r",? or ", answer)]
+    bare = [_LITTLE.sub("", part) for part in parts]
+    return list(dict.fromkeys([*parts, *bare, *map(in_figures, bare)]))

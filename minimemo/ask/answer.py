@@ -29,7 +29,7 @@ DECIDED = 0.6  # Log-odds of "yes" or "no" nearer to even than this are shown wi
 
 _Record = TypeVar("_Record")
 
-_CHOICE = re.compile(r"\bor\b|还是|還是|或", re.IGNORECASE)
+_CHOICE = re.compile(r"\bor\b|\bbetween\b.+\band\b|还是|還是|或|[和与與跟].+哪", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 

@@ -81,6 +81,8 @@ def test_an_echo_is_no_answer() -> None:
     assert is_echo("ERROR", "What ERROR did the scheduler report?") and not is_echo("Tank C", "Which tank is empty?")
     assert is_echo("Night guard, nights", "What was the name of the night guard?")
     assert not is_echo("Ann", "Who came first, Ann or Bo?")
+    assert not is_echo("EU law", "In a conflict between EU law and national law, which takes precedence?")
+    assert not is_echo("橡皮锤", "羊角锤和橡皮锤哪一种更贵？")
 
 
 def test_what_settles_without_memory_asks_it_not(monkeypatch: pytest.MonkeyPatch) -> None:

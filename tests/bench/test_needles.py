@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.common.needles import DEPTHS, HAYSTACKS, needle_questions
+from bench.common.needles import DEPTHS, HAYSTACKS, _forms, needle_questions
 from minimemo.errors import InputError
 
 HAY = 2_000
@@ -49,3 +49,9 @@ def test_other_sets_are_none_and_short_hay_is_named(data: Path) -> None:
     assert needle_questions(data, "xquad_en", 9) is None
     with pytest.raises(InputError, match="characters, not 4,600,000; ask for fewer tokens"):
         needle_questions(data, "needles_1000k", 9)
+
+
+def test_an_answer_may_be_said_in_several_ways() -> None:
+    assert {"common rules", "with common rules"} <= {*_forms("with common rules")}
+    assert {"ctDNA", "cpDNA"} <= {*_forms("ctDNA, or cpDNA")} and "2" in _forms("two")
+    assert _forms("Oslo") == ["Oslo"]
