@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from minimemo.engine.engine import Engine
 from minimemo.hub.gguf_tokenizer import from_gguf
 from minimemo.models.config import ModelConfig, RopeConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.layers import Linear, Projection
+from minimemo.models.decoder import Decoder
+from minimemo.models.layers import DecoderWeights, LayerWeights, Linear, Projection
 from tests import tiny_tokenizers
 
 

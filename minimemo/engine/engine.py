@@ -87,17 +87,11 @@ class Engine:
 
     def new_caches(self, count: int, capacity: int) -> list[KVCache]:
         """Empty caches for `capacity` tokens each, side by side, so that one kernel serves them all."""
-        return self._new(count, 0, capacity).split(count)
+        return self.new_memory(0, capacity, count).split(count)
 
-    def new_memory(self, tokens: int, capacity: int) -> KVCache:
-        """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended.
-
-        Raises InputError, with what would fit, where a GPU has no room for it.
-        """
-        return self._new(1, tokens, capacity)
-
-    def _new(self, count: int, tokens: int, capacity: int) -> KVCache:
-        """A cache of `count` times the model's layers."""
+    def new_memory(self, tokens: int, capacity: int, count: int = 1) -> KVCache:
+        """An empty cache for `capacity` tokens, to which a memory of `tokens` will be appended, of `count` times the
+        model's layers. Raises InputError, with what would fit, where a GPU has no room for it."""
         c, device = self.config, self.decoder.device
         shape = count * c.num_layers, c.num_kv_heads, c.head_dim, capacity
         try:

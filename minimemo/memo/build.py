@@ -103,9 +103,10 @@ def build(
     if plan.note:
         on_event(Event(plan.note, 1, 1, "note"))
     decoder, embedding = models.decoder(), models.opened_embedder()
-    products = product_dtype(decoder.engine.decoder.weights.layers[0].gate_up)
+    engine, codec = decoder.engine, plan.codec
+    products = product_dtype(engine.decoder.weights.layers[0].gate_up)
     run = {
-        "chunk": decoder.engine.chunk, "products": str(products), "numbers": str(plan.codec.layout),
+        "chunk": engine.chunk, "products": str(products), "numbers": str(codec.layout),
         "model": plan.recipe.model, "reading": plan.recipe.reading,
     }  # fmt: skip
     stamp = {"recipe": asdict(plan.recipe), "run": run}
@@ -113,9 +114,8 @@ def build(
         ids = write_passages(document, tokens, embedding.embedder, plan.recipe, folder, on_event)
         tokens.cache_clear()  # of each token 16 bytes that are not needed any longer
         opening = plan.opening.ids(decoder.tokenizer)
-        quality = write_memory(
-            ids, opening, decoder.engine, plan.recipe, plan.codec, folder, on_event, earlier, kept_tails(run)
-        )
+        others = kept_tails(run)
+        quality = write_memory(ids, opening, engine, plan.recipe, codec, folder, on_event, earlier, others)
         manifest = Manifest(
             DocumentInfo(document.name, document.sha256, len(document.text), len(ids), plan.language),
             ModelInfo(decoder.located.source, plan.recipe.model),
@@ -169,8 +169,7 @@ def _plan(
         made_of = before and (before.manifest.document.sha256, before.manifest.model.fingerprint)
         same = before is not None and made_of == (document.sha256, located.fingerprint)
         count = before.manifest.document.tokens if before is not None and same else len(tokens()[0])
-        fitted = fit(limit, layout, profile, opening.ids(_tokenizer(models)), count)
-        codec, params, note = fitted.codec, fitted.params, fitted.note
+        codec, params, note = fit(limit, layout, profile, opening.ids(_tokenizer(models)), count)
     recipe = Recipe(
         document_sha256=document.sha256,
         model=located.fingerprint,

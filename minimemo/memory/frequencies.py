@@ -10,7 +10,6 @@ Letters: r components, n tokens, g tokens of a group. The last n mod g tokens ar
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,17 +41,9 @@ def _cosines(group: int) -> Tensor:
     return torch.from_numpy(matrix.astype(np.float32))
 
 
-def to_frequencies(x: Tensor, group: int) -> None:
-    """x (planes, n, columns) float32, in place: every group of tokens becomes its frequencies, the lowest first."""
-    _along(x, group, inverse=False)
-
-
-def to_tokens(x: Tensor, group: int) -> None:
-    """Undoes `to_frequencies`."""
-    _along(x, group, inverse=True)
-
-
-def _along(x: Tensor, group: int, inverse: bool) -> None:
+def to_frequencies(x: Tensor, group: int, *, inverse: bool = False) -> None:
+    """x (planes, n, columns) float32, in place: every group of tokens becomes its frequencies, the lowest first;
+    inverse: frequencies become tokens again."""
     whole = x.shape[1] // group * group
     for part, size in ((x[:, :whole], group), (x[:, whole:], x.shape[1] - whole)):
         if part.numel():
@@ -64,16 +55,9 @@ def _along(x: Tensor, group: int, inverse: bool) -> None:
                 grouped.copy_(matrix.to(part.device) @ grouped)
 
 
-class Order(NamedTuple):
-    """The symbols of a block that are coded, the loudest first. places (N,): where each lies in (r, n); spread (N,):
-    its standard deviation in steps, falling."""
-
-    places: np.ndarray
-    spread: np.ndarray
-
-
-def order(steps: np.ndarray, tokens: int, group: int, least: float) -> Order:
-    """The order of a block of n tokens. steps (r,): standard deviations of the components in steps, falling; least:
+def order(steps: np.ndarray, tokens: int, group: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The symbols of a block of n tokens that are coded, the loudest first: where each lies in (r, n), and its standard
+    deviation in steps, falling, (N,) each. steps (r,): standard deviations of the components in steps, falling; least:
     what is quieter is not coded. Equally loud ones stand by component, frequency and time."""
     times, rest = divmod(tokens, group)
     starts, spreads, counts = [], [], []
@@ -89,4 +73,4 @@ def order(steps: np.ndarray, tokens: int, group: int, least: float) -> Order:
     times_of = many[sorted_].astype(np.int64)
     within = np.arange(times_of.sum()) - np.repeat(np.cumsum(times_of) - times_of, times_of)
     places = np.repeat(start[sorted_].astype(np.int64), times_of) + within * group
-    return Order(places, np.repeat(spread[sorted_], times_of))
+    return places, np.repeat(spread[sorted_], times_of)

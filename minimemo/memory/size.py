@@ -7,7 +7,7 @@ Image Processing 9(10), 2000); the entropy of a Laplacian number rounded to a gr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import log
 from typing import Any
 
@@ -44,9 +44,8 @@ def recipe_of(tier: str, layout: KVLayout, profile: Profile | None = None) -> tu
     if profile is None:
         raise ValueError(f"tier {tier} needs a profile")
     goal, time = layout.fp16_bytes / RATIOS[tier], time_of(RATIOS[tier])
-    return _transform(
-        layout, profile, _steps(goal, lambda keys, values: bytes_per_token(profile, keys, values, time)), time
-    )
+    steps = _steps(goal, lambda keys, values: bytes_per_token(profile, keys, values, time))
+    return _transform(layout, profile, steps, time)
 
 
 def time_of(ratio: float) -> int:
@@ -83,17 +82,11 @@ def memory_bytes(profile: Profile, key_step: float, value_step: float, time: int
     return HEADER + (tokens - near) * bytes_per_token(profile, key_step, value_step, time) + near * finer
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The codec with its parameters, and a line that says what to expect."""
-
-    codec: str
-    params: dict[str, Any]
-    note: str
-
-
-def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int], tokens: int) -> Fit:
-    """The transform codec whose memory.bin takes at most `budget` bytes, for `tokens` tokens behind an opening (ids).
+def fit(
+    budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int], tokens: int
+) -> tuple[str, dict[str, Any], str]:
+    """The transform codec whose memory.bin takes at most `budget` bytes, for `tokens` tokens behind an opening (ids):
+    its name, its parameters, and a line that says what to expect.
 
     Raises InputError, with the smallest budget that works, when this one is too small.
     """
@@ -117,7 +110,7 @@ def fit(budget: int, layout: KVLayout, profile: Profile, opening: Sequence[int],
     expected = least * (1 + _margin(whole / least)) / 2 + stored
     ratio = whole / expected
     note = f"budget {size(budget)}: memory.bin of about {size(expected)}, {ratio:.0f}x smaller than fp16 KV, "
-    return Fit(*_transform(layout, profile, steps, time), note + expected_quality(ratio))
+    return *_transform(layout, profile, steps, time), note + expected_quality(ratio)
 
 
 def over(budget: int, taken: int) -> str:

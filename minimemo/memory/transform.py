@@ -34,7 +34,7 @@ from minimemo.memory.codec import (
     sinks_of,
     whole_number,
 )
-from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies, to_tokens
+from minimemo.memory.frequencies import MAX_GROUP, loudness, order, to_frequencies
 from minimemo.memory.profile import Profile, Transform, joint
 
 SINKS = 16  # where a sequence begins with no known opening: a chat template's special tokens are among the first 16
@@ -48,7 +48,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Plan(NamedTuple):
-    """How the symbols of a block of some tokens are laid out. places: of Order, int32; across: where these lie in (n,
+    """How the symbols of a block of some tokens are laid out. places: of `order`, int32; across: where these lie in (n,
     r), on the CPU and wherever blocks came from; None: all as they are. One of bands and runs: what codes them."""
 
     bands: tuple[symbols.Band, ...]
@@ -134,7 +134,7 @@ class _Part:
             self.basis.inverse(coded, self.step, mean * self.scale(), inverse, heads)
             return
         self.basis.inverse(coded, self.step, torch.zeros_like(mean), inverse, heads)
-        to_tokens(heads, self.time)
+        to_frequencies(heads, self.time, inverse=True)
         heads += mean.view(len(heads), 1, -1)
 
     def restore(self, coded: Tensor, out: Tensor) -> None:
@@ -146,7 +146,7 @@ class _Part:
         x = x.unflatten(1, (len(heads), -1)).transpose(0, 1) * inverse
         if self.time > 1:
             x = x.contiguous()
-            to_tokens(x, self.time)
+            to_frequencies(x, self.time, inverse=True)
         heads.copy_(x + mean.view(len(heads), 1, -1))
 
 

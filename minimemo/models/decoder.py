@@ -14,21 +14,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from minimemo.kernels import (
-    PackedSource,
-    Source,
-    apply_rope,
-    attend,
-    rms_norm,
-    rope_qkv,
-    rope_rows,
-    triton,
-)
+from minimemo.kernels import PackedSource, Source, apply_rope, attend, rms_norm, rope_qkv, rope_rows, triton
 from minimemo.kernels.formats import MAX_DIM
 from minimemo.kernels.native.library import has_tiles
 from minimemo.kernels.native.shortlist import largest_linear
 from minimemo.models.config import ModelConfig
-from minimemo.models.layers import FEW_ROWS, DecoderWeights, LayerWeights, PackedLinear, Projection, project
+from minimemo.models.layers import FEW_ROWS, DecoderWeights, PackedLinear, Projection, project
 from minimemo.models.native import most_tokens, native_stack
 from minimemo.models.places import MAX_GROUP, Cache, Places, Row, spacing
 from minimemo.models.rope import RopeTable
@@ -99,10 +90,10 @@ class Decoder:
             caches = [(row.cache, row.count) for row in rows]
             self._stack.run(x, rotations, caches, prefix, raw_keys, exact=len(ids) <= FEW_ROWS)
         else:
-            for index, (layer, kind) in enumerate(zip(self.weights.layers, self.rope.kind, strict=True)):
+            for index in range(self.config.num_layers):
                 if inputs is not None:
                     inputs.append(x.clone())
-                x = self._layer(index, layer, x, rows, prefix, rotations[kind], raw_keys)
+                x = self._layer(index, x, rows, prefix, rotations, raw_keys)
         for row in rows:
             row.cache.advance(row.count)
 
@@ -133,8 +124,8 @@ class Decoder:
         launches on the same memory each time, waits for nothing, and so can be captured once and replayed.
         """
         x = self._embedded(ids)
-        for index, (layer, kind) in enumerate(zip(self.weights.layers, self.rope.kind, strict=True)):
-            x = self._layer(index, layer, x, rows, prefix, places.rotations[kind], None, places)
+        for index in range(self.config.num_layers):
+            x = self._layer(index, x, rows, prefix, places.rotations, None, places)
         return project(self.weights.head, rms_norm(x, self.weights.norm, self.config.norm_eps), wide=True)
 
     def _embedded(self, ids: Tensor) -> Tensor:
@@ -148,46 +139,40 @@ class Decoder:
         rows, x = [Row(cache, len(x))], x.clone()
         rotations = self.rope.of_spans([(cache.length, len(x))], self.device)
         for index in range(first, self.config.num_layers):
-            x = self._layer(index, self.weights.layers[index], x, rows, None, rotations[self.rope.kind[index]], None)
+            x = self._layer(index, x, rows, None, rotations, None)
         return project(self.weights.head, rms_norm(x, self.weights.norm, self.config.norm_eps), wide=True)
 
     def _layer(
         self,
         index: int,
-        layer: LayerWeights,
         x: Tensor,
         rows: Sequence[Row],
         prefix: Cache | None,
-        rotation: tuple[Tensor, Tensor],
+        rotations: Sequence[tuple[Tensor, Tensor]],
         raw_keys: Tensor | None,
         places: Places | None = None,
     ) -> Tensor:
         """(N, C) -> (N, C)."""
-        config, eps = self.config, self.config.norm_eps
+        config, eps, layer = self.config, self.config.norm_eps, self.weights.layers[index]
+        rotation = rotations[self.rope.kind[index]]
         heads, kv_heads, dim, n = config.num_heads, config.num_kv_heads, config.head_dim, x.shape[0]
 
         qkv = project(layer.qkv, x, norm=(layer.attention_norm, eps)).view(n, heads + 2 * kv_heads, dim)
         if places is not None:
-            q = self._turned_rows(index, layer, qkv, rotation, rows, places)
+            q = self._turned_rows(index, qkv, rotation, rows, places)
             mixed = attend(q, places.sources(index, rows, prefix, config.windows[index]), config.query_scale)
         else:
-            q = self._turned(index, layer, qkv, rotation, rows, raw_keys)
+            q = self._turned(index, qkv, rotation, rows, raw_keys)
             mixed = self._attend(index, q, rows, prefix)  # (H, N, D)
         x = _added(layer.out, mixed.transpose(0, 1).reshape(n, heads * dim), x, layer.post_attention_norm, eps)
         fed = project(layer.gate_up, x, norm=(layer.mlp_norm, eps), gate=config.activation)
         return _added(layer.down, fed, x, layer.post_mlp_norm, eps)
 
     def _turned_rows(
-        self,
-        index: int,
-        layer: LayerWeights,
-        qkv: Tensor,
-        tables: tuple[Tensor, Tensor],
-        rows: Sequence[Row],
-        places: Places,
+        self, index: int, qkv: Tensor, tables: tuple[Tensor, Tensor], rows: Sequence[Row], places: Places
     ) -> Tensor:
         """As `_turned`, of rows of one token each, all in one launch."""
-        cache, (n, _, dim) = rows[0].cache, qkv.shape
+        layer, cache, (n, _, dim) = self.weights.layers[index], rows[0].cache, qkv.shape
         q = qkv.new_empty((n, self.config.num_heads, dim)).transpose(0, 1)
         norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
         rope_rows(
@@ -197,18 +182,12 @@ class Decoder:
         return q
 
     def _turned(
-        self,
-        index: int,
-        layer: LayerWeights,
-        qkv: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        rows: Sequence[Row],
-        raw_keys: Tensor | None,
+        self, index: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], rows: Sequence[Row], raw_keys: Tensor | None
     ) -> Tensor:
         """Gives queries (H, N, D) after RoPE, with keys and values in the rows' caches: by one kernel a row where there
         is one for these tensors."""
-        cos, sin = rotation
-        n, _, dim = qkv.shape
+        layer, (cos, sin), (n, _, dim) = self.weights.layers[index], rotation, qkv.shape
+        eps = self.config.norm_eps
         q = qkv.new_empty((n, self.config.num_heads, dim)).transpose(0, 1)
         norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
         first = 0
@@ -216,24 +195,16 @@ class Decoder:
             span, cache = slice(first, first + row.count), row.cache
             raw = None if raw_keys is None else raw_keys[index, :, span]
             slot, keys, values = cache.length - cache.start, cache.keys[index], cache.values[index]
-            if not rope_qkv(
-                qkv[span], norms, self.config.norm_eps, cos[span], sin[span], q[:, span], keys, values, slot, raw
-            ):
-                return self._turned_apart(index, layer, qkv, rotation, rows, raw_keys)
+            if not rope_qkv(qkv[span], norms, eps, cos[span], sin[span], q[:, span], keys, values, slot, raw):
+                return self._turned_apart(index, qkv, rotation, rows, raw_keys)
             first += row.count
         return q
 
     def _turned_apart(
-        self,
-        index: int,
-        layer: LayerWeights,
-        qkv: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        rows: Sequence[Row],
-        raw_keys: Tensor | None,
+        self, index: int, qkv: Tensor, rotation: tuple[Tensor, Tensor], rows: Sequence[Row], raw_keys: Tensor | None
     ) -> Tensor:
         """As `_turned`, operation by operation."""
-        config, (cos, sin) = self.config, rotation
+        config, layer, (cos, sin) = self.config, self.weights.layers[index], rotation
         sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         q, k, v = qkv.transpose(0, 1).split(sizes)  # (H, N, D), (G, N, D), (G, N, D)
         if layer.q_norm is not None and layer.k_norm is not None:

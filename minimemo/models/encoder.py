@@ -22,12 +22,7 @@ from minimemo.threads import check_fork
 
 _PREFIXES = ("", "bert.", "roberta.")
 # Settings that would change the arithmetic; only the values named here are implemented, anything else is refused.
-_ONLY = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+_ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +153,7 @@ class Encoder:
             prefix = next((p for p in _PREFIXES if f"{p}embeddings.word_embeddings.weight" in files), None)
             if prefix is None:
                 raise ModelError(f"{folder}: holds no BERT or XLM-R word embeddings")
-
-            def get(name: str, shape: tuple[int, ...]) -> Tensor:
-                tensor = files.get(prefix + name)
-                if tensor.shape != shape:
-                    has = tuple(tensor.shape)
-                    raise ModelError(f"{folder}: {prefix + name} has shape {has}, config.json asks for {shape}")
-                return tensor.to(device)
-
-            return cls(config, get, dtype)
+            return cls(config, lambda name, shape: files.numbers(prefix + name, *shape).to(device), dtype)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ import zstandard
 from minimemo.errors import MemoError
 from minimemo.kernels import native
 from minimemo.kernels.transform import along_tokens
-from minimemo.memory.frequencies import loudness, order, to_frequencies, to_tokens
+from minimemo.memory.frequencies import loudness, order, to_frequencies
 from minimemo.memory.profile import Profile, Statistics, save_profile
 from minimemo.memory.size import bytes_per_token
 from minimemo.memory.tiers import make_codec
@@ -58,7 +58,7 @@ def test_there_and_back(tokens: int, group: int) -> None:
     to_frequencies(found, group)
     assert torch.allclose(found.norm(dim=1), x.norm(dim=1), atol=1e-5)
     assert tokens == 1 or not torch.allclose(found, x, atol=0.1)
-    to_tokens(found, group)
+    to_frequencies(found, group, inverse=True)
     assert torch.allclose(found, x, atol=1e-5)
 
 
@@ -71,9 +71,7 @@ def test_a_slow_wave_is_one_low_frequency() -> None:
 
 @pytest.mark.skipif(native.unavailable() is not None, reason="needs the native library")
 @pytest.mark.parametrize("group", [1, 5, 16, 64])
-def test_the_same_bits_natively_in_torch_and_on_any_number_of_threads(
-    group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_bits_natively_in_torch_and_on_any_threads(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, before = torch.randn(2, 3 * group, 71), torch.get_num_threads()
     matrix, found = torch.randn(group, group), []
     whole = torch.zeros(4, 3 * group, 71)

@@ -127,7 +127,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
     save_file({"decoder.weight": torch.zeros(2)}, weights)
     refused("no BERT or XLM-R word embeddings")
     save_file({**tensors, "embeddings.LayerNorm.bias": torch.zeros(3)}, weights)
-    refused(r"has shape \(3,\), config\.json asks for \(24,\)")
+    refused(r"LayerNorm\.bias holds float32 of shape \(3,\), not floating-point numbers of 24")
     (tmp_path / "config.json").write_text("[1]")
     refused("holds no JSON object")
     (tmp_path / "config.json").write_text("{")

@@ -23,11 +23,12 @@ ON_CPU = {
     "minimemo/memory/transform:_on", "minimemo/memory/transform:_exact",
 }  # fmt: skip
 TO_DEVICE = {
-    "minimemo/models/weights", "minimemo/models/encoder:get", "minimemo/models/rope:_reach", "minimemo/models/decoder",
+    "minimemo/models/weights", "minimemo/models/encoder:<lambda>", "minimemo/models/rope:_reach",
     "minimemo/search/embedder:_vectors", "minimemo/memory/codec:brought", "minimemo/memory/transform",
-    "minimemo/memory/frequencies:_along", "minimemo/memo/quality:_kept", "minimemo/memo/quality:<genexpr>",
+    "minimemo/memory/frequencies:to_frequencies", "minimemo/memo/quality:_kept", "minimemo/memo/quality:<genexpr>",
     "minimemo/engine/steps:follow", "minimemo/engine/engine:_forward", "minimemo/engine/engine:likelihoods",
     "minimemo/models/places:of", "minimemo/models/rope:of_spans", "minimemo/engine/reading:_taken",
+    "minimemo/models/decoder",
 }  # fmt: skip
 # Vectors of texts, exact keys and values for a build that is killed, symbols, tokens, whether a number was refused.
 TO_CPU = {
