@@ -34,9 +34,7 @@ from minimemo.memo.manifest import FILES, MEMORY, NAME, Manifest, Recipe
 
 MEMO = "memo"  # what becomes the target
 TAIL, QUALITY, VECTORS = "tail", "quality.json", "vectors"  # what a build keeps to go on from
-TAILS_BYTES = (
-    1 << 30
-)  # of all kept ends; one of a 0.5B model's is up to 50 MB, or 400 MB where all of it was read whole
+TAILS_BYTES = 1 << 30  # of all kept ends; one of a 0.5B model's is up to 50 MB, or 400 MB of a memory read whole
 _LOCK, _STAMP, _NEW, _OLD = "lock", "stamp.json", "new", "old"
 _WRITTEN = re.compile(r"memo|new|old|lock|tail|vectors|\.?(stamp|quality)\.json(\..*)?")
 _CLUTTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")  # what file managers leave in every folder

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,22 +58,26 @@ def export(memo: str | Path, out: str | Path) -> Path:
     """
     target = Path(out)
     files = portable_files(Path(memo))
-    if target.exists():
-        raise InputError(f"{target}: exists; name a place where nothing is")
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-        try:
-            copy = scratch / "copy"
-            copy.mkdir()
-            for file in files:
-                shutil.copyfile(file, copy / file.name)
-            restrict(copy, files[0].stat().st_mode)
-            os.rename(copy, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise MinimemoError(f"{target}: cannot be written ({error.strerror or error}); name another place") from error
+    with fresh(target) as copy:
+        copy.mkdir()
+        for file in files:
+            shutil.copyfile(file, copy / file.name)
+        restrict(copy, files[0].stat().st_mode)
     return target
+
+
+@contextmanager
+def fresh(out: Path) -> Iterator[Path]:
+    """Gives a place for a file or a folder, which gets the name `out` when the block ends well. Raises InputError for
+    an `out` that exists, MinimemoError when it cannot be written."""
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out}: exists; name a place where nothing is")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
+            yield Path(scratch) / "made"
+            os.rename(Path(scratch) / "made", out)
+    except OSError as error:
+        raise MinimemoError(f"{out}: cannot be written ({error.strerror or error}); name another place") from error
 
 
 def remove(memo: Path) -> int:

@@ -110,10 +110,7 @@ def write_memory(
         forget_journal(path)
     else:
         reading = Reading(engine, len(sequence), window)
-        with (
-            writing(path, header, level=codec.level) as writer,
-            _tail(scratch, reading, recipe, codec.layout) as tail,
-        ):
+        with writing(path, header, level=codec.level) as writer, _tail(scratch, reading, recipe, codec.layout) as tail:
 
             def keep(block: KVBlock) -> None:
                 if block.tokens == BLOCK_TOKENS:
@@ -231,10 +228,9 @@ def _go_on(reading: Reading, writer: MemoryWriter, tail: ExactTail, sequence: np
     unit = _unit(reading)
     for position in range(same * BLOCK_TOKENS // unit * unit, 0, -unit):
         blocks = sorted({at // BLOCK_TOKENS for span in reading.kept(position) for at in span})
-        if all(tail.has(index, hashes[index]) for index in blocks) and all(
-            tail.get(index, hashes[index]) for index in blocks
-        ):
-            reading.restore(position, _parts(tail, blocks, hashes))
+        held = [(index, hashes[index]) for index in blocks]
+        if all(tail.has(*one) for one in held) and all(tail.get(*one) for one in held):
+            reading.restore(position, _parts(tail, held))
             del hashes[position // BLOCK_TOKENS :]
             break
     else:
@@ -271,7 +267,7 @@ def _unit(reading: Reading) -> int:
     return math.lcm(reading.chunk, BLOCK_TOKENS)
 
 
-def _parts(tail: ExactTail, blocks: Sequence[int], hashes: Sequence[bytes]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    for index in blocks:
-        if (numbers := tail.get(index, hashes[index])) is not None:
+def _parts(tail: ExactTail, blocks: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    for index, hash_ in blocks:
+        if (numbers := tail.get(index, hash_)) is not None:
             yield index * BLOCK_TOKENS, *numbers

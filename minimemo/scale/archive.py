@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from minimemo.errors import InputError, MemoError, MinimemoError
+from minimemo.errors import MemoError, MinimemoError
 from minimemo.memo.folder import memo_files
-from minimemo.memo.library import portable_files
+from minimemo.memo.library import fresh, portable_files
 from minimemo.memo.manifest import NAME
 from minimemo.memo.memo import open_memo
 from minimemo.memo.registry import remember
@@ -27,24 +25,17 @@ _STAMP = (1980, 1, 1, 0, 0, 0)  # of each member, so that one memo gives one arc
 def pack(memo: Path, out: Path, passphrase: str | None = None) -> Path:
     """Writes a memo into the archive `out`, which must not exist yet: whole or not at all; under a passphrase, where
     one is given, nothing of it is on the disk in clear (sealed.py). Raises like `export`."""
-    if out.exists():
-        raise InputError(f"{out}: exists; name a place where nothing is")
     files = portable_files(memo)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
-            archive = Path(scratch) / "zip"
-            archive.touch(0o600)
-            with archive.open("wb") as file:
-                if passphrase is None:
-                    _write(files, file)
-                else:
-                    sealer = Sealer(file, passphrase)
-                    _write(files, cast(IO[bytes], sealer))
-                    sealer.close()
-            archive.chmod(files[0].stat().st_mode & 0o666)
-            os.rename(archive, out)
-    except OSError as error:
-        raise MinimemoError(f"{out}: cannot be written ({error.strerror or error}); name another place") from error
+    with fresh(out) as archive:
+        archive.touch(0o600)
+        with archive.open("wb") as file:
+            if passphrase is None:
+                _write(files, file)
+            else:
+                sealer = Sealer(file, passphrase)
+                _write(files, cast(IO[bytes], sealer))
+                sealer.close()
+        archive.chmod(files[0].stat().st_mode & 0o666)
     return out
 
 
@@ -100,18 +91,11 @@ def arriving(out: Path) -> Iterator[Path]:
     """Gives an empty folder for a memo's files; when the block ends well, they are checked, get the name `out` and are
     noted. Raises InputError for an `out` that exists, MemoError for what is no whole memo, MinimemoError when it cannot
     be written."""
-    if out.exists() or out.is_symlink():
-        raise InputError(f"{out}: exists; name a place where nothing is")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
-            memo = Path(scratch) / "memo"
-            memo.mkdir()
-            yield memo
-            memo_files(memo)  # nothing that no memo has
-            open_memo(memo).verify()
-            os.rename(memo, out)
-    except OSError as error:
-        raise MinimemoError(f"{out}: cannot be written ({error.strerror or error}); name another place") from error
+    with fresh(out) as memo:
+        memo.mkdir()
+        yield memo
+        memo_files(memo)  # nothing that no memo has
+        open_memo(memo).verify()
     remember(out)
 
 

@@ -138,9 +138,8 @@ def load(name: str) -> Collection:
         raise InputError(f"collection {name!r}: there is none; make one: minimemo sync FOLDER --name {name}")
     try:
         folder, synced = head
-        return Collection(
-            name, str(whole_path(Path(folder))), {path: Known(*row) for path, row in table.values.items()}, synced
-        )
+        documents = {path: Known(*row) for path, row in table.values.items()}
+        return Collection(name, str(whole_path(Path(folder))), documents, synced)
     except (TypeError, ValueError) as error:
         raise InputError(f"{_file(name)}: is no collection ({error}); delete it, and sync the folder again") from error
 
