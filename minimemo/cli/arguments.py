@@ -134,6 +134,7 @@ class _Parser(argparse.ArgumentParser):
 class _Command(_Parser):
     """A command's parser, which takes options anywhere among the other words."""
 
+    add = argparse.ArgumentParser.add_argument
     _inside = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # reached by: argparse
@@ -187,26 +188,24 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--print-completion", action=_Completion, choices=shells, help=printed)
     names = top.commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
-    def command(
-        run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = ""
-    ) -> argparse.ArgumentParser:
+    def command(run: Callable[[argparse.Namespace], None], text: str, example: str, name: str = "") -> _Command:
         name, description = name or run.__name__, f"{text[0].upper()}{text[1:]}."
         epilog = f"example:\n  minimemo {example}"
         added = names.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
-        added.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        added.add("-q", "--quiet", action="store_true", help="no progress on stderr")
         added.set_defaults(verbose=False)
         return added
 
     pull = command(commands.pull, "get models by name", "pull")
-    pull.add_argument("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
+    pull.add("name", nargs="*", help="names from `minimemo list`, or a hub's owner/name; none: the defaults")
 
     build = command(commands.build, "read a document once and leave a memo of it", "build book.txt")
     kinds = (
         "a PDF, EPUB, HTML, DOCX, Markdown, subtitle, mail or text file, several, or a folder of them; - reads stdin"
     )
-    build.add_argument("document", nargs="+", help=kinds)
-    build.add_argument("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
+    build.add("document", nargs="+", help=kinds)
+    build.add("-o", "--out", metavar="MEMO", help="where the memo goes (default: DOCUMENT with ending .memo)")
     _models(build)
     small = build.add_mutually_exclusive_group()
     tiers = (
@@ -216,59 +215,57 @@ def parser() -> argparse.ArgumentParser:
     fits = "how large memory.bin may get, such as 20MB: the best memory that fits into it is kept"
     small.add_argument("--budget", type=_size, metavar="SIZE", help=fits)
     back = "how many tokens back each token sees (default: all, where the document fits the model; else 2048)"
-    build.add_argument("--window", type=_positive, metavar="TOKENS", help=back)
-    build.add_argument("--encoding", help="encoding of the document, when it is not UTF-8 (for example gb18030)")
-    build.add_argument("--password", help="password of an encrypted PDF")
+    build.add("--window", type=_positive, metavar="TOKENS", help=back)
+    build.add("--encoding", help="encoding of the document, when it is not UTF-8 (for example gb18030)")
+    build.add("--password", help="password of an encrypted PDF")
     wrong = "replace puts a mark where bytes are no text (default: strict, which refuses the file)"
-    build.add_argument("--errors", choices=("strict", "replace"), default="strict", help=wrong)
+    build.add("--errors", choices=("strict", "replace"), default="strict", help=wrong)
     _prompts(build)
 
     measure = "measure a model once, for the smaller memories; a build does it when needed"
     step = "keep a memo of each document in a folder: new, changed, moved and removed ones"
     sync = command(commands.sync, step, "sync ~/reports")
-    sync.add_argument("folder", help="the folder whose documents become a collection")
-    sync.add_argument("--name", help="name of the collection (default: the folder's)")
-    sync.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    sync.add_argument("--forget", action="store_true", help="delete memos even if half of the documents are gone")
-    sync.add_argument("--watch", action="store_true", help="go on, and follow what changes in the folder")
-    sync.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="processes that share out the cores (default: 1)"
-    )
+    sync.add("folder", help="the folder whose documents become a collection")
+    sync.add("--name", help="name of the collection (default: the folder's)")
+    sync.add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    sync.add("--forget", action="store_true", help="delete memos even if half of the documents are gone")
+    sync.add("--watch", action="store_true", help="go on, and follow what changes in the folder")
+    sync.add("--jobs", type=_positive, default=1, metavar="N", help="processes that share out the cores (default: 1)")
     cluster = (
         "build on the machines of a Ray cluster: auto, HOST:6379 or ray://HOST:10001; --threads: cores of a worker"
     )
-    sync.add_argument("--ray", metavar="ADDRESS", help=cluster)
-    sync.add_argument("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
+    sync.add("--ray", metavar="ADDRESS", help=cluster)
+    sync.add("--memory", choices=TIERS, default=DEFAULT, help=f"of new memos, {tiers}")
     _models(sync)
     _prompts(sync)
 
     status = command(commands.status, "show the collections, or one of them", "status reports")
-    status.add_argument("name", nargs="?", help="name of a collection (default: all)")
-    status.add_argument("--json", action="store_true", help="print JSON")
+    status.add("name", nargs="?", help="name of a collection (default: all)")
+    status.add("--json", action="store_true", help="print JSON")
 
     forget = command(commands.forget, "delete a collection's memos; its documents stay", "forget reports")
-    forget.add_argument("name", help="name of the collection")
+    forget.add("name", help="name of the collection")
 
     calibrate = command(commands.calibrate, measure, "calibrate qwen2.5-coder-0.5b")
-    calibrate.add_argument("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
+    calibrate.add("model", nargs="?", help="a name from `minimemo list`, a directory or a .gguf file")
     texts = (
         "texts of several kinds and languages, 16,000 tokens or more in all (default: texts that come with minimemo)"
     )
-    calibrate.add_argument("--text", nargs="+", metavar="FILE", default=[], help=texts)
+    calibrate.add("--text", nargs="+", metavar="FILE", default=[], help=texts)
     _device(calibrate)
-    calibrate.add_argument("--encoding", help="encoding of the texts, when it is not UTF-8 (for example gb18030)")
+    calibrate.add("--encoding", help="encoding of the texts, when it is not UTF-8 (for example gb18030)")
 
     ask = command(commands.ask, "answer a question from a memo", 'ask book.memo "Who is Mr. Knightley?"')
-    ask.add_argument(
+    ask.add(
         "words", nargs="*", metavar="MEMO... QUESTION",
         help="one memo, or several to be asked together; without a question: a prompt, question after question; "
         "- reads the question from standard input",
     )  # fmt: skip
-    ask.add_argument("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
-    ask.add_argument("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
-    ask.add_argument("--name", metavar="PATTERN", help="with --in: only documents of such a name, like '2024*.pdf'")
+    ask.add("--all", action="store_true", help="ask all memos on this machine: an index picks the documents")
+    ask.add("--in", dest="within", metavar="NAME", help="ask all memos of a collection, see sync")
+    ask.add("--name", metavar="PATTERN", help="with --in: only documents of such a name, like '2024*.pdf'")
     _models(ask)
-    ask.add_argument(
+    ask.add(
         "--mode", choices=_MODES, default="memorag",
         help="memorag: clues from memory guide retrieval; rag: retrieval alone; memory: memory alone; closed: neither; "
         "gist: on the whole document, part by part",
@@ -276,127 +273,113 @@ def parser() -> argparse.ArgumentParser:
     _answering(ask, "what the memory recalled", 256)
 
     summarize = command(commands.summarize, "summarize a memo's document", "summarize book.memo")
-    summarize.add_argument("memo", nargs="+", help="a memo folder, or several")
+    summarize.add("memo", nargs="+", help="a memo folder, or several")
     _models(summarize)
     _answering(summarize, "what memory tells of each part", 512)
 
     serve = command(commands.serve, "answer over HTTP: a page, an OpenAI-compatible API", "serve book.memo")
-    serve.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
-    )
-    serve.add_argument(
-        "--port", type=_port, default=8765, help="port to listen at (default: 8765; 0: any that is free)"
-    )
-    serve.add_argument("--api-key-file", metavar="FILE", help="file with the key that requests must carry")
-    serve.add_argument("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
+    serve.add("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    serve.add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
+    serve.add("--port", type=_port, default=8765, help="port to listen at (default: 8765; 0: any that is free)")
+    serve.add("--api-key-file", metavar="FILE", help="file with the key that requests must carry")
+    serve.add("--access", metavar="FILE", help="tokens, each with documents and quotas: see docs/server.md")
     _models(serve)
-    serve.add_argument(
-        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
-    )
+    serve.add("--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)")
 
     tools = "serve memos as tools of an assistant (Model Context Protocol, over stdin and stdout)"
     assistant = command(commands.mcp, tools, "mcp book.memo")
-    assistant.add_argument("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
-    assistant.add_argument("--allow-writes", action="store_true", help="it may build memos, and delete them")
+    assistant.add("memo", nargs="*", help="memo folders, and folders of them (default: all on this machine)")
+    assistant.add("--allow-writes", action="store_true", help="it may build memos, and delete them")
     _models(assistant)
-    assistant.add_argument(
-        "--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)"
-    )
+    assistant.add("--generator", metavar="NAME|DIR|FILE.gguf", help="another model that writes (default: as for ask)")
 
     inspect = command(commands.inspect, "show what a memo is made of", "inspect book.memo")
-    inspect.add_argument("memo", help="a memo folder, or a memo's place in an object store")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add("memo", help="a memo folder, or a memo's place in an object store")
+    inspect.add("--json", action="store_true", help="print JSON")
 
     away = "write a copy of a memo that opens on other machines"
     export = command(commands.export, away, "export book.memo away.memo")
-    export.add_argument("memo", help="a memo folder")
-    export.add_argument(
+    export.add("memo", help="a memo folder")
+    export.add(
         "out", help="what to write: a folder; one file, where the name ends in .zip; or a place in an object store: "
         "s3://bucket/prefix, gs://, az:// or file://",
     )  # fmt: skip
-    export.add_argument(
-        "--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for"
-    )
-    export.add_argument("--passphrase-file", metavar="FILE", help="file with the passphrase, where nobody can be asked")
+    export.add("--passphrase", action="store_true", help="seal the file under a passphrase, which is asked for")
+    export.add("--passphrase-file", metavar="FILE", help="file with the passphrase, where nobody can be asked")
 
     back = "make a memo of what export wrote, and check it"
     importing = command(commands.import_memo, back, "import book.memo.zip", name="import")
-    importing.add_argument("archive", help="the file, or a memo's place in an object store")
-    importing.add_argument("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
-    importing.add_argument("--passphrase-file", metavar="FILE", help="file with the passphrase of a sealed one")
+    importing.add("archive", help="the file, or a memo's place in an object store")
+    importing.add("out", nargs="?", help="the folder to make (default: beside the file, without .zip)")
+    importing.add("--passphrase-file", metavar="FILE", help="file with the passphrase of a sealed one")
 
     verify = command(commands.verify, "check every byte of a memo", "verify book.memo")
-    verify.add_argument("memo", help="a memo folder")
+    verify.add("memo", help="a memo folder")
 
     listing = command(commands.listing, "list models and memos on this machine", "list", name="list")
-    listing.add_argument(
-        "--du", action="store_true", help="show what takes the disk: memos, models, all else of minimemo's"
-    )
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add("--du", action="store_true", help="show what takes the disk: memos, models, all else of minimemo's")
+    listing.add("--json", action="store_true", help="print JSON")
 
     remove = command(commands.remove, "delete memos", "rm book.memo", name="rm")
-    remove.add_argument("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
+    remove.add("memo", nargs="+", help="memo folders; the documents that they were built from are not touched")
     return top
 
 
-def _models(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
+def _models(command: _Command) -> None:
+    command.add(
         "--model", default=os.environ.get("MINIMEMO_MODEL"), metavar="NAME|DIR|FILE.gguf",
         help="the language model: a name from `minimemo list`, a directory or a .gguf file (default: the one that made "
         "the memo; for a new memo, the default of `minimemo list`) [$MINIMEMO_MODEL]",
     )  # fmt: skip
-    command.add_argument(
+    command.add(
         "--embedder", default=os.environ.get("MINIMEMO_EMBEDDER"), metavar="NAME|DIR",
         help="the model that finds passages by meaning (default: as for --model) [$MINIMEMO_EMBEDDER]",
     )  # fmt: skip
-    command.add_argument(
+    command.add(
         "--dtype", choices=DTYPES,
         help="number type of the model's large matrix products: int8 rounds most and is mostly fastest, float32 rounds "
         "least (default: the fastest here)",
     )  # fmt: skip
-    command.add_argument(
+    command.add(
         "--kv-dtype", choices=KV_DTYPES,
         help="number type of the memory's keys and values while they are in use: int8 and int4 take a half and a "
         "quarter of the space and need a memo that is not exact (default: that of --dtype, if not int8)",
     )  # fmt: skip
-    command.add_argument(
+    command.add(
         "--threads", type=_positive, default=os.environ.get("MINIMEMO_THREADS") or None, metavar="N",
         help="threads to compute on (default: all cores) [$MINIMEMO_THREADS]",
     )  # fmt: skip
     _device(command)
 
 
-def _device(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
+def _device(command: _Command) -> None:
+    command.add(
         "--device", default=os.environ.get("MINIMEMO_DEVICE") or "auto", metavar="|".join(DEVICES),
         help="what computes: cuda is an NVIDIA or AMD GPU, cuda:1 the second one; auto takes a GPU where there is one "
         "of capability 8.0 or more and triton, else the CPU (default: auto) [$MINIMEMO_DEVICE]",
     )  # fmt: skip
-    command.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr: what computes, and where")
+    command.add("-v", "--verbose", action="store_true", help="tell more on stderr: what computes, and where")
 
 
-def _answering(command: argparse.ArgumentParser, clues: str, most: int) -> None:
-    command.add_argument(
+def _answering(command: _Command, clues: str, most: int) -> None:
+    command.add(
         "--generator", metavar="URL|NAME|DIR|FILE.gguf",
         help="what writes the answer: an OpenAI-compatible endpoint (key: $MINIMEMO_API_KEY; OpenAI's own takes "
         "$OPENAI_API_KEY too), or another model (default: the memory's own; for the default model's memos the larger "
         "one that `pull` gets, where it is here)",
     )  # fmt: skip
-    command.add_argument("--generator-model", metavar="NAME", help="the model of an endpoint that has several")
-    command.add_argument("--api-key-file", metavar="FILE", help="file with the endpoint's key, in place of a variable")
-    command.add_argument(
-        "--plain-http", action="store_true", help="let passages and the key leave this machine unencrypted"
-    )
-    command.add_argument("--show-clues", action="store_true", help=f"also print {clues}")
+    command.add("--generator-model", metavar="NAME", help="the model of an endpoint that has several")
+    command.add("--api-key-file", metavar="FILE", help="file with the endpoint's key, in place of a variable")
+    command.add("--plain-http", action="store_true", help="let passages and the key leave this machine unencrypted")
+    command.add("--show-clues", action="store_true", help=f"also print {clues}")
     length = f"longest answer, in tokens of three quarters of an English word (default: {most})"
-    command.add_argument("--max-tokens", type=_positive, default=most, metavar="N", help=length)
-    command.add_argument("--json", action="store_true", help="the whole answer as one JSON object")
+    command.add("--max-tokens", type=_positive, default=most, metavar="N", help=length)
+    command.add("--json", action="store_true", help="the whole answer as one JSON object")
     _prompts(command)
 
 
-def _prompts(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
+def _prompts(command: _Command) -> None:
+    command.add("--prompts", metavar="FILE", help="JSON or TOML with prompts of your own")
 
 
 def _positive(text: str) -> int:

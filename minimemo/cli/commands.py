@@ -213,9 +213,8 @@ def _estimate(arguments: argparse.Namespace, folder: str, made: Any, run: dict[s
         return
     if (pace := known(_pace_of(arguments))) is None:
         print("a sample of them is read first, to say how long it will take", flush=True)
-        pace = measured(
-            {Path(folder) / path: made.files[path].size for path in made.read}, partial(_built, arguments, run)
-        )
+        files = {Path(folder) / path: made.files[path].size for path in made.read}
+        pace = measured(files, partial(_built, arguments, run))
         on_event.clear()
     if pace is None:
         return
@@ -314,8 +313,7 @@ def ask(arguments: argparse.Namespace) -> None:
     if arguments.generator and arguments.mode == "memory":
         raise InputError("--mode memory answers from the memory's own model: leave --generator out, or ask in another")
     with progress(arguments.quiet, arguments.verbose) as on_event:
-        asked = _served(arguments, folders, on_event) or _open(arguments, folders, on_event)
-        device = _device(arguments)
+        asked, device = _open(arguments, folders, on_event), _device(arguments)
 
         def answer(steps: Any) -> Any:
             named = len(folders) != 1
@@ -442,8 +440,7 @@ def _history() -> Callable[[], None] | None:
 def summarize(arguments: argparse.Namespace) -> None:
     with progress(arguments.quiet, arguments.verbose) as on_event:
         device = _device(arguments)
-        asked = _served(arguments, arguments.memo, on_event) or _open(arguments, arguments.memo, on_event)
-        steps = asked.session().stream_summary(arguments.max_tokens)
+        steps = _open(arguments, arguments.memo, on_event).session().stream_summary(arguments.max_tokens)
         print_answer(steps, on_event, json=arguments.json, clues=arguments.show_clues, device=device)
 
 
@@ -551,11 +548,10 @@ def import_memo(arguments: argparse.Namespace) -> None:
         from minimemo.scale.objects import download
 
         made = download(arguments.archive, Path(arguments.out or archive.name))
-        print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
-        return
-    name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
-    passphrase = _passphrase(arguments.passphrase_file) if is_sealed(archive) else None
-    made = unpack(archive, Path(arguments.out or archive.with_name(name)), passphrase)
+    else:
+        name = archive.stem if archive.stem.endswith(".memo") else f"{archive.stem}.memo"
+        passphrase = _passphrase(arguments.passphrase_file) if is_sealed(archive) else None
+        made = unpack(archive, Path(arguments.out or archive.with_name(name)), passphrase)
     print(plain(f'{made}: every checksum is right; minimemo ask {made} "your question"'))
 
 
@@ -622,7 +618,9 @@ def _served(arguments: argparse.Namespace, folders: Sequence[str], on_event: Lis
 
 
 def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Listener) -> Any:
-    """A Memo of the folders; of none, the Store."""
+    """A Memo of the folders, or a server that has them; of none, the Store."""
+    if served := _served(arguments, folders, on_event):
+        return served
     from minimemo.ask.endpoint import Endpoint, is_address
     from minimemo.memo.library import open_store
     from minimemo.memo.memo import open_memos
@@ -645,12 +643,11 @@ def _open(arguments: argparse.Namespace, folders: Sequence[str], on_event: Liste
         return open_places(folders, **run)
     if folders:
         return open_memos(folders, **run)
-    within = getattr(arguments, "within", None)
-    if within is not None:
-        from minimemo.scale.sync import load
+    if arguments.within is None:
+        return open_store(**run)
+    from minimemo.scale.sync import load
 
-        return open_store(**run, among=load(within).memos(arguments.name))
-    return open_store(**run)
+    return open_store(**run, among=load(arguments.within).memos(arguments.name))
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:

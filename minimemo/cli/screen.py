@@ -218,10 +218,8 @@ class Bar:
             self._stage, self._due = event.stage, now + FIRST_LINE
         elif now >= self._due:
             self._due = now + NEXT_LINE
-            counts = (
-                (size(event.done), size(event.total)) if event.unit == "B" else (f"{event.done:,}", f"{event.total:,}")
-            )
-            far = f"{counts[0]} of {counts[1]}" if event.total else counts[0]
+            done, total = (size(n) if event.unit == "B" else f"{n:,}" for n in (event.done, event.total))
+            far = f"{done} of {total}" if event.total else done
             print(f"{plain(event.stage)}: {far}" + f" {event.unit}" * (event.unit != "B"), file=sys.stderr, flush=True)
 
     def clear(self) -> None:

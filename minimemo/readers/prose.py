@@ -224,9 +224,8 @@ class _Paragraphs:
             whole, compound = self._words[one + two], self._words[f"{one}-{two}"]
             # Where no word of the document is cut, lines end at the hyphens that compounds have.
             words = not self._hyphenated and min(self._words[one], self._words[two]) > 1  # one is the half itself
-            keep = compound > whole or bool(
-                not whole and (words or _COMPOUNDS.fullmatch(one) or halves[1][:1].isupper())
-            )
+            alone = words or _COMPOUNDS.fullmatch(one) or halves[1][:1].isupper()
+            keep = compound > whole or bool(alone and not whole)
             if cut or not keep:
                 self.parts[-1] = before[:-1] + "-" * keep
                 self._length += keep - 1
@@ -436,9 +435,7 @@ def _plain(text: str) -> str:
         text = _ACCENT.sub(lambda pair: unicodedata.normalize("NFC", pair[1] + _ACCENTS[pair[2]]), text)
     plain = " ".join(text.split())
     if not plain.isprintable():
-        plain = "".join(
-            char for char in plain if char.isprintable() or char in _CUT or unicodedata.category(char) == "Cf"
-        )
+        plain = "".join(c for c in plain if c.isprintable() or c in _CUT or unicodedata.category(c) == "Cf")
         for cut in "\ufffe\u0002":  # within a line: the two halves follow each other
             plain = plain[:-1].replace(cut, "") + plain[-1:]
     return plain

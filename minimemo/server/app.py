@@ -324,9 +324,8 @@ def app(service: Service, guard: Guard, assistant: Any = None) -> Starlette:
         def lifespan(_: Starlette) -> Any:
             return assistant.session_manager.run()
 
-    made = Starlette(routes=[*routes, *_page()], lifespan=lifespan, exception_handlers={
-        MinimemoError: _told, HTTPException: _refused, ClientDisconnect: _left, Exception: _failed,
-    })  # fmt: skip
+    handlers = dict.fromkeys((MinimemoError, HTTPException, ClientDisconnect, Exception), _told)
+    made = Starlette(routes=[*routes, *_page()], lifespan=lifespan, exception_handlers=handlers)
     made.add_middleware(cast(Any, guard.around))
     return made
 
@@ -466,25 +465,15 @@ def _said(error: BaseException) -> str:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """A mistake of the client's, or too many of them."""
-    if isinstance(error, Busy):
-        return JSONResponse(openai.error(str(error), "rate_limit_error"), 429, {"Retry-After": "30"})
-    if isinstance(error, OverQuota):
-        wait = {"Retry-After": f"{error.seconds:.0f}"}
+    """What is answered where no answer could be given."""
+    if isinstance(error, HTTPException):
+        return JSONResponse(openai.error(error.detail), error.status_code)
+    if isinstance(error, ClientDisconnect):  # nobody reads it: the client broke off while it sent
+        return JSONResponse(openai.error("the client left"), 499)
+    if isinstance(error, (Busy, OverQuota)):
+        wait = {"Retry-After": f"{error.seconds if isinstance(error, OverQuota) else 30:.0f}"}
         return JSONResponse(openai.error(str(error), "rate_limit_error"), 429, wait)
+    if not isinstance(error, MinimemoError):
+        return JSONResponse(openai.error(_said(error), "server_error"), 500)
     code = 404 if isinstance(error, InputError) and str(error).startswith("no ") else 400
     return JSONResponse(openai.error(str(error)), code)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse(openai.error(error.detail), error.status_code)
-
-
-async def _left(request: Request, error: Exception) -> Response:
-    """Nobody reads it: the client broke off while it sent."""
-    return JSONResponse(openai.error("the client left"), 499)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse(openai.error(_said(error), "server_error"), 500)

@@ -39,6 +39,7 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 _WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 _DELETES = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
 _PART = re.compile(r"(.+):(\d{1,12})-(\d{1,12})")
+Call = Context[Any, Any]  # of a tool, as the client made it
 
 
 class Tools:
@@ -62,9 +63,7 @@ class Tools:
         facts = [document.facts() for document in documents.values()]
         return {"documents": [{key: one[key] for key in keys} for one in facts]}
 
-    async def search(
-        self, query: str, context: Context[Any, Any], documents: list[str] | None = None, k: int = 6
-    ) -> dict[str, Any]:
+    async def search(self, query: str, context: Call, documents: list[str] | None = None, k: int = 6) -> dict[str, Any]:
         """Find the passages that say most about a query, best first, by meaning and by words. documents: ids; none:
         those of all that fit best. Each result's id can be fetched."""
         if not 0 < k <= 50:
@@ -92,18 +91,16 @@ class Tools:
             metadata["next"] = f"{name}:{stop}-{stop + TEXT}"
         return {"id": id, "title": document.name, "text": text, "url": self._url(name), "metadata": metadata}
 
-    async def ask(
-        self, question: str, context: Context[Any, Any], documents: list[str] | None = None
-    ) -> dict[str, Any]:
+    async def ask(self, question: str, context: Call, documents: list[str] | None = None) -> dict[str, Any]:
         """Answer a question from the documents, with the passages that the answer rests on. supported: whether they are
         shown to hold it; confidence: probability that it is right. documents: ids; none: those that fit best."""
         return await self._answer(question, question, context, documents)
 
-    async def quote(self, about: str, context: Context[Any, Any], documents: list[str] | None = None) -> dict[str, Any]:
+    async def quote(self, about: str, context: Call, documents: list[str] | None = None) -> dict[str, Any]:
         """Give the documents' own sentences about something, word for word; no model writes them."""
         return await self._answer(about, f"Quote what is said about this: {about}", context, documents)
 
-    async def summarize(self, context: Context[Any, Any], document: str, max_tokens: int = 512) -> dict[str, Any]:
+    async def summarize(self, context: Call, document: str, max_tokens: int = 512) -> dict[str, Any]:
         """Summarize a whole document, from the memory of it; takes a minute on a small machine."""
         if not 0 < max_tokens <= 4096:
             raise ToolError("max_tokens: a whole number from 1 to 4096")
@@ -119,9 +116,7 @@ class Tools:
 
         return dict(await self._done(work, context))
 
-    async def _answer(
-        self, question: str, typed: str, context: Context[Any, Any], documents: list[str] | None
-    ) -> dict[str, Any]:
+    async def _answer(self, question: str, typed: str, context: Call, documents: list[str] | None) -> dict[str, Any]:
         def work() -> Iterator[Any]:
             memo = self._shelf.memo(documents or [], question)
             for step in memo.stream(question, typed=typed):
@@ -136,7 +131,7 @@ class Tools:
 
         return dict(await self._done(work, context))
 
-    async def _done(self, work: Callable[[], Iterator[Any]], context: Context[Any, Any]) -> Any:
+    async def _done(self, work: Callable[[], Iterator[Any]], context: Call) -> Any:
         """The last step of some work at the desk; what comes before is told as progress. Dropped when the call is."""
         last, stage, told = None, "waiting", 0
         try:

@@ -29,9 +29,7 @@ def asked(body: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], int]:
         raise InputError("n: one answer is given; leave it out")
     if body.get("tools") or body.get("functions"):
         raise InputError("tools: minimemo answers from documents and calls nothing; leave them out")
-    said = [
-        (one.get("role"), text_of(one.get("content"))) for one in messages if one.get("role") in ("user", "assistant")
-    ]
+    said = [(one["role"], text_of(one.get("content"))) for one in messages if one.get("role") in ("user", "assistant")]
     if not said or said[-1][0] != "user":
         raise InputError("messages: the last one is to be the user's question")
     pairs: list[tuple[str, str]] = []
