@@ -10,10 +10,12 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Any
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
@@ -22,17 +24,9 @@ _FORKS.set_forkserver_preload(
 )  # fmt: skip
 
 
-def run(
-    arguments: Sequence[str],
-    folder: Path,
-    environment: Mapping[str, str],
-    stdin: str | bytes = "",
-    *,
-    largest: int | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """What `python -m minimemo *arguments` would write in `folder`, and its exit code. largest: bytes of a file, on a
-    disk that is full from there on."""
-    with Command(arguments, folder, environment, stdin, largest=largest) as command:
+def run(arguments: Sequence[str], *given: Any, **more: Any) -> subprocess.CompletedProcess[str]:
+    """What `python -m minimemo *arguments` would write, and its exit code; given, more: as for Command."""
+    with Command(arguments, *given, **more) as command:
         code = command.end()
         return subprocess.CompletedProcess(list(arguments), code, command.out, command.err)
 
@@ -49,7 +43,8 @@ def python(code: str, *arguments: str) -> str:
 
 
 class Command:
-    """A command that runs, for the length of a `with`: killed at the end of it, if it has not ended by then."""
+    """`python -m minimemo *arguments` in a folder, for the length of a `with`: killed at the end of it, if it has not
+    ended by then. largest: bytes of a file, on a disk that is full from there on."""
 
     def __init__(
         self,
@@ -90,6 +85,13 @@ class Command:
     def send(self, number: int) -> None:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
+
+    def until(self, happens: Callable[[], bool], seconds: float = 60) -> None:
+        """Waits for something that it does while it runs."""
+        deadline = time.monotonic() + seconds
+        while not happens():
+            assert self.runs and time.monotonic() < deadline, self.err
+            time.sleep(0.005)
 
     def end(self, seconds: float = 120) -> int:
         """Its exit code, when it has ended; negative: the signal that killed it."""

@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from minimemo.runtime import LanguageModel, OpenEmbedder
 
 # Triton decides on import whether it interprets: its kernels are tested so, or on a GPU (tools/gpu_check).
 if os.environ.get("MINIMEMO_TEST_DEVICE") != "cuda":
@@ -49,6 +53,13 @@ def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         yield
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A minimemo folder of a test's own."""
+    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 @pytest.fixture(autouse=True)
 def _users_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """For single tests marked `real` in a module that is not."""
@@ -65,6 +76,16 @@ class TinyModels:
 
     decoder: Path
     embedder: Path
+
+    @property
+    def both(self) -> dict[str, Path]:
+        """As the library is told them."""
+        return {"model": self.decoder, "embedder": self.embedder}
+
+    @property
+    def options(self) -> list[str]:
+        """As the command line is."""
+        return ["--model", str(self.decoder), "--embedder", str(self.embedder)]
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +108,25 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
     folder = tmp_path_factory.mktemp("models")
     return TinyModels(write_model(folder / "decoder"), write_embedder(folder / "embedder"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: TinyModels) -> LanguageModel:
+    """The tiny decoder, loaded; some modules have another one."""
+    from minimemo.runtime import load_model
+
+    return load_model(tiny_models.decoder)
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_models: TinyModels) -> OpenEmbedder:
+    """The tiny embedder, loaded."""
+    from minimemo.runtime import open_embedder
+
+    return open_embedder(tiny_models.embedder)
+
+
+@pytest.fixture(scope="module")
+def loaded(model: LanguageModel, embedder: OpenEmbedder) -> dict[str, LanguageModel | OpenEmbedder]:
+    """Both, as the library is told them."""
+    return {"model": model, "embedder": embedder}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,3 +26,11 @@ def assert_close(found: Tensor, expected: Tensor, name: str = "result", within: 
     scale = expected[finite].abs().max().clamp_min(1e-30) if finite.any() else torch.tensor(1.0)
     worst = float(error.max() / scale) if error.numel() else 0.0
     assert worst <= within, f"{name}: relative error {worst:.2e} above {within:.0e}"
+
+
+def until(true: Callable[[], object], seconds: float = 20) -> None:
+    """Waits until something is true; fails where it is not by then."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

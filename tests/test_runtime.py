@@ -58,18 +58,17 @@ def test_command_line_passes_them_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINIMEMO_THREADS", "2")
     Path("doc.txt").write_text(TEXT)
-    models = ("--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder))
     dtypes = ("--dtype", "float32", "--kv-dtype", "bfloat16")
-    assert main(["build", "doc.txt", "--memory", "exact", *models, *dtypes]) == 0
+    assert main(["build", "doc.txt", "--memory", "exact", *tiny_models.options, *dtypes]) == 0
     assert torch.get_num_threads() == 2
     assert minimemo.open("doc.memo").inspect()["memory"]["params"]["dtype"] == "bfloat16"
-    ask = ["ask", "doc.memo", "What did user 3 say?", "--mode", "memory", "--max-tokens", "2", *models]
+    ask = ["ask", "doc.memo", "What did user 3 say?", "--mode", "memory", "--max-tokens", "2", *tiny_models.options]
     assert main([*ask, *dtypes, "--threads", "1"]) == 0
     assert torch.get_num_threads() == 1
     capsys.readouterr()
     assert main([*ask, "--dtype", "float32"]) == 1
     assert "the memory is exact in bfloat16" in (said := capsys.readouterr().err) and "kv-dtype bfloat16" in said
-    assert main(["summarize", "doc.memo", "--max-tokens", "2", *models, *dtypes]) == 0
+    assert main(["summarize", "doc.memo", "--max-tokens", "2", *tiny_models.options, *dtypes]) == 0
 
 
 def test_library_builds_and_opens_with_them(tiny_models: TinyModels, tmp_path: Path) -> None:
@@ -100,9 +99,7 @@ def test_wrong_ones_are_named(arguments: dict, message: str) -> None:
         RunOptions(**arguments)
 
 
-def test_threads_load_a_generator_once(
-    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_load_one_generator(tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two loaded copies would each answer some of the questions, at twice the memory."""
     generator = write_model(tmp_path / "generator", seed=7)
     loads, load = [], runtime.load_model

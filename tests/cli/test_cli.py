@@ -12,8 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -378,13 +376,6 @@ def test_help_shows_commands_that_parse() -> None:
         parser().parse_args(shlex.split(example)[1:])
 
 
-def _until(command: Command, happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not happens():
-        assert command.runs and time.monotonic() < deadline, command.err
-        time.sleep(0.005)
-
-
 def test_a_build_goes_on_after_ctrl_c(
     tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,7 +390,7 @@ def test_a_build_goes_on_after_ctrl_c(
     build = ["build", "doc.txt", "--model", str(slow), "--memory", "int4"]
     part = folder / ".doc.memo.building/memo/memory.bin.part"
     with Command(build, folder, _environment(tiny_models)) as command:
-        _until(command, lambda: part.exists() and part.stat().st_size > 50_000)  # more than a chunk is written
+        command.until(lambda: part.exists() and part.stat().st_size > 50_000)  # more than a chunk is written
         command.send(signal.SIGINT)
         assert command.end() == 130, command.err
         said = command.err
@@ -418,7 +409,7 @@ def test_ctrl_c_while_asking(desk: Path, tiny_models: TinyModels) -> None:
     """In the middle of a session of questions: exit 130, no traceback, the memo untouched."""
     ask = ["ask", "doc.memo", "--max-tokens", "4000", "--mode", "rag"]
     with Command(ask, desk, _environment(tiny_models), "What did user 3 say?\n") as command:
-        _until(command, lambda: bool(command.out))  # the answer has begun
+        command.until(lambda: bool(command.out))  # the answer has begun
         command.send(signal.SIGINT)
         assert command.end() == 130 and "Traceback" not in command.err, command.err
     _run(desk, tiny_models, "verify", "doc.memo")

@@ -33,11 +33,7 @@ runpy.run_module("minimemo", run_name="__main__")
 
 @pytest.mark.parametrize(
     ("module", "told"),
-    [
-        ("argparse", ""),
-        ("minimemo.memo.build", "interrupted"),
-        ("torch._jit_internal", "interrupted"),
-    ],
+    [("argparse", ""), ("minimemo.memo.build", "interrupted"), ("torch._jit_internal", "interrupted")],
 )
 def test_while_importing(tmp_path: Path, module: str, told: str) -> None:
     """Nothing is said before there is a command; nothing but one line after; the exit code is 130."""

@@ -9,7 +9,7 @@ from minimemo.cli.screen import Bar
 from minimemo.events import Event
 
 
-def test_a_line_after_five_seconds_and_every_ten(
+def test_a_line_after_five_seconds_then_ten(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0

@@ -26,6 +26,7 @@ from minimemo.events import Event
 from minimemo.hub.catalog import Entry, pull, pull_entry, resolve
 from minimemo.hub.download import DiskFull, File, Mismatch, Source, fetch_all
 from minimemo.hub.sources import HubSource, _headers
+from tests.helpers import until
 
 DATA = random.Random(1).randbytes(300_007)
 CHUNK = 10_000  # bytes that huggingface_hub reads at once here, so that a small file has many
@@ -415,10 +416,8 @@ def puller() -> subprocess.Popen[str]:
 
 
 def wait_for_partial(folder: Path, size: int) -> None:
-    partial, end = folder / "model.bin.partial", time.monotonic() + 20
-    while not partial.exists() or partial.stat().st_size < size:
-        assert time.monotonic() < end, "the pull never began"
-        time.sleep(0.005)
+    partial = folder / "model.bin.partial"
+    until(lambda: partial.exists() and partial.stat().st_size >= size)
 
 
 def test_two_processes_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from minimemo.memo.library import remove
 from minimemo.memo.manifest import Recipe
 from minimemo.memo.memo import Memo
 from minimemo.memory import writer
-from minimemo.runtime import LanguageModel, OpenEmbedder, open_embedder
+from minimemo.runtime import LanguageModel, open_embedder
 from minimemo.text.pieces import encode_in_pieces
 from tests.commands import python
 from tests.conftest import TinyModels
@@ -43,18 +44,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return minimemo.load_model(write_model(tmp_path_factory.mktemp("model") / "decoder", max_context=4500))
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_models: TinyModels) -> OpenEmbedder:
-    return open_embedder(tiny_models.embedder)
-
-
 @pytest.fixture
 def build(
-    model: LanguageModel,
-    embedder: OpenEmbedder,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    loaded: dict[str, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Build:
     """Builds; "fresh.memo" takes nothing that other memos leave, and leaves them nothing."""
     monkeypatch.setattr(build_passages, "GROUP", 8)
@@ -66,9 +58,7 @@ def build(
         with pytest.MonkeyPatch.context() as patch:
             if name == "fresh.memo":
                 patch.setattr(folders, "_kept_tail_folder", lambda: nowhere / "tails")
-            memo = minimemo.build(
-                document, tmp_path / name, model=model, embedder=embedder, memory=memory, on_event=on_event
-            )
+            memo = minimemo.build(document, tmp_path / name, **loaded, memory=memory, on_event=on_event)
         shutil.rmtree(nowhere / "tails", ignore_errors=True)
         return memo
 
@@ -222,7 +212,7 @@ for stage, number in [("embed", 2), ("read", 3), ("read", 5), ("manifest", -1), 
     said = python(program)
     killed = f"{-signal.SIGKILL} .doc.memo.building doc.txt"
     assert said.splitlines() == [*[killed] * 5, "0 doc.memo doc.txt"]
-    fresh = minimemo.build(document, tmp_path / "f.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    fresh = minimemo.build(document, tmp_path / "f.memo", **tiny_models.both)
     assert same(tmp_path / "doc.memo", fresh.folder)
 
 
@@ -340,9 +330,8 @@ def test_a_damaged_memo_is_built_again(build: Build, tmp_path: Path) -> None:
     for name in FILES:
         path = memo.folder / name
         content = path.read_bytes()
-        flipped = (
-            content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
-        )
+        at = len(content) // 2
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         for damaged in (content[:-7], flipped):
             path.write_bytes(damaged)
             assert same(build(SHORT).folder, fresh.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,16 +16,10 @@ from minimemo.files import profiles_dir
 from minimemo.memo.calibrate import _pieces, calibrate
 from minimemo.memo.library import export, remove
 from minimemo.memory.profile import load_profile
-from minimemo.runtime import LanguageModel, load_model
-from tests.conftest import TinyModels
+from minimemo.runtime import LanguageModel
 from tests.memories import whole_memory
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(60))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_models: TinyModels) -> LanguageModel:
-    return load_model(tiny_models.decoder)
 
 
 @pytest.fixture
@@ -43,14 +38,12 @@ def test_shares_of_the_texts() -> None:
 
 @pytest.mark.parametrize("tier", ["high", "balanced", "small"])
 def test_a_calibrated_model_builds_and_opens(
-    tier: str, model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path
+    tier: str, model: LanguageModel, texts: list[str], loaded: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
 
     def build(out: str) -> minimemo.Memo:
-        return minimemo.build(
-            tmp_path / "doc.txt", tmp_path / out, model=model, embedder=tiny_models.embedder, memory=tier
-        )
+        return minimemo.build(tmp_path / "doc.txt", tmp_path / out, memory=tier, **loaded)
 
     profile = calibrate(model, texts)
     assert bool(torch.cat([half.weight for half in (*profile.keys, *profile.values)]).isfinite().all())
@@ -64,21 +57,18 @@ def test_a_calibrated_model_builds_and_opens(
 
 
 def test_the_first_build_measures_the_model(
-    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel,
+    texts: list[str],
+    loaded: dict[str, Any],
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("minimemo.memo.calibrate.shipped_texts", lambda: texts)
-    (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
+    document = minimemo.Document.of(TEXT[:1500], "doc")
     for out, times in (("a.memo", 1), ("b.memo", 0)):
         events: list[Event] = []
-        memo = minimemo.build(
-            tmp_path / "doc.txt",
-            tmp_path / out,
-            model=model,
-            embedder=tiny_models.embedder,
-            memory="balanced",
-            on_event=events.append,
-        )
+        memo = minimemo.build(document, tmp_path / out, memory="balanced", on_event=events.append, **loaded)
         assert [event.stage for event in events].count(
             f"{model.located.source} is measured for small memories: minutes, once"
         ) == times
@@ -86,20 +76,15 @@ def test_the_first_build_measures_the_model(
 
 
 def test_a_model_whose_profile_the_package_has_is_not_measured(
-    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, texts: list[str], loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = calibrate(model, texts)
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     asked: list[str] = []
     monkeypatch.setattr("minimemo.memory.shipped.shipped_profile", lambda model, folder: asked.append(model) or profile)
     events: list[Event] = []
-    memo = minimemo.build(
-        minimemo.Document.of(TEXT[:1500], "doc"),
-        tmp_path / "a.memo",
-        model=model,
-        embedder=tiny_models.embedder,
-        on_event=events.append,
-    )
+    document = minimemo.Document.of(TEXT[:1500], "doc")
+    memo = minimemo.build(document, tmp_path / "a.memo", on_event=events.append, **loaded)
     assert memo.inspect()["memory"]["params"]["profile"] == profile.hash and asked == [model.located.fingerprint]
     assert not any("measured" in event.stage or event.stage == "calibrate" for event in events)
 
@@ -110,11 +95,11 @@ def test_the_same_text_gives_the_same_profile(model: LanguageModel, texts: list[
 
 
 def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
-    model: LanguageModel, texts: list[str], tiny_models: TinyModels, tmp_path: Path
+    model: LanguageModel, texts: list[str], loaded: dict[str, Any], tmp_path: Path
 ) -> None:
     profile = calibrate(model, texts)
     (tmp_path / "doc.txt").write_text(TEXT[:1500], encoding="utf-8")
-    memo = minimemo.build(tmp_path / "doc.txt", model=model, embedder=tiny_models.embedder, memory="high")
+    memo = minimemo.build(tmp_path / "doc.txt", memory="high", **loaded)
     carried = export(memo.folder, tmp_path / "carried.memo")
     with pytest.raises(InputError, match="exists"):
         export(memo.folder, carried)
@@ -133,7 +118,7 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
     minimemo.open(carried).verify()
     with pytest.raises(MemoError, match="export"):
         export(carried, tmp_path / "again.memo") and export(memo.folder, tmp_path / "late.memo")
-    assert whole_memory(minimemo.open(carried, model=model, embedder=tiny_models.embedder)).length > 0
+    assert whole_memory(minimemo.open(carried, **loaded)).length > 0
     (carried / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"holds mine\.txt, which"):
         remove(carried)
@@ -141,10 +126,7 @@ def test_a_memo_without_its_profile_says_which_and_an_exported_one_has_it(
     assert remove(carried) > 0 and not carried.exists()
 
 
-def test_what_a_kill_left_of_a_profile_goes_with_the_next(
-    model: LanguageModel, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_what_a_kill_left_of_a_profile_goes_with_the_next(model: LanguageModel, texts: list[str], home: Path) -> None:
     profiles_dir().mkdir(parents=True)
     for name in (".999999999-ab.tmp", ".f768aa2a635da1f1.tmp", f".{os.getpid()}-ab.tmp"):
         (profiles_dir() / name).touch()
@@ -154,11 +136,8 @@ def test_what_a_kill_left_of_a_profile_goes_with_the_next(
     }  # fmt: skip
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_measuring(
-    model: LanguageModel, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "home").write_text("a file")
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_a_folder_not_writable_is_told_before_measuring(model: LanguageModel, texts: list[str], home: Path) -> None:
+    home.write_text("a file")
     events: list[Event] = []
     with pytest.raises(MinimemoError, match=r"home/profiles: cannot be written .* set MINIMEMO_HOME .*`memory=int4`"):
         calibrate(model, texts, on_event=events.append)

@@ -19,19 +19,16 @@ from minimemo.memo.folder import staging
 from minimemo.memo.library import remove
 from minimemo.memo.manifest import Manifest
 from minimemo.memo.memo import Memo
-from tests.conftest import TinyModels
 
 TEXT = "The keeper lit the lamp. 守灯人点亮了灯。\n\n" * 8
 Build = Callable[..., Memo]
 
 
 @pytest.fixture
-def build(tiny_models: TinyModels, tmp_path: Path) -> Build:
-    model, embedder = minimemo.load_model(tiny_models.decoder), minimemo.open_embedder(tiny_models.embedder)
-
+def build(loaded: dict[str, Any], tmp_path: Path) -> Build:
     def run(text: str = TEXT) -> Memo:
         document = minimemo.Document.of(text, "doc.txt")
-        return minimemo.build(document, tmp_path / "doc.memo", model=model, embedder=embedder, memory="int4")
+        return minimemo.build(document, tmp_path / "doc.memo", **loaded, memory="int4")
 
     return run
 

@@ -37,29 +37,17 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models: TinyModels) -> LanguageModel:
-    return minimemo.load_model(tiny_models.decoder)
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_models: TinyModels) -> OpenEmbedder:
-    return minimemo.open_embedder(tiny_models.embedder)
-
-
-@pytest.fixture(scope="module")
-def desk(model: LanguageModel, embedder: OpenEmbedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(loaded: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
     for name, text in TEXTS.items():
         document = minimemo.Document.of(text, name)
-        minimemo.build(document, folder / f"{name[:-4]}.memo", model=model, embedder=embedder)
+        minimemo.build(document, folder / f"{name[:-4]}.memo", **loaded)
     return folder
 
 
 @pytest.mark.parametrize("mode", ["memorag", "rag", "memory"])
-def test_passages_name_the_document_that_they_are_from(
-    mode: str, desk: Path, model: LanguageModel, embedder: OpenEmbedder
-) -> None:
-    both = minimemo.open_memos([desk / "red.memo", desk / "blue.memo"], model=model, embedder=embedder)
+def test_passages_name_the_document_that_they_are_from(mode: str, desk: Path, loaded: dict[str, Any]) -> None:
+    both = minimemo.open_memos([desk / "red.memo", desk / "blue.memo"], **loaded)
     answer = both.ask("What did red user 3 say of the blue tower 45?", mode, max_tokens=4)  # type: ignore[arg-type]
     assert bool(answer.passages) == (mode != "memory")
     for passage in answer.passages:
@@ -67,11 +55,9 @@ def test_passages_name_the_document_that_they_are_from(
     assert [p["document"] for p in answer.to_dict()["passages"]] == [p.document for p in answer.passages]
 
 
-def test_a_view_holds_both_memories_behind_one_opening(
-    desk: Path, model: LanguageModel, embedder: OpenEmbedder
-) -> None:
+def test_a_view_holds_two_memories_behind_one_opening(desk: Path, model: LanguageModel, loaded: dict[str, Any]) -> None:
     paths = [desk / "red.memo", desk / "blue.memo"]
-    both = minimemo.open_memos(paths, model=model, embedder=embedder)
+    both = minimemo.open_memos(paths, **loaded)
     before = model.engine.prefilled
     one, two = (minimemo.open(path).inspect()["memory"] for path in paths)
     cache = whole_memory(both)
@@ -79,12 +65,10 @@ def test_a_view_holds_both_memories_behind_one_opening(
     assert cache.length == one["tokens"] + two["tokens"] - two["opening_tokens"]
 
 
-def test_documents_of_one_name_are_told_apart_by_their_folders(
-    desk: Path, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path
-) -> None:
+def test_documents_of_one_name_are_told_apart_by_folder(desk: Path, loaded: dict[str, Any], tmp_path: Path) -> None:
     document = minimemo.Document.of("Another text of that name.", "red.txt")
-    other = minimemo.build(document, tmp_path / "other.memo", model=model, embedder=embedder)
-    both = minimemo.open_memos([desk / "red.memo", other.folder], model=model, embedder=embedder)
+    other = minimemo.build(document, tmp_path / "other.memo", **loaded)
+    both = minimemo.open_memos([desk / "red.memo", other.folder], **loaded)
     assert both.names() == [str(desk / "red.memo"), str(other.folder)]
 
 
@@ -98,7 +82,7 @@ def test_the_same_memo_twice_is_one(desk: Path) -> None:
 def test_memos_of_different_models_cannot_be_asked_together(
     what: str, desk: Path, tiny_models: TinyModels, tmp_path: Path
 ) -> None:
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    models = tiny_models.both
     models[what] = {"model": write_model, "embedder": write_embedder}[what](tmp_path / "other", seed=9)
     memo = minimemo.build(minimemo.Document.of("Hello world. " * 9, "x"), tmp_path / "x.memo", **models)
     with pytest.raises(MemoError, match=rf"x.memo: built with another {what} .* only memos of the same models"):
@@ -106,12 +90,12 @@ def test_memos_of_different_models_cannot_be_asked_together(
 
 
 def test_the_store_asks_what_was_built(
-    desk: Path, model: LanguageModel, embedder: OpenEmbedder, tiny_models: TinyModels, tmp_path: Path
+    desk: Path, embedder: OpenEmbedder, loaded: dict[str, Any], tiny_models: TinyModels, tmp_path: Path
 ) -> None:
     events: list[Event] = []
     other = write_model(tmp_path / "other", seed=5)
     minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), tmp_path / "x.memo", model=other, embedder=embedder)
-    store = minimemo.open_store(model=model, embedder=embedder, on_event=events.append, picked=1)
+    store = minimemo.open_store(**loaded, on_event=events.append, picked=1)
     (picked,) = store.pick("The red user number 3 said Hello world in room 21.")
     assert picked.folder == desk / "red.memo"
     answer = store.ask("A blue wall, meter 3, is painted over the tower 15.", "rag", max_tokens=4)
@@ -131,8 +115,7 @@ def test_commands(
     desk: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
-    models = ("--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder))
-    ask = ("ask", "--mode", "rag", "--max-tokens", "3", *models)
+    ask = ("ask", "--mode", "rag", "--max-tokens", "3", *tiny_models.options)
     assert main([*ask, "red.memo", "blue.memo", "What did red user 3 say of the blue tower 45?", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {p["document"] for p in told["passages"]} <= set(TEXTS)
@@ -150,10 +133,8 @@ def test_commands(
     assert usage["memos"] == sum(f.stat().st_size for path in remembered() for f in path.iterdir())
 
 
-def test_rm_deletes_memos_and_nothing_else(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    memo = minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), tmp_path / "x.memo", model=model, embedder=embedder)
+def test_rm_deletes_memos_only(loaded: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memo = minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), tmp_path / "x.memo", **loaded)
     size = sum(f.stat().st_size for f in memo.folder.iterdir())
     (memo.folder / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match=r"holds thesis.txt, which no memo has"):
@@ -171,7 +152,7 @@ def test_rm_deletes_memos_and_nothing_else(
     (tmp_path / ".x.memo.building").mkdir()  # of a build that was killed
     moved = memo.folder.rename(tmp_path / "y.memo")
     assert moved not in remembered()
-    minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), moved, model=model, embedder=embedder)
+    minimemo.build(minimemo.Document.of("Hello. " * 9, "x"), moved, **loaded)
     assert moved in remembered(), "building what is there notes where it is"
     moved.rename(memo.folder)
     assert main(["rm", str(memo.folder)]) == 0
@@ -181,15 +162,11 @@ def test_rm_deletes_memos_and_nothing_else(
     assert main(["rm", str(memo.folder)]) == 1
 
 
-def test_rm_leaves_nothing_of_the_document(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rm_leaves_nothing_of_the_document(loaded: dict[str, Any], tmp_path: Path, home: Path) -> None:
     """Its exact end, the store's vectors and the note of it; what belongs to another memo stays."""
-    home = tmp_path / "home"
-    monkeypatch.setenv("MINIMEMO_HOME", str(home))
     for name, text in TEXTS.items():
         document = minimemo.Document.of(text, name)
-        minimemo.build(document, tmp_path / f"{name}.memo", model=model, embedder=embedder, memory="int4")
+        minimemo.build(document, tmp_path / f"{name}.memo", **loaded, memory="int4")
     assert len(StoreIndex(store_file()).entries) == 2
     for left in (1, 0):
         remove(tmp_path / f"{'red' if left else 'blue'}.txt.memo")
@@ -198,15 +175,14 @@ def test_rm_leaves_nothing_of_the_document(
 
 
 def test_rm_leaves_no_byte_that_was_made_of_the_document(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, loaded: dict[str, Any], tmp_path: Path, home: Path
 ) -> None:
     """Its text, its vectors and its token ids are in no file below minimemo's folder, nor beside the memo, while the
     other document's vectors are still there."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     vectors = {}
     for name, text in TEXTS.items():
         document = minimemo.Document.of(text, name)
-        memo = minimemo.build(document, tmp_path / f"{name}.memo", model=model, embedder=embedder, memory="int4")
+        memo = minimemo.build(document, tmp_path / f"{name}.memo", **loaded, memory="int4")
         vectors[name] = [row.tobytes() for row in VectorIndex.open(memo.folder / "index.bin").vectors()]
         ids = model.tokenizer.encode(text)[5:13]
         if name == "red.txt":
@@ -225,7 +201,7 @@ def test_rm_leaves_no_byte_that_was_made_of_the_document(
 
 
 def test_what_a_private_document_leaves_is_private(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "some" / "home"))
     modes: list[list[int]] = []
@@ -233,7 +209,7 @@ def test_what_a_private_document_leaves_is_private(
         path = tmp_path / f"{name}.txt"
         path.write_text(TEXTS["red.txt"])
         path.chmod(mode)
-        memo = minimemo.build(path, model=model, embedder=embedder, memory="int4")
+        memo = minimemo.build(path, **loaded, memory="int4")
         copy = export(memo.folder, tmp_path / f"{name}.copy")
         StoreIndex(store_file())
         made = [memo.folder, copy, *memo.folder.iterdir(), *copy.iterdir()]
@@ -243,7 +219,7 @@ def test_what_a_private_document_leaves_is_private(
         assert one.stat().st_mode & 0o077 == 0 or one.parent.name == "hashes", one
     path = tmp_path / "b.txt"
     path.chmod(0o600)
-    memo = minimemo.build(path, model=model, embedder=embedder, memory="int4")  # there already
+    memo = minimemo.build(path, **loaded, memory="int4")  # there already
     assert stat.S_IMODE(memo.folder.stat().st_mode) == 0o700
 
 
@@ -287,9 +263,8 @@ def many_memos(folder: Path, count: int, passages: int = 20, dim: int = 384) -> 
     return vectors
 
 
-def test_picking_from_1000_memos_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picking_from_1000_memos_is_quick(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under 100 ms of processor time from the file on, though every memo is looked at for changes."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     vectors = many_memos(tmp_path, 1000)
     path = store_file()
@@ -306,9 +281,8 @@ def test_picking_from_1000_memos_is_quick(tmp_path: Path, monkeypatch: pytest.Mo
     assert StoreIndex(path).pick(vectors[700, 3], "model", "other", 4) == []
 
 
-def test_an_open_store_takes_in_what_others_build_and_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_store_takes_in_what_others_build_and_delete(tmp_path: Path, home: Path) -> None:
     """Two that are open at once write the same files; what one adds the other does not lose."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     path = store_file()
     one, two = StoreIndex(path), StoreIndex(path)
     vectors = many_memos(tmp_path, 6, passages=3, dim=8)
@@ -327,11 +301,8 @@ def test_an_open_store_takes_in_what_others_build_and_delete(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("what", ["added", "removed"])
-def test_a_store_whose_writer_was_killed_has_no_leftovers(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_whose_writer_was_killed_has_no_leftovers(what: str, tmp_path: Path, home: Path) -> None:
     """Numbers are written before the table: those that no entry accounts for are gone when it is opened again."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     vectors = many_memos(tmp_path, 3, passages=3, dim=8)
     path = store_file()
     StoreIndex(path)
@@ -349,8 +320,7 @@ def test_a_store_whose_writer_was_killed_has_no_leftovers(
     assert index.pick(vectors[2, 1], "model", "embedder", 1) == [tmp_path / "2.memo"]
 
 
-def test_the_store_follows_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_the_store_follows_what_changes(tmp_path: Path, home: Path) -> None:
     vectors = many_memos(tmp_path, 5, passages=3, dim=8)
     path = store_file()
     assert len(StoreIndex(path).entries) == 5
@@ -393,8 +363,7 @@ def test_a_memo_is_one_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch:
     assert vectors[1].tobytes() not in numbers_file(store_file()).read_bytes() and len(opened().values) == 2
 
 
-def test_a_memo_that_cannot_be_read_for_a_moment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_a_memo_that_cannot_be_read_for_a_moment_comes_back(tmp_path: Path, home: Path) -> None:
     many_memos(tmp_path, 3, passages=3, dim=8)
     index = StoreIndex(store_file())
     memo = tmp_path / "1.memo"
@@ -415,9 +384,8 @@ def test_a_memo_that_cannot_be_read_for_a_moment_comes_back(tmp_path: Path, monk
     assert not index.missing
 
 
-def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, home: Path) -> None:
     """It was a file for each memo; whatever else lies among them stays, and harms nobody."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     many_memos(tmp_path, 3, passages=1, dim=8)
     list_file().unlink()
     remember(tmp_path / "2.memo")
@@ -432,8 +400,7 @@ def test_what_an_earlier_list_names_is_taken_over(tmp_path: Path, monkeypatch: p
     assert len(StoreIndex(store_file()).entries) == 3
 
 
-def test_a_damaged_list_is_made_whole_from_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_a_damaged_list_is_made_whole_from_the_index(tmp_path: Path, home: Path) -> None:
     many_memos(tmp_path, 3, passages=1, dim=8)
     StoreIndex(store_file())
     content = list_file().read_bytes()
@@ -461,9 +428,8 @@ def test_the_list_opens_no_memo_and_sees_what_was_done_by_hand(tmp_path: Path, m
     assert len(opened().values) == 2
 
 
-def test_a_question_looks_again_at_the_memos_that_it_picks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_looks_again_at_the_memos_that_it_picks(tmp_path: Path, home: Path) -> None:
     """One that was deleted, moved or replaced by hand since the index was opened is not asked as it was."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     vectors = many_memos(tmp_path, 4, passages=2, dim=8)
     for index in (StoreIndex(store_file()), StoreIndex(None, lambda: [tmp_path / f"{n}.memo" for n in range(4)])):
         assert index.pick(vectors[1, 0], "model", "embedder", 1) == [tmp_path / "1.memo"]
@@ -480,11 +446,10 @@ def test_a_question_looks_again_at_the_memos_that_it_picks(tmp_path: Path, monke
         os.utime(tmp_path / "3.memo" / "manifest.json", ns=(9, 9))
 
 
-def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made after some questions, of many passages; it knows what was added, removed and written anew since."""
     from minimemo.search import sketch, store
 
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(store, "FROM", 500)
     monkeypatch.setattr(store, "AFTER", 3)
@@ -517,10 +482,9 @@ def test_a_sketch_finds_what_exact_search_does(tmp_path: Path, monkeypatch: pyte
     assert index._store._sketch not in (made, None)
 
 
-def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_find_what_vectors_blur(tmp_path: Path, home: Path) -> None:
     """A code that one document alone holds leads to it, though others are nearer; words that all hold change nothing;
     what was removed or changed is not found any longer."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     vectors = many_memos(tmp_path, 9, passages=3, dim=8)
     index = StoreIndex(store_file())
 
@@ -544,9 +508,8 @@ def test_words_find_what_vectors_blur(tmp_path: Path, monkeypatch: pytest.Monkey
     assert StoreIndex(store_file()).missing == [str(tmp_path / "6.memo")]
 
 
-def test_picks_are_those_of_every_score_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picks_are_those_of_every_score_in_order(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By words and vectors, ties by path; documents of any number of terms, none too."""
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     vectors = many_memos(tmp_path, 40, passages=2, dim=8)
     vectors[20:] = vectors[20]  # twins
@@ -572,8 +535,7 @@ def test_picks_are_those_of_every_score_in_order(tmp_path: Path, monkeypatch: py
     assert len(index.pick(query, "model", "embedder", 99)) == 40
 
 
-def test_the_list_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
+def test_the_list_loads_nothing_heavy(tmp_path: Path, home: Path) -> None:
     many_memos(tmp_path, 2, passages=1, dim=8)
     heavy = ("torch", "numpy", "faiss", "filelock", "minimemo.ask", "minimemo.memo.library")
     code = "import sys; from minimemo.cli.arguments import main; main(['list']); "

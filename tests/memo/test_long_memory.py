@@ -20,7 +20,7 @@ CONTEXT = 3000
 def built(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "doc.memo"
     document = minimemo.Document.of(TEXT, "doc")
-    return minimemo.build(document, path, model=tiny_models.decoder, embedder=tiny_models.embedder).folder
+    return minimemo.build(document, path, **tiny_models.both).folder
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 
 def built(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memo")
     (folder / "doc.txt").write_text(TEXT, encoding="utf-8")
-    memo = minimemo.build(folder / "doc.txt", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo = minimemo.build(folder / "doc.txt", **tiny_models.both)
     return memo.folder
 
 
@@ -67,9 +67,7 @@ def test_index_opens_with_plain_faiss(built: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["exact", "int4"])
-def test_restored_memory_continues_like_the_cache_that_was_saved(
-    codec: str, tiny_models: TinyModels, tmp_path: Path
-) -> None:
+def test_restored_memory_continues_like_the_saved_cache(codec: str, tiny_models: TinyModels, tmp_path: Path) -> None:
     """save -> load -> continue: bit-equal logits for the exact codec, close ones for int4; nothing is prefilled."""
     model = minimemo.load_model(tiny_models.decoder, minimemo.RunOptions(dtype="float32"))
     document = minimemo.Document.of(TEXT, "doc")
@@ -128,14 +126,14 @@ def test_building_again_returns_at_once(built: Path, tiny_models: TinyModels) ->
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in built.iterdir()}
     events: list[Event] = []
     document = built.parent / "doc.txt"
-    minimemo.build(document, model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=events.append)
+    minimemo.build(document, **tiny_models.both, on_event=events.append)
     assert "already built" in {e.stage for e in events} and "read" not in {e.stage for e in events}
     assert before == {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in built.iterdir()}
 
 
 def test_the_same_document_gives_the_same_bytes(built: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
     document = built.parent / "doc.txt"
-    memo = minimemo.build(document, tmp_path / "c.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo = minimemo.build(document, tmp_path / "c.memo", **tiny_models.both)
     for path in built.iterdir():
         assert (memo.folder / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -144,7 +142,7 @@ def test_a_changed_document_replaces_the_memo(tiny_models: TinyModels, tmp_path:
     source = tmp_path / "doc.txt"
     for text in ("Hello world. " * 20, "Be brief. " * 20):
         source.write_text(text)
-        memo = minimemo.build(source, model=tiny_models.decoder, embedder=tiny_models.embedder)
+        memo = minimemo.build(source, **tiny_models.both)
         assert memo.chunks()[0].text.startswith(text[:5])
         memo.verify()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["doc.memo", "doc.txt"]
@@ -186,7 +184,7 @@ def test_a_flipped_byte_of_the_memory_is_found_by_asking(copy: Path, tiny_models
         damaged[at] ^= 0x10
         path.write_bytes(damaged)
         notes: list[Event] = []
-        memo = minimemo.open(copy, model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=notes.append)
+        memo = minimemo.open(copy, **tiny_models.both, on_event=notes.append)
         try:
             memo.ask("Who?", "memory")
         except MemoError as error:
@@ -284,46 +282,37 @@ def test_a_document_past_the_context_is_read_through_a_window(tiny_models: TinyM
 @pytest.mark.parametrize("window", [255, 5553, 10**9])
 def test_a_window_that_cannot_be_is_refused(tiny_models: TinyModels, tmp_path: Path, window: int) -> None:
     with pytest.raises(InputError, match=rf"window {window}: choose 256 to 5552 tokens for this model"):
-        minimemo.build(
-            minimemo.Document.of(TEXT), tmp_path / "x.memo", model=tiny_models.decoder,
-            embedder=tiny_models.embedder, window=window,
-        )  # fmt: skip
+        minimemo.build(minimemo.Document.of(TEXT), tmp_path / "x.memo", **tiny_models.both, window=window)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", ["embed", "read"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a listener's own")])
-def test_a_build_that_fails_leaves_nothing(
-    tiny_models: TinyModels, tmp_path: Path, stage: str, error: Exception
-) -> None:
+def test_a_failed_build_leaves_nothing(tiny_models: TinyModels, tmp_path: Path, stage: str, error: Exception) -> None:
     def fail(event: Event) -> None:
         if event.stage == stage and event.done:
             raise error
 
     with pytest.raises(minimemo.MinimemoError if isinstance(error, OSError) else ValueError):
-        minimemo.build(
-            minimemo.Document.of(TEXT, "doc"), tmp_path / "x.memo",
-            model=tiny_models.decoder, embedder=tiny_models.embedder, on_event=fail,
-        )  # fmt: skip
+        minimemo.build(minimemo.Document.of(TEXT, "doc"), tmp_path / "x.memo", **tiny_models.both, on_event=fail)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", ["embed", "read"])
 def test_a_build_that_is_interrupted_goes_on(tiny_models: TinyModels, tmp_path: Path, stage: str) -> None:
     """No memo is there after Ctrl-C, half or whole; the same call goes on and gives the bytes of one in one go."""
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
     document, notes = minimemo.Document.of(TEXT * 3, "doc"), []
 
     def interrupt(event: Event) -> None:
         if event.stage == stage and event.done > 1024 * (stage == "read"):
             raise KeyboardInterrupt
 
-    fresh = minimemo.build(document, tmp_path / "fresh.memo", **models)
+    fresh = minimemo.build(document, tmp_path / "fresh.memo", **tiny_models.both)
     shutil.rmtree(cache_dir() / "tails")  # of which another build would take what it reads
     with pytest.raises(KeyboardInterrupt):
-        minimemo.build(document, tmp_path / "x.memo", on_event=interrupt, **models)
+        minimemo.build(document, tmp_path / "x.memo", on_event=interrupt, **tiny_models.both)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".x.memo.building", "fresh.memo"]
-    memo = minimemo.build(document, tmp_path / "x.memo", on_event=lambda e: notes.append(e.stage), **models)
+    memo = minimemo.build(document, tmp_path / "x.memo", on_event=lambda e: notes.append(e.stage), **tiny_models.both)
     assert any("goes on at token" in note for note in notes) == (stage == "read")
     for path in fresh.folder.iterdir():
         assert (memo.folder / path.name).read_bytes() == path.read_bytes(), path.name
@@ -337,27 +326,24 @@ def test_what_is_no_memo_is_not_overwritten(tiny_models: TinyModels, tmp_path: P
     (tmp_path / "file").write_text("precious")
     for name in ("mine", "file"):
         with pytest.raises(InputError, match="exists and is no memo"):
-            minimemo.build(document, tmp_path / name, model=tiny_models.decoder, embedder=tiny_models.embedder)
+            minimemo.build(document, tmp_path / name, **tiny_models.both)
     with pytest.raises(InputError, match="no such folder"):
-        minimemo.build(document, tmp_path / "no" / "x.memo", model=tiny_models.decoder, embedder=tiny_models.embedder)
+        minimemo.build(document, tmp_path / "no" / "x.memo", **tiny_models.both)
 
 
 def test_a_memo_of_another_document_is_not_replaced_unasked(tiny_models: TinyModels, tmp_path: Path) -> None:
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    models = {**tiny_models.both, "memory": "int4"}
     for name in ("notes.txt", "notes.md"):
         (tmp_path / name).write_text(f"Hello from {name}.")
     first = minimemo.build(tmp_path / "notes.txt", **models)
-    with pytest.raises(
-        InputError, match=r"is the memo of notes\.txt; name another place for that of notes\.md with `out`"
-    ):
+    refused = r"is the memo of notes\.txt; name another place for that of notes\.md with `out`"
+    with pytest.raises(InputError, match=refused):
         minimemo.build(tmp_path / "notes.md", **models)
     first.verify()
     assert minimemo.build(tmp_path / "notes.md", first.folder, **models).manifest.document.name == "notes.md"
 
 
-def test_threads_that_ask_two_memos_of_one_model_get_the_answers_of_one(
-    tiny_models: TinyModels, tmp_path: Path
-) -> None:
+def test_threads_that_ask_two_memos_of_one_model_get_answers_of_one(tiny_models: TinyModels, tmp_path: Path) -> None:
     """Eight at once; `python tools/attack --only once` asks fifty questions in each thread."""
     model, embedder = minimemo.load_model(tiny_models.decoder), minimemo.open_embedder(tiny_models.embedder)
     models = {"model": model, "embedder": embedder, "memory": "int4"}
@@ -375,7 +361,7 @@ def test_threads_that_ask_two_memos_of_one_model_get_the_answers_of_one(
 
 
 def test_a_text_is_built_as_it_is(tiny_models: TinyModels, tmp_path: Path) -> None:
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    models = {**tiny_models.both, "memory": "int4"}
     memo = minimemo.build(text="Hello world.", out=tmp_path / "x.memo", **models)
     assert memo.chunks()[0].text == "Hello world."
     for given in ({}, {"source": tmp_path / "x.txt", "text": "Hello."}):
@@ -392,7 +378,7 @@ def test_a_link_leads_to_the_memo(tiny_models: TinyModels, tmp_path: Path) -> No
     link.symlink_to(tmp_path / "large_disk/doc.memo")
     for text in ("Hello world.", "Be brief."):
         document = minimemo.Document.of(text, "doc")
-        minimemo.build(document, link, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+        minimemo.build(document, link, **tiny_models.both, memory="int4")
         assert link.is_symlink() and minimemo.open(tmp_path / "large_disk/doc.memo").chunks()[0].text == text
 
 
@@ -415,7 +401,7 @@ def test_a_folder_that_cannot_be_synced_costs_nothing(
         fsync(descriptor)
 
     monkeypatch.setattr("os.fsync", refuse)
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "int4"}
+    models = {**tiny_models.both, "memory": "int4"}
     minimemo.build(minimemo.Document.of("Hello.", "doc"), tmp_path / "a.memo", **models).verify()
 
 
@@ -434,7 +420,7 @@ def test_the_old_memo_stays_where_the_new_one_cannot_take_its_place(
     monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
     with pytest.raises(minimemo.MinimemoError, match="cannot be written"):
         document = minimemo.Document.of("Something else.", "doc")
-        minimemo.build(document, copy, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+        minimemo.build(document, copy, **tiny_models.both, memory="int4")
     minimemo.open(copy).verify()
     assert not list(copy.parent.glob(".*"))
 
@@ -444,12 +430,11 @@ def test_a_memo_is_replaced_while_others_look(
     copy: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Whoever opens it at any moment finds the old one or the new one, and answers from one of them alone."""
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
     if way == "rename":
         monkeypatch.setattr("minimemo.memo.folder.exchange", lambda *_: False)
     elif not exchange(copy, Path(shutil.copytree(copy, copy.with_name("other")))):
         pytest.skip("no renameat2 here")
-    early = minimemo.open(copy, **models)
+    early = minimemo.open(copy, **tiny_models.both)
     rename, seen = os.rename, []
 
     def slow_rename(source: Path, target: Path) -> None:
@@ -462,7 +447,7 @@ def test_a_memo_is_replaced_while_others_look(
 
     readers: list[threading.Thread] = []
     monkeypatch.setattr("os.rename", slow_rename)
-    minimemo.build(minimemo.Document.of("Something else.", "new"), copy, memory="int4", **models)
+    minimemo.build(minimemo.Document.of("Something else.", "new"), copy, memory="int4", **tiny_models.both)
     for reader in readers:
         reader.join()
     assert (len(readers), seen) == ((1, ["new"]) if way == "rename" else (0, []))
@@ -477,7 +462,7 @@ def test_a_file_whose_name_is_no_text(tiny_models: TinyModels, tmp_path: Path) -
     folder.mkdir()
     source = folder / os.fsdecode("红楼梦.txt".encode("gb18030"))
     source.write_text("Hello world.")
-    memo = minimemo.build(source, model=tiny_models.decoder, embedder=tiny_models.embedder, memory="int4")
+    memo = minimemo.build(source, **tiny_models.both, memory="int4")
     assert memo.manifest.document.name.encode().endswith(b".txt"), "text again, with marks"
     assert memo.folder in remembered()
     again = minimemo.open(memo.folder)
@@ -504,7 +489,7 @@ def test_a_memo_is_closed_and_asked_again(built: Path, tiny_models: TinyModels) 
     gc.collect()
     before = held()  # by tests that failed on purpose
     questions = ["What did user 3 say?", "Who said Hello?"]
-    with minimemo.open(built, model=tiny_models.decoder, embedder=tiny_models.embedder) as memo:
+    with minimemo.open(built, **tiny_models.both) as memo:
         answers = memo.ask_many(questions, max_tokens=4)
         assert held() == before + 1 or sys.platform != "linux"
     assert held() == before
@@ -514,18 +499,15 @@ def test_a_memo_is_closed_and_asked_again(built: Path, tiny_models: TinyModels) 
     memo.close()
 
 
-def test_the_memory_s_model_is_loaded_when_memory_is_asked(
-    built: Path, tiny_models: TinyModels, tmp_path: Path
-) -> None:
+def test_the_memorys_model_is_loaded_when_memory_is_asked(built: Path, tiny_models: TinyModels, tmp_path: Path) -> None:
     """Where another model writes; its tokenizer serves both where they have the same one, whichever comes first."""
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
-    memo = minimemo.open(built, generator=write_model(tmp_path / "generator", seed=7), **models)
+    memo = minimemo.open(built, generator=write_model(tmp_path / "generator", seed=7), **tiny_models.both)
     found = memo.ask("What did user 3 say?", "rag", max_tokens=4)
     assert not isinstance(memo.runtime.model, minimemo.LanguageModel) and found.passages
     recalled = memo.recall("What did user 3 say?")
     assert isinstance(memo.runtime.model, minimemo.LanguageModel)
     assert memo.runtime.model.tokenizer is memo.runtime.second_decoder().tokenizer
-    whole = minimemo.open(built, generator=tmp_path / "generator", **models)
+    whole = minimemo.open(built, generator=tmp_path / "generator", **tiny_models.both)
     whole.prepare()
     assert isinstance(whole.runtime.model, minimemo.LanguageModel)
     assert whole.recall("What did user 3 say?") == recalled
@@ -549,7 +531,7 @@ def test_anything_that_is_given_a_prompt_may_write(built: Path, tiny_models: Tin
 
 
 def test_a_file_that_is_cut_off_while_it_is_open(copy: Path, tiny_models: TinyModels) -> None:
-    memo = minimemo.open(copy, model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo = minimemo.open(copy, **tiny_models.both)
     with memo.reader() as reader:
         os.truncate(copy / "memory.bin", 5000)
         with pytest.raises(MemoError, match="damaged"):

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from minimemo.memo.manifest import Judged, Manifest, checksum
 from minimemo.memo.memo import Memo
 from minimemo.memo.quality import QualityCard, _load, places
 from minimemo.memory.codec import ExactCodec, KVLayout
-from minimemo.runtime import LanguageModel, OpenEmbedder, load_model, open_embedder
+from minimemo.runtime import LanguageModel, OpenEmbedder
 from tests.conftest import TinyModels
 from tests.memories import all_ids
 
@@ -27,19 +28,13 @@ LONG, MIDDLE, SHORT = "".join(LINES), "".join(LINES[:60]), "".join(LINES[:9])
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models: TinyModels) -> LanguageModel:
-    loaded = load_model(tiny_models.decoder)
-    calibrate(loaded, [LONG[:6000], LONG[:6000][::-1]])
-    return loaded
+def model(model: LanguageModel) -> LanguageModel:
+    calibrate(model, [LONG[:6000], LONG[:6000][::-1]])
+    return model
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_models: TinyModels) -> OpenEmbedder:
-    return open_embedder(tiny_models.embedder)
-
-
-def build(text: str, path: Path, model: LanguageModel, embedder: OpenEmbedder, memory: str) -> Memo:
-    return minimemo.build(minimemo.Document.of(text, "doc"), path, model=model, embedder=embedder, memory=memory)
+def build(text: str, path: Path, loaded: dict[str, Any], memory: str) -> Memo:
+    return minimemo.build(minimemo.Document.of(text, "doc"), path, **loaded, memory=memory)
 
 
 def test_places() -> None:
@@ -50,10 +45,10 @@ def test_places() -> None:
 
 @pytest.mark.parametrize("memory", ["exact", "int4", "small"])
 def test_the_figures_are_those_of_a_plain_computation(
-    memory: str, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path
+    memory: str, model: LanguageModel, loaded: dict[str, Any], tmp_path: Path
 ) -> None:
     """Prefill, code, decode, compare: by hand, with the log-probabilities in float64."""
-    memo = build(LONG, tmp_path / "a.memo", model, embedder, memory)
+    memo = build(LONG, tmp_path / "a.memo", loaded, memory)
     (reader, codec), engine = memo.memory_file(), model.engine
     ids = all_ids(reader).tolist()
     assert [(judged.end, judged.tokens) for judged in memo.manifest.quality] == [(1024, 64), (4096, 64)]
@@ -77,10 +72,10 @@ def test_the_figures_are_those_of_a_plain_computation(
     reader.close()
 
 
-def test_coarser_is_farther(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+def test_coarser_is_farther(loaded: dict[str, Any], tmp_path: Path) -> None:
     found = []
     for memory in ("exact", "high", "balanced", "small"):
-        quality = build(MIDDLE, tmp_path / f"{memory}.memo", model, embedder, memory).inspect()["quality"]
+        quality = build(MIDDLE, tmp_path / f"{memory}.memo", loaded, memory).inspect()["quality"]
         assert quality["tokens"] == sum(place["tokens"] for place in quality["places"]) == 64
         found.append(quality["kl"])
     assert found == sorted(found) and found[0] == 0 < found[1] < found[-1]
@@ -88,30 +83,28 @@ def test_coarser_is_farther(model: LanguageModel, embedder: OpenEmbedder, tmp_pa
 
 @pytest.mark.parametrize("text", ["Hi.", SHORT, "".join(LINES[:15])], ids=["a word", "a block", "some blocks"])
 @pytest.mark.parametrize("memory", ["int4", "balanced"])
-def test_short_documents(text: str, memory: str, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
-    memo = build(text, tmp_path / "a.memo", model, embedder, memory)
+def test_short_documents(text: str, memory: str, loaded: dict[str, Any], tmp_path: Path) -> None:
+    memo = build(text, tmp_path / "a.memo", loaded, memory)
     (judged,) = memo.manifest.quality
     tokens = memo.inspect()["memory"]["tokens"]
     assert judged.end + judged.tokens == tokens and judged.tokens == min(64, tokens - tokens // 2)
     assert isfinite(judged.kl) and judged.kl >= 0 and 0 <= judged.top1 <= 1
 
 
-def test_memory_bin_is_as_without_a_card(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = build(LONG, tmp_path / "a.memo", model, embedder, "balanced")
+def test_memory_bin_is_as_with_no_card(loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = build(LONG, tmp_path / "a.memo", loaded, "balanced")
     monkeypatch.setattr("minimemo.memo.quality.QualityCard._measure", lambda *_: None)
-    plain = build(LONG, tmp_path / "b.memo", model, embedder, "balanced")
+    plain = build(LONG, tmp_path / "b.memo", loaded, "balanced")
     assert measured.manifest.quality and not plain.manifest.quality
     assert replace(measured.manifest, quality=()) == plain.manifest  # sizes and hashes of all files among it
 
 
 @pytest.mark.parametrize("text", [SHORT, LONG])
 def test_a_whole_memory_without_figures_is_measured_once_more(
-    text: str, model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, model: LanguageModel, loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after memory.bin was whole, and the figures lost."""
-    fresh = build(text, tmp_path / "fresh.memo", model, embedder, "int4")
+    fresh = build(text, tmp_path / "fresh.memo", loaded, "int4")
 
     class Killed(BaseException):
         pass
@@ -124,10 +117,10 @@ def test_a_whole_memory_without_figures_is_measured_once_more(
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "save", lambda _, folder: die(folder))
         with pytest.raises(Killed):
-            build(text, tmp_path / "a.memo", model, embedder, "int4")
+            build(text, tmp_path / "a.memo", loaded, "int4")
     (tmp_path / "left").rename(tmp_path / ".a.memo.building")
     read = model.engine.prefilled
-    memo = build(text, tmp_path / "a.memo", model, embedder, "int4")
+    memo = build(text, tmp_path / "a.memo", loaded, "int4")
     assert memo.manifest.quality == fresh.manifest.quality[:1]
     assert model.engine.prefilled - read <= 1024 + 3 * 64
     assert replace(memo.manifest, quality=()) == replace(fresh.manifest, quality=())
@@ -151,17 +144,12 @@ def test_inspect_and_build_tell(
     tiny_models: TinyModels, model: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "doc.txt").write_text(MIDDLE, encoding="utf-8")
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
-    assert main(["build", str(tmp_path / "doc.txt"), "--memory", "exact", *models]) == 0
-    assert (
-        "quality: 100.0% of next tokens as from the exact cache, KL 0 (64 tokens at 1 place)" in capsys.readouterr().out
-    )
+    assert main(["build", str(tmp_path / "doc.txt"), "--memory", "exact", *tiny_models.options]) == 0
+    quality = "100.0% of next tokens as from the exact cache, KL 0 (64 tokens at 1 place)"
+    assert f"quality: {quality}" in capsys.readouterr().out
     memo = str(tmp_path / "doc.memo")
     assert main(["inspect", memo]) == 0
-    assert (
-        "quality   100.0% of next tokens as from the exact cache, KL 0 (64 tokens at 1 place)"
-        in capsys.readouterr().out
-    )
+    assert f"quality   {quality}" in capsys.readouterr().out
     assert main(["inspect", memo, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["quality"] == {
         "kl": 0.0, "top1": 1.0, "tokens": 64, "places": [{"end": 1024, "tokens": 64, "kl": 0.0, "top1": 1.0}],
@@ -169,20 +157,20 @@ def test_inspect_and_build_tell(
 
 
 def test_a_manifest_of_times_without_a_card_opens(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loaded: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    memo = build(MIDDLE, tmp_path / "a.memo", model, embedder, "int4")
+    memo = build(MIDDLE, tmp_path / "a.memo", loaded, "int4")
     path = memo.folder / "manifest.json"
     body = json.loads(path.read_text(encoding="utf-8"))
     del body["checksum"], body["quality"]
     path.write_text(json.dumps({**body, "checksum": checksum(body)}), encoding="utf-8")
-    old = minimemo.open(memo.folder, model=model, embedder=embedder)
+    old = minimemo.open(memo.folder, **loaded)
     old.verify()
     assert old.manifest.quality == () and old.inspect()["quality"] is None
     assert old.ask("Who said Hello?", max_tokens=4).text is not None
     assert main(["inspect", str(memo.folder)]) == 0
     assert "not measured" in capsys.readouterr().out
-    assert build(MIDDLE, memo.folder, model, embedder, "int4").manifest == old.manifest  # already there
+    assert build(MIDDLE, memo.folder, loaded, "int4").manifest == old.manifest  # already there
 
 
 def test_which_blocks_a_place_needs(model: LanguageModel, tmp_path: Path) -> None:

@@ -19,14 +19,13 @@ ASKED = [f"What did user number {i} say of room {i * 7}?" for i in (3, 5, 8)]
 
 
 @pytest.fixture(scope="module")
-def memos(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> tuple[Memo, Memo]:
+def memos(loaded: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Memo, Memo]:
     """Two memos with the same models."""
     folder = tmp_path_factory.mktemp("memos")
-    model, embedder = minimemo.load_model(tiny_models.decoder), minimemo.open_embedder(tiny_models.embedder)
 
     def made(name: str, word: str) -> Memo:
         text = "".join(f"The user number {i} said {word}, be brief about room {i * 7}.\n\n" for i in range(12))
-        return minimemo.build(minimemo.Document.of(text, name), folder / name, model=model, embedder=embedder)
+        return minimemo.build(minimemo.Document.of(text, name), folder / name, **loaded)
 
     return made("one.memo", "Hello world"), made("two.memo", "Good evening")
 
@@ -52,7 +51,7 @@ def test_eight_threads_on_two_memos_get_what_one_gets(memos: tuple[Memo, Memo]) 
 
 
 def test_threads_that_open_at_the_same_time_share_models(memos: tuple[Memo, Memo], tiny_models: TinyModels) -> None:
-    memo = minimemo.open(memos[0].folder, model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo = minimemo.open(memos[0].folder, **tiny_models.both)
     with ThreadPoolExecutor(6) as pool:
         sessions = list(pool.map(lambda _: memo.session(), range(6)))
     assert len({id(session) for session in sessions}) == 1

@@ -14,9 +14,8 @@ TEXT = "\n\n".join(f"In room {i} the user number {i} said Hello world, be brief.
 
 @pytest.fixture(scope="module")
 def memo(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Memo:
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
     out = tmp_path_factory.mktemp("reveals") / "x.memo"
-    return minimemo.build(minimemo.Document.of(TEXT, "x.txt"), out, memory="int4", **models)
+    return minimemo.build(minimemo.Document.of(TEXT, "x.txt"), out, memory="int4", **tiny_models.both)
 
 
 def test_the_passages_are_the_text(memo: Memo) -> None:

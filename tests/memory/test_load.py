@@ -23,8 +23,8 @@ from minimemo.memory.tiers import make_codec
 from minimemo.memory.view import MemoryView, Part, whole
 from minimemo.memory.writer import writing
 from minimemo.models.config import RopeConfig
-from minimemo.models.decoder import Decoder, DecoderWeights, LayerWeights
-from minimemo.models.layers import Linear, Projection
+from minimemo.models.decoder import Decoder
+from minimemo.models.layers import DecoderWeights, LayerWeights, Linear, Projection
 from minimemo.models.rope import RopeTable
 from tests.helpers import assert_close
 from tests.kv import blocks_of

@@ -6,6 +6,7 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,22 +17,16 @@ from minimemo.events import Event
 from minimemo.files import parse_size, size
 from minimemo.memo.calibrate import calibrate
 from minimemo.memory.size import MEASURED, expected_divergence, expected_quality
-from minimemo.runtime import LanguageModel, OpenEmbedder, load_model, open_embedder
+from minimemo.runtime import LanguageModel
 from tests.conftest import TinyModels
 
 TEXT = "".join(f"The user number {i} said Hello world, be brief about room {i * 7}. 你好{i}。\n\n" for i in range(60))
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models: TinyModels) -> LanguageModel:
-    loaded = load_model(tiny_models.decoder)
-    calibrate(loaded, [TEXT, TEXT[::-1]])
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_models: TinyModels) -> OpenEmbedder:
-    return open_embedder(tiny_models.embedder)
+def model(model: LanguageModel) -> LanguageModel:
+    calibrate(model, [TEXT, TEXT[::-1]])
+    return model
 
 
 @pytest.mark.parametrize(
@@ -63,17 +58,15 @@ def test_expectations_follow_what_was_measured() -> None:
     assert expected_quality(9).startswith("finer than high") and expected_quality(70).startswith("coarser than small")
 
 
-def test_memories_fit_their_budgets(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+def test_memories_fit_their_budgets(loaded: dict[str, Any], tmp_path: Path) -> None:
     """From generous to tight: each within its budget, and not far below it where it is not as good as it gets."""
     document = minimemo.Document.of(TEXT, "doc")
-    high = minimemo.build(document, tmp_path / "high.memo", model=model, embedder=embedder, memory="high")
+    high = minimemo.build(document, tmp_path / "high.memo", **loaded, memory="high")
     whole = high.manifest.files["memory.bin"].bytes
     steps = []
     for budget in (10 * whole, 2 * whole, whole, int(whole / 1.5)):
         events: list[Event] = []
-        memo = minimemo.build(
-            document, tmp_path / f"{budget}.memo", model=model, embedder=embedder, budget=budget, on_event=events.append
-        )
+        memo = minimemo.build(document, tmp_path / f"{budget}.memo", **loaded, budget=budget, on_event=events.append)
         taken = memo.manifest.files["memory.bin"].bytes
         assert taken <= budget
         assert budget == 10 * whole or taken > 0.75 * budget
@@ -83,26 +76,22 @@ def test_memories_fit_their_budgets(model: LanguageModel, embedder: OpenEmbedder
     assert steps == sorted(steps) and len(set(steps)) == len(steps)
 
 
-def test_the_smallest_that_works_works(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+def test_the_smallest_that_works_works(loaded: dict[str, Any], tmp_path: Path) -> None:
     document = minimemo.Document.of(TEXT, "doc")
     with pytest.raises(InputError, match=r"budget 1\.0 kB: too small for [\d,]+ tokens; the smallest") as refused:
-        minimemo.build(document, tmp_path / "a.memo", model=model, embedder=embedder, budget="1kB")
+        minimemo.build(document, tmp_path / "a.memo", **loaded, budget="1kB")
     assert not list(tmp_path.iterdir())
     named = str(refused.value).rsplit(" ", 1)[1]
-    memo = minimemo.build(document, tmp_path / "a.memo", model=model, embedder=embedder, budget=named)
+    memo = minimemo.build(document, tmp_path / "a.memo", **loaded, budget=named)
     assert memo.manifest.files["memory.bin"].bytes <= parse_size(named)
 
 
-def test_once_built_it_is_there(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_once_built_it_is_there(loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = minimemo.Document.of(TEXT, "doc")
 
     def build(budget: str) -> list[str]:
         events: list[Event] = []
-        minimemo.build(
-            document, tmp_path / "a.memo", model=model, embedder=embedder, budget=budget, on_event=events.append
-        )
+        minimemo.build(document, tmp_path / "a.memo", **loaded, budget=budget, on_event=events.append)
         return [event.stage for event in events]
 
     first = build("60kB")
@@ -113,8 +102,9 @@ def test_once_built_it_is_there(
     assert "read" in build("50kB")
 
 
-def test_a_killed_build_goes_on(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+def test_a_killed_build_goes_on(loaded: dict[str, Any], tmp_path: Path) -> None:
     document, left = minimemo.Document.of(TEXT, "doc"), tmp_path / "left"
+    given = {**loaded, "budget": "60kB", "window": 1024}
 
     class Killed(BaseException):
         pass
@@ -125,44 +115,29 @@ def test_a_killed_build_goes_on(model: LanguageModel, embedder: OpenEmbedder, tm
             raise Killed
 
     with pytest.raises(Killed):
-        minimemo.build(
-            document, tmp_path / "a.memo", model=model, embedder=embedder, budget="60kB", window=1024, on_event=die
-        )
+        minimemo.build(document, tmp_path / "a.memo", **given, on_event=die)
     left.rename(tmp_path / ".a.memo.building")
     events: list[Event] = []
-    memos = [
-        minimemo.build(
-            document,
-            tmp_path / name,
-            model=model,
-            embedder=embedder,
-            budget="60kB",
-            window=1024,
-            on_event=events.append,
-        )
-        for name in ("a.memo", "fresh.memo")
-    ]
+    memo = minimemo.build(document, tmp_path / "a.memo", **given, on_event=events.append)
     assert [event.stage for event in events if "goes on at" in event.stage]
-    assert memos[0].manifest == memos[1].manifest
+    assert memo.manifest == minimemo.build(document, tmp_path / "fresh.memo", **given).manifest
 
 
 def test_a_document_that_takes_more_than_expected_says_so(
-    model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minimemo.memory.size.ABOVE_ENTROPY", 0.5)
     monkeypatch.setattr("minimemo.memory.size.OVERHEAD", 0.5)
     events: list[Event] = []
     document = minimemo.Document.of(TEXT, "doc")
-    minimemo.build(document, tmp_path / "a.memo", model=model, embedder=embedder, budget="50kB", on_event=events.append)
+    minimemo.build(document, tmp_path / "a.memo", **loaded, budget="50kB", on_event=events.append)
     (note,) = [event.stage for event in events if "above the budget" in event.stage]
     assert note.startswith("memory.bin came to ") and parse_size(note.rsplit("=", 1)[1].rstrip("`")) < 50_000
 
 
-def test_a_budget_and_a_tier(model: LanguageModel, embedder: OpenEmbedder, tmp_path: Path) -> None:
+def test_a_budget_and_a_tier(loaded: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one of them"):
-        minimemo.build(
-            minimemo.Document.of(TEXT), tmp_path / "a", model=model, embedder=embedder, memory="int4", budget="1MB"
-        )
+        minimemo.build(minimemo.Document.of(TEXT), tmp_path / "a", **loaded, memory="int4", budget="1MB")
 
 
 def test_on_the_command_line(
@@ -173,10 +148,9 @@ def test_on_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of standard input, whose length nobody knows beforehand."""
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     memo = tmp_path / "a.memo"
-    assert main(["build", "-", "-o", str(memo), "--budget", "60kB", *models]) == 0
+    assert main(["build", "-", "-o", str(memo), "--budget", "60kB", *tiny_models.options]) == 0
     assert "budget 60.0 kB: memory.bin of about" in capsys.readouterr().err
     assert (memo / "memory.bin").stat().st_size <= 60_000
     for arguments in (["--budget", "60kB", "--memory", "int4"], ["--budget", "small"]):

@@ -90,14 +90,7 @@ def test_a_page_goes_on_within_a_paragraph_and_notes_wait_for_its_end() -> None:
     text, places = prose(pages([*first[:5], first[-1]], second))
     assert "beside the lamp and and the storm began then.\n\n1 See the log of 1874.\n\nThe keeper" in text
     starts = {place.start: place.page for place in places}
-    assert [
-        starts[text.index(part)]
-        for part in (
-            "and the storm",
-            "1 See",
-            "The keeper wrote",
-        )
-    ] == [2, 1, 1]
+    assert [starts[text.index(part)] for part in ("and the storm", "1 See", "The keeper wrote")] == [2, 1, 1]
     assert [place.page for place in places] == [1, 2, 1, 2]
 
 
@@ -128,11 +121,8 @@ def test_tables_stay_row_by_row() -> None:
         ("Bruno Ek of Umeå", "Luleå, in Sweden"), ("Carl Lind of Visby", "Kalmar, in Sweden"),
         ("Dora Holm of Ystad", "Malmö, in Sweden"), ("Emil Falk of Lund", "Lund, in Sweden"),
     ]  # fmt: skip
-    rows = [
-        line(cell, 72 + 228 * at, 700 - PITCH * row, gaps=1)
-        for row, of in enumerate(cells)
-        for at, cell in enumerate(of)
-    ]
+    at = [(row, column) for row in range(len(cells)) for column in (0, 1)]
+    rows = [line(cells[row][column], 72 + 228 * column, 700 - PITCH * row, gaps=1) for row, column in at]
     assert text_of(rows).split("\n") == [" ".join(pair) for pair in cells]
 
 

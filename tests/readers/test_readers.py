@@ -171,11 +171,11 @@ def test_a_real_book_and_real_letters() -> None:
 
 def test_a_page_is_cited(tiny_models: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.pdf").write_bytes(small_pdf(PAGES))
-    memo = minimemo.build(tmp_path / "report.pdf", model=tiny_models.decoder, embedder=tiny_models.embedder)
+    memo = minimemo.build(tmp_path / "report.pdf", **tiny_models.both)
     memo.verify()
     places = json.loads((memo.folder / "places.json").read_text(encoding="utf-8"))["places"]
     assert [place["page"] for place in places] == [1, 2]
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
+    models = tiny_models.options
     asked = ["ask", str(memo.folder), "Who built the lighthouse?", "--mode", "rag", "--max-tokens", "4", *models]
     assert main([*asked, "--json"]) == 0
     passages = json.loads(capsys.readouterr().out)["passages"]
@@ -196,7 +196,7 @@ def test_one_document_that_fails_stops_no_other(
         (folder / f"{name}.pdf").write_bytes(b"%PDF-1.4 nothing")
     (folder / "b.pdf").write_bytes(small_pdf(PAGES))
     (folder / "b.txt").write_text("Another text.")
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder), "-q"]
+    models = [*tiny_models.options, "-q"]
     assert main(["build", str(folder), str(tmp_path / "gone.txt"), *models]) == 2
     said = capsys.readouterr()
     assert sorted(path.name for path in folder.glob("*.memo")) == ["b.memo", "b.txt.memo"]

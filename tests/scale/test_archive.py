@@ -19,8 +19,7 @@ from tests.conftest import TinyModels
 def memo(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = minimemo.Document.of("The red user said Hello world. " * 20, "red.txt")
     out = tmp_path_factory.mktemp("archive") / "red.memo"
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
-    return minimemo.build(document, out, memory="int4", **models).folder
+    return minimemo.build(document, out, memory="int4", **tiny_models.both).folder
 
 
 def test_what_is_exported_is_what_comes_back(memo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,7 @@ TEXT = "\n\n".join(f"In room {i} the user number {i} said Hello world, be brief.
 def memo(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A memory of many blocks."""
     out = tmp_path_factory.mktemp("objects") / "rooms.memo"
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
-    return minimemo.build(minimemo.Document.of(TEXT, "rooms.txt"), out, **models).folder
+    return minimemo.build(minimemo.Document.of(TEXT, "rooms.txt"), out, **tiny_models.both).folder
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def came(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def opened(address: str, tiny_models: TinyModels) -> Memo:
-    return open_places([address], model=tiny_models.decoder, embedder=tiny_models.embedder)
+    return open_places([address], **tiny_models.both)
 
 
 def test_a_memo_is_put_asked_copied_and_deleted(
@@ -97,10 +96,9 @@ def test_a_memo_is_put_asked_copied_and_deleted(
     address = f"{store}/rooms.memo"
     assert main(["export", str(memo), store]) == 0 and main(["export", str(memo), f"{store}/"]) == 0
     assert address in capsys.readouterr().out
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
     answers = []
     for place in (str(memo), address):
-        assert main(["ask", place, "What did user 30 say?", "--max-tokens", "4", *models]) == 0
+        assert main(["ask", place, "What did user 30 say?", "--max-tokens", "4", *tiny_models.options]) == 0
         answers.append(capsys.readouterr().out)
     assert answers[0] == answers[1]
     assert main(["inspect", address]) == 0 and "rooms.txt" in capsys.readouterr().out
@@ -108,7 +106,7 @@ def test_a_memo_is_put_asked_copied_and_deleted(
     assert main(["import", address, str(back)]) == 0
     assert {p.name: p.read_bytes() for p in back.iterdir()} == {p.name: p.read_bytes() for p in memo.iterdir()}
     assert main(["rm", address]) == 0
-    assert main(["ask", address, "What?", *models]) == 1 and "no such object" in capsys.readouterr().err
+    assert main(["ask", address, "What?", *tiny_models.options]) == 1 and "no such object" in capsys.readouterr().err
     assert main(["rm", address]) == 1
 
 
@@ -116,7 +114,7 @@ def test_a_reader_takes_the_blocks_of_its_view_and_takes_them_once(
     memo: Path, store: str, tiny_models: TinyModels, came: SimpleNamespace
 ) -> None:
     address = upload(memo, store)
-    with minimemo.open(memo, model=tiny_models.decoder, embedder=tiny_models.embedder) as here, here.reader() as reader:
+    with minimemo.open(memo, **tiny_models.both) as here, here.reader() as reader:
         blocks, extents = len(reader), (reader.extent,)
         view = chosen(extents, [(0, 5), (0, 6), (0, 20)], 4 * 256)
         expected = here.memory().load(view, 8)
@@ -145,7 +143,7 @@ def test_neighbours_come_in_one_request() -> None:
 
 
 def test_of_two_writers_one_wins_whole(memo: Path, store: str, tiny_models: TinyModels, tmp_path: Path) -> None:
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    models = tiny_models.both
     other = minimemo.build(minimemo.Document.of(TEXT[:9000], "rooms.txt"), tmp_path / "rooms.memo", **models).folder
     address, failed, barrier = f"{store}/rooms.memo", [], threading.Barrier(2)
 

@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def memo(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = minimemo.Document.of("The red user said Hello world. " * 20, "red.txt")
-    models = {"model": tiny_models.decoder, "embedder": tiny_models.embedder}
+    models = tiny_models.both
     return minimemo.build(document, tmp_path_factory.mktemp("sealed") / "red.memo", memory="int4", **models).folder
 
 

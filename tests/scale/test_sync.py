@@ -24,11 +24,7 @@ from minimemo.memo.registry import list_file, memos_of, remembered
 from minimemo.scale.sync import carry_out, collections, load, one_by_one, opened, plan
 from tests.conftest import TinyModels
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def sync(folder: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     def run(*more: str) -> tuple[int, str, str]:
-        given = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder), "--memory", "exact"]
+        given = [*tiny_models.options, "--memory", "exact"]
         code = main(["sync", str(folder), *given, *more])
         out, err = capsys.readouterr()
         return code, out, err
@@ -93,7 +89,7 @@ def test_what_changes_between_the_look_and_the_reading_leaves_no_memo(
 ) -> None:
     """A link takes a document's place, another is written anew, its time set back; the next sync reads that."""
     (outside := tmp_path / "outside.txt").write_text("Nobody shared this. " * 9)
-    given: dict[str, Any] = {"model": tiny_models.decoder, "embedder": tiny_models.embedder, "memory": "exact"}
+    given: dict[str, Any] = {**tiny_models.both, "memory": "exact"}
 
     def build_and_meddle(document: Path, memo: Path, sha256: str) -> None:
         if document.name == "b.txt":
@@ -359,7 +355,7 @@ def test_a_collection_is_asked_shown_and_deleted_alone(
     other = tmp_path / "other"
     other.mkdir()
     (other / "z.txt").write_text("Room 77 is where user 77 said hello. " * 6)
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
+    models = tiny_models.options
     assert main(["sync", str(other), "--memory", "exact", *models]) == 0
     capsys.readouterr()
     assert main(["ask", "--in", "other", "Where did user 77 say hello?", "--mode", "rag", "--json", *models]) == 0

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from minimemo.runtime import RunOptions
 from minimemo.scale import workers
 from minimemo.scale.workers import build_in_processes, check_jobs
 from tests.conftest import TinyModels
+from tests.helpers import until
 
 Task = tuple[Path, Path, str]
 
@@ -141,10 +141,7 @@ def test_processes_end_with_who_started_them(tasks: list[Task], tmp_path: Path) 
     pids += [int(parent.stdout.readline()), json.loads((tmp_path / "last").read_text())[2]]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until = time.monotonic() + 20
-    while any(map(_alive, pids)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: not any(map(_alive, pids)))
 
 
 def test_a_senseless_number_is_refused() -> None:

@@ -33,10 +33,8 @@ class Canned:
 
     def __init__(self) -> None:
         self.text = HOSTILE + (EXAMPLES / "lighthouse.txt").read_text(encoding="utf-8")
-        self.documents = [
-            self.document("d1", "lighthouse.txt", "txt", None),
-            self.document("d2", "skarn-point.pdf", "pdf", 4),
-        ]
+        text, pdf = ("lighthouse.txt", "txt", None), ("skarn-point.pdf", "pdf", 4)
+        self.documents = [self.document("d1", *text), self.document("d2", *pdf)]
         self.jobs: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.answers: dict[str, dict[str, Any]] = {}
@@ -123,12 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         canned, url = self.canned, urlsplit(self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if url.path == "/api/documents":
-            job = {
-                "id": f"j{len(canned.jobs)}",
-                "name": parse_qs(url.query)["name"][0],
-                "state": "running",
-                "error": "",
-            }
+            (name,) = parse_qs(url.query)["name"]
+            job = {"id": f"j{len(canned.jobs)}", "name": name, "state": "running", "error": ""}
             canned.jobs.append({**job, "stage": "read", "done": 41, "total": 100, "eta_s": 75})
             self._json({"job": job}, 202)
             return

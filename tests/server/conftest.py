@@ -59,7 +59,7 @@ def shelf_folder(tiny_models: TinyModels, tiny_profiles: Path, tmp_path_factory:
         patch.setenv("MINIMEMO_HOME", str(tiny_profiles.parent))
         for name, text in (("doc.txt", TEXT), ("notes.md", NOTES)):
             (folder / name).write_text(text, encoding="utf-8")
-            build(folder / name, model=tiny_models.decoder, embedder=tiny_models.embedder)
+            build(folder / name, **tiny_models.both)
     return folder
 
 

@@ -15,12 +15,15 @@ import pytest
 from starlette.requests import Request
 
 from minimemo.ask import Found, Passage, Piece
+from minimemo.cli.arguments import main
 from minimemo.errors import InputError
 from minimemo.events import Event
 from minimemo.files import data_dir
+from minimemo.memo.registry import remember
 from minimemo.server.access import AUDIT, DOCUMENTS, Access, OverQuota, Quota, read_access
 from minimemo.server.app import Service
 from minimemo.server.desk import Desk
+from minimemo.server.run import application
 from tests.conftest import TinyModels
 from tests.server.conftest import NOTES, TEXT, Served, running
 
@@ -35,8 +38,6 @@ def bearer(name: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def access(shelf_folder: Path, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """alice sees doc.memo, bob notes.memo and may write, carol the collection `team` and may ask twice an hour."""
-    from minimemo.cli.arguments import main
-
     folder = tmp_path_factory.mktemp("access")
     for name in ("doc.memo", "notes.memo"):
         shutil.copytree(shelf_folder / name, folder / name)
@@ -44,10 +45,9 @@ def access(shelf_folder: Path, tiny_models: TinyModels, tmp_path_factory: pytest
     team = folder / "team"
     team.mkdir()
     (team / "rooms.txt").write_text(f"{SECRET}. " * 5)
-    models = ["--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder)]
-    assert main(["sync", str(team), "--memory", "exact", *models]) == 0
+    assert main(["sync", str(team), "--memory", "exact", *tiny_models.options]) == 0
     for name in ("doc.memo", "notes.memo"):
-        _note(folder / name)
+        remember(folder / name)
     rights = {
         "alice": 'memos = ["doc.memo"]',
         "bob": 'memos = ["notes.memo"]\nwrite = true',
@@ -57,12 +57,6 @@ def access(shelf_folder: Path, tiny_models: TinyModels, tmp_path_factory: pytest
     rows = [f'[{n}]\nsha256 = "{hashlib.sha256(TOKENS[n].encode()).hexdigest()}"\n{r}\n' for n, r in rights.items()]
     file.write_text("\n".join(rows))
     return file
-
-
-def _note(memo: Path) -> None:
-    from minimemo.memo.registry import remember
-
-    remember(memo)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +133,6 @@ def test_no_route_gives_anything_of_anothers_document(shared: Served, one: str, 
 
 def test_every_route_is_of_the_token(shared: Served) -> None:
     """A route that is new has to be looked at here."""
-    from minimemo.server.run import application
-
     gate = application(shared.service, shared.url, tokens=[Access("x", "0" * 64, (), False, Quota())])
     ((_, part),) = gate._tokens.values()
     paths = {route.path for route in part.routes}
@@ -191,7 +183,7 @@ def test_a_token_reads_unless_it_may_write_and_what_it_adds_is_its_own(shared: S
     assert shared.request("DELETE", f"/api/jobs/{job}", headers=bearer("bob"))[0] == 200
     memo = data_dir() / "documents" / "bob" / "own.memo"  # as a build leaves it
     shutil.copytree(shared.folder / "doc.memo", memo)
-    _note(memo)
+    remember(memo)
     assert ids(shared, "bob") == {"notes", "own"} and ids(shared, "alice") == {"doc"}
     assert shared.request("DELETE", "/api/documents/own", headers=bearer("bob"))[0] == 200
     assert ids(shared, "bob") == {"notes"} and not memo.exists() and "doc" in ids(shared, "alice")

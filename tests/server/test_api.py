@@ -17,7 +17,9 @@ from minimemo.ask import Answer
 from minimemo.errors import MemoError
 from minimemo.memo.manifest import NAME, checksum
 from minimemo.server.app import _links
+from minimemo.server.shelf import Shelf
 from tests.conftest import TinyModels
+from tests.helpers import until
 from tests.server.conftest import NOTES, TEXT, Served, running
 
 QUESTION = "What did user 3 say?"
@@ -109,8 +111,6 @@ def test_a_file_that_was_uploaded_goes_with_its_memo_whatever_it_is_called(
     shelf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text of another ending than documents have, and one that somebody added with a token."""
-    from minimemo.server.shelf import Shelf
-
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
     (tmp_path / "memos").mkdir()
     shelf = Shelf([tmp_path / "memos"])
@@ -127,12 +127,10 @@ def test_a_file_that_was_uploaded_goes_with_its_memo_whatever_it_is_called(
 
 
 def test_memos_that_cannot_be_searched_are_told(shelf_folder: Path, tmp_path: Path, tiny_models: TinyModels) -> None:
-    from minimemo.server.shelf import Shelf
-
     for name in ("doc.memo", "notes.memo"):
         shutil.copytree(shelf_folder / name, tmp_path / name)
         (tmp_path / name / "index.bin").write_bytes(b"damaged")
-    shelf = Shelf([tmp_path], model=tiny_models.decoder, embedder=tiny_models.embedder)
+    shelf = Shelf([tmp_path], **tiny_models.both)
     with pytest.raises(MemoError, match="minimemo verify"):
         shelf.memo([], QUESTION)
 
@@ -147,9 +145,8 @@ def test_an_original_is_text_and_never_a_page(served: Served) -> None:
     status, headers, content = served.request("GET", "/documents/notes/file")
     assert status == 200 and content.decode() == NOTES
     assert headers["content-type"].startswith("text/plain") and headers["x-content-type-options"] == "nosniff"
-    assert (
-        "sandbox" in headers["content-security-policy"] and "default-src 'none'" in headers["content-security-policy"]
-    )
+    policy = headers["content-security-policy"]
+    assert "sandbox" in policy and "default-src 'none'" in policy
 
 
 @pytest.mark.parametrize(
@@ -189,12 +186,7 @@ def test_pages_of_other_sites_are_refused(served: Served, headers: dict[str, str
 def test_a_key_is_asked_for_and_is_enough(shelf_folder: Path) -> None:
     with running(shelf_folder, key="sk-one") as server:
         assert server.request("GET", "/health")[0] == 200
-        for given in (
-            {},
-            {"Authorization": "Bearer sk-two"},
-            {"Authorization": "sk-öne"},
-            {"Authorization": "Bearer "},
-        ):
+        for given in ({}, *({"Authorization": key} for key in ("Bearer sk-two", "sk-öne", "Bearer "))):
             for path in ("/api/documents", "/v1/models", "/metrics", "/documents/doc/file", "/mcp"):
                 assert server.request("GET", path, headers=given)[0] == 401
         right = {"Authorization": "Bearer sk-one", "Host": "reading.example"}
@@ -210,13 +202,9 @@ def test_an_upload_that_is_cancelled_leaves_nothing(served: Served) -> None:
     uploads: Path = served.service.shelf.uploads
     assert [path.name for path in uploads.iterdir()] == ["new-one.txt"]
     served.request("DELETE", f"/api/jobs/{job['id']}")
-    end = time.monotonic() + 10
-    while json.loads(served.request("GET", f"/api/jobs/{job['id']}")[2])["state"] not in ("cancelled", "failed"):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    while list(uploads.glob("*.txt")):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    of_job = f"/api/jobs/{job['id']}"
+    until(lambda: json.loads(served.request("GET", of_job)[2])["state"] in ("cancelled", "failed"), 10)
+    until(lambda: not list(uploads.glob("*.txt")), 10)
 
 
 @pytest.mark.parametrize(("path", "body"), [
@@ -277,19 +265,13 @@ def test_requests_that_do_not_come_are_closed(served: Served, monkeypatch: pytes
         assert connection.recv(99).startswith(b"HTTP/1.1 400")
 
 
-def test_who_leaves_in_the_middle_of_a_body_is_nobodys_failure(
-    served: Served, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_who_leaves_amid_a_body_is_nobodys_failure(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
-        connection.sendall(
-            b"POST /api/documents?name=left.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
-        )
+        head = b"POST /api/documents?name=left.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        connection.sendall(head + b"x")
         time.sleep(0.1)
     uploads: Path = served.service.shelf.uploads
-    end = time.monotonic() + 5
-    while list(uploads.glob("left*")):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: not list(uploads.glob("left*")), 5)
     assert served.request("GET", "/health")[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
@@ -310,10 +292,7 @@ def test_one_that_leaves_gives_its_place_away(served: Served) -> None:
             connection.sendall(f"{head}{body}".encode())
             connection.recv(10)
     assert served.events({"documents": ["doc"], "question": QUESTION, "max_tokens": 4})[-1][0] == "answer"
-    end = time.monotonic() + 5
-    while served.service.desk.waiting:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not served.service.desk.waiting, 5)
 
 
 def test_slow_readers_and_half_requests_stop_nobody(served: Served) -> None:
@@ -356,10 +335,8 @@ def test_what_is_counted(served: Served) -> None:
 def test_every_response_binds_the_browser(served: Served) -> None:
     for path in ("/api/documents", "/health", "/nosuch"):
         _, headers, _ = served.request("GET", path)
-        assert (
-            headers["content-security-policy"].startswith("default-src 'none'")
-            and headers["cache-control"] == "no-store"
-        )
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["cache-control"] == "no-store"
 
 
 def test_a_connection_is_used_again(served: Served) -> None:
@@ -383,8 +360,6 @@ def test_a_full_line_is_told_before_anything_else(served: Served, monkeypatch: p
 
 def test_uploads_of_one_name_keep_their_own_memos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """a.pdf and a.docx would both become a.memo; a.memo is no name of a document."""
-    from minimemo.server.shelf import Shelf
-
     monkeypatch.setenv("MINIMEMO_HOME", str(tmp_path))
     shelf = Shelf([tmp_path])
     names = ["a.pdf", "a.docx", "a.pdf", "x.memo", "../../b.txt", "...", "", "c:\\d\\e.txt"]
@@ -398,17 +373,11 @@ def test_uploads_of_one_name_keep_their_own_memos(tmp_path: Path, monkeypatch: p
 
 def test_a_memo_of_a_strangers_gives_out_no_other_file(shelf_folder: Path, tmp_path: Path) -> None:
     """A manifest may name any file that lies beside the memo: the key of a user, say."""
-    import shutil
-
-    from minimemo.server.shelf import Shelf
-
     for number, name in enumerate(["id_rsa", ".netrc", "../secret.txt", "other.txt", "doc.txt"]):
         folder = tmp_path / str(number)
         shutil.copytree(shelf_folder / "doc.memo", folder / "doc.memo")
         manifest = folder / "doc.memo" / "manifest.json"
-        manifest.write_text(
-            manifest.read_text(encoding="utf-8").replace('"doc.txt"', json.dumps(name)), encoding="utf-8"
-        )
+        manifest.write_text(manifest.read_text(encoding="utf-8").replace('"doc.txt"', json.dumps(name)), "utf-8")
         (folder / Path(name).name).write_text("secret", encoding="utf-8")
         originals = [document.original() for document in Shelf([folder]).documents().values()]
         assert any(originals) == (name == "doc.txt")

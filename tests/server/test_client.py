@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from minimemo.server.client import ServedMemos, running
 from minimemo.server.run import socket_path
 from tests.commands import Command
 from tests.conftest import TinyModels
+from tests.helpers import until
 from tests.server.conftest import Served
 
 QUESTION = "What did user 3 say?"
@@ -47,9 +47,8 @@ def _both(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: Any, *argumen
 def test_the_output_is_the_same(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shown = _both(served, monkeypatch, capsys, "ask", "doc.memo", QUESTION, "--max-tokens", "8")
     assert "The user number" in shown
-    as_json = _both(
-        served, monkeypatch, capsys, "ask", "doc.memo", "notes.memo", QUESTION, "--json", "--max-tokens", "4"
-    )
+    ask = "ask", "doc.memo", "notes.memo", QUESTION, "--json", "--max-tokens", "4"
+    as_json = _both(served, monkeypatch, capsys, *ask)
     assert json.loads(as_json)["question"] == QUESTION
     _both(served, monkeypatch, capsys, "summarize", "notes.memo", "--max-tokens", "8", "--show-clues")
 
@@ -65,10 +64,14 @@ def test_it_says_so_when_asked(served: Served, monkeypatch: pytest.MonkeyPatch, 
     assert f"the server at {socket_path()} answers" in capsys.readouterr().err
 
 
-def test_a_conversation_leans_on_what_was_asked_before(served: Served) -> None:
+def _doc(served: Served) -> ServedMemos:
     address = running()
     assert address is not None
-    talk = ServedMemos(address, [served.folder / "doc.memo"]).chat()
+    return ServedMemos(address, [served.folder / "doc.memo"])
+
+
+def test_a_conversation_leans_on_what_was_asked_before(served: Served) -> None:
+    talk = _doc(served).chat()
     talk.ask(QUESTION, max_tokens=4)
     answer = talk.ask("And why?", max_tokens=4)
     assert answer.question == "And why?" and answer.asked.startswith(QUESTION)
@@ -80,15 +83,10 @@ def test_the_socket_is_the_users_alone(served: Served) -> None:
 
 
 def test_steps_left_half_read_are_left_by_the_server_too(served: Served) -> None:
-    address = running()
-    assert address is not None
-    steps = ServedMemos(address, [served.folder / "doc.memo"]).stream("Describe what the users said.", max_tokens=200)
+    steps = _doc(served).stream("Describe what the users said.", max_tokens=200)
     assert isinstance(next(steps), Found)
     steps.close()
-    end = time.monotonic() + 5
-    while served.service.desk.waiting:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not served.service.desk.waiting, 5)
 
 
 def test_no_server_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +119,8 @@ def test_a_server_that_breaks_off_is_told_in_a_line(tmp_path: Path, served: Serv
                 asked = b""
                 while not asked.endswith(b"}"):  # its head and its body come apart
                     asked += connection.recv(65536)
-                connection.sendall(
-                    b'HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\nevent: piece\ndata: {"text": "a"}\n\n'
-                )
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+                connection.sendall(b'event: piece\ndata: {"text": "a"}\n\n')
 
         threading.Thread(target=answer, daemon=True).start()
         next(steps)
@@ -132,9 +129,7 @@ def test_a_server_that_breaks_off_is_told_in_a_line(tmp_path: Path, served: Serv
 
 
 def test_an_answer_survives_json(served: Served) -> None:
-    address = running()
-    assert address is not None
-    *_, answer = ServedMemos(address, [served.folder / "doc.memo"]).stream(QUESTION, max_tokens=4)
+    *_, answer = _doc(served).stream(QUESTION, max_tokens=4)
     assert isinstance(answer, Answer)
     assert Answer.from_dict(json.loads(json.dumps({**answer.to_dict(), "of_later": 1}))) == answer
     with pytest.raises(InputError):
@@ -153,10 +148,7 @@ def test_a_terminated_server_leaves_nothing_and_a_killed_one_is_followed(
         return Command(["serve", "--port", "0", str(shelf_folder)], tmp_path, environment)
 
     def says(command: Command) -> str:
-        deadline = time.monotonic() + 90
-        while not command.out.endswith("\n"):
-            assert command.runs and time.monotonic() < deadline, command.err
-            time.sleep(0.01)
+        command.until(lambda: command.out.endswith("\n"), 90)
         return command.out
 
     with serving() as command:

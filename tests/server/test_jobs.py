@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from minimemo.server.desk import Busy
 from minimemo.server.jobs import Job, Jobs
+from tests.helpers import until
 
 BUILDER = """#!/bin/sh
 begun="$(dirname "$3")/.$(basename "${3%.*}").memo.building"
@@ -46,13 +46,6 @@ def upload(tmp_path: Path, name: str) -> Path:
     return path
 
 
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def files(folder: Path) -> list[str]:
     """Those that are there; folders may go meanwhile."""
     return sorted(str((Path(at) / name).relative_to(folder)) for at, _, names in os.walk(folder) for name in names)
@@ -68,11 +61,7 @@ def test_a_build_that_is_cancelled_leaves_nothing_of_an_upload(jobs: Callable[[]
     until(lambda: stage(job))
     assert "documents/.a.memo.building/memo/chunks.json" in files(tmp_path)
     line.cancel(job.id)
-    until(
-        lambda: (
-            not [name for name in files(tmp_path) if name.startswith(("documents", "builds/")) and "lock" not in name]
-        )
-    )
+    until(lambda: not any(n.startswith(("documents", "builds/")) and "lock" not in n for n in files(tmp_path)))
     until(lambda: job.facts()["state"] == "cancelled")
 
 
@@ -109,7 +98,7 @@ def test_no_password_stands_on_a_command_line(jobs: Callable[[], Jobs], tmp_path
     assert b"=pass word\0" in (process / "environ").read_bytes()
 
 
-def test_the_line_of_builds_has_an_end(
+def test_the_queue_of_builds_is_finite(
     jobs: Callable[[], Jobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minimemo.server.jobs.WAITING", 2)
