@@ -11,56 +11,35 @@ from minimemo import files
 
 
 @pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
+    ("platform", "variables", "cache", "data"),
     [
-        ("linux", {}, "user/.cache/minimemo"),
-        ("linux", {"XDG_CACHE_HOME": "ROOT/xdg"}, "xdg/minimemo"),
-        ("linux", {"XDG_CACHE_HOME": "relative"}, "user/.cache/minimemo"),
-        ("darwin", {"XDG_CACHE_HOME": "ROOT/xdg"}, "user/Library/Caches/minimemo"),
-        ("win32", {"LOCALAPPDATA": "ROOT/local"}, "local/minimemo"),
-        ("win32", {}, "user/AppData/Local/minimemo"),
-        ("win32", {"MINIMEMO_HOME": "ROOT/mine", "LOCALAPPDATA": "ROOT/local"}, "mine"),
-        ("linux", {"MINIMEMO_HOME": "~/mine"}, "user/mine"),
+        ("linux", {}, "user/.cache/minimemo", "user/.local/share/minimemo"),
+        ("linux", {"XDG_CACHE_HOME": "ROOT/xdg"}, "xdg/minimemo", "user/.local/share/minimemo"),
+        ("linux", {"XDG_DATA_HOME": "ROOT/xdg"}, "user/.cache/minimemo", "xdg/minimemo"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "user/.cache/minimemo", "user/.local/share/minimemo"),
+        ("linux", {"XDG_DATA_HOME": "relative"}, "user/.cache/minimemo", "user/.local/share/minimemo"),
+        ("darwin", {"XDG_CACHE_HOME": "ROOT/xdg"}, "user/Library/Caches/minimemo",
+         "user/Library/Application Support/minimemo"),
+        ("win32", {"LOCALAPPDATA": "ROOT/local"}, "local/minimemo", "local/minimemo"),
+        ("win32", {}, "user/AppData/Local/minimemo", "user/AppData/Local/minimemo"),
+        ("win32", {"MINIMEMO_HOME": "ROOT/mine", "LOCALAPPDATA": "ROOT/local"}, "mine", "mine"),
+        ("linux", {"MINIMEMO_HOME": "~/mine", "XDG_DATA_HOME": "ROOT/xdg"}, "user/mine", "user/mine"),
     ],
-)
-def test_models_are_where_the_platform_puts_caches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str
+)  # fmt: skip
+def test_models_and_data_are_where_the_platform_puts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], cache: str, data: str
 ) -> None:
-    for name in ("MINIMEMO_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    for name in ("MINIMEMO_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value.replace("ROOT", str(tmp_path)))
     monkeypatch.setattr(files.sys, "platform", platform)
-    assert files.cache_dir() == tmp_path / expected
-    assert files.model_dir("owner/name") == tmp_path / expected / "models" / "owner--name"
-    assert list(tmp_path.iterdir()) == []  # asking creates nothing
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {}, "user/.local/share/minimemo"),
-        ("linux", {"XDG_DATA_HOME": "ROOT/xdg"}, "xdg/minimemo"),
-        ("linux", {"XDG_DATA_HOME": "relative"}, "user/.local/share/minimemo"),
-        ("darwin", {}, "user/Library/Application Support/minimemo"),
-        ("win32", {"LOCALAPPDATA": "ROOT/local"}, "local/minimemo"),
-        ("linux", {"MINIMEMO_HOME": "ROOT/mine", "XDG_DATA_HOME": "ROOT/xdg"}, "mine"),
-    ],
-)
-def test_what_is_no_cache_is_where_the_platform_puts_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str
-) -> None:
-    for name in ("MINIMEMO_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value.replace("ROOT", str(tmp_path)))
-    monkeypatch.setattr(files.sys, "platform", platform)
-    assert files.data_dir() == tmp_path / expected
+    assert (files.cache_dir(), files.data_dir()) == (tmp_path / cache, tmp_path / data)
+    assert files.model_dir("owner/name") == tmp_path / cache / "models" / "owner--name"
     for place, name in ((files.profiles_dir, "profiles"), (files.memos_dir, "memos"), (files.store_file, "store.bin")):
-        assert place() == tmp_path / expected / name
-    assert list(tmp_path.iterdir()) == []
+        assert place() == tmp_path / data / name
+    assert list(tmp_path.iterdir()) == []  # asking creates nothing
 
 
 @pytest.fixture

@@ -240,12 +240,8 @@ def test_what_earlier_versions_converted_counts(home: Path, monkeypatch: pytest.
     file.touch()
     stat = file.stat()
     stated = {"size": 0, "mtime_ns": stat.st_mtime_ns, "digest": entry.sha256}
-    manifest = {
-        "name": entry.name,
-        "result": "hf",
-        "conversion": "minimemo.models.e5q4/1",
-        "files": {entry.file: stated},
-    }
+    manifest = {"name": entry.name, "result": "hf", "conversion": "minimemo.models.e5q4/1"}
+    manifest["files"] = {entry.file: stated}
     (folder / "minimemo.json").write_text(json.dumps(manifest))
     assert resolve(entry.name) == pull(entry.name) == folder / "hf"
 

@@ -76,9 +76,8 @@ def test_reads_what_the_library_writes(tmp_path: Path) -> None:
         ("matrix", (64, 5), "F32"), ("cube", (4, 3, 2), "F16"), ("packed", (64, 5), "Q4_1"),
     ]  # fmt: skip
     for tensor, original in zip(found.tensors, (matrix, cube, packed), strict=True):
-        assert (
-            tensor.data.tobytes() == original.tobytes() and tensor.data.shape[0] == original.size // original.shape[-1]
-        )
+        assert tensor.data.tobytes() == original.tobytes()
+        assert tensor.data.shape[0] == original.size // original.shape[-1]
 
 
 def test_alignment_and_arrays_of_arrays(tmp_path: Path) -> None:

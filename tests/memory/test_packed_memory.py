@@ -47,9 +47,8 @@ def test_whole_groups_are_packed_and_the_rest_stays_dense(pieces: tuple[int, ...
     for piece_keys, piece_values in zip(keys.split(pieces, dim=2), values.split(pieces, dim=2), strict=True):
         cache.append(piece_keys, piece_values)
     assert (cache.length, cache.start) == (201, 192)
-    assert _same(
-        cache.packed, torch_ops.pack_kv(keys[:, :, :192].flatten(0, 1), values[:, :, :192].flatten(0, 1), bits)
-    )
+    grouped = (x[:, :, :192].flatten(0, 1) for x in (keys, values))
+    assert _same(cache.packed, torch_ops.pack_kv(*grouped, bits))
     assert torch.equal(cache.keys[:, :, :9], keys[:, :, 192:])
     assert torch.equal(cache.values[:, :, :9], values[:, :, 192:])
 
@@ -122,9 +121,7 @@ def _check(decoder: Decoder, bits: int, near: float) -> None:
 # Native kernels round queries to integers of 14 bits where keys are packed; torch unpacks.
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("candidate", ["native", "torch"])
-def test_layers_one_by_one_equal_the_unpacked_memory(
-    candidate: str, bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_one_by_one_are_the_unpacked_memory(candidate: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if candidate == "native" and (reason := native.unavailable()):
         pytest.skip(reason)
     monkeypatch.setattr(attention, "CANDIDATES", tuple(c for c in attention.CANDIDATES if c.name == candidate))
@@ -162,10 +159,7 @@ def test_a_packed_memory_holds_what_it_was_given_to_half_a_step(bits: int) -> No
     assert grid is not None
     key_step = grid.key_scale.repeat_interleave(64, 1).unflatten(0, (2, 2)).float()
     value_step = grid.value_scale.unflatten(0, (2, 2)).float()[..., None]
-    for found, expected, step in (
-        (same.keys, original.keys, key_step),
-        (same.values, original.values, value_step),
-    ):
+    for found, expected, step in ((same.keys, original.keys, key_step), (same.values, original.values, value_step)):
         wide = expected[:, :, :192].abs().amax() * 2**-10
         assert ((found[:, :, :192] - expected[:, :, :192]).abs() <= step / 2 + wide).all()
         assert torch.equal(found[:, :, 192:201], expected[:, :, 192:201])
@@ -203,10 +197,7 @@ def test_a_memo_is_asked_from_a_packed_memory(kv_dtype: str, tiny_models: TinyMo
 def test_an_exact_memory_is_not_rounded(tiny_models: TinyModels, tmp_path: Path) -> None:
     document = minimemo.Document.of(TEXT, "doc")
     options = RunOptions(dtype="float32", kv_dtype="int8")
-    memo = minimemo.build(
-        document, tmp_path / "a.memo", model=tiny_models.decoder, embedder=tiny_models.embedder, memory="exact",
-        options=options,
-    )  # fmt: skip
+    memo = minimemo.build(document, tmp_path / "a.memo", **tiny_models.both, memory="exact", options=options)
     with pytest.raises(MemoError, match=r"exact in float32, .* in int8: open it with kv-dtype float32"):
         whole_memory(memo)
 
@@ -214,7 +205,6 @@ def test_an_exact_memory_is_not_rounded(tiny_models: TinyModels, tmp_path: Path)
 def test_command_line(tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("doc.txt").write_text(TEXT)
-    models = ("--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder))
-    assert main(["build", "doc.txt", *models]) == 0
-    ask = ["ask", "doc.memo", "What did user 3 say?", "--mode", "memorag", "--max-tokens", "2", *models]
+    assert main(["build", "doc.txt", *tiny_models.options]) == 0
+    ask = ["ask", "doc.memo", "What did user 3 say?", "--mode", "memorag", "--max-tokens", "2", *tiny_models.options]
     assert main([*ask, "--kv-dtype", "int4"]) == 0

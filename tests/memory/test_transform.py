@@ -78,9 +78,8 @@ def test_error_bound_and_exact_sinks(profile: Profile, tokens: int) -> None:
     block = _block(tokens)
     codec = _codec(profile)
     keys, values = codec.decode(codec.encode(block), tokens)
-    assert torch.equal(keys[:, :, :16], block.keys[:, :, :16]) and torch.equal(
-        values[:, :, :16], block.values[:, :, :16]
-    )
+    assert torch.equal(keys[:, :, :16], block.keys[:, :, :16])
+    assert torch.equal(values[:, :, :16], block.values[:, :, :16])
     half = profile.keys[0]
     error = (keys - block.keys).permute(2, 0, 1, 3).flatten(1) * half.weight.repeat_interleave(16)
     components = error @ codec._parts[0][0].basis.rows.float().T
@@ -109,9 +108,8 @@ def test_a_known_opening_costs_nothing_and_is_exact(profile: Profile, folder: Pa
     streams = codec.encode(block)
     assert sum(map(len, streams)) < sum(map(len, other.encode(block))) - 16 * 2 * 64 * 4 + 100
     keys, values = codec.decode(streams, 256)
-    assert torch.equal(keys[:, :, :20], block.keys[:, :, :20]) and torch.equal(
-        values[:, :, :20], block.values[:, :, :20]
-    )
+    assert torch.equal(keys[:, :, :20], block.keys[:, :, :20])
+    assert torch.equal(values[:, :, :20], block.values[:, :, :20])
     assert not torch.equal(keys[:, :, 20:], block.keys[:, :, 20:])
     with pytest.raises(MemoError, match="opening"):
         other.decode(streams, 256)

@@ -186,10 +186,8 @@ def test_unknown_settings_are_refused_by_name(change: dict[str, Any], message: s
 def test_what_is_no_configuration_is_one_line(tmp_path: Path, content: str) -> None:
     raw = json.dumps({"model_type": "llama", **_SIZE, **json.loads(content)}) if content[0] == "{" else content
     (tmp_path / "config.json").write_text(raw)
-    with pytest.raises(
-        ModelError,
-        match=r"config\.json: (not a model's configuration|not valid JSON|cannot be read|holds no JSON object)",
-    ):
+    told = r"config\.json: (not a model's configuration|not valid JSON|cannot be read|holds no JSON object)"
+    with pytest.raises(ModelError, match=told):
         ModelConfig.from_directory(tmp_path)
 
 

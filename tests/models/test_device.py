@@ -45,9 +45,7 @@ def test_auto_takes_a_gpu_that_the_kernels_serve(gpu: Callable[..., None]) -> No
     assert RunOptions().product_dtype() == RunOptions().cache_dtype() == torch.bfloat16
 
 
-def test_auto_says_why_a_gpu_that_is_there_is_left_out(
-    gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_says_why_a_gpu_that_is_there_is_unused(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(7, 5)
     found = device.choose()
     assert found.name == "cpu"
@@ -141,7 +139,7 @@ def test_the_command_line_tells_the_device(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("doc.txt").write_text("The user said hello.\n" * 9)
-    models = ("--model", str(tiny_models.decoder), "--embedder", str(tiny_models.embedder))
+    models = tiny_models.options
     assert main(["build", "doc.txt", "--memory", "exact", "-v", "--device", "cpu", *models]) == 0
     assert "device: cpu, CPU, " in capsys.readouterr().err
     monkeypatch.setenv("MINIMEMO_DEVICE", "cpu")

@@ -25,10 +25,7 @@ from minimemo.models.weights import load_decoder
 from minimemo.runtime import LanguageModel
 from tests.real.test_real import DATA, PROMPTS
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())),
-]
+pytestmark = [pytest.mark.real, pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))]
 NAME = "qwen2.5-coder-0.5b"
 DOCUMENTS = ("xquad_en", "cmrc_60k", "contract_04", "novel_emma")
 BEFORE, DECODED = 256, 96  # tokens of each document that are prefilled, and decoded one by one
