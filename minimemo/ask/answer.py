@@ -24,6 +24,7 @@ CITED = 0.8  # A passage is cited when it holds at least this share of what the 
 
 SURE = 0.65  # A phrase this likely to be right is shown without a word of doubt,
 REFUSED = 0.4  # and one that is less likely than this not at all.
+REFUSED_ANEW = 0.5  # So is one from the whole document where its passages do not say it.
 
 DECIDED = 0.6  # Log-odds of "yes" or "no" nearer to even than this are shown with a word of doubt.
 
@@ -159,15 +160,22 @@ class Answer:
 
     @classmethod
     def weighed(
-        cls, question: Question, found: Found, written: Written, values: dict[str, float], likely: float
+        cls,
+        question: Question,
+        found: Found,
+        written: Written,
+        values: dict[str, float],
+        likely: float,
+        anew: bool = False,
     ) -> Answer:
         """A phrase that is `likely` right by its signals, or the word that the document does not say where it hardly
-        is."""
+        is; anew: whether that was the first answer already."""
         answer = cls.of(question, found, written)
         refused = is_refused(written.text, question.prompts.not_found, found.passages)
         refused = refused or is_echo(written.text, question.typed)
         values = {**values, "refused": float(refused)}
-        if refused or (likely < REFUSED and not values["open"]):  # what is open is doubted
+        hardly = likely < (REFUSED_ANEW if anew else REFUSED)
+        if refused or (hardly and not values["open"]):  # what is open is doubted
             answer = cls.unanswered(question, found, answer)
             return dataclasses.replace(answer, confidence=1 - likely, signals=values)
         return dataclasses.replace(answer, confidence=likely, supported=likely >= SURE, signals=values)

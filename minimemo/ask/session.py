@@ -194,7 +194,8 @@ class Session:
         return Answer.weighed(question, found, written, values, probability(values, small))
 
     def _whole(self, question: Question, first: Answer, whole: Passage) -> Answer:
-        """Answers with a phrase from the whole document, weighed with the `first` answer, that passages gave."""
+        """Answers with a phrase from the whole document, weighed with the `first` answer, that passages gave. Where
+        they do not say it, it has to be as likely right as not."""
         writer, prompts, found = self._generator, question.prompts, Found(passages=first.passages)
         assert isinstance(writer, Writer)
         begins, prompt = prompts_on(question, whole)
@@ -203,7 +204,7 @@ class Session:
             room, on_event = question.max_tokens, question.clock.on_event
             written, weighed = writer.answer(prompts, prompt(), check, room, on_event, beginning=begins)
         values = signals(question.text, written.text, [whole], weighed) | beside(written.text, first)
-        answer = Answer.weighed(question, found, written, values, probability(values))
+        answer = Answer.weighed(question, found, written, values, probability(values), anew=first.guess is not None)
         return dataclasses.replace(answer, passages=self._evidence.holding(answer, whole))
 
     def _second(self, question: Question, first: Answer) -> Answer:

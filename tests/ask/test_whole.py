@@ -40,6 +40,8 @@ def test_all_of_a_short_document_is_read_once_for_all_questions(house: House) ->
 def test_an_answer_that_no_passage_holds_is_shown_with_what_was_retrieved(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    set_limits(monkeypatch, REFUSED_ANEW=1.01)
+    assert house.session.ask(QUESTION).guess is None, "the passages give an answer"
     set_limits(monkeypatch, REFUSED=1.01)
     answer = house.session.ask(QUESTION)
     assert answer.guess == "the king of France" and answer.passages and not any(p.cited for p in answer.passages)
