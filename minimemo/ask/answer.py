@@ -30,7 +30,11 @@ DECIDED = 0.6  # Log-odds of "yes" or "no" nearer to even than this are shown wi
 
 _Record = TypeVar("_Record")
 
-_CHOICE = re.compile(r"\bor\b|\bbetween\b.+\band\b|还是|還是|或|[和与與跟].+哪", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"""\bor\b | \bbetween\b.+\band\b.+\b(?:which|who)\b | \b(?:which|who)\b.+\bbetween\b.+\band\b
+  | 还是|還是|或 | [和与與跟].+(?:哪一?[个個种種位家]|谁更|誰更)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])|\n+")
 
 
@@ -101,7 +105,8 @@ class Answer:
     language: of the prompts that were used.
     clues: texts from memory that the documents were searched with.
     draft: a first answer from memory; "" without one.
-    passages: those given to the model, or the sources of what memory told; in the order of the documents.
+    passages: those given to the model, or the sources of what memory or a whole document told; in the order of the
+        documents.
     supported: whether the answer is shown to be held by the passages: of a phrase, by its `confidence`; else by words
         (see `is_supported`); of a quotation, whether it has a word of the question. False without passages.
     confidence: probability that a phrase, or yes or no, is right, 0 to 1; of "The document does not say.", that every
@@ -110,8 +115,9 @@ class Answer:
     guess: where the text says that the document does not say, the likeliest answer instead, or ""; else None.
     prompt_tokens: of the prompt that the text was written from, the memory not counted; 0 where it was told in parts.
     generated_tokens: of the text.
-    prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them.
-    timings: seconds by stage, and "total"; they do not count when answers are compared.
+    prefilled_tokens: by all stages together; a memory that is read, not computed again, adds nothing to them, nor does
+        a short document that the question before has left in the cache.
+    timings: seconds by stage, and "total". Neither of the two counts when answers are compared.
     finish_reason: "length" where the text was cut at the longest that was allowed.
     view: the stretches that memory was read of: a document's name, and about which of its characters, [start, end).
     """
@@ -126,7 +132,7 @@ class Answer:
     supported: bool
     prompt_tokens: int
     generated_tokens: int
-    prefilled_tokens: int
+    prefilled_tokens: int = field(compare=False)
     timings: dict[str, float] = field(compare=False)
     finish_reason: Literal["stop", "length"] = "stop"
     confidence: float = 0.0

@@ -11,11 +11,11 @@ from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
-from minimemo.ask.answer import Answer, Found, Passage, cite
+from minimemo.ask.answer import CITED, SUPPORTED, Answer, Found, Passage, cite, support
 from minimemo.ask.question import Question
 from minimemo.text.document import Place
 from minimemo.text.tables import named_rows
-from minimemo.text.words import without_blobs, without_escapes, without_points
+from minimemo.text.words import content_units, without_blobs, without_escapes, without_points
 
 if TYPE_CHECKING:
     from minimemo.memory.view import Span
@@ -42,6 +42,7 @@ _TOKEN_CHARACTERS = 8  # a longer text is not counted
 
 LABEL = "[{number}] "  # Passages are numbered so in a prompt.
 SEPARATOR = "\n\n"
+_HERE = "\0"  # where passages stand
 _Place = tuple[int, int, int]  # document, first character, end
 _VOTERS = 3  # Clues share one vote; with fewer than this many, each has no more than one of three.
 
@@ -124,19 +125,34 @@ class Evidence:
         return self.placed(fit(question, ranked, budget, prompt))
 
     def whole(self, question: Question) -> Passage | None:
-        """Gives the one document that is searched as one passage, where it takes at most WHOLE_TOKENS and fits into a
-        prompt."""
+        """Gives the one document that is searched as one passage, where it takes at most WHOLE_TOKENS and its prompt
+        fits."""
         text, _ = self._retriever.whole(_TOKEN_CHARACTERS * WHOLE_TOKENS)
         passage = Passage(0, len(text), text, 1.0, document=self._documents[0])
-        room = min(WHOLE_TOKENS, question.left(prompt_with(question, ())))
-        return passage if text and _cost(passage, question.generator.count) <= room else None
+        if not text or _cost(passage, question.generator.count) > WHOLE_TOKENS:
+            return None
+        _, prompt = prompts_on(question, passage)
+        return passage if question.left(prompt()) >= 0 else None
 
-    def holding(self, answer: Answer, whole: Passage) -> tuple[Passage, ...]:
-        """Gives the passages of a whole document that hold an answer; where none does, those of the answer."""
-        _, hits = self._retriever.whole(len(whole.text))
+    def holding(self, answer: Answer, retrieved: Sequence[Passage]) -> tuple[Passage, ...]:
+        """Gives the passages that an answer from the whole document rests on: of those that hold as many of its words
+        as any does, the `retrieved`, else the QUESTION_HITS with the most of the question's. The retrieved where none
+        holds SUPPORTED of it."""
+        if answer.guess is not None:
+            return tuple(replace(passage, cited=False, span=None) for passage in retrieved)
+        _, hits = self._retriever.whole(answer.passages[0].end + 1)
         every = rank_passages(["question"], [hits], documents=self._documents)
-        cited = [passage for passage in cite(answer.text, answer.asked, every) if passage.cited]
-        return self.placed(cited) if cited and answer.guess is None else answer.passages
+        cited = cite(answer.text, answer.asked, retrieved)
+        most, ours = (
+            max((support(answer.text, answer.asked, passage.text) or 0.0 for passage in some), default=0.0)
+            for some in (every, cited)
+        )
+        if most < SUPPORTED or ours >= CITED * most:
+            return cited
+        asked = content_units(answer.asked)
+        held = [passage for passage in cite(answer.text, answer.asked, every) if passage.cited]
+        held.sort(key=lambda passage: -len(asked & content_units(passage.text)))
+        return self.placed(sorted(held[:QUESTION_HITS], key=lambda passage: passage.start))
 
     def computed(self, question: Question) -> tuple[str, Found] | None:
         """Counts, lists or compares, where the documents' words settle it, with the passages that hold what it was
@@ -210,7 +226,7 @@ def prompts_on(question: Question, whole: Passage) -> tuple[str, Callable[..., s
     an answer. The rows of a table that the question names stand behind the document."""
     text, rows = _shown(whole), named_rows(whole.text, "", question.text)
     shown = "\n\n".join(filter(None, [text, rows]))
-    begins = _filled(question, question.template.split("{passages}")[0], "", "") + text
+    begins = _filled(question, question.template, _HERE, "").split(_HERE)[0] + text
     return begins, lambda template="", answer="": _filled(question, template or question.template, shown, answer)
 
 

@@ -196,7 +196,7 @@ class Session:
     def _whole(self, question: Question, first: Answer, whole: Passage) -> Answer:
         """Answers with a phrase from the whole document, weighed with the `first` answer, that passages gave. Where
         they do not say it, it has to be as likely right as not."""
-        writer, prompts, found = self._generator, question.prompts, Found(passages=first.passages)
+        writer, prompts, found = self._generator, question.prompts, Found(passages=(whole,))
         assert isinstance(writer, Writer)
         begins, prompt = prompts_on(question, whole)
         with question.clock.stage("answer", report=False):
@@ -205,7 +205,7 @@ class Session:
             written, weighed = writer.answer(prompts, prompt(), check, room, on_event, beginning=begins)
         values = signals(question.text, written.text, [whole], weighed) | beside(written.text, first)
         answer = Answer.weighed(question, found, written, values, probability(values), anew=first.guess is not None)
-        return dataclasses.replace(answer, passages=self._evidence.holding(answer, whole))
+        return dataclasses.replace(answer, passages=self._evidence.holding(answer, first.passages))
 
     def _second(self, question: Question, first: Answer) -> Answer:
         """Answers from the passages that memory's clues find as well, or from memory where passages and memory together

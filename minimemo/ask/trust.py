@@ -84,7 +84,7 @@ def beside(answer: str, first: Answer) -> dict[str, float]:
     same, by their words; first: how likely that one is."""
     refused = first.signals.get("refused", 0.0)
     one, other = word_roots(answer), word_roots(first.guess or first.text)
-    same = bool(one) and not refused and (one <= other or other <= one)
+    same = bool(one and other) and not refused and (one <= other or other <= one)
     return {"same": float(same), "first": first.confidence if first.guess is None else 1 - first.confidence}
 
 

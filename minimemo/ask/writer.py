@@ -191,8 +191,11 @@ class Writer:
         if not (beginning and text.startswith(beginning)):
             return [], self.turn(system, text)
         opening, _ = self.tokenizer.turn(system or None)
-        begun = [*opening, *self.tokenizer.encode(beginning)]
-        return begun, [*begun, *self.turn(system, text[len(beginning) :], begun=True)]
+        begun, rest = (
+            [*opening, *self.tokenizer.encode(beginning)],
+            self.turn(system, text[len(beginning) :], begun=True),
+        )
+        return (begun, [*begun, *rest]) if rest else ([], begun)
 
     def _lent(self, begun: list[int], room: int) -> KVCache:
         """A cache for `room` tokens that holds those of `begun`: the one that is kept, if it does and nobody has it."""
@@ -202,13 +205,14 @@ class Writer:
             (ids, kept), self._kept = self._kept, ([], None)
         if kept is not None and ids == begun and kept.capacity >= room:
             return kept
+        del kept
         cache = self.engine.new_cache(max(room, len(begun) + KEPT_ROOM))
         self.engine.extend(cache, begun)
         return cache
 
     def _keep(self, begun: list[int], cache: KVCache) -> None:
-        """Keeps a cache for the next prompt that begins so."""
-        if begun:
+        """Keeps a cache for the next prompt that begins so; not a far larger one, nor what another prompt cut."""
+        if begun and cache.length >= len(begun) and cache.capacity <= len(begun) + 2 * KEPT_ROOM:
             cache.truncate(len(begun))
             with self._loading:
                 self._kept = begun, cache

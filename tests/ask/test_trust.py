@@ -83,6 +83,8 @@ def test_an_echo_is_no_answer() -> None:
     assert not is_echo("Ann", "Who came first, Ann or Bo?")
     assert not is_echo("EU law", "In a conflict between EU law and national law, which takes precedence?")
     assert not is_echo("橡皮锤", "羊角锤和橡皮锤哪一种更贵？")
+    assert is_echo("李四", "张三和李四住在哪里？") and is_echo("和平饭店", "和平饭店在哪里？")
+    assert is_echo("Ann and Bo", "When was the contract between Ann and Bo signed?")
 
 
 def test_what_settles_without_memory_asks_it_not(monkeypatch: pytest.MonkeyPatch) -> None:
