@@ -171,8 +171,13 @@ def _row_cases(cache: int) -> Iterator[Case]:
             packed = [quantized_matrix(codes.clone(), scales, bits=bits) for _ in range(count)]
             for rows in (1, 3):
                 y = _random(rows, columns)
-                run = lambda i, y=y, packed=packed: linear.quantized_linear(y, packed[i])  # noqa: E731
-                peer = lambda i, y=y, dense=dense: F.linear(y, dense[i])  # noqa: E731
+
+                def run(i: int, y: Tensor = y, packed: list = packed) -> object:
+                    return linear.quantized_linear(y, packed[i])
+
+                def peer(i: int, y: Tensor = y, dense: list = dense) -> object:
+                    return F.linear(y, dense[i])
+
                 name = f"matmul {outputs} x {columns}, {rows} rows, {bits} bits"
                 nbytes = outputs * columns * bits // 8 + 2 * scales.numel()
                 yield Case(name, run, nbytes, 2 * rows * outputs * columns, peer, count)

@@ -23,7 +23,7 @@ ORDER = (
 LEFT: set[tuple[str, str]] = set()
 # Lines of Python that a room may have. Raising one is a line in the diff, with its reason in the message.
 LINES = {
-    "__init__": 80, "__main__": 40, "ask": 3600, "cli": 1360, "engine": 1082, "errors": 30, "events": 70, "files": 290,
+    "__init__": 80, "__main__": 40, "ask": 3610, "cli": 1360, "engine": 1082, "errors": 30, "events": 70, "files": 290,
     "hub": 1870, "journal": 170, "kernels": 4214, "memo": 2490, "memory": 2702, "models": 2340, "readers": 1460,
     "runtime": 320, "scale": 1590, "search": 1020, "server": 2350, "text": 1820, "threads": 120,
 }  # fmt: skip

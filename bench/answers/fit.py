@@ -3,6 +3,8 @@
     python -m bench.answers --sets everyday,unanswerable --mode rag --limit 999 --generator NAME --out answers.jsonl
     python -m bench.answers.fit answers.jsonl --part large
 
+--part whole takes answers of --mode memorag, those from whole documents.
+
 A logistic regression with a penalty on the squares of the weights, of answers that their questions leave nothing open
 in. What it prints of its worth is by leaving out: an answer is judged by the weights that all other documents give.
 Refused answers count by what they would have been. The bars are those of `bench.answers`, of the answers given here:

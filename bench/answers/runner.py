@@ -145,10 +145,15 @@ class Runner:
             vectors = np.concatenate([embedder.embed_passages([chunk.text for chunk in some]) for some in groups])
             self._retriever = Retriever(VectorIndex.build(vectors), chunks, embedder)
         second = Writer(self.generator.engine, self.generator.tokenizer) if self.generator else None
-        known: dict[str, Any] = {"documents": [self._document.name], "language": detect_language(text)}
-        writer = generator or second
-        engine, tokenizer = self.model.engine, self.model.tokenizer
-        return Session(engine, tokenizer, self._retriever, _no_memory, generator=writer, **known)
+        return Session(
+            self.model.engine,
+            self.model.tokenizer,
+            self._retriever,
+            _no_memory,
+            documents=[self._document.name],
+            language=detect_language(text),
+            generator=generator or second,
+        )
 
     def _count(self, text: str) -> int:
         return len(self.model.tokenizer.encode(text))

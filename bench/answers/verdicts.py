@@ -78,12 +78,15 @@ def _plain(text: str) -> str:
 
 def cites(record: Mapping[str, Any]) -> bool | None:
     """Whether a sentence that an answer cites holds it; None where it is not in the words of a passage."""
-    answer = " ".join(record["text"].casefold().split()).strip(" .。")
-    texts = [(" ".join(p["text"].casefold().split()), p) for p in record["passages"]]
-    if not answer or not any(answer in text for text, _ in texts):
+    answer, passages = _flat(record["text"]).strip(" .。"), record["passages"]
+    if not answer or not any(answer in _flat(p["text"]) for p in passages):
         return None
-    cut = [p["text"][p["span"][0] - p["start"] : p["span"][1] - p["start"]] for _, p in texts if p["span"]]
-    return any(answer in " ".join(sentence.casefold().split()) for sentence in cut)
+    cited = (p["text"][p["span"][0] - p["start"] : p["span"][1] - p["start"]] for p in passages if p["span"])
+    return any(answer in _flat(sentence) for sentence in cited)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def figures(rows: Sequence[tuple[Question, str, float, bool | None]]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from minimemo.files import cache_dir
 DEPTHS = 20
 HAYSTACKS = {"en": ("haystack_the_federalist_papers", 4.6), "zh": ("zhnovel_xiyouji", 1.4)}  # and characters a token
 _LITTLE = re.compile(r"^(?:(?:a|an|the|at|by|for|from|in|of|on|to|with)\s+)+", re.IGNORECASE)
-_NAME = re.compile(r"needles_(\d+)k(?:_(zh))?")
+_NAME = re.compile(r"needles_([1-9]\d*)k(?:_(zh))?")
 
 
 def needle_questions(data: Path, name: str, limit: int) -> list[Question] | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from minimemo.ask.answer import CITED, SUPPORTED, Answer, Found, Passage, cite, support
 from minimemo.ask.question import Question
@@ -72,6 +72,15 @@ _ORDER = re.compile(
 )
 
 
+class Whole(NamedTuple):
+    """A document that is read whole, as one passage; what all prompts on it begin with; and what writes one, as
+    `prompt_with` does, from a template and an answer."""
+
+    passage: Passage
+    beginning: str
+    prompt: Callable[..., str]
+
+
 class Evidence:
     """Searches one or several documents for what answers are written from.
 
@@ -124,15 +133,14 @@ class Evidence:
             ranked = rank_passages(kinds, kept, lead, stand_out, self._documents)
         return self.placed(fit(question, ranked, budget, prompt))
 
-    def whole(self, question: Question) -> Passage | None:
-        """Gives the one document that is searched as one passage, where it takes at most WHOLE_TOKENS and its prompt
-        fits."""
-        text, _ = self._retriever.whole(_TOKEN_CHARACTERS * WHOLE_TOKENS)
+    def whole(self, question: Question) -> Whole | None:
+        """Gives the one document that is searched, where it takes at most WHOLE_TOKENS and its prompt fits."""
+        text = self._retriever.whole(_TOKEN_CHARACTERS * WHOLE_TOKENS)
         passage = Passage(0, len(text), text, 1.0, document=self._documents[0])
         if not text or _cost(passage, question.generator.count) > WHOLE_TOKENS:
             return None
-        _, prompt = prompts_on(question, passage)
-        return passage if question.left(prompt()) >= 0 else None
+        whole = _prompts_on(question, passage)
+        return whole if question.left(whole.prompt()) >= 0 else None
 
     def holding(self, answer: Answer, retrieved: Sequence[Passage]) -> tuple[Passage, ...]:
         """Gives the passages that an answer from the whole document rests on: of those that hold as many of its words
@@ -140,8 +148,7 @@ class Evidence:
         holds SUPPORTED of it."""
         if answer.guess is not None:
             return tuple(replace(passage, cited=False, span=None) for passage in retrieved)
-        _, hits = self._retriever.whole(answer.passages[0].end + 1)
-        every = rank_passages(["question"], [hits], documents=self._documents)
+        every = rank_passages(["question"], [self._retriever.every()], documents=self._documents)
         cited = cite(answer.text, answer.asked, retrieved)
         most, ours = (
             max((support(answer.text, answer.asked, passage.text) or 0.0 for passage in some), default=0.0)
@@ -221,13 +228,16 @@ def prompt_with(question: Question, passages: Sequence[Passage] | None, template
     return _filled(question, template or question.template, shown, answer)
 
 
-def prompts_on(question: Question, whole: Passage) -> tuple[str, Callable[..., str]]:
-    """What the prompts on a whole document begin with, and what writes one, as `prompt_with` does, from a template and
-    an answer. The rows of a table that the question names stand behind the document."""
-    text, rows = _shown(whole), named_rows(whole.text, "", question.text)
+def _prompts_on(question: Question, passage: Passage) -> Whole:
+    """The rows of a table that the question names stand behind the document."""
+    text, rows = _shown(passage), named_rows(passage.text, "", question.text)
     shown = "\n\n".join(filter(None, [text, rows]))
     begins = _filled(question, question.template, _HERE, "").split(_HERE)[0] + text
-    return begins, lambda template="", answer="": _filled(question, template or question.template, shown, answer)
+
+    def prompt(template: str = "", answer: str = "") -> str:
+        return _filled(question, template or question.template, shown, answer)
+
+    return Whole(passage, begins, prompt)
 
 
 def _filled(question: Question, template: str, shown: str, answer: str) -> str:

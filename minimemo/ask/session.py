@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from minimemo.ask.answer import Answer, Found, Passage
 from minimemo.ask.clues import Clue, ClueKind, parse_lines, select_clues, without_inventions
-from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, fit, prompt_with, prompts_on, render_passages
+from minimemo.ask.evidence import EVIDENCE_TOKENS, Evidence, Whole, fit, prompt_with, render_passages
 from minimemo.ask.memory import DocumentMemory, Memory
 from minimemo.ask.polarity import telling, weight
 from minimemo.ask.prompts import PROMPTS, Prompts
@@ -193,18 +193,18 @@ class Session:
         values = signals(question.text, written.text, passages, weighed)
         return Answer.weighed(question, found, written, values, probability(values, small))
 
-    def _whole(self, question: Question, first: Answer, whole: Passage) -> Answer:
+    def _whole(self, question: Question, first: Answer, whole: Whole) -> Answer:
         """Answers with a phrase from the whole document, weighed with the `first` answer, that passages gave. Where
         they do not say it, it has to be as likely right as not."""
-        writer, prompts, found = self._generator, question.prompts, Found(passages=(whole,))
+        writer, prompts, passages = self._generator, question.prompts, (whole.passage,)
         assert isinstance(writer, Writer)
-        begins, prompt = prompts_on(question, whole)
         with question.clock.stage("answer", report=False):
-            check = partial(prompt, prompts.check)
+            check = partial(whole.prompt, prompts.check)
             room, on_event = question.max_tokens, question.clock.on_event
-            written, weighed = writer.answer(prompts, prompt(), check, room, on_event, beginning=begins)
-        values = signals(question.text, written.text, [whole], weighed) | beside(written.text, first)
-        answer = Answer.weighed(question, found, written, values, probability(values), anew=first.guess is not None)
+            written, weighed = writer.answer(prompts, whole.prompt(), check, room, on_event, beginning=whole.beginning)
+        values = signals(question.text, written.text, passages, weighed) | beside(written.text, first)
+        found, likely = Found(passages=passages), probability(values)
+        answer = Answer.weighed(question, found, written, values, likely, anew=first.guess is not None)
         return dataclasses.replace(answer, passages=self._evidence.holding(answer, first.passages))
 
     def _second(self, question: Question, first: Answer) -> Answer:

@@ -111,12 +111,13 @@ class Retriever:
         holding = (at for start, _ in found.spans for at, c in enumerate(self._chunks) if c.start <= start < c.end)
         return found, [self._hit(at) for at in dict.fromkeys(holding)]
 
-    def whole(self, most: int) -> tuple[str, list[Hit]]:
-        """The text of the one document that is searched, where it ends before `most` characters, and all its passages;
-        else nothing."""
-        if len(set(self._documents)) != 1 or self._chunks[-1].end > most:
-            return "", []
-        return self._text, [self._hit(at) for at in range(len(self._chunks))]
+    def whole(self, most: int) -> str:
+        """The text of the one document that is searched, where it has at most so many characters; else nothing."""
+        return self._text if len(set(self._documents)) == 1 and self._chunks[-1].end <= most else ""
+
+    def every(self) -> list[Hit]:
+        """All passages, in order."""
+        return [self._hit(at) for at in range(len(self._chunks))]
 
     @cached_property
     def _text(self) -> str:

@@ -181,8 +181,10 @@ class FakeRetriever:
 
     def whole(self, most):
         text = "".join(chunk.text for chunk in self.chunks)
-        hits = [SimpleNamespace(chunk=c, score=1.0, sources=(), document=0, header="") for c in self.chunks]
-        return (text, hits) if len(text) <= most else ("", [])
+        return text if len(text) <= most else ""
+
+    def every(self):
+        return [SimpleNamespace(chunk=c, score=1.0, sources=(), document=0, header="") for c in self.chunks]
 
     def quote(self, query, hits, k=3):
         return hits[:1]
